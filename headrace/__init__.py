@@ -1,0 +1,3 @@
+"""Headrace: real-time integration flows over NATS JetStream."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Adapters to the outside: NATS, gRPC, files, processes, environment."""

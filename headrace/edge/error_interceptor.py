@@ -1,0 +1,139 @@
+"""Domain errors to gRPC status with details, at the door; whatever else fails is masked and logged.
+
+`ErrorInfo{reason, domain, metadata}` always, `BadRequest` for wrong fields, `Help`-like next step in
+metadata under `next_step` (AIP-193). No stack trace and no text of an unexpected exception leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import HeadraceError
+
+log = get_logger(__name__)
+
+ERROR_DOMAIN = "headrace"
+
+
+def status_of(error: HeadraceError) -> status_pb2.Status:
+    """google.rpc.Status with details of a domain error."""
+    details: list[any_pb2.Any] = []
+    metadata = dict(error.metadata)
+    if error.next_step:
+        metadata["next_step"] = error.next_step
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
+    details.append(_pack(info))
+    if error.violations:
+        request = error_details_pb2.BadRequest()
+        for violation in error.violations:
+            request.field_violations.add(field=violation.field, description=violation.description)
+        details.append(_pack(request))
+    code = code_pb2.Code.Value(error.code)
+    return status_pb2.Status(code=code, message=str(error), details=details)
+
+
+def _pack(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _status_of_unexpected(error: BaseException, method: str) -> status_pb2.Status:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, HeadraceError):
+        return status_of(error)
+    incident = uuid.uuid4().hex[:12]
+    log.error("call failed unexpectedly", method=method, incident=incident, error=repr(error))
+    log.exception("traceback", incident=incident)
+    masked = HeadraceError(
+        f"internal error, incident {incident}",
+        next_step="The service's log has the details under that incident",
+        metadata={"incident": incident},
+    )
+    return status_of(masked)
+
+
+async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, grpc.aio.AioRpcError):  # a call passed on: its status goes through as it is
+        passed = rpc_status.from_call(error)  # type: ignore[arg-type]
+        if passed is not None:
+            await context.abort_with_status(rpc_status.to_status(passed))
+        await context.abort(error.code(), error.details() or "")
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error  # the caller went away or its deadline passed
+        # Cancelled from inside: without an answer the client would wait for its deadline.
+        await context.abort(grpc.StatusCode.ABORTED, "the call was cancelled inside the service; try again")
+    await context.abort_with_status(rpc_status.to_status(_status_of_unexpected(error, method)))
+    raise AssertionError("abort returned")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler, unary and streaming."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        if handler.response_streaming:
+            inner_stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            wrapped = _wrap_stream(inner_stream, method)
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            wrapped = _wrap_unary(inner, method)
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+
+
+def _wrap_unary(inner: Any, method: str) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            return await inner(request, context)
+        except BaseException as error:
+            await _abort(context, error, method)
+
+    return call
+
+
+def _wrap_stream(inner: Any, method: str) -> Any:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            result = inner(request, context)
+            if hasattr(result, "__aiter__"):
+                async for response in result:
+                    yield response
+            else:  # a coroutine that writes through the context
+                await result
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            await _abort(context, error, method)
+
+    return call

@@ -1,0 +1,41 @@
+"""gRPC channels: one per peer, keepalive on both sides, a default deadline for every unary call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
+
+from headrace.edge.grpc_server import MAX_MESSAGE_BYTES
+
+DEFAULT_TIMEOUT_S = 10.0
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], client_call_details: Any, request: Any
+    ) -> Any:
+        if client_call_details.timeout is None:
+            client_call_details = client_call_details._replace(timeout=self._timeout_s)
+        return await continuation(client_call_details, request)
+
+
+def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> grpc.aio.Channel:
+    """A channel to `host:port` or `unix:/path`; unary calls without a timeout get `timeout_s`."""
+    return grpc.aio.insecure_channel(target, options=[*CHANNEL_OPTIONS], interceptors=[_DefaultDeadline(timeout_s)])

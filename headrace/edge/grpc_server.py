@@ -1,0 +1,103 @@
+"""A gRPC aio server with health, reflection (v1 and v1alpha), error translation and a two-phase stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from headrace.edge.error_interceptor import ErrorInterceptor
+from headrace.model.errors import InvalidInput
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+class GrpcServer:
+    """Add services, `start`, `stop`. Addresses are `host:port` (port 0 for a free one) or `unix:/path`."""
+
+    def __init__(self, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), *interceptors], options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._services = [health.SERVICE_NAME]
+        self._before_stop: list[Callable[[], None]] = []
+        self.address = ""
+
+    def add(self, register: Callable[[Any, Any], None], servicer: object, service_name: str) -> None:
+        """`register` is the generated add_..._to_server, `service_name` the full proto name."""
+        register(servicer, self._server)
+        self._services.append(service_name)
+
+    def announce(self, service_name: str) -> None:
+        """Lists a service in reflection and health that is served by a generic handler."""
+        self._services.append(service_name)
+
+    def add_generic(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Called when the stop begins: end open streams here, so that they end with OK."""
+        self._before_stop.append(callback)
+
+    async def start(self, address: str) -> str:
+        """Binds and serves; answers the address with the real port. InvalidInput when it cannot bind."""
+        self._enable_reflection()
+        path = address.removeprefix("unix:")
+        if path != address:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise InvalidInput.at(
+                "listen", address, "cannot be bound", next_step="Is the port taken? Choose another"
+            ) from error
+        if path != address:
+            self.address = address
+        else:
+            self.address = f"{address.rpartition(':')[0]}:{port}"
+        await self._server.start()
+        for name in self._services:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return self.address
+
+    def _enable_reflection(self) -> None:
+        names = [*self._services, reflection.SERVICE_NAME, _REFLECTION_V1]
+        servicer = reflection.aio.ReflectionServicer(names)
+        reflection.enable_server_reflection(names, self._server)
+        # grpcio-reflection serves v1alpha only; the wire format of v1 is the same.
+        v1 = grpc.method_handlers_generic_handler(
+            _REFLECTION_V1,
+            {
+                "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                    servicer.ServerReflectionInfo,
+                    reflection_pb2.ServerReflectionRequest.FromString,
+                    reflection_pb2.ServerReflectionResponse.SerializeToString,
+                )
+            },
+        )
+        self._server.add_generic_rpc_handlers((v1,))
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """NOT_SERVING, then end streams, then wait for calls in flight up to the grace."""
+        await self._health.enter_graceful_shutdown()
+        for callback in self._before_stop:
+            callback()
+        await self._server.stop(grace_s)

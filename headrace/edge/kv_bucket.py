@@ -1,0 +1,146 @@
+"""A JetStream KV bucket: values are bytes, every change can be a compare-and-set on the key's revision."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import KeyValueConfig
+from nats.js.kv import KeyValue
+
+from headrace.model.errors import Conflict, Unavailable
+
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key's value and revision; `value` None means deleted (only from a watch)."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class KvBucket:
+    """All waits are limited; a broker that does not answer raises Unavailable."""
+
+    def __init__(self, name: str, store: KeyValue) -> None:
+        self.name = name
+        self._store = store
+
+    @classmethod
+    async def open(
+        cls, connection: Client, name: str, *, ttl_s: float = 0, history: int = 1, replicas: int = 1
+    ) -> KvBucket:
+        """Creates the bucket if it is not there; `ttl_s` is for the whole bucket, 0 for none."""
+        stream = connection.jetstream(timeout=TIMEOUT_S)
+        try:
+            try:
+                return cls(name, await stream.key_value(name))
+            except nats.js.errors.NotFoundError:
+                config = KeyValueConfig(bucket=name, ttl=ttl_s or None, history=history, replicas=replicas)
+                return cls(name, await stream.create_key_value(config))
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(name, error) from error
+
+    async def get(self, key: str) -> Entry | None:
+        """The newest value, or None."""
+        try:
+            found = await self._store.get(key)
+        except nats.js.errors.KeyNotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+        return Entry(key, found.value or b"", found.revision or 0)
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Writes a key that must not exist; Conflict if it does. Answers the revision."""
+        try:
+            return await self._store.create(key, value)
+        except nats.js.errors.KeyWrongLastSequenceError as error:
+            raise Conflict(f"{key} exists already", reason="KEY_EXISTS") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """Compare-and-set; Conflict if the key's revision is another. Answers the new revision."""
+        try:
+            return await self._store.update(key, value, last=revision)
+        except nats.js.errors.KeyWrongLastSequenceError as error:
+            raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Writes whatever was there."""
+        try:
+            return await self._store.put(key, value)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        """Deletes a key (with compare-and-set where a revision is given); absent is fine."""
+        try:
+            await self._store.delete(key, last=revision)
+        except nats.js.errors.KeyWrongLastSequenceError as error:
+            raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def purge(self, key: str) -> None:
+        """Deletes a key with its history."""
+        try:
+            await self._store.purge(key)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def keys(self, pattern: str = ">") -> list[str]:
+        """Live keys that match a subject pattern, sorted; for example `flow.*`."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return sorted(await self._store.keys(filters=[pattern]))
+        except nats.js.errors.NoKeysError:
+            return []
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+
+    async def entries(self, pattern: str = ">") -> list[Entry]:
+        """Live entries that match, sorted by key; a key deleted meanwhile is left out."""
+        found = [await self.get(key) for key in await self.keys(pattern)]
+        return [entry for entry in found if entry is not None]
+
+    async def watch(self, pattern: str = ">") -> AsyncIterator[Entry | None]:
+        """First the present entries, then None once, then each change. Ends when cancelled.
+
+        A watch may miss changes when the broker restarts: whoever watches also re-reads now and then.
+        """
+        watcher = await self._store.watch(pattern)
+        try:
+            while True:
+                try:
+                    update = await watcher.updates(timeout=5.0)  # type: ignore[no-untyped-call]
+                except (TimeoutError, nats.errors.TimeoutError):
+                    continue
+                if update is None:
+                    yield None
+                    continue
+                gone = update.operation in ("DEL", "PURGE")
+                yield Entry(update.key, None if gone else (update.value or b""), update.revision or 0)
+        finally:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(watcher.stop())  # type: ignore[no-untyped-call]
+
+
+def _unavailable(bucket: str, error: BaseException) -> Unavailable:
+    return Unavailable(
+        f"the broker did not answer for bucket {bucket}: {error!r}",
+        reason="BROKER_UNREACHABLE",
+        next_step="Try again; check that the NATS server runs",
+    )

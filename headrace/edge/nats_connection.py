@@ -1,0 +1,80 @@
+"""The control-plane connection to NATS (nats-py): options that never give up, bounded waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import Unavailable
+
+log = get_logger(__name__)
+
+RECONNECT_WAIT_S = 0.2
+PENDING_BYTES = 8 * 1024 * 1024
+
+
+async def connect_nats(
+    url: str,
+    name: str,
+    *,
+    timeout_s: float = 10.0,
+    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+) -> Client:
+    """Connects within the limit or raises Unavailable naming the URL; afterwards reconnects for ever."""
+
+    async def note_error(error: Exception) -> None:
+        log.debug("broker connection", error=repr(error))
+
+    async def note_disconnect() -> None:
+        log.warning("broker disconnected", connection=name)
+
+    async def note_reconnect() -> None:
+        log.info("broker reconnected", connection=name)
+        if on_reconnect is not None:
+            await on_reconnect()
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            return await nats.connect(
+                servers=url.split(","),
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,
+                connect_timeout=2,
+                allow_reconnect=True,
+                ping_interval=10,
+                max_outstanding_pings=3,
+                pending_size=PENDING_BYTES,
+                error_cb=note_error,
+                disconnected_cb=note_disconnect,
+                reconnected_cb=note_reconnect,
+            )
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Unavailable(
+                    f"no NATS server answers at {url}: {error!r}",
+                    reason="BROKER_UNREACHABLE",
+                    next_step="Check --nats and that the server runs",
+                ) from error
+            await asyncio.sleep(0.1)
+
+
+async def close_nats(connection: Client, timeout_s: float = 2.0) -> None:
+    """Flushes within the limit, then closes; never raises."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            if connection.is_connected:
+                await connection.flush(timeout=max(1, int(timeout_s)))
+    except Exception as error:
+        log.debug("flush before close failed", error=repr(error))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connection.close()
+    except Exception as error:
+        log.debug("close failed", error=repr(error))

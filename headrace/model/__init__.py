@@ -1,0 +1,1 @@
+"""Pure domain: no IO, no clock, no grpc, nats or asyncio."""

@@ -1,0 +1,114 @@
+"""The two documents of a deployment in KV, shared by orchestrator (writes) and sidecars (read).
+
+`DeploymentPlan` (key `plan.<flow>.<n>`) is immutable: graph, pin set, config, policies, resolved once.
+`DeploymentState` (key `state.<flow>.<n>`) is the mutable one: phase, generation, replicas, sampling.
+Both are stored as msgspec JSON; the plan is addressed by the digest of its bytes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from headrace.model.flow_spec import RetryPolicy
+
+
+class DeploymentPhase(StrEnum):
+    PREPARING = "PREPARING"
+    WARM = "WARM"
+    ACTIVE = "ACTIVE"
+    DRAINING = "DRAINING"
+    RETIRED = "RETIRED"
+    FAILED = "FAILED"
+
+
+# Phases in which a restarted sidecar goes on by itself.
+WORKING_PHASES = frozenset({DeploymentPhase.ACTIVE, DeploymentPhase.DRAINING})
+
+
+class PinPlan(msgspec.Struct, frozen=True):
+    """What one step runs: never changed once written."""
+
+    component: str
+    revision_number: int
+    digest: str
+    interpreter: str
+    sdk_version: str
+    sidecar_version: str
+
+
+class StepPlan(msgspec.Struct, frozen=True):
+    """One step of a deployment. `kind` is `action`, `trigger` or `listener`."""
+
+    name: str
+    kind: str
+    function: str
+    pin: PinPlan
+    config: dict[str, Any]
+    receivers: tuple[str, ...]
+    prefetch: int
+    timeout_s: float
+    retry: RetryPolicy
+    exclusive: bool = False
+
+
+class DeploymentPlan(msgspec.Struct, frozen=True):
+    """Graph, pins, config and policies of one deployment."""
+
+    workspace: str
+    flow: str
+    flow_type: str
+    deployment: int
+    version: int
+    trigger: str
+    steps: tuple[StepPlan, ...]
+    max_waiting: int
+    reply_timeout_s: float
+    parking_epoch: int
+    ack_wait_s: float = 30.0
+    duplicate_window_s: float = 120.0
+
+    def step(self, name: str) -> StepPlan:
+        """The step of that name; KeyError if there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+
+class DeploymentState(msgspec.Struct, frozen=True):
+    """Mutable side of a deployment; every change is a compare-and-set that raises `generation`."""
+
+    phase: DeploymentPhase
+    generation: int
+    replicas: dict[str, int]
+    cause: str = ""
+    cause_reason: str = ""
+    sampling: float = 1.0
+    created_at: float = 0.0
+    changed_at: float = 0.0
+    start_ms: dict[str, float] = {}
+
+
+def encode_plan(plan: DeploymentPlan) -> bytes:
+    """Bytes of the plan as stored: the same plan gives the same bytes."""
+    return msgspec.json.encode(plan, order="deterministic")
+
+
+def plan_digest(raw: bytes) -> str:
+    return "sha256:" + sha256(raw).hexdigest()
+
+
+def decode_plan(raw: bytes) -> DeploymentPlan:
+    return msgspec.json.decode(raw, type=DeploymentPlan)
+
+
+def encode_state(state: DeploymentState) -> bytes:
+    return msgspec.json.encode(state)
+
+
+def decode_state(raw: bytes) -> DeploymentState:
+    return msgspec.json.decode(raw, type=DeploymentState)

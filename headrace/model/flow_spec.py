@@ -1,0 +1,47 @@
+"""What a flow is: steps, edges, policies. Pure values; validation is in `flow_graph`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+DEFAULT_PREFETCH = 64
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_MAX_WAITING = 10_000
+MAX_REPLY_TIMEOUT_S = 300.0
+MAX_REPLICAS = 64
+MAX_PREFETCH = 1_000
+MAX_STEPS = 100
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Attempts in all, first delay (doubling) and its cap, seconds."""
+
+    attempts: int = 3
+    backoff_s: float = 0.2
+    max_delay_s: float = 30.0
+
+
+class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step as written: `component` is a reference, not a digest."""
+
+    name: str
+    component: str
+    function: str = ""
+    config: dict[str, Any] = {}
+    to: tuple[str, ...] = ()
+    prefetch: int = DEFAULT_PREFETCH
+    replicas: int = 1
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    retry: RetryPolicy = RetryPolicy()
+
+
+class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply."""
+
+    type: str
+    steps: tuple[StepSpec, ...]
+    reply_timeout_s: float = 0.0
+    max_waiting: int = DEFAULT_MAX_WAITING
+    description: str = ""

@@ -1,0 +1,49 @@
+"""Ids of stimuli, executions and messages: deterministic, so that a redelivery repeats them exactly.
+
+A message id is a hash of (parent message id, sending step, output, receiving step, incarnation) and never of
+attempt, revision or trace (DESIGN law 4). 128 bits of BLAKE2b, as 32 hex digits.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def _hash(kind: bytes, *parts: str) -> str:
+    digest = blake2b(digest_size=16, person=kind)
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4, "big"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def stimulus_id(flow: str, source: str, value: str) -> str:
+    """Id of a stimulus. `source` says what `value` is: `webhook` (random), `key` (Idempotency-Key),
+    `tick` (trigger and instant), `inject` (request id), `listener` (trigger and source id)."""
+    return _hash(b"hr-stimulus", flow, source, value)
+
+
+def execution_id(stimulus: str) -> str:
+    """Id of the execution that a stimulus starts; also used as its trace id."""
+    return _hash(b"hr-execution", stimulus)
+
+
+def first_message_id(stimulus: str, trigger: str) -> str:
+    """Id of the message that carries the stimulus to the trigger step."""
+    return _hash(b"hr-message", stimulus, "", "", trigger, "")
+
+
+def output_message_id(parent: str, step: str, output: str, receiver: str, incarnation: int = 0) -> str:
+    """Id of one output on one edge; `output` is its index ("0", "1", ...) or the emit's own key ("k:...")."""
+    return _hash(b"hr-message", parent, step, output, receiver, str(incarnation) if incarnation else "")
+
+
+def answer_key(flow: str, idempotency_key: str) -> str:
+    """Key in the answers bucket."""
+    return _hash(b"hr-answer", flow, idempotency_key)
+
+
+def body_digest(body: bytes) -> str:
+    """Tells whether a repeated Idempotency-Key came with the same body."""
+    return blake2b(body, digest_size=16, person=b"hr-body").hexdigest()

@@ -1,0 +1,27 @@
+"""What a gateway must know of a flow: one KV document per flow, written by the orchestrator."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`state` is a flow state's name; a gateway takes requests unless it is STOPPED or STOPPING.
+
+    `trigger` is the trigger step; empty when the flow has never run. `reply_timeout_s` 0 means 202.
+    """
+
+    flow: str
+    state: str
+    trigger: str = ""
+    reply_timeout_s: float = 0.0
+    version: int = 0
+    deployment: int = 0
+
+
+def encode_route(route: Route) -> bytes:
+    return msgspec.json.encode(route)
+
+
+def decode_route(raw: bytes) -> Route:
+    return msgspec.json.decode(raw, type=Route)

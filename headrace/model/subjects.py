@@ -1,0 +1,173 @@
+"""Every NATS name: subjects, streams, consumers, buckets. Built and parsed here, nowhere else.
+
+Data subjects: `hr.<workspace>.<flow>.<owner>.<step>.<slot>`; owner is `in` (ingress), `p<epoch>` (parked),
+`d<deployment>` or `c<deployment>` (cursors). Names that start with `_` are ours, never a step's or a flow's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROOT = "hr"
+INGRESS = "in"
+BARRIER_STEP = "_barrier"
+SINGLE_SLOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DataSubject:
+    """The parts of a data subject."""
+
+    workspace: str
+    flow: str
+    owner: str
+    step: str
+    slot: int
+
+
+def deployment_owner(deployment: int) -> str:
+    return f"d{deployment}"
+
+
+def parking_owner(epoch: int) -> str:
+    return f"p{epoch}"
+
+
+def data_subject(workspace: str, flow: str, owner: str, step: str, slot: int = SINGLE_SLOT) -> str:
+    return f"{ROOT}.{workspace}.{flow}.{owner}.{step}.{slot}"
+
+
+def ingress_subject(workspace: str, flow: str, trigger: str, slot: int = SINGLE_SLOT) -> str:
+    """Where stimuli are published; the broker's transform gives them their owner."""
+    return data_subject(workspace, flow, INGRESS, trigger, slot)
+
+
+def barrier_subject(workspace: str, flow: str) -> str:
+    return data_subject(workspace, flow, INGRESS, BARRIER_STEP)
+
+
+def parse_data_subject(subject: str) -> DataSubject:
+    """Takes a data subject apart; ValueError if it is none."""
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[0] != ROOT or not parts[5].isdigit():
+        raise ValueError(f"not a data subject: {subject}")
+    return DataSubject(parts[1], parts[2], parts[3], parts[4], int(parts[5]))
+
+
+def ingress_filter(workspace: str, flow: str) -> str:
+    """Stream subject and transform source of the ingress."""
+    return f"{ROOT}.{workspace}.{flow}.{INGRESS}.*.*"
+
+
+def owner_filter(workspace: str, flow: str, owner: str) -> str:
+    """Everything of one owner: `hr.default.orders.d7.>`."""
+    return f"{ROOT}.{workspace}.{flow}.{owner}.>"
+
+
+def transform_destination(workspace: str, flow: str, owner: str) -> str:
+    """Destination of the ingress transform: keeps step and slot, sets the owner."""
+    return f"{ROOT}.{workspace}.{flow}.{owner}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
+
+
+def flow_stream(workspace: str, flow: str) -> str:
+    """Names hold no underscore, so this is unambiguous."""
+    return f"hr_{workspace}_{flow}"
+
+
+def step_consumer(deployment: int, step: str) -> str:
+    """Durable of an unkeyed step: `d7_price`."""
+    return f"d{deployment}_{step}"
+
+
+def dead_letter_stream(workspace: str) -> str:
+    return f"hr_{workspace}__dead"
+
+
+def dead_letter_subject(workspace: str, flow: str, step: str) -> str:
+    return f"{ROOT}.{workspace}._dead.{flow}.{step}"
+
+
+def dead_letter_filter(workspace: str) -> str:
+    return f"{ROOT}.{workspace}._dead.>"
+
+
+def log_stream(workspace: str) -> str:
+    return f"hr_{workspace}__logs"
+
+
+def log_subject(workspace: str, flow: str, step: str) -> str:
+    return f"{ROOT}.{workspace}._logs.{flow}.{step}"
+
+
+def log_filter(workspace: str, flow: str = "", step: str = "") -> str:
+    if not flow:
+        return f"{ROOT}.{workspace}._logs.>"
+    return f"{ROOT}.{workspace}._logs.{flow}.{step or '*'}"
+
+
+def reply_subject(workspace: str, gateway: str) -> str:
+    """Core NATS address of a gateway instance; sidecars copy it from input to outputs."""
+    return f"{ROOT}.{workspace}._reply.{gateway}"
+
+
+def hop_request_subject(workspace: str, flow: str) -> str:
+    """Sidecars and gateways answer a request here with their HopSnapshot (one each)."""
+    return f"{ROOT}.{workspace}._hops.{flow}"
+
+
+def gateway_presence_subject(workspace: str) -> str:
+    """Gateways answer a request here with their HTTP address (UTF-8 text)."""
+    return f"{ROOT}.{workspace}._gateways"
+
+
+# KV buckets (JetStream stores them as streams named KV_<bucket>).
+def component_bucket(workspace: str) -> str:
+    """Registry: `component.<name>`, `revision.<name>.<number>`, `digest.<hex>`."""
+    return f"hr_{workspace}_components"
+
+
+def pin_bucket(workspace: str) -> str:
+    """Who pins what: key from `pin_key`, written by the orchestrator, read by the registry."""
+    return f"hr_{workspace}_pins"
+
+
+def bundle_store(workspace: str) -> str:
+    """Object store of bundles, by the hex of their digest."""
+    return f"hr_{workspace}_bundles"
+
+
+def flow_bucket(workspace: str) -> str:
+    """Orchestrator: `flow.<name>`, `version.<flow>.<n>`, `operation.<id>`."""
+    return f"hr_{workspace}_flows"
+
+
+def deployment_bucket(workspace: str) -> str:
+    """`plan.<flow>.<n>` (immutable) and `state.<flow>.<n>`; sidecars read both."""
+    return f"hr_{workspace}_deployments"
+
+
+def route_bucket(workspace: str) -> str:
+    """`<flow>`: what a gateway must know of a flow (headrace.model.route)."""
+    return f"hr_{workspace}_routes"
+
+
+def answer_bucket(workspace: str) -> str:
+    """Answers kept for Idempotency-Keys, with a TTL."""
+    return f"hr_{workspace}_answers"
+
+
+def lease_bucket(workspace: str) -> str:
+    return f"hr_{workspace}_lease"
+
+
+def plan_key(flow: str, deployment: int) -> str:
+    return f"plan.{flow}.{deployment}"
+
+
+def state_key(flow: str, deployment: int) -> str:
+    return f"state.{flow}.{deployment}"
+
+
+def pin_key(digest: str, flow: str, holder: str) -> str:
+    """`<hex>.<flow>.<holder>`, holder for example `d1` (deployment) or `v2` (version)."""
+    return f"{digest.removeprefix('sha256:')}.{flow}.{holder}"

@@ -1,0 +1,134 @@
+"""The ports behind which the hot path's transports sit; each has a contract suite in `tests/contract`.
+
+`JetStreamLane`: publish, consume and acknowledge on one JetStream server. `ComponentStream`: the batched
+stream to one component process. Delivery logic (services/sidecar) knows only these, so that what is under
+them can be replaced. Both call back synchronously with lists, once per read: no queue per message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message delivered by a consumer. `token` is the lane's own (its ack subject)."""
+
+    subject: str
+    payload: bytes
+    message_id: str
+    traceparent: str
+    stream_sequence: int
+    attempt: int
+    """1 for the first delivery."""
+    stored_at_unix_ns: int
+    """When the broker stored it (broker's clock)."""
+    received_at_unix_ns: int
+    received_at_mono_ns: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The broker has the message; `duplicate` when it had it before."""
+
+    sequence: int
+    duplicate: bool
+
+
+class PublishRefused(Exception):
+    """The broker answered: not stored. `code` is JetStream's err_code, for example 10077 (edge full)."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
+        self.description = description
+
+    @property
+    def edge_full(self) -> bool:
+        return self.code == 10077
+
+
+class PublishUnknown(Exception):
+    """No answer, no responders, or the connection died: stored or not; repeat with the same id."""
+
+    def __init__(self, cause: str, *, no_responders: bool = False) -> None:
+        super().__init__(cause)
+        self.no_responders = no_responders
+
+
+class Consumption(Protocol):
+    """A running pull on one durable consumer."""
+
+    def release(self, count: int = 1) -> None:
+        """Returns credit: `count` delivered messages are finished with; more may be asked for."""
+
+    async def stop(self) -> None:
+        """Asks for no more; messages already delivered were all handed over when it returns."""
+
+
+class JetStreamLane(Protocol):
+    """Publish, consume, acknowledge; bounded, with deadlines, no call waits for ever."""
+
+    def publish(
+        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = 5.0
+    ) -> asyncio.Future[Stored]:
+        """Writes now (batched per loop turn); the future ends in Stored, PublishRefused or PublishUnknown."""
+
+    def consume(
+        self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
+    ) -> Consumption:
+        """Overlapping pull requests with idle heartbeats; at most `credit` messages unreleased."""
+
+    def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
+        """Confirmed ack. Repeated by the lane after a reconnect, before it pulls, until confirmed or timed out."""
+
+    def extend(self, delivery: Delivery) -> None:
+        """In-progress: restarts the ack deadline."""
+
+    def send(self, subject: str, payload: bytes) -> None:
+        """Core NATS publish."""
+
+    async def flush(self, timeout_s: float = 2.0) -> None:
+        """Returns when the server has read what was written."""
+
+    @property
+    def outstanding(self) -> int:
+        """Publishes and acks without an answer."""
+
+    async def close(self, timeout_s: float = 2.0) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentInput:
+    """One call to make."""
+
+    call: int
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    message_id: str
+    execution_id: str
+    attempt: int
+    wants_reply: bool
+    timeout_ms: int
+    traceparent: str
+
+
+class ComponentStream(Protocol):
+    """The batched call stream to one component process (the `Process` method of component/v1).
+
+    Events are the generated `component_pb2.Event`; the port keeps them raw to save a copy per message.
+    """
+
+    def send(self, inputs: Sequence[ComponentInput]) -> None:
+        """Queues inputs for the next frame, which leaves at once if none is being written."""
+
+    async def ping(self, timeout_s: float) -> None:
+        """Self-check through the stream; TimeoutError or ConnectionError."""
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Half-closes, waits for the component to end the stream, then cancels."""

@@ -1,0 +1,1 @@
+"""Bytes and protos to model values and back; no IO."""

@@ -1,0 +1,1 @@
+"""The services of a mesh; they never import each other, they speak protos."""

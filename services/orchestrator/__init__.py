@@ -1,0 +1,1 @@
+"""The orchestrator service; see ARCHITECTURE.md."""

@@ -1,0 +1,1 @@
+"""The sidecar service; see ARCHITECTURE.md."""

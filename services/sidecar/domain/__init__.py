@@ -1,0 +1,1 @@
+"""Pure decisions of the sidecar: no IO, no clock."""
