@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import nats.errors
@@ -102,20 +102,24 @@ class KvBucket:
 
     async def keys(self, pattern: str = ">") -> list[str]:
         """Live keys that match a subject pattern, sorted; for example `flow.*`."""
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return sorted(await self._store.keys(filters=[pattern]))
-        except nats.js.errors.NoKeysError:
-            return []
-        except (nats.errors.Error, TimeoutError) as error:
-            raise _unavailable(self.name, error) from error
+        return [entry.key for entry in await self.entries(pattern)]
 
     async def entries(self, pattern: str = ">") -> list[Entry]:
-        """Live entries that match, sorted by key; a key deleted meanwhile is left out."""
-        found = [await self.get(key) for key in await self.keys(pattern)]
-        return [entry for entry in found if entry is not None]
+        """Live entries that match a subject pattern, sorted by key, read in one pass."""
+        found: dict[str, Entry] = {}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                watch = self.watch(pattern)
+                async with contextlib.aclosing(watch):
+                    async for entry in watch:
+                        if entry is None:
+                            break
+                        found[entry.key] = entry
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+        return [found[key] for key in sorted(found) if found[key].value is not None]
 
-    async def watch(self, pattern: str = ">") -> AsyncIterator[Entry | None]:
+    async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """First the present entries, then None once, then each change. Ends when cancelled.
 
         A watch may miss changes when the broker restarts: whoever watches also re-reads now and then.
