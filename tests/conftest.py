@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,3 +19,36 @@ async def broker(tmp_path: Path) -> AsyncIterator[BrokerProcess]:
     await process.start()
     yield process
     await process.stop()
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import real_tools  # noqa: E402
+
+_NOT_RUN: dict[str, list[str]] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("grpcurl")`: without the tool the test is not run, and named at the end;
+    with HEADRACE_REQUIRE=all it fails."""
+    for mark in item.iter_markers("needs"):
+        tool = mark.args[0]
+        if real_tools.locate(tool) is None:
+            if os.environ.get("HEADRACE_REQUIRE") == "all":
+                pytest.fail(f"{tool} is missing and HEADRACE_REQUIRE=all; `make tools` builds it")
+            _NOT_RUN.setdefault(tool, []).append(item.nodeid)
+            pytest.skip(f"needs {tool}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for tool, tests in sorted(_NOT_RUN.items()):
+        terminalreporter.write_line(f"NOT RUN, for want of {tool} (`make tools` builds it): {len(tests)} tests")
+        for test in tests:
+            terminalreporter.write_line(f"  {test}")
+
+
+@pytest.fixture(scope="session")
+def grpcurl() -> str:
+    """Path of the real grpcurl; use with `@pytest.mark.needs("grpcurl")`."""
+    path = real_tools.locate("grpcurl")
+    assert path is not None
+    return path

@@ -1,0 +1,70 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything else is below `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+
+.PHONY: help setup stubs demo up test unit soak lint bench fmt tools lock clean
+
+help:
+	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
+	@echo "make test            set up, then run all tests; names at the end what could not run here"
+	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
+	@echo "make bench           measure; writes build/bench.json"
+	@echo "make tools           build the real tools the tests can use (grpcurl; needs Go)"
+	@echo "make fmt | lock | clean"
+
+# The virtual environment is complete when the stamp is newer than the lock file.
+$(VENV)/.stamp: requirements.lock pyproject.toml hatch_build.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "make: Headrace needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "make: $(PYTHON) has no venv module. On Debian: apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) from requirements.lock (about half a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: stubs
+
+# Bytecode is compiled here, because some environments forbid Python to write it while running.
+stubs: $(VENV)/.stamp
+	@$(BIN)/python tools/generate_stubs.py
+	@$(BIN)/python -m compileall -q headrace services
+
+demo: stubs
+	@$(BIN)/headrace demo $(if $(ONCE),--once)
+
+test: stubs
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+unit: stubs
+	@$(BIN)/python -m pytest tests/unit
+
+lint: stubs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@mkdir -p build && $(BIN)/python tools/generate_stubs.py --descriptor build/protos.binpb
+	@$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
+
+fmt: stubs
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format .
+
+bench: stubs
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+soak: stubs
+	@HEADRACE_SOAK_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest tests/robustness --timeout 0 $(PYTEST_ARGS)
+
+tools: stubs
+	@$(BIN)/python tools/real_tools.py grpcurl
+
+lock:
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist headrace/api .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
