@@ -1,0 +1,282 @@
+"""Reads a flow file: YAML text in, FlowSpec and the folders of its own components out.
+
+Every refusal names file, line, field and value. The shape is checked here (types, bounds, unknown keys, names
+of receivers); what a graph must be (no cycle, one trigger) is checked where the flow is published.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+from headrace.model.durations import parse_duration
+from headrace.model.errors import FieldViolation, InvalidInput, NotFound
+from headrace.model.flow_spec import (
+    DEFAULT_MAX_WAITING,
+    DEFAULT_PREFETCH,
+    DEFAULT_TIMEOUT_S,
+    MAX_PREFETCH,
+    MAX_REPLICAS,
+    MAX_REPLY_TIMEOUT_S,
+    MAX_STEPS,
+    FlowSpec,
+    RetryPolicy,
+    StepSpec,
+)
+from headrace.model.names import check_function, check_name, parse_reference
+
+MAX_FLOW_FILE_BYTES = 1024 * 1024
+FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
+STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry")
+RETRY_KEYS = ("attempts", "backoff", "max_delay")
+FLOW_TYPES = ("realtime", "ordinary")
+MAX_WAITING_LIMIT = 10_000_000
+MAX_ATTEMPTS = 100
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFile:
+    """A flow as its file says it. `folders` has the steps whose `component` is a folder (starts with `.` or
+    `/`), absolute; in `spec` such a step keeps the text as written."""
+
+    name: str
+    spec: FlowSpec
+    folders: dict[str, Path]
+    source: str
+    lines: dict[str, int]
+    """Line of each field, for example `steps.price.to`."""
+
+
+def load_flow_file(path: Path | str) -> FlowFile:
+    """Reads and parses a flow file; a folder means its `flow.yaml`. NotFound or InvalidInput."""
+    file = Path(path)
+    if file.is_dir():
+        file = file / "flow.yaml"
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise NotFound(
+            f"{file}: {error.strerror or error}", reason="FLOW_FILE_NOT_FOUND", next_step="Name a flow file (YAML)"
+        ) from error
+    if len(raw) > MAX_FLOW_FILE_BYTES:
+        raise InvalidInput(f"{file}: is larger than 1 MiB; is it a flow file?", reason="BAD_FLOW_FILE")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file}: is not UTF-8 text (byte {error.start})", reason="BAD_FLOW_FILE") from error
+    return parse_flow_file(text, source=str(file), folder=file.parent.resolve())
+
+
+def parse_flow_file(text: str, *, source: str, folder: Path) -> FlowFile:
+    """Parses the text of a flow file. `source` names it in errors; relative components start at `folder`."""
+    data, lines = _load_yaml(text, source)
+    return _FlowReader(source, lines, folder).read(data)
+
+
+def _load_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
+    lines: dict[str, int] = {}
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            raise InvalidInput(f"{source}: is empty", reason="BAD_FLOW_FILE", next_step="Write `name:` and `steps:`")
+        _collect_lines(node, "", lines, source, set())
+        return loader.construct_document(node), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise InvalidInput(
+            f"{source}:{line}: is not YAML: {error.problem or error.context}",
+            reason="BAD_FLOW_FILE",
+            violations=[FieldViolation(f"line {line}", str(error.problem))],
+            metadata={"file": source, "line": str(line)},
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{source}: is not YAML: {error}", reason="BAD_FLOW_FILE") from error
+
+
+def _collect_lines(node: yaml.Node, path: str, lines: dict[str, int], source: str, seen: set[int]) -> None:
+    """Notes where each field starts, and refuses a key that stands twice (YAML would keep the last).
+
+    An aliased node is walked once, so that nested aliases cost no more than their text.
+    """
+    lines.setdefault(path, node.start_mark.line + 1)
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            field = f"{path}.{key.value}" if path else str(key.value)
+            line = key.start_mark.line + 1
+            if key.value in keys:
+                raise InvalidInput(
+                    f"{source}:{line}: {field}: stands twice (first on line {keys[key.value]})",
+                    reason="BAD_FLOW_FILE",
+                    violations=[FieldViolation(field, "stands twice")],
+                    metadata={"file": source, "line": str(line)},
+                )
+            keys[key.value] = lines[field] = line
+            _collect_lines(value, field, lines, source, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _collect_lines(value, f"{path}[{index}]", lines, source, seen)
+
+
+class _FlowReader:
+    """Turns loaded YAML into values, one method per kind of field."""
+
+    def __init__(self, source: str, lines: dict[str, int], folder: Path) -> None:
+        self._source = source
+        self._lines = lines
+        self._folder = folder
+
+    def read(self, data: Any) -> FlowFile:
+        flow = self._mapping("", data, FLOW_KEYS)
+        name = self._checked("name", check_name, self._text("name", flow.get("name")))
+        steps = self._mapping("steps", flow.get("steps"))
+        if not steps:
+            self._fail("steps", flow.get("steps"), "has no step", "Write one block per step: `order: {component: ...}`")
+        if len(steps) > MAX_STEPS:
+            self._fail("steps", len(steps), f"steps are more than {MAX_STEPS}", "Split the flow")
+        kind = flow.get("type", "realtime")
+        if kind not in FLOW_TYPES:
+            self._fail("type", kind, "is not a flow type", f"Use {' or '.join(FLOW_TYPES)}")
+        folders: dict[str, Path] = {}
+        spec = FlowSpec(
+            type=kind,
+            steps=tuple(self._step(step, value, folders, steps) for step, value in steps.items()),
+            reply_timeout_s=self._reply_timeout(flow),
+            max_waiting=self._count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
+            description=self._text("description", flow.get("description", "")),
+        )
+        return FlowFile(name, spec, folders, self._source, self._lines)
+
+    def _reply_timeout(self, flow: Mapping[str, Any]) -> float:
+        seconds = self._duration("reply_timeout", flow, 0.0)
+        if "reply_timeout" in flow and not 0 < seconds <= MAX_REPLY_TIMEOUT_S:
+            problem = f"is not more than 0 and at most {MAX_REPLY_TIMEOUT_S:g} seconds"
+            self._fail("reply_timeout", flow["reply_timeout"], problem, "Leave it out to answer 202 at once")
+        return seconds
+
+    def _step(self, name: Any, value: Any, folders: dict[str, Path], steps: Mapping[str, Any]) -> StepSpec:
+        field = f"steps.{name}"
+        self._checked(field, check_name, self._text(field, name))
+        step = self._mapping(field, value, STEP_KEYS)
+        component = self._text(f"{field}.component", step.get("component"))
+        if component.startswith((".", "/")):
+            folders[name] = self._component_folder(f"{field}.component", component)
+        else:
+            self._checked(f"{field}.component", parse_reference, component)
+        function = self._text(f"{field}.function", step.get("function", ""))
+        if function:
+            self._checked(f"{field}.function", check_function, function)
+        timeout_s = self._duration("timeout", step, DEFAULT_TIMEOUT_S, field)
+        if timeout_s <= 0:
+            self._fail(f"{field}.timeout", step.get("timeout"), "is not more than 0", "Write for example 30s")
+        return StepSpec(
+            name=name,
+            component=component,
+            function=function,
+            config=dict(self._mapping(f"{field}.config", step.get("config") or {})),
+            to=self._receivers(f"{field}.to", step.get("to") or [], steps),
+            prefetch=self._count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
+            replicas=self._count("replicas", step, 1, 1, MAX_REPLICAS, field),
+            timeout_s=timeout_s,
+            retry=self._retry(f"{field}.retry", step.get("retry") or {}),
+        )
+
+    def _retry(self, field: str, value: Any) -> RetryPolicy:
+        retry = self._mapping(field, value, RETRY_KEYS)
+        default = RetryPolicy()
+        return RetryPolicy(
+            attempts=self._count("attempts", retry, default.attempts, 1, MAX_ATTEMPTS, field),
+            backoff_s=self._duration("backoff", retry, default.backoff_s, field),
+            max_delay_s=self._duration("max_delay", retry, default.max_delay_s, field),
+        )
+
+    def _component_folder(self, field: str, text: str) -> Path:
+        path = (self._folder / text).resolve()
+        if not path.is_dir():
+            self._fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
+        return path
+
+    def _receivers(self, field: str, value: Any, steps: Mapping[str, Any]) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            self._fail(field, value, "is not a list of steps", "Write `to: [price]`")
+        for index, receiver in enumerate(value):
+            if receiver not in steps:
+                hint = _did_you_mean(str(receiver), steps)
+                self._fail(
+                    f"{field}[{index}]", receiver, "is not a step", hint or f"Steps: {', '.join(map(str, steps))}"
+                )
+            if receiver in value[:index]:
+                self._fail(f"{field}[{index}]", receiver, "stands twice", "Name each receiver once")
+        return tuple(value)
+
+    def _mapping(self, field: str, value: Any, known: Collection[str] | None = None) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            self._fail(field or "(file)", value, "is not a mapping" if value is not None else "is missing")
+        for key in value:
+            path = f"{field}.{key}" if field else str(key)
+            if not isinstance(key, str):
+                self._fail(path, key, "is not a text key", "Put it in quotes")
+            if known is not None and key not in known:
+                self._fail(path, key, "is not a known key", _did_you_mean(key, known) or f"Known: {', '.join(known)}")
+        return value
+
+    def _text(self, field: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self._fail(field, value, "is missing" if value is None else "is not text")
+        return value
+
+    def _count(self, key: str, mapping: Mapping[str, Any], default: int, low: int, high: int, field: str = "") -> int:
+        value = mapping.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self._fail(f"{field}.{key}" if field else key, value, f"is not a whole number from {low} to {high}")
+        return value
+
+    def _duration(self, key: str, mapping: Mapping[str, Any], default: float, field: str = "") -> float:
+        if key not in mapping:
+            return default
+        return self._checked(f"{field}.{key}" if field else key, parse_duration, mapping[key])
+
+    def _checked(self, field: str, check: Callable[[str, Any], _T], value: Any) -> _T:
+        """Runs a check of the model, and adds file and line to its refusal."""
+        try:
+            return check(field, value)
+        except InvalidInput as error:
+            raise self._located(field, error.message, error.violations[0].description, error.next_step) from error
+
+    def _fail(self, field: str, value: object, problem: str, next_step: str = "") -> NoReturn:
+        if value is None:
+            raise self._located(field, f"{field}: {problem}", problem, next_step)
+        plain = InvalidInput.at(field, value, problem)
+        raise self._located(field, plain.message, plain.violations[0].description, next_step)
+
+    def _located(self, field: str, message: str, description: str, next_step: str) -> InvalidInput:
+        path = field
+        while path and path not in self._lines:
+            path = path.rpartition("[" if path.endswith("]") else ".")[0]
+        line = self._lines.get(path, 1)
+        return InvalidInput(
+            f"{self._source}:{line}: {message}",
+            reason="BAD_FLOW_FILE",
+            next_step=next_step,
+            violations=[FieldViolation(field, description)],
+            metadata={"file": self._source, "line": str(line)},
+        )
+
+
+def _did_you_mean(word: str, known: Collection[Any]) -> str:
+    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
+    return f"Did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,113 @@
+"""Flow files: what they mean, and that every refusal names file, line, field and value."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.model.durations import format_duration, parse_duration
+from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.flow_spec import RetryPolicy
+from headrace.wire.flow_file import FlowFile, load_flow_file, parse_flow_file
+
+ORDERS = """\
+name: orders
+type: realtime
+reply_timeout: 10s
+max_waiting: 500
+steps:
+  order:  {component: webhook, function: receive, to: [price]}
+  price:
+    component: ./price
+    to: [check, notify]
+    config: {currency: EUR}
+    prefetch: 32
+    timeout: 30s
+    retry: {attempts: 5, backoff: 250ms, max_delay: 1m}
+  check:  {component: check@1.2.0}
+  notify: {component: notify@3}
+"""
+
+
+def read(text: str, folder: Path) -> FlowFile:
+    return parse_flow_file(text, source="flow.yaml", folder=folder)
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "price").mkdir()
+    flow = read(ORDERS, tmp_path)
+    assert (flow.name, flow.spec.type, flow.spec.reply_timeout_s, flow.spec.max_waiting) == (
+        "orders", "realtime", 10.0, 500,
+    )  # fmt: skip
+    price = flow.spec.steps[1]
+    assert price.to == ("check", "notify")
+    assert price.config == {"currency": "EUR"}
+    assert price.retry == RetryPolicy(attempts=5, backoff_s=0.25, max_delay_s=60.0)
+    assert price.timeout_s == 30.0
+    assert flow.folders == {"price": tmp_path / "price"}
+    assert flow.spec.steps[0].function == "receive"
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "said"),
+    [
+        ("max_waiting: 500", "max_wating: 500", ["flow.yaml:4", "max_wating", "Did you mean `max_waiting`?"]),
+        ("reply_timeout: 10s", "reply_timeout: 10", ["flow.yaml:3", "reply_timeout: 10 is not a duration", "10s"]),
+        ("reply_timeout: 10s", "reply_timeout: 10m", ["flow.yaml:3", "300"]),
+        ("type: realtime", "type: quick", ["flow.yaml:2", "'quick'", "realtime"]),
+        ("name: orders", "name: Orders!", ["flow.yaml:1", "name: 'Orders!'"]),
+        ("name: orders", "{}: 1", ["flow.yaml:1"]),
+        ("to: [check, notify]", "to: [chek, notify]", ["flow.yaml:9", "steps.price.to[0]", "`check`"]),
+        ("to: [check, notify]", "to: check", ["flow.yaml:9", "steps.price.to", "to: [price]"]),
+        ("to: [check, notify]", "to: [check, check]", ["flow.yaml:9", "steps.price.to[1]", "twice"]),
+        ("prefetch: 32", "prefetch: yes", ["flow.yaml:11", "steps.price.prefetch", "True"]),
+        ("prefetch: 32", "prefetch: 0", ["flow.yaml:11", "steps.price.prefetch: 0"]),
+        ("backoff: 250ms", "backof: 250ms", ["flow.yaml:13", "steps.price.retry.backof", "`backoff`"]),
+        ("component: ./price", "component: ./prize", ["flow.yaml:8", "steps.price.component", "./prize"]),
+        ("component: check@1.2.0", "component: check@", ["flow.yaml:14", "steps.check.component"]),
+        ("component: check@1.2.0", "to: []", ["flow.yaml:14", "steps.check.component: is missing"]),
+        ("    prefetch: 32", "    prefetch: 32\n    prefetch: 33", ["flow.yaml:12", "twice"]),
+        ("steps:", "steps: [", ["flow.yaml:", "is not YAML"]),
+    ],
+)
+def test_refusals_name_file_line_field_and_next_step(line: str, wrong: str, said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "price").mkdir()
+    assert line in ORDERS
+    with pytest.raises(InvalidInput) as refused:
+        read(ORDERS.replace(line, wrong, 1), tmp_path)
+    for part in said:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "name: x\nsteps: {}", "name: x", "\t", "a: !!python/object:os.system x"])
+def test_nonsense_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        read(text, tmp_path)
+
+
+def test_load_takes_a_folder_and_names_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "flow.yaml").write_text("name: a\nsteps: {one: {component: webhook}}\n")
+    assert load_flow_file(tmp_path).name == "a"
+    with pytest.raises(NotFound, match=r"none\.yaml"):
+        load_flow_file(tmp_path / "none.yaml")
+
+
+@given(st.integers(min_value=0, max_value=30 * 86_400_000))
+def test_durations_round_trip(millis: int) -> None:
+    assert parse_duration("d", format_duration(millis / 1000)) == pytest.approx(millis / 1000, abs=1e-9)
+
+
+@given(st.text(max_size=300))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    with contextlib.suppress(InvalidInput):
+        read(text, Path("/nonexistent"))
+
+
+def test_nested_aliases_are_walked_once(tmp_path: Path) -> None:
+    levels = "".join(f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    with pytest.raises(InvalidInput, match="laughs"):
+        read(f"name: a\nlaughs:\n  l0: &l0 [ha]\n{levels}", tmp_path)
