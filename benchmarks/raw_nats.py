@@ -1,0 +1,79 @@
+"""The thinnest NATS client there can be, for measuring the broker's floor and for generating load.
+
+Not for products: no reconnect, no TLS, no flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from typing import cast
+
+_MESSAGE = re.compile(
+    rb"(?:MSG (\S+) (\S+) (?:(\S+) )?(\d+)|HMSG (\S+) (\S+) (?:(\S+) )?(\d+) (\d+)"
+    rb"|PING|PONG|\+OK|INFO [^\r]*|-ERR [^\r]*)\r\n"
+)
+
+
+class RawNats(asyncio.Protocol):
+    """Writes protocol lines, hands each message to `on_message(subject, reply, payload)`; headers stay in front."""
+
+    def __init__(self, on_message: Callable[[str, str, bytes], None]) -> None:
+        self._on_message = on_message
+        self._buffer = bytearray()
+        self.transport: asyncio.Transport
+        self._connected = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, host: str, port: int, on_message: Callable[[str, str, bytes], None]) -> RawNats:
+        loop = asyncio.get_running_loop()
+        _, client = await loop.create_connection(lambda: cls(on_message), host, port)
+        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "raw"}
+        client.transport.write(b"CONNECT " + json.dumps(options).encode() + b"\r\nPING\r\n")
+        async with asyncio.timeout(5):
+            await client._connected.wait()
+        return client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        position = 0
+        while match := _MESSAGE.match(self._buffer, position):
+            end = match.end()
+            size = int(match[4] or match[9] or -1)
+            if size >= 0:
+                if len(self._buffer) < end + size + 2:
+                    break
+                headers = int(match[8] or 0)
+                payload = bytes(self._buffer[end + headers : end + size])
+                subject, reply = match[1] or match[5], match[3] or match[7] or b""
+                position = end + size + 2
+                self._on_message(subject.decode(), reply.decode(), payload)
+                continue
+            position = end
+            line = match[0]
+            if line.startswith(b"PING"):
+                self.transport.write(b"PONG\r\n")
+            elif line.startswith(b"PONG"):
+                self._connected.set()
+        del self._buffer[:position]
+
+    def subscribe(self, subject: str, sid: int) -> None:
+        self.transport.write(f"SUB {subject} {sid}\r\n".encode())
+
+    def publish(self, subject: str, payload: bytes, reply: str = "", message_id: str = "") -> None:
+        """One write; with a message id as header."""
+        if message_id:
+            head = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+            line = f"HPUB {subject} {reply + ' ' if reply else ''}{len(head)} {len(head) + len(payload)}\r\n"
+            self.transport.write(line.encode() + head + payload + b"\r\n")
+        else:
+            line = f"PUB {subject} {reply + ' ' if reply else ''}{len(payload)}\r\n"
+            self.transport.write(line.encode() + payload + b"\r\n")
+
+    def close(self) -> None:
+        self.transport.close()
