@@ -1,0 +1,100 @@
+"""Stimuli straight to a flow's ingress, as a gateway would publish them: paced, or as fast as is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+
+from benchmarks.raw_nats import RawNats
+from benchmarks.sampling import open_loop
+from headrace.api.message.v1 import message_pb2
+from headrace.model import message_ids, subjects
+
+FULL_RETRY_S = 0.003
+ANSWER_LIMIT_S = 30.0
+
+
+class IngressLoad:
+    """One connection; counts what the broker acknowledged and what it refused because an edge was full."""
+
+    def __init__(self, flow: str, trigger: str, body: bytes, content_type: str) -> None:
+        self._flow, self._trigger = flow, trigger
+        self._subject = subjects.ingress_subject("default", flow, trigger)
+        self._body, self._content_type = body, content_type
+        self._run = uuid.uuid4().hex
+        self._index = 0
+        self._unanswered: dict[int, bytes] = {}
+        self._client: RawNats
+        self._room = asyncio.Event()
+        self._window = 512
+        self.acknowledged = 0
+        self.refused = 0
+
+    async def connect(self, host: str, port: int) -> None:
+        self._client = await RawNats.connect(host, port, self._on_answer)
+        self._inbox = f"bench.{self._run}"
+        self._client.subscribe(self._inbox + ".*", 1)
+
+    def _on_answer(self, subject: str, reply: str, payload: bytes) -> None:
+        index = int(subject.rpartition(".")[2])
+        if b'"error"' in payload or not payload:
+            self.refused += 1
+            asyncio.get_running_loop().call_later(FULL_RETRY_S, self._write, index)
+            return
+        if self._unanswered.pop(index, None) is not None:
+            self.acknowledged += 1
+            if len(self._unanswered) < self._window:
+                self._room.set()
+
+    def _write(self, index: int) -> None:
+        stimulus = message_ids.stimulus_id(self._flow, "inject", f"{self._run}{index}")
+        identity = message_ids.first_message_id(stimulus, self._trigger)
+        envelope = message_pb2.Envelope(
+            id=identity,
+            execution_id=message_ids.execution_id(stimulus),
+            body=self._body,
+            content_type=self._content_type,
+            sent_at_unix_ns=time.time_ns(),
+        )
+        self._client.publish(self._subject, envelope.SerializeToString(), f"{self._inbox}.{index}", identity)
+
+    def fire(self, _due_ns: int = 0) -> None:
+        """Publishes the next stimulus now."""
+        self._index += 1
+        self._unanswered[self._index] = b""
+        self._write(self._index)
+
+    async def paced(self, rate: float, seconds: float) -> int:
+        return await open_loop(rate, seconds, self.fire)
+
+    async def saturate(self, count: int) -> None:
+        """Publishes `count` stimuli with a window of 512 unanswered; full edges are tried again."""
+        for _ in range(count):
+            while len(self._unanswered) >= self._window:
+                self._room.clear()
+                async with asyncio.timeout(ANSWER_LIMIT_S):
+                    await self._room.wait()
+            self.fire()
+
+    async def settle(self) -> None:
+        """Waits until every stimulus is acknowledged."""
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            while self._unanswered:
+                await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def typed_body() -> bytes:
+    """About 256 bytes of JSON for the typed component."""
+    reading = {
+        "id": 7,
+        "hops": 0,
+        "sensor": "headrace-bench-0001",
+        "values": [1.25, 2.5, 3.75, 5.0, 6.25, 7.5, 8.75, 10.0],
+        "note": "n" * 120,
+    }
+    return json.dumps(reading).encode()
