@@ -1,0 +1,174 @@
+"""Streams and consumers by raw JetStream API requests, over a nats-py connection.
+
+Raw because nats-py's configuration classes change or leave out what is not theirs; servers from 2.12 on refuse
+unknown JSON fields, so what is sent here is exactly what is meant. Every request has a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from headrace.model.errors import Unavailable
+
+API = "$JS.API"
+TIMEOUT_S = 5.0
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+MESSAGE_NOT_FOUND = 10037
+EDGE_FULL = 10077
+# "For ever" for a paused consumer; resumed explicitly.
+PAUSED_UNTIL = "2200-01-01T00:00:00Z"
+
+
+class JetStreamApiError(Exception):
+    """The broker refused an API request; `code` is its err_code."""
+
+    def __init__(self, subject: str, code: int, description: str) -> None:
+        super().__init__(f"{subject}: {description} ({code})")
+        self.code = code
+        self.description = description
+
+
+class NoResponders(Exception):
+    """Nobody listens on the subject: no stream has it."""
+
+
+class JetStreamAssets:
+    """The asset calls that the orchestrator needs; Unavailable when the broker does not answer."""
+
+    def __init__(self, connection: Client, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+
+    async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One API call, for example `STREAM.INFO.orders`; JetStreamApiError on an error answer."""
+        subject = f"{API}.{verb}"
+        payload = json.dumps(body).encode() if body is not None else b""
+        try:
+            answer = await self._connection.request(subject, payload, timeout=self._timeout_s)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(
+                f"the broker did not answer {verb}: {error!r}",
+                reason="BROKER_UNREACHABLE",
+                next_step="Try again; check that the NATS server runs",
+            ) from error
+        data: dict[str, Any] = json.loads(answer.data)
+        if "error" in data:
+            problem = data["error"]
+            raise JetStreamApiError(verb, int(problem.get("err_code", 0)), str(problem.get("description", "")))
+        return data
+
+    async def stream_info(self, stream: str, subjects_filter: str = "") -> dict[str, Any] | None:
+        """Config, state and, with a filter, message counts per subject (`state.subjects`); None if absent."""
+        try:
+            body = {"subjects_filter": subjects_filter} if subjects_filter else None
+            return await self.request(f"STREAM.INFO.{stream}", body)
+        except JetStreamApiError as error:
+            if error.code == STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def ensure_stream(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Creates the stream or updates it to this config; answers the config as the broker has it now."""
+        name = config["name"]
+        try:
+            answer = await self.request(f"STREAM.UPDATE.{name}", config)
+        except JetStreamApiError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
+            answer = await self.request(f"STREAM.CREATE.{name}", config)
+        answered: dict[str, Any] = answer["config"]
+        return answered
+
+    async def create_stream(self, config: dict[str, Any]) -> None:
+        """Creates the stream; with an equal config that exists it is a success."""
+        await self.request(f"STREAM.CREATE.{config['name']}", config)
+
+    async def delete_stream(self, stream: str) -> None:
+        await self._unless_absent(f"STREAM.DELETE.{stream}", None)
+
+    async def purge(self, stream: str, subject_filter: str = "") -> int:
+        """Removes what matches the filter; answers how many messages."""
+        body = {"filter": subject_filter} if subject_filter else None
+        answer = await self._unless_absent(f"STREAM.PURGE.{stream}", body)
+        return int(answer.get("purged", 0)) if answer else 0
+
+    async def consumers(self, stream: str) -> list[dict[str, Any]]:
+        """Infos of all consumers of a stream; empty when there is no stream."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = await self._unless_absent(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+            page = (answer or {}).get("consumers") or []
+            found += page
+            if answer is None or not page or len(found) >= int(answer.get("total", 0)):
+                return found
+
+    async def ensure_consumer(self, stream: str, config: dict[str, Any]) -> None:
+        """Creates the durable or updates what may be updated."""
+        body = {"stream_name": stream, "config": config, "action": ""}
+        await self.request(f"CONSUMER.CREATE.{stream}.{config['durable_name']}", body)
+
+    async def delete_consumer(self, stream: str, consumer: str) -> None:
+        await self._unless_absent(f"CONSUMER.DELETE.{stream}.{consumer}", None)
+
+    async def pause_consumer(self, stream: str, consumer: str, *, paused: bool) -> None:
+        """Pauses for ever or resumes."""
+        body = {"pause_until": PAUSED_UNTIL} if paused else {}
+        await self.request(f"CONSUMER.PAUSE.{stream}.{consumer}", body)
+
+    async def message_subject(self, stream: str, sequence: int) -> str | None:
+        """Subject under which a message is stored; None when it is gone."""
+        answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+        return str(answer["message"]["subject"]) if answer else None
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        await self._unless_absent(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        """One stored message: the broker's answer (`seq`, `duplicate`, `stream`).
+
+        NoResponders when no stream has the subject; JetStreamApiError when the broker refuses it.
+        """
+        try:
+            answer = await self._connection.request(subject, payload, timeout=self._timeout_s, headers=headers)
+        except nats.errors.NoRespondersError as error:
+            raise NoResponders(subject) from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(
+                f"the broker did not answer a publish to {subject}: {error!r}",
+                reason="BROKER_UNREACHABLE",
+                next_step="Try again with the same request_id; it is stored once",
+            ) from error
+        data: dict[str, Any] = json.loads(answer.data)
+        if "error" in data:
+            problem = data["error"]
+            raise JetStreamApiError(subject, int(problem.get("err_code", 0)), str(problem.get("description", "")))
+        return data
+
+    async def barrier(self, stream: str, subject: str, *, limit_s: float = TIMEOUT_S) -> str | None:
+        """Publishes a barrier, reads back under which subject it was stored, deletes it.
+
+        None when no stream takes the subject.
+        """
+        async with asyncio.timeout(limit_s):
+            try:
+                stored = await self.publish(subject, b"", {"Nats-Msg-Id": f"barrier-{uuid.uuid4().hex}"})
+            except NoResponders:
+                return None
+            landed = await self.message_subject(stream, int(stored["seq"]))
+            await self.delete_message(stream, int(stored["seq"]))
+            return landed
+
+    async def _unless_absent(self, verb: str, body: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            return await self.request(verb, body)
+        except JetStreamApiError as error:
+            if error.code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND):
+                return None
+            raise

@@ -1,0 +1,216 @@
+"""Checks a flow's graph and its limits: what can be said without knowing any component.
+
+The trigger is the one step that receives from no other; flows are acyclic. All problems are reported at
+once, each under its path (`steps[1].to[0]`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
+from headrace.model.flow_spec import (
+    MAX_PREFETCH,
+    MAX_REPLICAS,
+    MAX_REPLY_TIMEOUT_S,
+    MAX_STEPS,
+    FlowSpec,
+    StepSpec,
+)
+from headrace.model.names import check_function, check_name, parse_reference
+
+FLOW_TYPES = ("ordinary", "realtime")
+MAX_WAITING_LIMIT = 1_000_000
+MAX_STEP_TIMEOUT_S = 3600.0
+MAX_ATTEMPTS = 100
+MAX_RETRY_DELAY_S = 3600.0
+MAX_CONFIG_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FlowGraph:
+    """The trigger step and all steps in an order in which every sender comes before its receivers."""
+
+    trigger: str
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    path: str
+    text: str
+    reason: str
+
+
+def check_flow(spec: FlowSpec) -> FlowGraph:
+    """Returns the graph of a valid flow; InvalidInput with one violation per problem otherwise."""
+    problems = [*_check_limits(spec), *_check_names(spec)]
+    if spec.steps and not any(problem.reason == "DUPLICATE_STEP" for problem in problems):
+        problems += _check_edges(spec)
+    if problems:
+        raise _as_error(problems)
+    return FlowGraph(_sources(spec)[0].name, _order(spec))
+
+
+def find_trigger(spec: FlowSpec) -> str:
+    """Name of the trigger step of a flow that was checked."""
+    return _sources(spec)[0].name
+
+
+def _as_error(problems: list[_Problem]) -> InvalidInput:
+    first, others = problems[0], len(problems) - 1
+    more = f" (and {others} more)" if others else ""
+    return InvalidInput(
+        f"{first.path}: {first.text}{more}",
+        reason=first.reason,
+        next_step="Correct the flow and send it again",
+        violations=[FieldViolation(problem.path, problem.text) for problem in problems],
+    )
+
+
+def _within(path: str, value: float, low: float, high: float) -> list[_Problem]:
+    if low <= value <= high:
+        return []
+    return [_Problem(path, f"{value!r} is not between {low:g} and {high:g}", "OUT_OF_RANGE")]
+
+
+def _check_limits(spec: FlowSpec) -> list[_Problem]:
+    problems: list[_Problem] = []
+    if spec.type not in FLOW_TYPES:
+        problems.append(_Problem("type", f"{spec.type!r} is not a flow type; use realtime or ordinary", "BAD_TYPE"))
+    if not spec.steps:
+        problems.append(_Problem("steps", "the flow has no steps; it needs a trigger at least", "NO_TRIGGER"))
+    if len(spec.steps) > MAX_STEPS:
+        problems.append(_Problem("steps", f"{len(spec.steps)} steps are more than {MAX_STEPS}", "TOO_MANY_STEPS"))
+    problems += _within("reply_timeout", spec.reply_timeout_s, 0, MAX_REPLY_TIMEOUT_S)
+    problems += _within("max_waiting", spec.max_waiting, 1, MAX_WAITING_LIMIT)
+    for index, step in enumerate(spec.steps):
+        problems += _check_step_limits(f"steps[{index}]", step)
+    return problems
+
+
+def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
+    problems = _within(f"{path}.prefetch", step.prefetch, 1, MAX_PREFETCH)
+    problems += _within(f"{path}.replicas", step.replicas, 1, MAX_REPLICAS)
+    problems += _within(f"{path}.timeout", step.timeout_s, 0.001, MAX_STEP_TIMEOUT_S)
+    problems += _within(f"{path}.retry.attempts", step.retry.attempts, 1, MAX_ATTEMPTS)
+    problems += _within(f"{path}.retry.backoff", step.retry.backoff_s, 0, MAX_RETRY_DELAY_S)
+    problems += _within(f"{path}.retry.max_delay", step.retry.max_delay_s, 0, MAX_RETRY_DELAY_S)
+    size = len(msgspec.json.encode(step.config))
+    if size > MAX_CONFIG_BYTES:
+        problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))
+    return problems
+
+
+def _check_names(spec: FlowSpec) -> list[_Problem]:
+    problems: list[_Problem] = []
+    first_use: dict[str, int] = {}
+    for index, step in enumerate(spec.steps):
+        path = f"steps[{index}]"
+        problems += _refused(check_name, f"{path}.name", step.name)
+        problems += _refused(parse_reference, f"{path}.component", step.component)
+        if step.function:
+            problems += _refused(check_function, f"{path}.function", step.function)
+        if step.name in first_use:
+            text = f"{step.name!r} is the name of steps[{first_use[step.name]}] already"
+            problems.append(_Problem(f"{path}.name", text, "DUPLICATE_STEP"))
+        first_use.setdefault(step.name, index)
+    return problems
+
+
+def _refused(check: object, path: str, value: str) -> list[_Problem]:
+    try:
+        check(path, value)  # type: ignore[operator]
+    except HeadraceError as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return [_Problem(path, text, error.reason)]
+    return []
+
+
+def _check_edges(spec: FlowSpec) -> list[_Problem]:
+    known = {step.name for step in spec.steps}
+    problems: list[_Problem] = []
+    for index, step in enumerate(spec.steps):
+        for position, receiver in enumerate(step.to):
+            path = f"steps[{index}].to[{position}]"
+            if receiver == step.name:
+                problems.append(_Problem(path, f"step {step.name!r} sends to itself", "SELF_EDGE"))
+            elif receiver not in known:
+                text = f"{receiver!r} is not a step of this flow; steps are {', '.join(sorted(known))}"
+                problems.append(_Problem(path, text, "UNKNOWN_RECEIVER"))
+            elif receiver in step.to[:position]:
+                problems.append(_Problem(path, f"{receiver!r} is named twice", "DUPLICATE_EDGE"))
+    return problems or _check_shape(spec)
+
+
+def _check_shape(spec: FlowSpec) -> list[_Problem]:
+    cycle = _find_cycle(spec)
+    if cycle:
+        index = next(index for index, step in enumerate(spec.steps) if step.name == cycle[0])
+        position = spec.steps[index].to.index(cycle[1])
+        text = f"the steps form a cycle: {' -> '.join(cycle)}; flows are acyclic"
+        return [_Problem(f"steps[{index}].to[{position}]", text, "CYCLE")]
+    sources = _sources(spec)
+    # Without a cycle there is a step that receives from nobody, and what it does not reach has another one.
+    problems = []
+    trigger = next((step for step in sources if step.to), sources[0])
+    for step in sources:
+        if step is trigger:
+            continue
+        path = f"steps[{spec.steps.index(step)}]"
+        if step.to:
+            text = f"step {step.name!r} receives from nobody, and so does {trigger.name!r}: a flow has one trigger"
+            problems.append(_Problem(path, text, "TWO_TRIGGERS"))
+        else:
+            text = f"step {step.name!r} is not reached from the trigger {trigger.name!r}; name it in a step's `to`"
+            problems.append(_Problem(path, text, "UNREACHABLE_STEP"))
+    return problems
+
+
+def _sources(spec: FlowSpec) -> list[StepSpec]:
+    receivers = {receiver for step in spec.steps for receiver in step.to}
+    return [step for step in spec.steps if step.name not in receivers]
+
+
+def _find_cycle(spec: FlowSpec) -> list[str]:
+    """One cycle as names, first = last; empty when there is none. Without recursion: flows may be long."""
+    edges = {step.name: step.to for step in spec.steps}
+    done: set[str] = set()
+    for start in edges:
+        if start in done:
+            continue
+        path, positions, pending = [start], {start: 0}, [iter(edges[start])]
+        while pending:
+            receiver = next(pending[-1], None)
+            if receiver is None:
+                pending.pop()
+                name = path.pop()
+                positions.pop(name)
+                done.add(name)
+            elif receiver in positions:
+                return [*path[positions[receiver] :], receiver]
+            elif receiver not in done:
+                positions[receiver] = len(path)
+                path.append(receiver)
+                pending.append(iter(edges[receiver]))
+    return []
+
+
+def _order(spec: FlowSpec) -> tuple[str, ...]:
+    incoming = {step.name: 0 for step in spec.steps}
+    edges = {step.name: step.to for step in spec.steps}
+    for step in spec.steps:
+        for receiver in step.to:
+            incoming[receiver] += 1
+    ready = [name for name, count in incoming.items() if count == 0]
+    order: list[str] = []
+    while ready:
+        name = ready.pop(0)
+        order.append(name)
+        for receiver in edges[name]:
+            incoming[receiver] -= 1
+            if incoming[receiver] == 0:
+                ready.append(receiver)
+    return tuple(order)

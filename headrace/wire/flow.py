@@ -1,0 +1,128 @@
+"""FlowSpec between proto and model: absent fields become defaults, JSON numbers keep being integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import duration_pb2, struct_pb2
+from google.protobuf.message import Message
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.model.flow_spec import (
+    DEFAULT_MAX_WAITING,
+    DEFAULT_PREFETCH,
+    DEFAULT_TIMEOUT_S,
+    FlowSpec,
+    RetryPolicy,
+    StepSpec,
+)
+
+_TYPE_NAMES = {
+    flow_pb2.FLOW_TYPE_UNSPECIFIED: "",
+    flow_pb2.FLOW_TYPE_ORDINARY: "ordinary",
+    flow_pb2.FLOW_TYPE_REALTIME: "realtime",
+}
+_TYPES = {name: value for value, name in _TYPE_NAMES.items()}
+
+
+def flow_type_to_proto(name: str) -> flow_pb2.FlowType.ValueType:
+    return _TYPES.get(name, flow_pb2.FLOW_TYPE_UNSPECIFIED)
+
+
+def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:
+    """Unset numbers become the documented defaults; validity is checked by `flow_graph.check_flow`."""
+    return FlowSpec(
+        type=_TYPE_NAMES.get(message.type, ""),
+        steps=tuple(_step_from_proto(step) for step in message.steps),
+        reply_timeout_s=_seconds(message, "reply_timeout", 0.0),
+        max_waiting=message.max_waiting or DEFAULT_MAX_WAITING,
+        description=message.description,
+    )
+
+
+def flow_spec_to_proto(spec: FlowSpec) -> flow_pb2.FlowSpec:
+    """All fields are written out, also those that have their default."""
+    message = flow_pb2.FlowSpec(
+        type=flow_type_to_proto(spec.type),
+        steps=[_step_to_proto(step) for step in spec.steps],
+        max_waiting=spec.max_waiting,
+        description=spec.description,
+    )
+    if spec.reply_timeout_s:
+        message.reply_timeout.CopyFrom(duration_from_seconds(spec.reply_timeout_s))
+    return message
+
+
+def duration_from_seconds(seconds: float) -> duration_pb2.Duration:
+    nanos = round(seconds * 1e9)
+    sign = -1 if nanos < 0 else 1
+    whole, rest = divmod(abs(nanos), 1_000_000_000)
+    return duration_pb2.Duration(seconds=sign * whole, nanos=sign * rest)
+
+
+def seconds_from_duration(duration: duration_pb2.Duration) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
+
+
+def _seconds(message: Message, field: str, default: float) -> float:
+    return seconds_from_duration(getattr(message, field)) if message.HasField(field) else default
+
+
+def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
+    default = RetryPolicy()
+    return StepSpec(
+        name=step.name,
+        component=step.component,
+        function=step.function,
+        config=struct_to_dict(step.config),
+        to=tuple(step.to),
+        prefetch=step.prefetch or DEFAULT_PREFETCH,
+        replicas=step.replicas or 1,
+        timeout_s=_seconds(step, "timeout", DEFAULT_TIMEOUT_S),
+        retry=RetryPolicy(
+            attempts=step.retry.attempts or default.attempts,
+            backoff_s=_seconds(step.retry, "backoff", default.backoff_s),
+            max_delay_s=_seconds(step.retry, "max_delay", default.max_delay_s),
+        ),
+    )
+
+
+def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
+    message = flow_pb2.Step(
+        name=step.name,
+        component=step.component,
+        function=step.function,
+        to=list(step.to),
+        prefetch=step.prefetch,
+        replicas=step.replicas,
+        timeout=duration_from_seconds(step.timeout_s),
+        retry=flow_pb2.RetryPolicy(
+            attempts=step.retry.attempts,
+            backoff=duration_from_seconds(step.retry.backoff_s),
+            max_delay=duration_from_seconds(step.retry.max_delay_s),
+        ),
+    )
+    if step.config:
+        message.config.update(step.config)
+    return message
+
+
+def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """A Struct as plain values; whole numbers become integers, since JSON Schemas ask for them."""
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return struct_to_dict(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return value.bool_value
+    return None
