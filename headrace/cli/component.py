@@ -1,0 +1,121 @@
+"""`headrace component`: push, list, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.invocation import AddressOption, DataOption, JsonOption, print_json, run_with_client
+from headrace.cli.tables import byte_size, short_digest, table
+
+if TYPE_CHECKING:
+    from headrace.api.registry.v1 import registry_pb2
+    from headrace.client import AsyncClient
+
+app = typer.Typer(no_args_is_help=True, help="Components and their immutable revisions.")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder with component.yaml.")],
+    tag: Annotated[str, typer.Option(help="Also point this tag at the revision.")] = "",
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Push a folder; equal content gives the revision that is there already."""
+
+    async def work(client: AsyncClient) -> registry_pb2.PushRevisionResponse:
+        answer = await client.push_component(folder)
+        if tag:
+            revision = answer.revision
+            await client.tag_revision(revision.manifest.component, revision.number, tag)
+        return answer
+
+    answer = run_with_client(work, address=address, data=data, as_json=as_json)
+    revision = answer.revision
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(answer))
+        return
+    print(f"{revision.manifest.component}: {pushed_words(revision.number, answer.created)}", end="")
+    print(f", tagged {tag}" if tag else "", f" ({short_digest(revision.digest)})", sep="")
+
+
+@app.command("list")
+def list_components(as_json: JsonOption = False, address: AddressOption = None, data: DataOption = None) -> None:
+    """List all components."""
+    components = run_with_client(lambda client: client.list_components(), address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json({"components": [plain(component) for component in components]})
+    elif not components:
+        print("no components; push one with: headrace component push FOLDER")
+    else:
+        rows = [
+            (_component_id(component.name), component.latest_revision, _tags(component.tags), component.title)
+            for component in components
+        ]
+        print(table(("COMPONENT", "LATEST", "TAGS", "TITLE"), rows))
+
+
+@app.command()
+def show(
+    component: Annotated[str, typer.Argument(help="Name of the component.")],
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show a component's functions, revisions, and who pins them."""
+
+    async def work(client: AsyncClient) -> tuple[registry_pb2.Component, list[registry_pb2.Revision]]:
+        return await client.get_component(component), await client.list_revisions(component)
+
+    found, revisions = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json({"component": plain(found), "revisions": [plain(revision) for revision in revisions]})
+        return
+    print(_component_id(found.name), found.title, sep="  ")
+    if revisions:
+        print(_functions(revisions[0]), end="\n\n")
+    rows = [
+        (
+            revision.number,
+            short_digest(revision.digest),
+            revision.version or "-",
+            byte_size(revision.bundle_bytes),
+            revision.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ"),
+            ", ".join(revision.pinned_by) or "-",
+        )
+        for revision in revisions
+    ]
+    print(table(("REVISION", "DIGEST", "VERSION", "SIZE", "PUSHED", "PINNED BY"), rows))
+
+
+def pushed_words(number: int, created: bool) -> str:
+    """`pushed revision 2` or `unchanged, revision 1`."""
+    return f"pushed revision {number}" if created else f"unchanged, revision {number}"
+
+
+def _component_id(name: str) -> str:
+    return name.removeprefix("components/")
+
+
+def _tags(tags: object) -> str:
+    return ", ".join(f"{tag}={number}" for tag, number in sorted(dict(tags).items())) or "-"  # type: ignore[call-overload]
+
+
+def _functions(revision: registry_pb2.Revision) -> str:
+    from headrace.cli.plain import enum_word
+
+    rows = [
+        (function.name, enum_word(function.DESCRIPTOR.fields_by_name["kind"].enum_type, function.kind), function.title)
+        for function in revision.manifest.functions
+    ]
+    return table(("FUNCTION", "KIND", "TITLE"), rows)

@@ -1,0 +1,236 @@
+"""`headrace flow`: apply, publish, start, stop, status, list, show, delete."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.component import pushed_words
+from headrace.cli.invocation import (
+    AddressOption,
+    DataOption,
+    JsonOption,
+    print_json,
+    require_yes,
+    run_with_client,
+)
+from headrace.cli.progress import ProgressLines
+
+if TYPE_CHECKING:
+    from headrace.api.flow.v1 import flow_pb2
+    from headrace.client import AsyncClient
+    from headrace.client.apply import AppliedComponent, AppliedFlow
+
+app = typer.Typer(no_args_is_help=True, help="Flows: draft, version, deployment.")
+
+FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.")]
+LimitOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=3600, help="Limit.")]
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(help="Flow file (YAML), or a folder with flow.yaml.")],
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Push the file's own components and make the file the flow's draft."""
+
+    def tell(component: AppliedComponent) -> None:
+        if not as_json:
+            print(f"{component.component}: {pushed_words(component.revision, component.created)}", flush=True)
+
+    async def work(client: AsyncClient) -> AppliedFlow:
+        return await client.apply(file, pushed=tell)
+
+    applied = run_with_client(work, address=address, data=data, as_json=as_json)
+    name = flow_id(applied.flow.name)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        components = [
+            {"component": item.component, "revision": item.revision, "digest": item.digest, "created": item.created}
+            for item in applied.components
+        ]
+        print_json({"flow": plain(applied.flow), "change": applied.change, "components": components})
+        return
+    what = {"created": "created, draft is ready", "updated": "draft updated", "unchanged": "unchanged"}
+    print(f"{name}: {what[applied.change]}")
+    if applied.flow.HasField("draft"):
+        hint(f"headrace flow publish {name}")
+    elif not applied.flow.active_deployment:
+        hint(f"headrace flow start {name}")
+
+
+@app.command()
+def publish(
+    flow: FlowArgument,
+    timeout_s: LimitOption = 130.0,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make the draft the next version; where the flow runs, the version is deployed."""
+
+    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
+        return await client.publish(flow, timeout_s=timeout_s, progress=_progress(as_json))
+
+    result = run_with_client(work, address=address, data=data, as_json=as_json)
+    if _printed_as_json(result, as_json):
+        return
+    name = flow_id(result.flow or flow)
+    deployed = f", deployment {result.deployment} runs it" if result.deployment else ""
+    print(f"{name}: published version {result.version}{deployed}")
+    if not result.deployment:
+        hint(f"headrace flow start {name}")
+
+
+@app.command()
+def start(
+    flow: FlowArgument,
+    version: Annotated[int, typer.Option(help="Version to run; the newest if not given.", min=0)] = 0,
+    timeout_s: LimitOption = 120.0,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Start the flow: pin its components' revisions, warm every step, open the ingress."""
+    began = time.monotonic()
+
+    async def work(client: AsyncClient) -> tuple[flow_pb2.FlowOperationResult, flow_pb2.FlowStatus]:
+        result = await client.start(flow, version=version, timeout_s=timeout_s, progress=_progress(as_json))
+        return result, await client.get_status(flow)
+
+    result, status = run_with_client(work, address=address, data=data, as_json=as_json)
+    if _printed_as_json(result, as_json):
+        return
+    name, took_s = flow_id(result.flow or flow), time.monotonic() - began
+    print(f"{name}: RUNNING, version {result.version}, deployment {result.deployment} ({took_s:.2f} s)")
+    if status.webhook_url:
+        print(f"  webhook {status.webhook_url}")
+    hint(f"headrace flow status {name}")
+
+
+@app.command()
+def stop(
+    flow: FlowArgument,
+    drop: Annotated[bool, typer.Option("--drop", help="Throw waiting messages away.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --drop.")] = False,
+    timeout_s: LimitOption = 60.0,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Stop the flow: finish what waits (default), or throw it away with --drop."""
+    if drop:
+        require_yes(yes, f"Throw away every message that waits in {flow}?")
+
+    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
+        return await client.stop(flow, drop=drop, timeout_s=timeout_s, progress=_progress(as_json))
+
+    result = run_with_client(work, address=address, data=data, as_json=as_json)
+    if _printed_as_json(result, as_json):
+        return
+    dropped = f", {result.dropped} messages dropped" if drop else ", nothing waits"
+    print(f"{flow_id(result.flow or flow)}: STOPPED{dropped}")
+
+
+@app.command()
+def status(
+    flow: FlowArgument,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show state, steps, pinned revisions, instances, and what waits."""
+    found = run_with_client(lambda client: client.get_status(flow), address=address, data=data, as_json=as_json)
+    if not _printed_as_json(found, as_json):
+        from headrace.cli.flow_tables import status_text
+
+        print(status_text(found))
+
+
+@app.command("list")
+def list_flows(as_json: JsonOption = False, address: AddressOption = None, data: DataOption = None) -> None:
+    """List all flows."""
+    flows = run_with_client(lambda client: client.list_flows(), address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json({"flows": [plain(flow) for flow in flows]})
+    elif not flows:
+        print("no flows; bring one with: headrace flow apply FILE")
+    else:
+        from headrace.cli.flow_tables import flows_text
+
+        print(flows_text(flows))
+
+
+@app.command()
+def show(
+    flow: FlowArgument,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show a flow's draft or newest version, its versions and deployments."""
+
+    async def work(
+        client: AsyncClient,
+    ) -> tuple[flow_pb2.Flow, list[flow_pb2.Version], list[flow_pb2.Deployment]]:
+        return await client.get_flow(flow), await client.list_versions(flow), await client.list_deployments(flow)
+
+    found, versions, deployments = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        facts = {"versions": [plain(item) for item in versions], "deployments": [plain(item) for item in deployments]}
+        print_json({"flow": plain(found), **facts})
+    else:
+        from headrace.cli.flow_tables import flow_text
+
+        print(flow_text(found, versions, deployments))
+
+
+@app.command()
+def delete(
+    flow: FlowArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Delete a stopped flow with its versions."""
+    require_yes(yes, f"Delete the flow {flow} with all its versions?")
+    run_with_client(lambda client: client.delete_flow(flow), address=address, data=data, as_json=as_json)
+    if as_json:
+        print_json({"deleted": flow_id(flow)})
+    else:
+        print(f"{flow_id(flow)}: deleted")
+
+
+def flow_id(name: str) -> str:
+    """`orders` for `flows/orders`."""
+    return name.removeprefix("flows/")
+
+
+def hint(command: str) -> None:
+    """What to type next; for people only, so not into a pipe."""
+    if sys.stdout.isatty():
+        print(f"  next: {command}")
+
+
+def _progress(as_json: bool) -> ProgressLines | None:
+    return None if as_json else ProgressLines()
+
+
+def _printed_as_json(message: flow_pb2.FlowOperationResult | flow_pb2.FlowStatus, as_json: bool) -> bool:
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(message))
+    return as_json

@@ -1,0 +1,149 @@
+"""Flows, versions, deployments and their status as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.cli.plain import enum_word
+from headrace.cli.tables import short_digest, table
+
+
+def status_text(status: flow_pb2.FlowStatus) -> str:
+    """Head line, webhook, table of steps, deployments where there is more than one, problems."""
+    active = [
+        item.deployment for item in status.deployments if item.deployment.phase == flow_pb2.DEPLOYMENT_PHASE_ACTIVE
+    ]
+    head = [status.flow.removeprefix("flows/"), state_word(status)]
+    if active:
+        head += [f"version {active[0].version}", f"deployment {active[0].number}"]
+    if status.profile:
+        head.append(f"profile {status.profile}")
+    lines = ["  ".join(head)]
+    if status.webhook_url:
+        lines.append(f"webhook {status.webhook_url}")
+    if status.steps:
+        lines += ["", steps_table(status.steps)]
+    if len(status.deployments) > 1:
+        lines += ["", _deployment_lines(status.deployments)]
+    lines += [f"problem: {problem}" for problem in status.problems]
+    lines += _instance_troubles(status.steps)
+    return "\n".join(lines)
+
+
+def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
+    """One line per step."""
+    rows = [
+        (
+            step.step,
+            step_word(step.state),
+            revision_words(step),
+            short_digest(step.pin.digest) or "-",
+            f"{running_instances(step)}/{len(step.instances)}",
+            step.waiting,
+            step.in_flight,
+        )
+        for step in steps
+    ]
+    return table(("STEP", "STATE", "REVISION", "DIGEST", "INSTANCES", "WAITING", "IN FLIGHT"), rows)
+
+
+def running_instances(step: flow_pb2.StepStatus) -> int:
+    return sum(instance.state == sidecar_pb2.STEP_STATE_RUNNING for instance in step.instances)
+
+
+def revision_words(step: flow_pb2.StepStatus) -> str:
+    """`price@1`, and whether a newer revision waits for a new deployment."""
+    if not step.HasField("pin"):
+        return "-"
+    newer = f" ({step.newer_revision} is newer)" if step.newer_revision else ""
+    return f"{step.pin.component}@{step.pin.revision_number}{newer}"
+
+
+def step_word(state: int) -> str:
+    return enum_word(sidecar_pb2.StepState.DESCRIPTOR, state)
+
+
+def state_word(flow: flow_pb2.FlowStatus | flow_pb2.Flow) -> str:
+    return enum_word(flow_pb2.FlowState.DESCRIPTOR, flow.state)
+
+
+def flows_text(flows: Sequence[flow_pb2.Flow]) -> str:
+    """One line per flow."""
+    rows = [
+        (
+            flow.name.removeprefix("flows/"),
+            enum_word(flow_pb2.FlowType.DESCRIPTOR, flow.type).lower(),
+            state_word(flow),
+            flow.running_version or "-",
+            flow.active_deployment or "-",
+            flow.latest_version or "-",
+            "yes" if flow.HasField("draft") else "-",
+        )
+        for flow in flows
+    ]
+    return table(("FLOW", "TYPE", "STATE", "RUNS VERSION", "DEPLOYMENT", "NEWEST VERSION", "DRAFT"), rows)
+
+
+def flow_text(
+    flow: flow_pb2.Flow, versions: Sequence[flow_pb2.Version], deployments: Sequence[flow_pb2.Deployment]
+) -> str:
+    """Head line, graph of the draft or the newest version, versions, deployments."""
+    lines = [f"{flow.name.removeprefix('flows/')}  {state_word(flow)}"]
+    newest = max(versions, key=lambda version: version.number, default=None)
+    if flow.HasField("draft"):
+        lines += ["", "draft", _graph(flow.draft)]
+    elif newest is not None:
+        lines += ["", f"version {newest.number}", _graph(newest.spec)]
+    if versions:
+        rows = [(version.number, _moment(version.create_time)) for version in versions]
+        lines += ["", table(("VERSION", "PUBLISHED"), rows)]
+    if deployments:
+        table_rows = [
+            (
+                item.number,
+                item.version,
+                enum_word(flow_pb2.DeploymentPhase.DESCRIPTOR, item.phase),
+                _moment(item.create_time),
+                item.cause or ", ".join(f"{pin.step}={pin.component}@{pin.revision_number}" for pin in item.pins),
+            )
+            for item in deployments
+        ]
+        lines += ["", table(("DEPLOYMENT", "VERSION", "PHASE", "CREATED", "PINS"), table_rows)]
+    return "\n".join(lines)
+
+
+def _graph(spec: flow_pb2.FlowSpec) -> str:
+    rows = [(step.name, step.component, step.function or "-", ", ".join(step.to) or "-") for step in spec.steps]
+    return table(("STEP", "COMPONENT", "FUNCTION", "TO"), rows)
+
+
+def _deployment_lines(deployments: Sequence[flow_pb2.DeploymentStatus]) -> str:
+    rows = [
+        (
+            item.deployment.number,
+            item.deployment.version,
+            enum_word(flow_pb2.DeploymentPhase.DESCRIPTOR, item.deployment.phase),
+            item.waiting,
+            item.in_flight,
+        )
+        for item in deployments
+    ]
+    return table(("DEPLOYMENT", "VERSION", "PHASE", "WAITING", "IN FLIGHT"), rows)
+
+
+def _instance_troubles(steps: Sequence[flow_pb2.StepStatus]) -> list[str]:
+    """Cause and last log lines of instances that failed."""
+    lines = []
+    for step in steps:
+        for instance in step.instances:
+            if instance.state == sidecar_pb2.STEP_STATE_FAILED:
+                lines.append(f"{instance.instance}: {instance.cause}")
+                lines += [f"  | {line}" for line in instance.last_log_lines[-5:]]
+    return lines
+
+
+def _moment(time: Any) -> str:
+    return str(time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ"))

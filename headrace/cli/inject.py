@@ -1,0 +1,72 @@
+"""`headrace inject FLOW BODY`: one message to a flow's trigger."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.invocation import (
+    WRONG_USAGE,
+    AddressOption,
+    DataOption,
+    JsonOption,
+    print_json,
+    run_with_client,
+)
+
+if TYPE_CHECKING:
+    from headrace.api.flow.v1 import flow_pb2
+    from headrace.client import AsyncClient
+
+
+def inject(
+    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    body: Annotated[str | None, typer.Argument(help="The message; `-` reads standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Read the message from a file instead.")] = None,
+    content_type: Annotated[str, typer.Option(help="Media type of the message.")] = "application/json",
+    header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="May repeat.")] = None,
+    request_id: Annotated[str, typer.Option(help="Stimulus id; the same one is accepted once.")] = "",
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Publish one message to a flow's trigger."""
+    message = _message(body, file)
+    headers = dict(_header(text) for text in header or [])
+
+    async def work(client: AsyncClient) -> flow_pb2.InjectMessageResponse:
+        return await client.inject(flow, message, content_type=content_type, headers=headers, request_id=request_id)
+
+    answer = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        print_json({"execution_id": answer.execution_id, "duplicate": answer.duplicate})
+    else:
+        print(f"execution {answer.execution_id}{' (had it already)' if answer.duplicate else ''}")
+
+
+def _message(body: str | None, file: Path | None) -> bytes:
+    if (body is None) == (file is None):
+        _refuse("give the message, or --file FILE")
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            _refuse(f"{file}: {error.strerror}")
+    if body == "-":
+        return sys.stdin.buffer.read()
+    return (body or "").encode()
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        _refuse(f"--header {text}: write NAME=VALUE")
+    return name.lower(), value
+
+
+def _refuse(problem: str) -> None:
+    print(f"headrace: {problem}", file=sys.stderr)
+    raise typer.Exit(WRONG_USAGE)

@@ -1,0 +1,115 @@
+"""What every command shares: its options, the client, exit statuses, errors as people read them.
+
+Exit statuses: 0 done, 1 refused or failed, 2 wrong usage, 3 no mesh answers, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from headrace.model.errors import HeadraceError, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from headrace.client import AsyncClient
+
+FAILED = 1
+WRONG_USAGE = 2
+UNREACHABLE = 3
+INTERRUPTED = 130
+
+Answer = TypeVar("Answer")
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", envvar="HEADRACE_ADDRESS", help="API address of the mesh."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Data directory of the mesh; default $HEADRACE_DATA or ./.headrace."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+
+
+def run_with_client(
+    work: Callable[[AsyncClient], Awaitable[Answer]],
+    *,
+    address: str | None,
+    data: Path | None,
+    as_json: bool = False,
+) -> Answer:
+    """Runs `work` with an open client; prints an error in one or two lines and exits with its status."""
+    try:
+        return asyncio.run(_open_and_run(work, address, data))
+    except HeadraceError as error:
+        print_error(error, as_json=as_json)
+        raise typer.Exit(UNREACHABLE if isinstance(error, Unavailable) else FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _open_and_run(
+    work: Callable[[AsyncClient], Awaitable[Answer]], address: str | None, data: Path | None
+) -> Answer:
+    from headrace.client import AsyncClient
+
+    async with AsyncClient(find_address(address, data)) as client:
+        return await work(client)
+
+
+def find_address(address: str | None, data: Path | None) -> str:
+    """The address given, else the one that the mesh wrote into its data directory."""
+    if address:
+        return address
+    from headrace.edge.data_directory import read_endpoints
+
+    try:
+        return str(read_endpoints(data).api)
+    except NotFound as error:
+        raise Unavailable(error.message, reason=error.reason, next_step=error.next_step) from error
+
+
+def print_error(error: HeadraceError, *, as_json: bool = False) -> None:
+    """On standard error: what is wrong, then what to do next."""
+    if as_json:
+        print(json.dumps({"error": error_facts(error)}, ensure_ascii=False), file=sys.stderr)
+        return
+    print(f"headrace: {error.message}", file=sys.stderr)
+    for violation in error.violations:
+        if violation.field not in error.message:
+            print(f"  {violation.field}: {violation.description}", file=sys.stderr)
+    next_step = error.next_step or ("See `headrace flow list`" if isinstance(error, NotFound) else "")
+    if next_step:
+        print(f"  {next_step}", file=sys.stderr)
+
+
+def error_facts(error: HeadraceError) -> dict[str, object]:
+    """An error as plain data."""
+    return {
+        "reason": error.reason,
+        "message": error.message,
+        "next_step": error.next_step,
+        "violations": [{"field": item.field, "description": item.description} for item in error.violations],
+    }
+
+
+def print_json(facts: object) -> None:
+    """One JSON object, indented where a person reads it."""
+    print(json.dumps(facts, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def require_yes(yes: bool, question: str) -> None:
+    """Asks on a terminal; elsewhere refuses without --yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        print(f"headrace: {question}\n  Add --yes to go ahead", file=sys.stderr)
+        raise typer.Exit(WRONG_USAGE)
+    if not typer.confirm(question):
+        raise typer.Exit(FAILED)

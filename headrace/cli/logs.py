@@ -1,0 +1,53 @@
+"""`headrace logs FLOW`: what components and sidecars wrote."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.invocation import AddressOption, DataOption, run_with_client
+
+if TYPE_CHECKING:
+    from headrace.api.flow.v1 import flow_pb2
+    from headrace.client import AsyncClient
+
+
+def logs(
+    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    step: Annotated[str, typer.Option(help="Only this step.")] = "",
+    lines: Annotated[int, typer.Option(help="Lines of the past.", min=1, max=1000)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Print log lines, oldest first."""
+
+    async def work(client: AsyncClient) -> None:
+        async with aclosing(client.tail_logs(flow, step=step, lines=lines, follow=follow)) as stream:
+            async for line in stream:
+                print(_as_json(line) if as_json else _as_text(line), flush=True)
+
+    run_with_client(work, address=address, data=data, as_json=as_json)
+
+
+def _as_text(line: flow_pb2.LogLine) -> str:
+    moment = line.time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
+    fields = json.loads(line.fields_json) if line.fields_json else {}
+    rest = "".join(f"  {key}={_value(value)}" for key, value in fields.items())
+    return f"{moment}  {line.step or '-':<12} {line.level:<7} {line.message}{rest}"
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_json(line: flow_pb2.LogLine) -> str:
+    from headrace.cli.plain import plain
+
+    facts = plain(line)
+    facts["fields"] = json.loads(facts.pop("fields_json") or "{}")
+    return json.dumps(facts, ensure_ascii=False)

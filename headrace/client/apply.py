@@ -1,0 +1,89 @@
+"""Brings a flow file into the mesh: pushes its own components, then makes the file the flow's draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.client.flow_calls import FlowCalls
+from headrace.client.registry_calls import RegistryCalls
+from headrace.model.errors import NotFound
+from headrace.model.flow_spec import FlowSpec
+from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
+from headrace.wire.flow_file import FlowFile, load_flow_file
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedComponent:
+    """A folder of the flow file, pushed; `created` is false when the mesh had equal content."""
+
+    component: str
+    revision: int
+    digest: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedFlow:
+    """What `apply` did. `change` is `created`, `updated` or `unchanged`."""
+
+    flow: flow_pb2.Flow
+    change: str
+    components: tuple[AppliedComponent, ...]
+
+
+class ApplyCalls(FlowCalls, RegistryCalls):
+    """Calls that need flows and components together."""
+
+    async def apply(
+        self, file: FlowFile | Path | str, *, pushed: Callable[[AppliedComponent], None] | None = None
+    ) -> AppliedFlow:
+        """Makes a flow file the flow's draft, creating the flow where needed; repeating it changes nothing.
+
+        A step's component that is a folder is pushed first (each folder once; `pushed` hears of it) and
+        becomes `name@latest`. InvalidInput names file, line and field. Where something fails, what was pushed
+        stays pushed and the flow is as it was.
+        """
+        loaded = file if isinstance(file, FlowFile) else load_flow_file(file)
+        components: dict[Path, AppliedComponent] = {}
+        for folder in dict.fromkeys(loaded.folders.values()):
+            components[folder] = await self._push(folder)
+            if pushed is not None:
+                pushed(components[folder])
+        references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}
+        spec = with_references(loaded.spec, references)
+        flow, change = await self._make_draft(loaded.name, spec)
+        return AppliedFlow(flow, change, tuple(components.values()))
+
+    async def _push(self, folder: Path) -> AppliedComponent:
+        answer = await self.push_component(folder)
+        revision = answer.revision
+        return AppliedComponent(revision.manifest.component, revision.number, revision.digest, answer.created)
+
+    async def _make_draft(self, name: str, spec: FlowSpec) -> tuple[flow_pb2.Flow, str]:
+        wanted = flow_spec_to_proto(spec)
+        try:
+            flow = await self.get_flow(name)
+        except NotFound:
+            return await self.create_flow(name, wanted), "created"
+        if flow.HasField("draft"):
+            present = flow.draft
+        elif flow.latest_version:
+            present = (await self.get_version(name, flow.latest_version)).spec
+        else:
+            present = flow_pb2.FlowSpec()
+        if present.steps and flow_spec_from_proto(present) == spec:
+            return flow, "unchanged"
+        return await self.update_draft(name, wanted, etag=flow.etag), "updated"
+
+
+def with_references(spec: FlowSpec, references: dict[str, str]) -> FlowSpec:
+    """The spec with other component references for the steps named."""
+    steps = tuple(
+        msgspec.structs.replace(step, component=references.get(step.name, step.component)) for step in spec.steps
+    )
+    return msgspec.structs.replace(spec, steps=steps)

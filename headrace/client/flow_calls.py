@@ -1,0 +1,189 @@
+"""Flows, versions, deployments, messages and logs: `FlowService` and `HopService`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
+from headrace.client.calls import was_repeated
+from headrace.client.operations import OperationCalls, Progress
+from headrace.client.session import PAGE_SIZE, new_request_id, resource
+from headrace.model.errors import AlreadyExists, NotFound
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+PUBLISH_TIMEOUT_S = 130.0
+# An operation ends by its own limit; the wait for it is this much longer.
+WAIT_MARGIN_S = 10.0
+
+
+class FlowCalls(OperationCalls):
+    """Flow names may be given as `orders` or as `flows/orders`."""
+
+    async def create_flow(self, flow: str, spec: flow_pb2.FlowSpec, *, validate_only: bool = False) -> flow_pb2.Flow:
+        """Creates a flow with a draft. AlreadyExists if the name is taken."""
+        request = flow_pb2.CreateFlowRequest(flow_id=flow, spec=spec, validate_only=validate_only)
+        try:
+            return await self._call(self._flows().CreateFlow, request)
+        except AlreadyExists as error:
+            if not was_repeated(error):
+                raise
+            return await self.update_draft(flow, spec)  # an attempt without an answer had created it
+
+    async def update_draft(
+        self, flow: str, spec: flow_pb2.FlowSpec, *, etag: str = "", validate_only: bool = False
+    ) -> flow_pb2.Flow:
+        """Replaces the draft. With an etag that is not the flow's: Conflict."""
+        request = flow_pb2.UpdateDraftRequest(
+            name=resource("flows", flow), spec=spec, etag=etag, validate_only=validate_only
+        )
+        return await self._call(self._flows().UpdateDraft, request)
+
+    async def get_flow(self, flow: str) -> flow_pb2.Flow:
+        return await self._call(self._flows().GetFlow, flow_pb2.GetFlowRequest(name=resource("flows", flow)))
+
+    async def list_flows(self) -> list[flow_pb2.Flow]:
+        stub = self._flows()
+
+        async def page(token: str) -> tuple[list[flow_pb2.Flow], str]:
+            request = flow_pb2.ListFlowsRequest(page_size=PAGE_SIZE, page_token=token)
+            answer = await self._call(stub.ListFlows, request)
+            return list(answer.flows), answer.next_page_token
+
+        return await self._collect(page)
+
+    async def delete_flow(self, flow: str, *, etag: str = "") -> None:
+        """Deletes a stopped flow with its versions. WrongState while it runs."""
+        request = flow_pb2.DeleteFlowRequest(name=resource("flows", flow), etag=etag)
+        try:
+            await self._call(self._flows().DeleteFlow, request)
+        except NotFound as error:
+            if not was_repeated(error):
+                raise
+
+    async def get_version(self, flow: str, number: int) -> flow_pb2.Version:
+        request = flow_pb2.GetVersionRequest(name=f"{resource('flows', flow)}/versions/{number}")
+        return await self._call(self._flows().GetVersion, request)
+
+    async def list_versions(self, flow: str) -> list[flow_pb2.Version]:
+        stub = self._flows()
+
+        async def page(token: str) -> tuple[list[flow_pb2.Version], str]:
+            request = flow_pb2.ListVersionsRequest(
+                parent=resource("flows", flow), page_size=PAGE_SIZE, page_token=token
+            )
+            answer = await self._call(stub.ListVersions, request)
+            return list(answer.versions), answer.next_page_token
+
+        return await self._collect(page)
+
+    async def list_deployments(self, flow: str) -> list[flow_pb2.Deployment]:
+        stub = self._flows()
+
+        async def page(token: str) -> tuple[list[flow_pb2.Deployment], str]:
+            request = flow_pb2.ListDeploymentsRequest(
+                parent=resource("flows", flow), page_size=PAGE_SIZE, page_token=token
+            )
+            answer = await self._call(stub.ListDeployments, request)
+            return list(answer.deployments), answer.next_page_token
+
+        return await self._collect(page)
+
+    async def publish(
+        self, flow: str, *, etag: str = "", timeout_s: float = PUBLISH_TIMEOUT_S, progress: Progress | None = None
+    ) -> flow_pb2.FlowOperationResult:
+        """Makes the draft the next version, and waits until it is (and is deployed, where the flow runs)."""
+        operation = await self.begin_publish(flow, etag=etag)
+        return await self.wait_operation(operation, timeout_s=timeout_s, progress=progress)
+
+    async def begin_publish(self, flow: str, *, etag: str = "") -> Any:
+        """Like `publish`, without waiting: answers the operation."""
+        request = flow_pb2.PublishFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
+        return await self._call(self._flows().PublishFlow, request)
+
+    async def start(
+        self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S, progress: Progress | None = None
+    ) -> flow_pb2.FlowOperationResult:
+        """Starts the newest version (or the one given) and waits until it runs.
+
+        Past `timeout_s` the mesh undoes the start, and its error says which step did not get ready.
+        """
+        operation = await self.begin_start(flow, version=version, timeout_s=timeout_s)
+        return await self.wait_operation(operation, timeout_s=timeout_s + WAIT_MARGIN_S, progress=progress)
+
+    async def begin_start(self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S) -> Any:
+        """Like `start`, without waiting: answers the operation."""
+        request = flow_pb2.StartFlowRequest(name=resource("flows", flow), version=version, request_id=new_request_id())
+        request.timeout.FromMilliseconds(int(timeout_s * 1000))
+        return await self._call(self._flows().StartFlow, request)
+
+    async def stop(
+        self, flow: str, *, drop: bool = False, timeout_s: float = STOP_TIMEOUT_S, progress: Progress | None = None
+    ) -> flow_pb2.FlowOperationResult:
+        """Stops the flow and waits until it is: messages that wait are finished, or with `drop` thrown away.
+
+        Past `timeout_s` the operation fails, and the flow goes on draining.
+        """
+        operation = await self.begin_stop(flow, drop=drop, timeout_s=timeout_s)
+        return await self.wait_operation(operation, timeout_s=timeout_s + WAIT_MARGIN_S, progress=progress)
+
+    async def begin_stop(self, flow: str, *, drop: bool = False, timeout_s: float = STOP_TIMEOUT_S) -> Any:
+        """Like `stop`, without waiting: answers the operation."""
+        mode = flow_pb2.STOP_MODE_DROP if drop else flow_pb2.STOP_MODE_DRAIN
+        request = flow_pb2.StopFlowRequest(name=resource("flows", flow), mode=mode, request_id=new_request_id())
+        request.timeout.FromMilliseconds(int(timeout_s * 1000))
+        return await self._call(self._flows().StopFlow, request)
+
+    async def get_status(self, flow: str) -> flow_pb2.FlowStatus:
+        """Steps, pins, instances, waiting messages, as they are now."""
+        request = flow_pb2.GetFlowStatusRequest(name=resource("flows", flow))
+        return await self._call(self._flows().GetFlowStatus, request)
+
+    async def watch_status(self, flow: str) -> AsyncGenerator[flow_pb2.FlowStatus, None]:
+        """The present status, then each change, and at least one every 5 s."""
+        request = flow_pb2.WatchFlowStatusRequest(name=resource("flows", flow))
+        async for message in self._stream(self._flows().WatchFlowStatus, request):
+            yield message.status
+
+    async def inject(
+        self,
+        flow: str,
+        body: bytes,
+        *,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> flow_pb2.InjectMessageResponse:
+        """Publishes one message to the flow's trigger. The same `request_id` is accepted once."""
+        request = flow_pb2.InjectMessageRequest(
+            name=resource("flows", flow),
+            body=body,
+            content_type=content_type,
+            headers=dict(headers or {}),
+            request_id=request_id or new_request_id(),
+        )
+        return await self._call(self._flows().InjectMessage, request)
+
+    async def tail_logs(
+        self, flow: str, *, step: str = "", lines: int = 50, follow: bool = False
+    ) -> AsyncGenerator[flow_pb2.LogLine, None]:
+        """Log lines, oldest first: `lines` of the past (at most 1000), then new ones with `follow`."""
+        request = flow_pb2.TailLogsRequest(name=resource("flows", flow), step=step, lines=lines, follow=follow)
+        async for message in self._stream(self._flows().TailLogs, request):
+            for line in message.lines:
+                yield line
+
+    async def hops(self, flow: str, *, deployment: int = 0) -> hop_pb2.GetHopsResponse:
+        """Latency per hop and phase since the instances of the active (or given) deployment started."""
+        stub: hop_pb2_grpc.HopServiceAsyncStub = hop_pb2_grpc.HopServiceStub(self.channel)
+        request = hop_pb2.GetHopsRequest(flow=resource("flows", flow), deployment=deployment)
+        return await self._call(stub.GetHops, request)
+
+    async def server_info(self) -> flow_pb2.ServerInfo:
+        """Version, broker, durability profile, number of gateways."""
+        return await self._call(self._flows().GetServerInfo, flow_pb2.GetServerInfoRequest())
+
+    def _flows(self) -> flow_pb2_grpc.FlowServiceAsyncStub:
+        return flow_pb2_grpc.FlowServiceStub(self.channel)

@@ -1,0 +1,103 @@
+"""What the areas of the client share: one channel, one way to call, one way to stream."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Self, TypeVar
+
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
+
+from headrace.client.calls import attempt
+from headrace.client.errors import error_of_call
+from headrace.edge.grpc_channel import DEFAULT_TIMEOUT_S, open_channel
+from headrace.model.errors import Exhausted, InvalidInput
+
+MAX_LISTED = 10_000
+PAGE_SIZE = 500
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+
+class Session:
+    """An open channel to a mesh's API address. Use it as an async context manager, in one event loop."""
+
+    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """`address` is `host:port` or `unix:/path`; `timeout_s` the limit of one call with its retries."""
+        if not address:
+            raise InvalidInput.at("address", address, "is empty", next_step="Give HOST:PORT of a mesh's API")
+        self.address = address
+        self.timeout_s = timeout_s
+        self._open: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        self._open = open_channel(self.address, timeout_s=self.timeout_s)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel; calls and streams in flight are cancelled."""
+        channel, self._open = self._open, None
+        if channel is not None:
+            await channel.close()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The open channel, for stubs that this client does not cover."""
+        if self._open is None:
+            raise RuntimeError("the client is not open: write `async with AsyncClient(address) as client:`")
+        return self._open
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, Answer],
+        request: object,
+        *,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        async def once(remaining_s: float) -> Answer:
+            return await method(request, timeout=remaining_s)
+
+        return await self._attempt(once, timeout_s)
+
+    async def _attempt(self, once: Callable[[float], Awaitable[Answer]], timeout_s: float | None = None) -> Answer:
+        return await attempt(once, address=self.address, timeout_s=timeout_s or self.timeout_s)
+
+    async def _stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Any, Answer], request: object
+    ) -> AsyncGenerator[Answer, None]:
+        """The messages of a server stream; the call is cancelled when the reader leaves."""
+        call = method(request)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.address) from None
+        finally:
+            call.cancel()
+
+    async def _collect(self, read_page: Callable[[str], Awaitable[tuple[list[Item], str]]]) -> list[Item]:
+        """All items of a paged list, at most 10 000."""
+        found: list[Item] = []
+        token = ""
+        while True:
+            items, token = await read_page(token)
+            found.extend(items)
+            if not token:
+                return found
+            if len(found) >= MAX_LISTED:
+                raise Exhausted(f"more than {MAX_LISTED} items", next_step="Read page by page through the channel")
+
+
+def new_request_id() -> str:
+    """A UUID: the same one on every attempt of a call makes the call happen once."""
+    return str(uuid.uuid4())
+
+
+def resource(collection: str, name: str) -> str:
+    """`flows/orders` for `orders` or `flows/orders`."""
+    return name if name.startswith(f"{collection}/") else f"{collection}/{name}"
