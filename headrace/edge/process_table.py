@@ -1,0 +1,136 @@
+"""What /proc says of processes: children, process groups, environment; and how to end what is left over.
+
+A process that was adopted (its parent died and this process is a subreaper) is known by a variable of its
+environment, which is inherited by everything an instance starts, or by its session. On systems without /proc
+the questions answer "nothing", and the process groups alone must do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+_PROC = Path("/proc")
+_POLL_S = 0.005
+
+
+def children_of(pid: int) -> list[int]:
+    """Direct children of a process, in no order; none if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in (_PROC / str(pid) / "task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """State, parent, group, session, ... of a process; [] if it is gone. The name may hold blanks: skip it."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def is_zombie(pid: int) -> bool:
+    return _stat_fields(pid)[:1] == ["Z"]
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and not only waiting to be reaped."""
+    fields = _stat_fields(pid)
+    return bool(fields) and fields[0] not in ("Z", "X")
+
+
+def session_of(pid: int) -> int:
+    fields = _stat_fields(pid)
+    return int(fields[3]) if fields else 0
+
+
+def group_members(group: int) -> list[int]:
+    """Running processes of a process group; the dead that nobody has reaped do not count."""
+    found = []
+    for pid in _all_pids():
+        fields = _stat_fields(pid)
+        if fields and fields[2] == str(group) and fields[0] not in ("Z", "X"):
+            found.append(pid)
+    return found
+
+
+def _all_pids() -> list[int]:
+    try:
+        return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    except OSError:
+        return []
+
+
+def environment_value(pid: int, variable: str) -> str | None:
+    """The value a process was started with; None if it has none, is gone or is somebody else's."""
+    try:
+        raw = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return None
+    prefix = variable.encode() + b"="
+    for part in raw.split(b"\0"):
+        if part.startswith(prefix):
+            return os.fsdecode(part[len(prefix) :])
+    return None
+
+
+def ancestors_of(pid: int) -> set[int]:
+    """The process itself and all its parents."""
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        fields = _stat_fields(pid)
+        pid = int(fields[1]) if fields else 0
+    return found
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Running processes of this user whose environment has the value; never this process or its parents."""
+    spared = ancestors_of(os.getpid())
+    return sorted(
+        pid
+        for pid in _all_pids()
+        if pid not in spared and environment_value(pid, variable) == value and is_running(pid)
+    )
+
+
+async def end_processes_with(variable: str, value: str, *, limit_s: float) -> list[int]:
+    """SIGKILL to every process found by its environment, until none is left; answers those it ended.
+
+    TimeoutError when one is still there at the limit.
+    """
+    ended: set[int] = set()
+    deadline = time.monotonic() + limit_s
+    while left := processes_with(variable, value):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes do not end: {left}")
+        for pid in left:
+            ended.add(pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(_POLL_S)
+    return sorted(ended)
+
+
+def group_exists(group: int) -> bool:
+    """Whether any process, reaped or not, is in the process group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def signal_group(group: int, number: int) -> None:
+    """Sends a signal to a process group; nothing if nobody is left in it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -1,0 +1,45 @@
+"""Wires the agent: driver, table, gRPC server; ordered stop within three seconds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
+from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.readiness import report_ready
+from headrace.edge.structured_log import get_logger
+from services.agent.driver import InstanceDriver
+from services.agent.instance_table import InstanceTable
+from services.agent.rpc import AgentRpc
+
+log = get_logger(__name__)
+
+STOP_GRACE_S = 2.0
+SERVICE_NAME = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+
+
+class AgentApp:
+    """The agent as a service of `run_service`."""
+
+    def __init__(self, driver: InstanceDriver, listen: str, *, instance_limit: int) -> None:
+        self._driver = driver
+        self._listen = listen
+        self._table = InstanceTable(driver, limit=instance_limit)
+        self._server: GrpcServer | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        await self._driver.prepare()
+        server = GrpcServer()
+        server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, AgentRpc(self._table), SERVICE_NAME)
+        server.on_stop(self._table.refuse_new)
+        address = await server.start(self._listen)
+        self._server = server
+        report_ready({"address": address})
+        log.info("agent serves", address=address)
+
+    async def stop(self) -> None:
+        """Refuses new instances, ends all of them in parallel, then the server."""
+        self._table.refuse_new()
+        await self._table.close(STOP_GRACE_S)
+        if self._server is not None:
+            await self._server.stop(0.2)

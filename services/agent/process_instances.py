@@ -1,0 +1,140 @@
+"""Instances as processes: a sidecar each, in a session of its own, restarted with back-off.
+
+A sidecar is tied to the agent and a component to its sidecar by the parent-death signal; whatever a
+component started itself is adopted by the agent (a subreaper) and ended with the instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.edge.child_process import Command, adopt_orphans, end_adopted, own_module, reap_adopted
+from headrace.edge.grpc_environment import prepare_grpc_environment
+from headrace.edge.process_table import end_processes_with
+from headrace.edge.structured_log import get_logger
+from headrace.edge.supervised import ProcessState, Supervised
+from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
+
+log = get_logger(__name__)
+
+INSTANCE_VARIABLE = "HEADRACE_INSTANCE"
+AGENT_VARIABLE = "HEADRACE_AGENT"
+LEFTOVER_LIMIT_S = 5.0
+KEPT_LOGS = 300
+
+_STATES = {
+    ProcessState.STARTING: InstanceState.STARTING,
+    ProcessState.UP: InstanceState.UP,
+    ProcessState.BACKING_OFF: InstanceState.BACKING_OFF,
+    ProcessState.STOPPING: InstanceState.STOPPING,
+    ProcessState.ENDED: InstanceState.STOPPING,
+}
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """Where instances find the rest of the mesh, and what runs as their sidecar."""
+
+    nats_url: str
+    registry: str
+    cache_dir: Path
+    run_dir: Path
+    log_dir: Path
+    command: Sequence[str] = own_module("services.sidecar")
+    log_level: str = "info"
+
+
+class ProcessInstance:
+    """One supervised sidecar."""
+
+    def __init__(self, settings: ProcessSettings, spec: InstanceSpec, on_change: Callable[[], None]) -> None:
+        self._settings = settings
+        self._spec = spec
+        self._supervised = Supervised(spec.name, self._command, clean_up=self._end_leftovers, on_change=on_change)
+        self._supervised.start()
+
+    def _command(self) -> Command:
+        settings, spec = self._settings, self._spec
+        environment: dict[str, str] = {
+            "HEADRACE_NATS_URL": settings.nats_url,
+            "HEADRACE_REGISTRY": settings.registry,
+            "HEADRACE_CACHE_DIR": str(settings.cache_dir),
+            "HEADRACE_RUN_DIR": str(settings.run_dir),
+            "HEADRACE_WORKSPACE": spec.workspace,
+            "HEADRACE_FLOW": spec.flow,
+            "HEADRACE_DEPLOYMENT": str(spec.deployment),
+            "HEADRACE_STEP": spec.step,
+            "HEADRACE_REPLICA": str(spec.replica),
+            "HEADRACE_PLAN_DIGEST": spec.plan_digest,
+            "HEADRACE_LOG_LEVEL": settings.log_level,
+            INSTANCE_VARIABLE: spec.name,
+            AGENT_VARIABLE: str(settings.run_dir),
+        }
+        prepare_grpc_environment(environment)
+        for variable in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT"):
+            environment[variable] = os.environ.get(variable, environment[variable])
+        return Command(tuple(settings.command), environment, log_file=settings.log_dir / f"{spec.name}.log")
+
+    async def _end_leftovers(self, pid: int) -> None:
+        await end_adopted(session=pid, variable=INSTANCE_VARIABLE, value=self._spec.name)
+
+    def view(self, generation: int) -> InstanceView:
+        supervised = self._supervised
+        return InstanceView(
+            spec=self._spec,
+            generation=generation,
+            state=_STATES[supervised.state],
+            address=supervised.address,
+            pid=supervised.pid,
+            starts=supervised.starts,
+            last_exit=supervised.last_exit,
+            started_at_unix_s=supervised.started_at_unix_s,
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        address = str(self._supervised.facts.get("address", ""))
+        await self._supervised.stop(grace_s)
+        if address.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                os.unlink(address.removeprefix("unix:"))
+
+
+class ProcessDriver:
+    """Runs instances as processes of this machine; no privileges needed."""
+
+    def __init__(self, settings: ProcessSettings) -> None:
+        self._settings = settings
+
+    async def prepare(self) -> None:
+        adopt_orphans()
+        settings = self._settings
+        for folder in (settings.cache_dir, settings.run_dir, settings.log_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ended = await end_processes_with(AGENT_VARIABLE, str(settings.run_dir), limit_s=LEFTOVER_LIMIT_S)
+        if ended:
+            log.warning("ended processes left over from an earlier agent", count=len(ended))
+        for socket_file in settings.run_dir.glob("*.sock"):
+            with contextlib.suppress(OSError):
+                socket_file.unlink()
+        self._forget_old_logs()
+
+    def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> ProcessInstance:
+        reap_adopted()
+        return ProcessInstance(self._settings, spec, on_change)
+
+    async def close(self) -> None:
+        try:
+            await end_adopted(limit_s=1.0)
+        except TimeoutError as error:
+            log.error("left over processes", error=str(error))
+
+    def _forget_old_logs(self) -> None:
+        """Keeps the newest logs; those of running instances are newer than any other."""
+        by_age = sorted(self._settings.log_dir.glob("*.log*"), key=lambda file: file.stat().st_mtime)
+        for file in by_age[:-KEPT_LOGS]:
+            with contextlib.suppress(OSError):
+                file.unlink()
