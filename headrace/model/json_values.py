@@ -1,0 +1,78 @@
+"""Checks of values that people or other programs wrote: text, mappings, JSON values, JSON Schemas. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.model.errors import FieldViolation, InvalidInput
+
+MAX_NESTING = 60
+MAX_KEY = 1_000
+
+
+def check_mapping(field: str, data: object) -> dict[str, Any]:
+    """The value if it is a mapping with text keys."""
+    if not isinstance(data, dict):
+        raise InvalidInput.at(field, data, "is not a mapping of names to values")
+    for key in data:
+        if not isinstance(key, str):
+            raise InvalidInput.at(field, key, "is not a text key", next_step="Put it in quotes")
+    return data
+
+
+def check_text(field: str, data: object, *, limit: int, next_step: str = "Put it in quotes") -> str:
+    """The value if it is text of at most `limit` characters that can be encoded."""
+    if not isinstance(data, str):
+        raise InvalidInput.at(field, data, "is not text", next_step=next_step)
+    if len(data) > limit:
+        raise InvalidInput.at(field, data, f"is longer than {limit} characters")
+    try:
+        data.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput.at(field, data, "is not valid text") from error
+    return data
+
+
+def check_json(field: str, value: Any, depth: int = 0) -> None:
+    """Refuses what JSON cannot hold: YAML also knows dates, bytes, infinities and keys that are not text."""
+    if depth > MAX_NESTING:
+        raise InvalidInput(f"{field}: nested deeper than {MAX_NESTING} levels", reason="BAD_SCHEMA")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_text(field, key, limit=MAX_KEY)
+            check_json(f"{field}.{key}", item, depth + 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            check_json(f"{field}[{index}]", item, depth + 1)
+    elif isinstance(value, str):
+        check_text(field, value, limit=1_000_000)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**64:
+            raise InvalidInput.at(field, value, "does not fit in 64 bits", reason="BAD_SCHEMA")
+    elif not (value is None or isinstance(value, bool) or (isinstance(value, float) and value - value == 0)):
+        raise InvalidInput.at(field, value, "is not a JSON value", next_step="Put it in quotes", reason="BAD_SCHEMA")
+
+
+def check_schema(field: str, data: object) -> dict[str, Any] | None:
+    """The value if it is a JSON Schema (draft 2020-12) given as a mapping; None stays None."""
+    if data is None:
+        return None
+    schema = check_mapping(field, data)
+    check_json(field, schema)
+    # Imported here: it is slow to load, and whoever only reads manifests does not need it.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except RecursionError as error:
+        raise InvalidInput(f"{field}: nested too deeply", reason="BAD_SCHEMA") from error
+    except SchemaError as error:
+        where = ".".join([field, *(str(part) for part in error.absolute_path)])
+        raise InvalidInput(
+            f"{where}: not a JSON Schema: {error.message[:200]}",
+            reason="BAD_SCHEMA",
+            next_step="Correct the schema (draft 2020-12)",
+            violations=[FieldViolation(where, error.message[:200])],
+        ) from error
+    return schema
