@@ -60,8 +60,30 @@ class PublishUnknown(Exception):
         self.no_responders = no_responders
 
 
+class LaneFull(Exception):
+    """As many publishes (or bytes) without an answer as the lane allows: wait for `room`, then publish again.
+
+    Nothing was written.
+    """
+
+
+class AckUnknown(Exception):
+    """An ack was not confirmed in time: the message may be delivered again.
+
+    `no_responders`: the consumer is not there (deleted, or its stream is gone or not up yet).
+    """
+
+    def __init__(self, cause: str, *, no_responders: bool = False) -> None:
+        super().__init__(cause)
+        self.no_responders = no_responders
+
+
 class Consumption(Protocol):
     """A running pull on one durable consumer."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing comes (consumer deleted, server away); empty while all is well. It keeps trying."""
 
     def release(self, count: int = 1) -> None:
         """Returns credit: `count` delivered messages are finished with; more may be asked for."""
@@ -76,7 +98,14 @@ class JetStreamLane(Protocol):
     def publish(
         self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = 5.0
     ) -> asyncio.Future[Stored]:
-        """Writes now (batched per loop turn); the future ends in Stored, PublishRefused or PublishUnknown."""
+        """Writes now (batched per loop turn); the future ends in Stored, PublishRefused or PublishUnknown.
+
+        Raises LaneFull at once (nothing written), ValueError for a subject or id that cannot be sent. While the
+        connection is down it is kept, up to its deadline, and written first thing after the reconnect.
+        """
+
+    async def room(self) -> None:
+        """Returns when `publish` would not raise LaneFull."""
 
     def consume(
         self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
@@ -84,22 +113,40 @@ class JetStreamLane(Protocol):
         """Overlapping pull requests with idle heartbeats; at most `credit` messages unreleased."""
 
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
-        """Confirmed ack. Repeated by the lane after a reconnect, before it pulls, until confirmed or timed out."""
+        """Confirmed ack. Repeated by the lane after a reconnect, before it pulls, until confirmed or timed out
+        (then AckUnknown)."""
 
     def extend(self, delivery: Delivery) -> None:
         """In-progress: restarts the ack deadline."""
 
     def send(self, subject: str, payload: bytes) -> None:
-        """Core NATS publish."""
+        """Core NATS publish. Kept while the connection is down; LaneFull past the bound of what is kept."""
 
     async def flush(self, timeout_s: float = 2.0) -> None:
-        """Returns when the server has read what was written."""
+        """Returns when the server has read what was written; TimeoutError, or ConnectionError if the connection
+        broke meanwhile (what was sent before may be lost)."""
 
     @property
     def outstanding(self) -> int:
         """Publishes and acks without an answer."""
 
-    async def close(self, timeout_s: float = 2.0) -> None: ...
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Stops pulls, waits for answers up to the limit, then ends what is left in PublishUnknown or AckUnknown.
+
+        The connection itself stays with its owner.
+        """
+
+
+class StreamClosed(ConnectionError):
+    """The stream to the component is over; `code` is a gRPC status name, for example UNAVAILABLE."""
+
+    def __init__(self, cause: str, code: str = "UNKNOWN") -> None:
+        super().__init__(cause)
+        self.code = code
+
+
+class StreamFull(Exception):
+    """More inputs wait for a frame than the stream allows; nothing of this call was queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +172,14 @@ class ComponentStream(Protocol):
     """
 
     def send(self, inputs: Sequence[ComponentInput]) -> None:
-        """Queues inputs for the next frame, which leaves at once if none is being written."""
+        """Queues inputs for the next frame, which leaves at once if none is being written.
+
+        StreamClosed when the stream is over, StreamFull past its bound, ValueError for an input that fits no
+        frame (about 15 MiB).
+        """
 
     async def ping(self, timeout_s: float) -> None:
-        """Self-check through the stream; TimeoutError or ConnectionError."""
+        """Self-check through the stream; TimeoutError, or StreamClosed (a ConnectionError)."""
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Half-closes, waits for the component to end the stream, then cancels."""
+        """Half-closes, waits for the component to end the stream, then cancels. `on_closed` is not called."""

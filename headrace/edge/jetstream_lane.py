@@ -1,0 +1,216 @@
+"""`NatsLane`: the JetStream lane over one nats-py connection (headrace.ports.JetStreamLane).
+
+Publishes and acks share one wildcard inbox, each with a slot of its own (`lane_publishes`, `lane_acks`). When
+the connection breaks, publishes already written end in PublishUnknown at the reconnect, not before and not at
+their deadline: their answers can no longer come, and only from then on can a repeat with the same id succeed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.client import Client
+
+from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
+from headrace.edge.lane_publishes import PublishBook
+from headrace.edge.nats_tap import NatsTap
+from headrace.edge.pull_consumption import HEARTBEAT_S, PullConsumption
+from headrace.edge.structured_log import get_logger
+from headrace.ports import AckUnknown, Delivery, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.wire import jetstream
+
+log = get_logger(__name__)
+
+MAX_OUTSTANDING = 4096
+MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
+MAX_KEPT_BYTES = 8 * 1024 * 1024
+MAX_BACKLOG_BYTES = 64 * 1024 * 1024
+SUBJECT_CACHE = 4096
+
+
+class NatsLane:
+    """Takes over a connected client (see `nats_tap`); that stays its owner's to close, after the lane."""
+
+    def __init__(
+        self,
+        connection: Client,
+        *,
+        max_outstanding: int = MAX_OUTSTANDING,
+        max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._tap = NatsTap(
+            connection,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_closed=lambda: self._end("the connection is closed"),
+        )
+        self._inbox = connection.new_inbox()
+        prefix = self._inbox.encode() + b"."
+        self._skip = len(prefix)
+        self._publishes = PublishBook(self._tap, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
+        self._acks = AckBook(self._tap, prefix, on_recovered=self._resume)
+        self._heartbeat_s = heartbeat_s
+        self._consumptions: list[PullConsumption] = []
+        self._consumptions_made = 0
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._checked: set[str] = set()
+        self._ended = ""
+
+    async def start(self) -> None:
+        """InvalidInput unless the client is connected over TCP. Returns when the server knows the inbox."""
+        self._tap.attach()
+        self._tap.subscribe(f"{self._inbox}.*", self._on_answer)
+        await self.flush()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._publishes) + len(self._acks)
+
+    def publish(
+        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = 5.0
+    ) -> asyncio.Future[Stored]:
+        """See the port."""
+        size = len(payload)
+        if self._publishes.is_full(size):
+            waiting, held = len(self._publishes), self._publishes.bytes_waiting
+            raise LaneFull(f"{waiting} publishes ({held} bytes) wait for the broker's answer")
+        if subject not in self._checked:
+            self._check_subject(subject)
+        header = jetstream.publish_headers(message_id, traceparent)
+        if self._ended:
+            return _failed(PublishUnknown(self._ended))
+        if size + len(header) > self._tap.max_payload:
+            text = f"{size + len(header)} bytes exceed the broker's maximum of {self._tap.max_payload}"
+            return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
+        return self._publishes.add(subject, header, payload, timeout_s)
+
+    async def room(self) -> None:
+        """See the port."""
+        await self._publishes.room()
+
+    def consume(
+        self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
+    ) -> PullConsumption:
+        """See the port. ConnectionError when the lane is closed."""
+        self._check_subject(jetstream.pull_subject(stream, consumer))
+        if self._ended:
+            raise ConnectionError(self._ended)
+        self._consumptions_made += 1
+        consumption = PullConsumption(
+            self._tap,
+            f"{self._inbox}.c{self._consumptions_made}",
+            stream,
+            consumer,
+            credit,
+            on_deliveries,
+            on_stopped=self._forget,
+            heartbeat_s=self._heartbeat_s,
+        )
+        self._consumptions.append(consumption)
+        if self._tap.up and not self._acks.recovering:
+            consumption.resume()
+        return consumption
+
+    def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
+        """See the port."""
+        if self._ended:
+            return _failed(AckUnknown(self._ended))
+        return self._acks.add(delivery.token)
+
+    def extend(self, delivery: Delivery) -> None:
+        """See the port. Not kept while the connection is down."""
+        if self._tap.up:
+            self._tap.write(f"PUB {delivery.token} 4\r\n+WPI\r\n".encode())
+
+    def send(self, subject: str, payload: bytes) -> None:
+        """See the port. ValueError for a payload beyond the broker's maximum."""
+        if subject not in self._checked:
+            self._check_subject(subject)
+        if len(payload) > self._tap.max_payload:
+            raise ValueError(f"payload: {len(payload)} bytes exceed the broker's maximum of {self._tap.max_payload}")
+        command = f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n"
+        if self._tap.up:
+            if self._tap.write_backlog > MAX_BACKLOG_BYTES:
+                raise LaneFull(f"{self._tap.write_backlog} bytes wait to be written")
+            self._tap.write(command)
+            return
+        if self._kept_bytes + len(command) > MAX_KEPT_BYTES:
+            raise LaneFull(f"{self._kept_bytes} bytes wait for the connection")
+        self._kept.append(command)
+        self._kept_bytes += len(command)
+
+    async def flush(self, timeout_s: float = 2.0) -> None:
+        """See the port. Calls of one turn of the loop share one PING."""
+        async with asyncio.timeout(timeout_s):
+            if self._ended:
+                raise ConnectionError(self._ended)
+            await self._tap.wait_up()
+            await asyncio.shield(self._tap.ping())
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """See the port."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        if self._consumptions:
+            stops = [asyncio.ensure_future(consumption.stop()) for consumption in list(self._consumptions)]
+            await asyncio.wait(stops, timeout=timeout_s)
+        remaining = deadline - asyncio.get_running_loop().time()
+        waiting = [*self._publishes.futures(), *self._acks.futures()]
+        if waiting and remaining > 0:
+            await asyncio.wait(waiting, timeout=remaining)
+        self._end("the lane is closed")
+        self._tap.detach()
+
+    def _on_answer(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        token = subject[self._skip :]
+        if token.startswith(TOKEN_LETTER):
+            self._acks.answer(token, headers)
+        else:
+            self._publishes.answer(token, data, headers)
+
+    def _on_down(self) -> None:
+        self._acks.disconnected()
+        for consumption in self._consumptions:
+            consumption.pause()
+
+    def _on_up(self) -> None:
+        self._acks.reconnected()  # resumes the pulls when these acks are confirmed
+        for command in self._kept:
+            self._tap.write(command)
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._publishes.reconnected()
+
+    def _resume(self) -> None:
+        for consumption in self._consumptions:
+            consumption.resume()
+
+    def _forget(self, consumption: PullConsumption) -> None:
+        if consumption in self._consumptions:
+            self._consumptions.remove(consumption)
+
+    def _end(self, cause: str) -> None:
+        if self._ended:
+            return
+        self._ended = cause
+        for consumption in list(self._consumptions):
+            consumption.abandon()
+        self._publishes.end_all(cause)
+        self._acks.end_all(cause)
+
+    def _check_subject(self, subject: str) -> None:
+        """Refuses what would end the protocol line early; remembers what was found good."""
+        if not subject or not subject.isprintable() or " " in subject:
+            raise ValueError(f"subject: {subject!r} cannot be published to")
+        if len(self._checked) >= SUBJECT_CACHE:
+            self._checked.clear()
+        self._checked.add(subject)
+
+
+def _failed(error: Exception) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

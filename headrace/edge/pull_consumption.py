@@ -1,0 +1,256 @@
+"""Pulls one durable consumer through a NatsTap: credit, overlapping requests, heartbeats, recovery.
+
+Accounting: `asked` messages may still come from open pull requests, `held` were handed over and not released;
+asked + held never exceeds the credit. The server serves requests first come first served, so a delivery counts
+against the oldest one; a status for a request ends it with whatever it had left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.edge.nats_tap import NatsTap
+from headrace.edge.structured_log import get_logger
+from headrace.ports import Delivery
+from headrace.wire import jetstream
+
+log = get_logger(__name__)
+
+EXPIRES_S = 30.0
+HEARTBEAT_S = 5.0
+MISSED_HEARTBEATS = 2
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 1.0
+STOP_LIMIT_S = 2.0
+
+
+@dataclass(slots=True)
+class _Request:
+    left: int
+    made_at: float
+
+
+class PullConsumption:
+    """Implements `headrace.ports.Consumption`. `on_deliveries` gets one list per turn of the loop."""
+
+    def __init__(
+        self,
+        tap: NatsTap,
+        inbox: str,
+        stream: str,
+        consumer: str,
+        credit: int,
+        on_deliveries: Callable[[list[Delivery]], None],
+        *,
+        on_stopped: Callable[[PullConsumption], None],
+        heartbeat_s: float = HEARTBEAT_S,
+        expires_s: float = EXPIRES_S,
+    ) -> None:
+        if credit < 1:
+            raise ValueError(f"credit: {credit} is below 1")
+        self._tap, self._inbox, self._credit = tap, inbox, credit
+        self._stream, self._consumer = stream, consumer
+        self._on_deliveries, self._on_stopped = on_deliveries, on_stopped
+        self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
+        self._pull_subject = jetstream.pull_subject(stream, consumer)
+        self._loop = asyncio.get_running_loop()
+        self._requests: dict[bytes, _Request] = {}
+        self._number = 0
+        self._epoch = 0
+        self._sid = 0
+        self._asked = 0
+        self._held = 0
+        self._ready: list[Delivery] = []
+        self._read_at = (0, 0)
+        self._refill_scheduled = False
+        self._paused = True
+        self._stopping = False
+        self._heard = False
+        self._failures = 0
+        self._backoff: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        return self._problem
+
+    def pause(self) -> None:
+        """The connection is down: what was asked for will not come."""
+        self._paused = True
+        self._forget_requests()
+        self._cancel_timers()
+
+    def resume(self) -> None:
+        """The connection stands: ask (again), on a fresh inbox so that answers to old requests miss it."""
+        if self._stopping:
+            return
+        self._paused = False
+        self._renew()
+
+    def release(self, count: int = 1) -> None:
+        self._held = max(0, self._held - count)
+        if not self._refill_scheduled:
+            self._refill_scheduled = True
+            self._loop.call_soon(self._refill)
+
+    async def stop(self) -> None:
+        """Bounded by 2 s. A message that the broker is just sending when interest is withdrawn comes back
+        after the ack wait."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._cancel_timers()
+        if self._sid:
+            self._tap.unsubscribe(self._sid)
+            if self._tap.up:
+                await asyncio.wait([self._tap.ping()], timeout=STOP_LIMIT_S)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends at once, without a word to the server; hands over what has arrived."""
+        self._stopping = True
+        self._cancel_timers()
+        if self._ready:
+            self._hand_over()
+        if self._sid:
+            self._tap.forget(self._sid)
+            self._sid = 0
+        self._on_stopped(self)
+
+    def _renew(self) -> None:
+        if self._sid:
+            self._tap.forget(self._sid)
+        self._forget_requests()
+        self._epoch += 1
+        self._sid = self._tap.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_message)
+        self._refill()
+        self._arm_watch()
+
+    def _forget_requests(self) -> None:
+        self._requests.clear()
+        self._asked = 0
+
+    def _refill(self) -> None:
+        self._refill_scheduled = False
+        if self._paused or self._stopping or self._backoff is not None:
+            return
+        wanted = self._credit - self._held - self._asked
+        # Half of the credit at a time; less only when nothing more would come otherwise.
+        if wanted < 1 or (self._asked and 2 * wanted < self._credit):
+            return
+        self._number += 1
+        token = b"%d" % self._number
+        body = jetstream.pull_request(wanted, expires_s=self._expires_s, heartbeat_s=self._heartbeat_s)
+        inbox = f"{self._inbox}.{self._epoch}.{self._number}"
+        self._tap.write(f"PUB {self._pull_subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
+        self._requests[token] = _Request(wanted, self._loop.time())
+        self._asked += wanted
+
+    def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        self._heard = True
+        if not reply.startswith(b"$JS.ACK."):
+            if headers is not None:
+                self._on_status(subject, headers)
+            return
+        token = reply.decode()
+        facts = jetstream.parse_ack_subject(token)
+        message_id, traceparent = jetstream.parse_delivery_headers(headers) if headers else ("", "")
+        ready = self._ready
+        if not ready:
+            self._read_at = (time.time_ns(), time.monotonic_ns())
+            self._loop.call_soon(self._hand_over)
+        unix_ns, mono_ns = self._read_at
+        ready.append(
+            Delivery(
+                subject.decode(),
+                data,
+                message_id,
+                traceparent,
+                facts.stream_sequence,
+                facts.delivered,
+                facts.stored_at_unix_ns,
+                unix_ns,
+                mono_ns,
+                token,
+            )
+        )
+        self._held += 1
+        self._count_delivery()
+
+    def _count_delivery(self) -> None:
+        if self._asked == 0:
+            return
+        self._asked -= 1
+        requests = self._requests
+        oldest = next(iter(requests))
+        request = requests[oldest]
+        request.left -= 1
+        if request.left <= 0:
+            del requests[oldest]
+
+    def _hand_over(self) -> None:
+        deliveries, self._ready = self._ready, []
+        if not deliveries:
+            return
+        if self._failures or self._problem:
+            self._failures, self._problem = 0, ""
+        try:
+            self._on_deliveries(deliveries)
+        except Exception:
+            log.exception("deliveries could not be handed over", consumer=self._consumer, count=len(deliveries))
+        self._refill()
+
+    def _on_status(self, subject: bytes, headers: bytes) -> None:
+        code, text = jetstream.parse_status(headers)
+        if code == jetstream.HEARTBEAT:
+            self._failures, self._problem = 0, ""
+            return
+        request = self._requests.pop(subject.rpartition(b".")[2], None)
+        if request is None:
+            return
+        self._asked -= request.left
+        # An early end (paused, deleted, no responders, leader change) must not turn into a busy loop.
+        early = self._loop.time() - request.made_at < self._expires_s / 2
+        if code in (jetstream.REQUEST_TIMEOUT, jetstream.NO_MESSAGES) and not early:
+            self._refill()
+            return
+        self._fail("no responders" if code == jetstream.NO_RESPONDERS else text or f"status {code}")
+
+    def _fail(self, cause: str) -> None:
+        if not self._problem:
+            log.info("a pull ended", stream=self._stream, consumer=self._consumer, cause=cause)
+        self._problem = f"consumer {self._consumer} of stream {self._stream}: {cause}"
+        if self._backoff is None and not self._stopping:
+            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 10))
+            self._failures += 1
+            self._backoff = self._loop.call_later(delay, self._end_backoff)
+
+    def _end_backoff(self) -> None:
+        self._backoff = None
+        self._refill()
+
+    def _arm_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._heard = False
+        self._watch = self._loop.call_later(MISSED_HEARTBEATS * self._heartbeat_s, self._check_heard)
+
+    def _check_heard(self) -> None:
+        self._watch = None
+        if self._paused or self._stopping:
+            return
+        if self._asked and not self._heard:
+            self._problem = f"consumer {self._consumer} of stream {self._stream}: no heartbeat"
+            self._renew()
+            return
+        self._arm_watch()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._backoff, self._watch):
+            if timer is not None:
+                timer.cancel()
+        self._backoff = self._watch = None

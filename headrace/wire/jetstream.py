@@ -1,0 +1,137 @@
+"""JetStream's own wire forms: ack subjects, publish acknowledgements, status lines, pull requests.
+
+Sources: ADR-15 (ack subject, v1 and v2), ADR-13 (pull requests), ADR-22 (publish acknowledgements), and what
+nats-server 2.15.1 sends.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+ACK_PREFIX = "$JS.ACK."
+ACK = b"+ACK"
+IN_PROGRESS = b"+WPI"
+
+EDGE_FULL = 10077
+MESSAGE_TOO_LARGE = 10054
+DUPLICATE_IN_PROCESS = 10158
+
+HEARTBEAT = 100
+NO_MESSAGES = 404
+REQUEST_TIMEOUT = 408
+CONFLICT = 409
+NO_RESPONDERS = 503
+
+_ID_HEADER = "Nats-Msg-Id: "
+_TRACE_HEADER = "traceparent: "
+
+
+class MalformedAnswer(ValueError):
+    """The broker (or somebody else on the subject) sent what is none of JetStream's forms."""
+
+
+class AckSubject(NamedTuple):
+    """What the reply subject of a delivery tells; `stored_at_unix_ns` is the broker's clock."""
+
+    stream: str
+    consumer: str
+    delivered: int
+    stream_sequence: int
+    consumer_sequence: int
+    stored_at_unix_ns: int
+    pending: int
+
+
+def parse_ack_subject(subject: str) -> AckSubject:
+    """Parses `$JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<time>.<pending>` (v1) and
+    `$JS.ACK.<domain>.<account>.<stream>. ... .<pending>[.<token>]` (v2); MalformedAnswer for anything else."""
+    parts = subject.split(".")
+    count = len(parts)
+    if parts[0] != "$JS" or count < 9 or parts[1] != "ACK":
+        raise MalformedAnswer(f"not an ack subject: {subject}")
+    first = 2 if count == 9 else 4
+    if count == 10 or count > 12:
+        raise MalformedAnswer(f"not an ack subject: {subject}")
+    try:
+        return AckSubject(
+            parts[first],
+            parts[first + 1],
+            int(parts[first + 2]),
+            int(parts[first + 3]),
+            int(parts[first + 4]),
+            int(parts[first + 5]),
+            int(parts[first + 6]),
+        )
+    except ValueError as error:
+        raise MalformedAnswer(f"not an ack subject: {subject}") from error
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """`err_code` is JetStream's own, `code` resembles HTTP's."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """Answer to a publish; `error` is set when nothing was stored."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+_decode_pub_ack = msgspec.json.Decoder(PubAck).decode
+
+
+def parse_pub_ack(payload: bytes) -> PubAck:
+    """Parses the JSON answer to a publish; MalformedAnswer if it is none."""
+    try:
+        answer = _decode_pub_ack(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedAnswer(f"not a publish acknowledgement: {payload[:120]!r}") from error
+    if answer.seq == 0 and answer.error is None:
+        raise MalformedAnswer(f"not a publish acknowledgement: {payload[:120]!r}")
+    return answer
+
+
+def parse_status(header: bytes) -> tuple[int, str]:
+    """Code and text of an inline status (`NATS/1.0 408 Request Timeout`); (0, "") for plain headers."""
+    line = header.partition(b"\r\n")[0].decode("utf-8", "replace")
+    parts = line.split(" ", 2)
+    if len(parts) < 2 or parts[0] != "NATS/1.0" or not parts[1].isdigit():
+        return 0, ""
+    return int(parts[1]), parts[2] if len(parts) == 3 else ""
+
+
+def parse_delivery_headers(header: bytes) -> tuple[str, str]:
+    """Message id and traceparent of a delivered message; empty where absent."""
+    message_id = traceparent = ""
+    for line in header.decode("utf-8", "replace").split("\r\n"):
+        if line.startswith(_ID_HEADER):
+            message_id = line[13:]
+        elif line.startswith(_TRACE_HEADER):
+            traceparent = line[13:]
+    return message_id, traceparent
+
+
+def publish_headers(message_id: str, traceparent: str) -> bytes:
+    """Header block of a publish; ValueError if a value holds control characters (it would end the line)."""
+    if not (message_id.isprintable() and traceparent.isprintable()):
+        raise ValueError("a message id or traceparent holds control characters")
+    if traceparent:
+        return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\ntraceparent: {traceparent}\r\n\r\n".encode()
+    return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+
+
+def pull_subject(stream: str, consumer: str) -> str:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
+def pull_request(batch: int, *, expires_s: float, heartbeat_s: float) -> bytes:
+    """A pull for up to `batch` messages; the server wants the heartbeat at most half of the expiry."""
+    return b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, int(expires_s * 1e9), int(heartbeat_s * 1e9))
