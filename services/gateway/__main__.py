@@ -1,0 +1,43 @@
+"""`python -m services.gateway --nats URL --listen HOST:PORT`"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from headrace.edge.service_runner import run_service
+from headrace.model.names import DEFAULT_WORKSPACE
+from services.gateway.app import Gateway, GatewaySettings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="services.gateway", description="HTTP gateway: webhooks and their replies.")
+    parser.add_argument("--nats", required=True, metavar="URL", help="NATS server, or several with commas between")
+    parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one")
+    parser.add_argument("--workspace", default=DEFAULT_WORKSPACE)
+    parser.add_argument("--name", default="", help="name of this gateway; drawn when not given")
+    parser.add_argument(
+        "--grace", type=float, default=2.0, metavar="SECONDS", help="time for requests in flight when it stops"
+    )
+    parser.add_argument("--max-requests", type=int, default=2_000, help="requests in work at once, then 429")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args()
+    host, _, port = arguments.listen.rpartition(":")
+    if not port.isdigit():
+        parser.error(f"--listen {arguments.listen!r} is not HOST:PORT")
+    settings = GatewaySettings(
+        nats_url=arguments.nats,
+        host=host.strip("[]") or "127.0.0.1",
+        port=int(port),
+        workspace=arguments.workspace,
+        name=arguments.name,
+        grace_s=arguments.grace,
+        max_requests=arguments.max_requests,
+    )
+    return run_service(
+        "gateway", Gateway(settings), log_level=arguments.log_level, stop_timeout_s=arguments.grace + 6.0
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

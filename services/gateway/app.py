@@ -1,0 +1,163 @@
+"""The gateway as a service: connections, routes, replies, HTTP; started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ExceptionHandler
+
+from headrace.edge.jetstream_lane import NatsLane
+from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.readiness import report_ready
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.answer import ANSWER_TTL_S
+from headrace.model.names import DEFAULT_WORKSPACE
+from services.gateway.answer_book import AnswerBook
+from services.gateway.domain import refusals
+from services.gateway.domain.admission import Admission
+from services.gateway.domain.refusals import Refusal
+from services.gateway.hook import Hook
+from services.gateway.hop_log import HopLog
+from services.gateway.http_server import HttpServer
+from services.gateway.ingress import Ingress
+from services.gateway.reply_desk import ReplyDesk
+from services.gateway.routes import RouteTable
+
+log = get_logger(__name__)
+
+START_LIMIT_S = 10.0
+CLOSE_LIMIT_S = 1.0
+# Replies that wait in the process while the loop is busy; past it nats-py drops (the caller gets 504).
+MAX_PENDING_REPLIES = 16 * 1024
+MAX_PENDING_REPLY_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """`name` is drawn when empty; `grace_s` is how long requests in flight may take when the gateway stops."""
+
+    nats_url: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    workspace: str = DEFAULT_WORKSPACE
+    name: str = ""
+    grace_s: float = 2.0
+    max_requests: int = 2_000
+
+
+class Gateway:
+    """One gateway process; any number run side by side."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._name = settings.name or f"gateway-{secrets.token_hex(4)}"
+        self._admission = Admission(max_requests=settings.max_requests)
+        self._desk = ReplyDesk()
+        self._hops = HopLog()
+        self._address = ""
+        self._connection: Client | None = None
+        self._lane: NatsLane | None = None
+        self._hook: Hook | None = None
+        self._server: HttpServer | None = None
+        self._routes_task: asyncio.Task[None] | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        settings = self._settings
+        self._connection = await connect_nats(settings.nats_url, self._name, timeout_s=START_LIMIT_S)
+        self._lane = NatsLane(self._connection)
+        await self._lane.start()
+        routes = RouteTable(
+            await KvBucket.open(self._connection, subjects.route_bucket(settings.workspace)),
+        )
+        answers = await KvBucket.open(self._connection, subjects.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S)
+        self._routes_task = tasks.create_task(routes.follow(), name="routes")
+        self._hook = Hook(
+            workspace=settings.workspace,
+            gateway=self._name,
+            routes=routes,
+            ingress=Ingress(self._lane, settings.workspace, routes.find),
+            desk=self._desk,
+            answers=AnswerBook(answers),
+            admission=self._admission,
+            hops=self._hops,
+        )
+        await routes.wait_until_read(START_LIMIT_S)
+        self._server = HttpServer(make_app(self._hook), settings.host, settings.port)
+        self._address = await self._server.start(tasks)
+        await self._subscribe()
+        log.info("gateway serves", address=self._address, gateway=self._name)
+        report_ready({"address": self._address, "name": self._name})
+
+    async def _subscribe(self) -> None:
+        assert self._connection is not None
+        workspace = self._settings.workspace
+        await self._connection.subscribe(
+            subjects.reply_subject(workspace, self._name),
+            cb=self._desk.on_message,
+            pending_msgs_limit=MAX_PENDING_REPLIES,
+            pending_bytes_limit=MAX_PENDING_REPLY_BYTES,
+        )
+        await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
+        await self._connection.subscribe(subjects.hop_request_subject(workspace, "*"), cb=self._answer_hops)
+        await self._connection.flush()
+
+    async def _answer_presence(self, message: Msg) -> None:
+        if message.reply:
+            await message.respond(self._address.encode())
+
+    async def _answer_hops(self, message: Msg) -> None:
+        if message.reply:
+            for snapshot in self._hops.snapshots(message.subject.rpartition(".")[2]):
+                await message.respond(snapshot)
+
+    async def stop(self) -> None:
+        """Refuses new requests, waits up to the grace for those in flight, answers the rest 503, closes."""
+        if self._hook is not None:
+            await self._hook.finish(self._settings.grace_s)
+        abandoned = self._desk.stop_waiting()
+        if abandoned:
+            log.warning("requests answered before their reply came", count=abandoned)
+        if self._server is not None:
+            await self._server.close(CLOSE_LIMIT_S + 1.0)
+        if self._routes_task is not None:
+            self._routes_task.cancel()
+        if self._lane is not None:
+            await self._lane.close(CLOSE_LIMIT_S)
+        if self._connection is not None:
+            await close_nats(self._connection, CLOSE_LIMIT_S)
+
+
+def make_app(hook: Hook) -> Starlette:
+    """Routes of the gateway; errors are JSON everywhere."""
+
+    async def health(request: Request) -> Response:
+        return Response(b'{"status":"serving"}', media_type="application/json")
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        if status == 405:
+            return _refusal_response(refusals.method_not_allowed(request.method))
+        if status == 404:
+            return _refusal_response(refusals.not_found(request.url.path))
+        return _refusal_response(Refusal(status, "INTERNAL", "the gateway failed; see its log"))
+
+    handlers: dict[object, ExceptionHandler] = {HTTPException: refuse, 500: refuse}
+    routes = [Mount("/hook", app=hook), Route("/healthz", health, methods=["GET"])]
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _refusal_response(refusal: Refusal) -> Response:
+    response = Response(refusal.body(), status_code=refusal.status)
+    response.raw_headers[:0] = refusal.headers()
+    return response

@@ -1,0 +1,266 @@
+"""The endpoint `/hook/<flow>[/suffix]`: one HTTP request in, one stimulus out, one answer back.
+
+A raw ASGI function, since it is on the path of every request. Order of things, each with its limit:
+
+1. route, headers, room, body (nothing is kept of a request that fails here);
+2. with an Idempotency-Key: the record (`answer_book`), which may already hold the answer;
+3. the stimulus is published to the ingress until the broker has answered (`ingress`);
+4. 202, or the wait for the reply (`reply_desk`), whose end by the deadline leaves the execution running.
+
+A gateway that dies between 2 and 3 leaves a reservation that another request takes over (headrace.model.answer);
+one that dies after 3 leaves an execution that runs, and whose answer the key finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
+
+from headrace.edge.structured_log import get_logger
+from headrace.model import message_ids, subjects
+from headrace.model.route import Route
+from headrace.wire.envelope import ReplyTo, encode_shared
+from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
+from services.gateway.domain import refusals
+from services.gateway.domain.admission import Admission
+from services.gateway.domain.hook_path import parse_hook_path
+from services.gateway.domain.refusals import Refusal
+from services.gateway.domain.request_headers import RequestHeaders, read_headers
+from services.gateway.domain.trace_context import stimulus_traceparent
+from services.gateway.hop_log import HopLog
+from services.gateway.http_server import CONNECTION, RECEIVED_AT
+from services.gateway.ingress import STOPPED_STATES, Ingress, Stimulus
+from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
+from services.gateway.request_body import BodyReader, CallerGone, check_json
+from services.gateway.responses import send_accepted, send_refusal, send_reply
+from services.gateway.routes import RouteTable
+
+log = get_logger(__name__)
+
+ACCEPT_LIMIT_S = 10.0
+"""How long a stimulus of a flow that does not reply is offered to the broker."""
+ANSWER_LOOK_S = 0.1
+
+
+@dataclass(slots=True)
+class _Work:
+    """One request that got past its checks. `deadline` is the loop's clock; `limit_s` what it was made of."""
+
+    route: Route
+    headers: RequestHeaders
+    body: bytes
+    execution: str
+    stimulus: str
+    deadline: float
+    limit_s: float
+    received_at_mono_ns: int
+    written_at_mono_ns: int = 0
+    answer_key: str = ""
+    reservation: Reservation | None = field(default=None)
+
+
+class Hook:
+    """The ASGI application behind `/hook`. After `finish` every new request gets 503."""
+
+    def __init__(
+        self,
+        *,
+        workspace: str,
+        gateway: str,
+        routes: RouteTable,
+        ingress: Ingress,
+        desk: ReplyDesk,
+        answers: AnswerBook,
+        admission: Admission,
+        hops: HopLog,
+    ) -> None:
+        self._routes = routes
+        self._ingress = ingress
+        self._desk = desk
+        self._answers = answers
+        self._admission = admission
+        self._hops = hops
+        self._reply_subject = subjects.reply_subject(workspace, gateway)
+        self._stopping = False
+        self._idle = asyncio.Event()
+
+    async def finish(self, limit_s: float) -> None:
+        """Refuses new requests from now on; returns when none is in work, or past the limit."""
+        self._stopping = True
+        if not self._admission.requests:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reader = BodyReader(receive, self._admission)
+        entered = False
+        try:
+            if self._stopping:
+                raise refusals.gateway_stopping()
+            route, headers = self._check(scope)
+            self._admission.enter()
+            entered = True
+            body = await reader.read(headers.content_length)
+            check_json(headers, body)
+            await self._handle(_begin(scope, route, headers, body), scope, send)
+        except Refusal as refusal:
+            await send_refusal(send, refusal, reader)
+        except CallerGone:
+            return
+        except Exception:
+            log.exception("request failed")
+            await send_refusal(send, Refusal(500, "INTERNAL", "the gateway failed; see its log"), reader)
+        finally:
+            if entered:
+                self._admission.leave(reader.taken)
+                if self._stopping and not self._admission.requests:
+                    self._idle.set()
+
+    def _check(self, scope: Scope) -> tuple[Route, RequestHeaders]:
+        """What can be refused by the head alone."""
+        if scope["method"] not in ("POST", "GET"):
+            raise refusals.method_not_allowed(scope["method"])
+        raw_path = scope["raw_path"].decode("ascii", "replace")
+        flow, suffix = parse_hook_path(raw_path)
+        route = self._routes.find(flow)
+        if route is None or not route.trigger:
+            raise refusals.unknown_flow(flow)
+        if route.state in STOPPED_STATES:
+            raise refusals.flow_stopped(flow, route.state)
+        headers = read_headers(scope["headers"])
+        headers.passed["headrace-method"] = scope["method"]
+        headers.passed["headrace-path"] = suffix
+        headers.passed["headrace-query"] = scope["query_string"].decode("latin-1")
+        return route, headers
+
+    async def _handle(self, work: _Work, scope: Scope, send: Send) -> None:
+        if work.headers.idempotency_key:
+            first = await self._reserve(work)
+            if first is not None:
+                await _send_first(send, first)
+                return
+        if work.route.reply_timeout_s <= 0:
+            await self._publish(work, None)
+            await send_accepted(send, work.execution)
+            self._hops.accepted(work.route, work.received_at_mono_ns, work.written_at_mono_ns)
+            return
+        waiter = self._desk.expect(work.execution, work.deadline)
+        connection = scope.get(CONNECTION)
+        if connection is not None:
+            connection.on_gone = waiter.caller_gone
+        try:
+            outcome = await self._publish_and_wait(work, waiter)
+        finally:
+            if connection is not None:
+                connection.on_gone = None
+            self._desk.forget(waiter)
+        await self._answer(work, outcome, send)
+
+    async def _answer(self, work: _Work, outcome: ReceivedReply | FirstAnswer | NoReply, send: Send) -> None:
+        match outcome:
+            case ReceivedReply():
+                await send_reply(send, outcome.reply)
+                self._hops.replied(work.route.flow, work.received_at_mono_ns, work.written_at_mono_ns, outcome)
+            case FirstAnswer():
+                await _send_first(send, outcome)
+            case NoReply.DEADLINE:
+                raise refusals.no_reply(work.execution, work.limit_s)
+            case NoReply.STOPPING:
+                raise refusals.gateway_stopping(work.execution)
+            case NoReply.CALLER_GONE:
+                raise CallerGone
+
+    async def _publish_and_wait(self, work: _Work, waiter: Waiter) -> ReceivedReply | FirstAnswer | NoReply:
+        elsewhere = await self._publish(work, waiter)
+        if not work.answer_key:
+            return await waiter.outcome
+        # The reply may go to another gateway, or get lost on its way; the record has it then.
+        while elsewhere and not waiter.outcome.done():
+            found = await self._answers.look(work.answer_key, work.execution)
+            if found is not None:
+                return found
+            await asyncio.wait([waiter.outcome], timeout=ANSWER_LOOK_S)
+        outcome = await waiter.outcome
+        if outcome is NoReply.DEADLINE:
+            return await self._answers.look(work.answer_key, work.execution) or outcome
+        return outcome
+
+    async def _reserve(self, work: _Work) -> FirstAnswer | None:
+        key = message_ids.answer_key(work.route.flow, work.headers.idempotency_key)
+        found = await self._answers.reserve(
+            key, body_digest=message_ids.body_digest(work.body), execution=work.execution, deadline=work.deadline
+        )
+        if isinstance(found, FirstAnswer):
+            return found
+        work.answer_key = key
+        work.reservation = found
+        return None
+
+    async def _publish(self, work: _Work, waiter: Waiter | None) -> bool:
+        """Publishes; frees or confirms the key. True if the broker had the stimulus already."""
+        message_id = message_ids.first_message_id(work.stimulus, work.route.trigger)
+        stimulus = Stimulus(
+            flow=work.route.flow,
+            trigger=work.route.trigger,
+            message_id=message_id,
+            execution=work.execution,
+            shared=self._shared_envelope(work, replies=waiter is not None),
+            traceparent=stimulus_traceparent(work.headers.traceparent, execution=work.execution, message_id=message_id),
+            deadline=work.deadline,
+        )
+        try:
+            stored = await self._ingress.publish(stimulus, waiter.is_over if waiter else _never)
+        except Refusal as refusal:
+            if work.reservation is not None and refusal.status != 504:
+                await self._answers.release(work.reservation)
+            raise
+        work.written_at_mono_ns = stimulus.written_at_mono_ns
+        if work.reservation is not None:
+            await self._answers.accept(work.reservation, replies=waiter is not None)
+        return stored.duplicate
+
+    def _shared_envelope(self, work: _Work, *, replies: bool) -> bytes:
+        reply_to = ReplyTo(subject=self._reply_subject, answer_key=work.answer_key) if replies else None
+        return encode_shared(
+            execution_id=work.execution,
+            parent_id="",
+            body=work.body,
+            content_type=work.headers.content_type,
+            headers=work.headers.passed,
+            reply_to=reply_to,
+        )
+
+
+def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes) -> _Work:
+    if headers.idempotency_key:
+        stimulus = message_ids.stimulus_id(route.flow, "key", headers.idempotency_key)
+    else:
+        stimulus = message_ids.stimulus_id(route.flow, "webhook", secrets.token_hex(16))
+    limit_s = route.reply_timeout_s if route.reply_timeout_s > 0 else ACCEPT_LIMIT_S
+    return _Work(
+        route=route,
+        headers=headers,
+        body=body,
+        execution=message_ids.execution_id(stimulus),
+        stimulus=stimulus,
+        deadline=asyncio.get_running_loop().time() + limit_s,
+        limit_s=limit_s,
+        received_at_mono_ns=scope.get(RECEIVED_AT, 0),
+    )
+
+
+def _never() -> bool:
+    return False
+
+
+async def _send_first(send: Send, first: FirstAnswer) -> None:
+    if first.reply is None:
+        await send_accepted(send, first.execution, replayed=True)
+    else:
+        await send_reply(send, first.reply, replayed=True)

@@ -1,0 +1,207 @@
+"""uvicorn inside the service's own loop, with the limits it lacks: size and time of a request's head,
+number of connections, JSON for its own refusals, and a call when a connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Generator
+from http import HTTPStatus
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from headrace.model.errors import InvalidInput
+from services.gateway.domain.refusals import Refusal, headers_too_large
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_LIMIT_S = 10.0
+KEEP_ALIVE_S = 75
+MAX_CONNECTIONS = 10_000
+BACKLOG = 2_048
+START_LIMIT_S = 5.0
+
+CONNECTION = "headrace.connection"
+RECEIVED_AT = "headrace.received_at_mono_ns"
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One connection. Sets `scope[CONNECTION]` (itself) and `scope[RECEIVED_AT]` for the endpoint."""
+
+    on_gone: Callable[[], None] | None = None
+    """Called once when the connection ends while a request is in work; set by the endpoint."""
+
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+            return
+        self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head_timer()
+        super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(headers_too_large(MAX_HEAD_BYTES))
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self._head_too_slow)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._end_head_timer()
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            self._refuse(headers_too_large(MAX_HEAD_BYTES))
+            return
+        scope = cast("dict[str, Any]", self.scope)
+        scope[RECEIVED_AT] = time.monotonic_ns()
+        scope[CONNECTION] = self
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Refusal(400, "MALFORMED_REQUEST", "this is not an HTTP/1.1 request", close=True))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Upgrades are not served: the request is handled as plain HTTP."""
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if not self._in_head:
+            return
+        message = f"the request's head did not arrive within {HEAD_LIMIT_S:g} s"
+        self._refuse(Refusal(408, "HEAD_TOO_SLOW", message, close=True))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answers without a request; a response that is on its way is not disturbed, the connection ends."""
+        self._refused = True
+        self._end_head_timer()
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and not self.transport.is_closing():
+            self.transport.write(plain_response(refusal))
+        self.transport.close()
+
+
+def plain_response(refusal: Refusal) -> bytes:
+    """A whole HTTP/1.1 response."""
+    body = refusal.body()
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}".encode()]
+    lines += [name + b": " + value for name, value in refusal.headers()]
+    lines.append(b"content-length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals belong to service_runner."""
+        yield
+
+
+class HttpServer:
+    """`start` serves; `close` ends idle connections at once and waits for the others, within its limit."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> str:
+        """Answers the address, `host:port`; InvalidInput if it cannot be had."""
+        listener = _listen(self._host, self._port)
+        config = uvicorn.Config(
+            self._app,
+            http=GatewayProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+            backlog=BACKLOG,
+        )
+        self._server = _Server(config)
+        port = int(listener.getsockname()[1])
+        self._task = tasks.create_task(self._server.serve(sockets=[listener]), name="http-server")
+        async with asyncio.timeout(START_LIMIT_S):
+            await self._server.listening.wait()
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{port}"
+
+    @property
+    def connections(self) -> int:
+        return len(self._server.server_state.connections) if self._server else 0
+
+    async def close(self, limit_s: float) -> None:
+        """Closes the listening socket, then the connections; returns when the server has ended."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await asyncio.shield(self._task)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InvalidInput.at(
+            "listen",
+            f"{host}:{port}",
+            f"cannot be had: {error.strerror}",
+            next_step="Give another port, or 0 for a free one",
+            reason="PORT_TAKEN",
+        ) from error

@@ -1,0 +1,98 @@
+"""Publishes stimuli to a flow's ingress, repeating the same id until the broker has said what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.model import subjects
+from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.wire.envelope import seal
+from headrace.wire.jetstream import DUPLICATE_IN_PROCESS, MESSAGE_TOO_LARGE
+from services.gateway.domain import refusals
+from services.gateway.routes import RouteFinder
+
+# A whole attempt: a healthy broker answers in a millisecond, a cluster without a leader in up to nine seconds.
+ATTEMPT_LIMIT_S = 2.0
+FIRST_DELAY_S = 0.02
+LONGEST_DELAY_S = 0.25
+STOPPED_STATES = frozenset({"STOPPED", "STOPPING"})
+
+
+@dataclass(slots=True)
+class Stimulus:
+    """What goes to the trigger, and until when (the loop's clock) it is tried.
+
+    `shared` is the envelope without its id and time of writing (headrace.wire.envelope.encode_shared).
+    """
+
+    flow: str
+    trigger: str
+    message_id: str
+    execution: str
+    shared: bytes
+    traceparent: str
+    deadline: float
+    written_at_mono_ns: int = 0
+
+
+class Ingress:
+    """`publish` ends in Stored or in a Refusal that says whether the outcome is known."""
+
+    def __init__(self, lane: JetStreamLane, workspace: str, find_route: RouteFinder) -> None:
+        self._lane = lane
+        self._workspace = workspace
+        self._find_route = find_route
+
+    async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool]) -> Stored:
+        """Stored, or Refusal 429, 413, 503 (not stored, for certain) or 504 (nobody knows).
+
+        Repeats the id on timeouts, lost connections, missing responders and 10158, until the deadline or until
+        `gave_up()` (the caller has gone). Missing responders mean a stopped flow only if its route says so.
+        """
+        loop = asyncio.get_running_loop()
+        execution = stimulus.execution
+        delay = FIRST_DELAY_S
+        uncertain = False
+        while True:
+            try:
+                return await self._attempt(stimulus, loop)
+            except PublishRefused as refused:
+                if refused.edge_full:
+                    raise refusals.edge_full(stimulus.flow) from refused
+                if refused.code == MESSAGE_TOO_LARGE:
+                    raise refusals.body_too_large(len(stimulus.shared)) from refused
+                uncertain = uncertain or refused.code == DUPLICATE_IN_PROCESS
+            except PublishUnknown as unknown:
+                uncertain = uncertain or not unknown.no_responders
+                route = self._find_route(stimulus.flow)
+                if unknown.no_responders and route is not None and route.state in STOPPED_STATES and not uncertain:
+                    raise refusals.flow_stopped(stimulus.flow, route.state) from unknown
+            except LaneFull:
+                pass  # nothing was written
+            except TimeoutError:
+                uncertain = True
+            pause = delay * random.uniform(0.5, 1.0)  # noqa: S311
+            if loop.time() + pause >= stimulus.deadline or gave_up():
+                if uncertain:
+                    raise refusals.outcome_unknown(execution)
+                raise refusals.broker_unavailable(execution)
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, LONGEST_DELAY_S)
+
+    async def _attempt(self, stimulus: Stimulus, loop: asyncio.AbstractEventLoop) -> Stored:
+        limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
+        stored = self._lane.publish(
+            subjects.ingress_subject(self._workspace, stimulus.flow, stimulus.trigger),
+            seal(stimulus.shared, stimulus.message_id, time.time_ns()),
+            message_id=stimulus.message_id,
+            traceparent=stimulus.traceparent,
+            timeout_s=limit_s,
+        )
+        stimulus.written_at_mono_ns = time.monotonic_ns()
+        # The lane keeps a publish past its deadline while the connection is down; the caller does not.
+        async with asyncio.timeout(limit_s + 0.1):
+            return await stored

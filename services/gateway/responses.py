@@ -1,0 +1,59 @@
+"""Writes the gateway's answers as ASGI messages."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.types import Send
+
+from headrace.wire.envelope import Reply
+from services.gateway.domain.refusals import RawHeaders, Refusal
+from services.gateway.domain.reply_headers import NO_BODY, check_status, reply_headers
+from services.gateway.request_body import BodyReader
+
+
+async def send_reply(send: Send, reply: Reply, *, replayed: bool = False) -> None:
+    """A component's reply; Refusal 502 if HTTP cannot carry it (nothing is sent then)."""
+    execution = reply.execution_id
+    status = check_status(reply.status, reply.step, execution)
+    headers = reply_headers(reply.headers, reply.content_type, step=reply.step, execution=execution)
+    headers.append((b"headrace-execution", execution.encode()))
+    headers.append((b"headrace-version", b"%d" % reply.version))
+    headers.append((b"headrace-deployment", b"%d" % reply.deployment))
+    if replayed:
+        headers.append((b"headrace-replayed", b"true"))
+    await _send(send, status, headers, b"" if status in NO_BODY else reply.body)
+
+
+async def send_accepted(send: Send, execution: str, *, replayed: bool = False) -> None:
+    """202 of a flow that does not reply."""
+    headers: RawHeaders = [
+        (b"content-type", b"application/json"),
+        (b"headrace-execution", execution.encode()),
+    ]
+    if replayed:
+        headers.append((b"headrace-replayed", b"true"))
+    await _send(send, 202, headers, msgspec.json.encode({"execution": execution}))
+
+
+async def send_refusal(send: Send, refusal: Refusal, reader: BodyReader | None = None) -> None:
+    """The refusal; where the body was not read to its end the connection is closed, after the caller has had
+    a moment to read the answer."""
+    unread = reader is not None and not await reader.finish_if_there(refusal.close)
+    if unread:
+        refusal.close = True
+    body = refusal.body()
+    headers = refusal.headers()
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    if reader is not None and unread:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await reader.discard_rest()
+        body = b""
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+    if status not in NO_BODY:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
