@@ -158,7 +158,7 @@ class NatsLane:
             stops = [asyncio.ensure_future(consumption.stop()) for consumption in list(self._consumptions)]
             await asyncio.wait(stops, timeout=timeout_s)
         remaining = deadline - asyncio.get_running_loop().time()
-        waiting = [*self._publishes.futures(), *self._acks.futures()]
+        waiting: list[asyncio.Future[Any]] = [*self._publishes.futures(), *self._acks.futures()]
         if waiting and remaining > 0:
             await asyncio.wait(waiting, timeout=remaining)
         self._end("the lane is closed")

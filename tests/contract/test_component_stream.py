@@ -1,0 +1,265 @@
+"""Contract of `headrace.ports.ComponentStream`, against a real gRPC component server.
+
+Another implementation joins by one line in `IMPLEMENTATIONS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from headrace.api.component.v1 import component_pb2
+from headrace.edge.grpc_channel import open_channel
+from headrace.edge.grpc_component_stream import GrpcComponentStream
+from headrace.ports import ComponentInput, ComponentStream, StreamClosed, StreamFull
+from tests.contract.component_servers import EchoComponent, serve_bytes, serve_component
+from tests.support.eventually import eventually
+
+
+@dataclass
+class Seen:
+    """What a stream told its owner."""
+
+    frames: list[list[component_pb2.Event]] = field(default_factory=list)
+    causes: list[StreamClosed] = field(default_factory=list)
+
+    @property
+    def events(self) -> list[component_pb2.Event]:
+        return [event for frame in self.frames for event in frame]
+
+    @property
+    def ended(self) -> list[int]:
+        return [event.call for event in self.events if event.HasField("end")]
+
+
+@asynccontextmanager
+async def over_grpc_aio(address: str, seen: Seen) -> AsyncIterator[ComponentStream]:
+    async with open_channel(address) as channel:
+        stream = GrpcComponentStream(channel, on_events=seen.frames.append, on_closed=seen.causes.append)
+        await stream.start()
+        try:
+            yield stream
+        finally:
+            await stream.close()
+
+
+Opened = Callable[[str, Seen], AbstractAsyncContextManager[ComponentStream]]
+IMPLEMENTATIONS: list[Opened] = [over_grpc_aio]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS, ids=[made.__name__ for made in IMPLEMENTATIONS])
+def opened(request: pytest.FixtureRequest) -> Opened:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short, since a socket's path has at most 108 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="hr-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def given(call: int, body: bytes = b"{}", **changes: object) -> ComponentInput:
+    values: dict[str, object] = {
+        "call": call,
+        "body": body,
+        "content_type": "application/json",
+        "headers": {"x-order": "é"},
+        "message_id": f"{call:032x}",
+        "execution_id": "e" * 32,
+        "attempt": 1,
+        "wants_reply": False,
+        "timeout_ms": 1000,
+        "traceparent": "",
+        **changes,
+    }
+    return ComponentInput(**values)  # type: ignore[arg-type]
+
+
+async def test_fields_reach_the_component_unchanged(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.send([given(7, b"\x00\xff", attempt=3, wants_reply=True, traceparent="00-" + "a" * 32)])
+        await eventually(lambda: seen.ended == [7])
+    (arrived,) = component.inputs
+    assert (arrived.call, arrived.body, arrived.content_type) == (7, b"\x00\xff", "application/json")
+    assert dict(arrived.headers) == {"x-order": "é"}
+    assert (arrived.message_id, arrived.execution_id) == (f"{7:032x}", "e" * 32)
+    assert (arrived.attempt, arrived.wants_reply, arrived.timeout_ms) == (3, True, 1000)
+    assert arrived.traceparent == "00-" + "a" * 32
+
+
+async def test_many_inputs_share_frames_and_keep_their_order(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.send([given(0)])
+        for first in range(1, 2001, 100):
+            stream.send([given(first + offset, b"x" * 256) for offset in range(100)])
+        await eventually(lambda: len(seen.ended) == 2001)
+    assert seen.ended == list(range(2001))
+    assert max(component.frames) <= 300
+    assert len(component.frames) < 100, component.frames
+    assert all(len(frame) >= 2 for frame in seen.frames)
+
+
+async def test_one_input_leaves_at_once(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        for call in range(20):
+            stream.send([given(call)])
+            await eventually(lambda call=call: seen.ended[-1:] == [call], every_s=0.001)
+    assert component.frames == [1] * 20
+
+
+async def test_big_bodies_stay_below_the_message_limit(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        body = bytes(range(256)) * 4096
+        stream.send([given(call, body) for call in range(24)])
+        stream.send([given(24, body * 9)])
+        await eventually(lambda: len(seen.ended) == 25)
+    assert max(component.frames) <= 4
+    assert all(event.data.body[: len(body)] == body for event in seen.events if event.HasField("data"))
+
+
+async def test_what_fits_no_frame_is_refused_and_the_stream_lives(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        with pytest.raises(ValueError, match="fit no frame"):
+            stream.send([given(1), given(2, bytes(16 * 1024 * 1024))])
+        stream.send([given(3)])
+        await eventually(lambda: seen.ended == [3])
+
+
+async def test_the_queue_is_bounded(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        component.hold.clear()
+        with pytest.raises(StreamFull):
+            for call in range(1000):
+                stream.send([given(call * 100 + offset) for offset in range(100)])
+        component.hold.set()
+        await eventually(lambda: len(seen.ended) >= 4000)
+
+
+async def test_a_component_that_dies_ends_the_stream_once(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, server), opened(address, seen) as stream:
+        component.answers_pings = False
+        waiting = asyncio.create_task(stream.ping(10.0))
+        await server.stop(0)
+        await eventually(lambda: len(seen.causes) == 1)
+        with pytest.raises(StreamClosed):
+            await waiting
+        with pytest.raises(StreamClosed):
+            stream.send([given(1)])
+        with pytest.raises(StreamClosed):
+            await stream.ping(1.0)
+    assert len(seen.causes) == 1
+    assert seen.causes[0].code in ("UNAVAILABLE", "CANCELLED")
+
+
+@pytest.mark.parametrize(("body", "code"), [(b"abort", "INTERNAL"), (b"finish", "OK")])
+async def test_the_cause_names_how_the_component_ended_it(opened: Opened, folder: Path, body: bytes, code: str) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.send([given(1, body)])
+        await eventually(lambda: len(seen.causes) == 1)
+    assert seen.causes[0].code == code
+    if code == "INTERNAL":
+        assert str(seen.causes[0]) == "told to abort"
+
+
+async def test_events_for_unknown_calls_are_handed_over_and_harm_nothing(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.send([given(1, b"unknown-call"), given(2)])
+        await eventually(lambda: seen.ended == [1_000_001, 2])
+        await stream.ping(5.0)
+
+
+async def test_an_answer_that_cannot_be_parsed_ends_the_stream(opened: Opened, folder: Path) -> None:
+    seen = Seen()
+    async with serve_bytes(folder, b"\x0a\xff\xff\xff") as address, opened(address, seen) as stream:
+        stream.send([given(1)])
+        await eventually(lambda: len(seen.causes) == 1)
+    assert seen.causes[0].code == "DATA_LOSS"
+    assert seen.events == []
+
+
+async def test_an_empty_or_unknown_answer_is_ignored(opened: Opened, folder: Path) -> None:
+    seen = Seen()
+    # Field 15, which this version does not know.
+    async with serve_bytes(folder, b"\x7a\x01x") as address, opened(address, seen) as stream:
+        stream.send([given(1)])
+        with pytest.raises(TimeoutError):
+            await stream.ping(0.2)
+        assert seen.causes == []
+
+
+async def test_a_handler_that_raises_does_not_end_the_stream(folder: Path) -> None:
+    component, calls = EchoComponent(), []
+
+    def explode(events: list[component_pb2.Event]) -> None:
+        calls.append(len(events))
+        raise RuntimeError("a bug of the owner")
+
+    async with serve_component(folder, component) as (address, _), open_channel(address) as channel:
+        stream = GrpcComponentStream(channel, on_events=explode, on_closed=lambda cause: None)
+        await stream.start()
+        stream.send([given(1)])
+        await eventually(lambda: len(calls) == 1)
+        stream.send([given(2)])
+        await eventually(lambda: len(calls) == 2)
+        await stream.close()
+
+
+async def test_ping_answers_or_times_out(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        await stream.ping(5.0)
+        await asyncio.gather(*(stream.ping(5.0) for _ in range(10)))
+        component.answers_pings = False
+        with pytest.raises(TimeoutError):
+            await stream.ping(0.05)
+        component.answers_pings = True
+        await stream.ping(5.0)
+    assert component.inputs == []
+
+
+async def test_close_sends_what_waits_and_half_closes(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.send([given(call) for call in range(700)])
+        await stream.close()
+        assert seen.ended == list(range(700))
+        assert component.half_closed.is_set()
+        with pytest.raises(StreamClosed):
+            stream.send([given(1)])
+    assert seen.causes == []
+
+
+async def test_close_does_not_wait_for_ever_on_a_component_that_hangs(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        component.hold.clear()
+        stream.send([given(call, bytes(500_000)) for call in range(30)])
+        async with asyncio.timeout(3.0):
+            await stream.close(timeout_s=0.2)
+    assert seen.causes == []
+
+
+async def test_start_without_a_component_ends_in_an_error(folder: Path) -> None:
+    async with open_channel(f"unix:{folder}/nobody.sock") as channel:
+        stream = GrpcComponentStream(channel, on_events=lambda events: None, on_closed=lambda cause: None)
+        with pytest.raises(StreamClosed):
+            await stream.start(timeout_s=0.3)
+        await stream.close()
