@@ -1,0 +1,80 @@
+"""Records hop phases in one process and answers whoever asks for them on NATS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from headrace.api.hop.v1.hop_pb2 import HopSnapshot
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.histogram import Histogram
+from headrace.wire.hops import PhaseKey, phase_to_proto
+
+log = get_logger(__name__)
+
+
+class HopRecorder:
+    """Histograms of one instance. Take the handle of a phase once and call its `record(ns)` on the path.
+
+    `deployment` 0 for a gateway, which belongs to none.
+    """
+
+    def __init__(self, instance: str, deployment: int) -> None:
+        self._instance, self._deployment = instance, deployment
+        self._phases: dict[PhaseKey, Histogram] = {}
+
+    def phase(self, step: str, phase: str, receiver: str = "", revision: str = "") -> Histogram:
+        """The histogram of that phase, always the same one; phases are those of `headrace.wire.hops`."""
+        key = (step, phase, receiver, revision)
+        histogram = self._phases.get(key)
+        if histogram is None:
+            histogram = self._phases[key] = Histogram()
+        return histogram
+
+    def record(self, step: str, phase: str, receiver: str, revision: str, ns: int) -> None:
+        """For where no handle is at hand."""
+        self.phase(step, phase, receiver, revision).record(ns)
+
+    def snapshot(self) -> HopSnapshot:
+        """What was recorded since the process started; phases without samples are left out."""
+        return HopSnapshot(
+            instance=self._instance,
+            deployment=self._deployment,
+            histograms=[phase_to_proto(key, found) for key, found in self._phases.items() if found.count],
+        )
+
+
+class HopResponder:
+    """Answers requests on `hr.<workspace>._hops.<flow>` with a snapshot.
+
+    `flow` may be `*`; `snapshot_of(flow)` is then asked with the flow of the request and may answer None (no
+    answer is sent).
+    """
+
+    def __init__(
+        self, connection: Client, workspace: str, flow: str, snapshot_of: Callable[[str], HopSnapshot | None]
+    ) -> None:
+        self._connection = connection
+        self._subject = subjects.hop_request_subject(workspace, flow)
+        self._snapshot_of = snapshot_of
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        self._subscription = await self._connection.subscribe(self._subject, cb=self._answer)
+
+    async def stop(self) -> None:
+        """Does nothing when the connection is gone already."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and self._connection.is_connected:
+            await subscription.unsubscribe()
+
+    async def _answer(self, message: Msg) -> None:
+        if not message.reply:
+            return
+        snapshot = self._snapshot_of(message.subject.rpartition(".")[2])
+        if snapshot is not None:
+            await self._connection.publish(message.reply, snapshot.SerializeToString())
