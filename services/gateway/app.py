@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.types import ExceptionHandler
+from starlette.routing import Route
+from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
@@ -138,8 +138,9 @@ class Gateway:
             await close_nats(self._connection, CLOSE_LIMIT_S)
 
 
-def make_app(hook: Hook) -> Starlette:
-    """Routes of the gateway; errors are JSON everywhere."""
+def make_app(hook: Hook) -> ASGIApp:
+    """Everything under /hook goes straight to the hook (Starlette's router cannot match every path, and costs
+    more than the hook does); the rest is Starlette's. Errors are JSON everywhere."""
 
     async def health(request: Request) -> Response:
         return Response(b'{"status":"serving"}', media_type="application/json")
@@ -147,14 +148,21 @@ def make_app(hook: Hook) -> Starlette:
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         if status == 405:
-            return _refusal_response(refusals.method_not_allowed(request.method))
+            return _refusal_response(refusals.method_not_allowed(request.method, "GET"))
         if status == 404:
             return _refusal_response(refusals.not_found(request.url.path))
         return _refusal_response(Refusal(status, "INTERNAL", "the gateway failed; see its log"))
 
     handlers: dict[object, ExceptionHandler] = {HTTPException: refuse, 500: refuse}
-    routes = [Mount("/hook", app=hook), Route("/healthz", health, methods=["GET"])]
-    return Starlette(routes=routes, exception_handlers=handlers)
+    others = Starlette(routes=[Route("/healthz", health, methods=["GET"])], exception_handlers=handlers)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["raw_path"].startswith(b"/hook/"):
+            await hook(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return dispatch
 
 
 def _refusal_response(refusal: Refusal) -> Response:

@@ -6,12 +6,16 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0, every_s: float = 0.02) -> T:
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = 0.02) -> T: ...
+@overload
+async def eventually(check: Callable[[], T], *, within_s: float = 10.0, every_s: float = 0.02) -> T: ...
+async def eventually(check: Callable[[], Any], *, within_s: float = 10.0, every_s: float = 0.02) -> Any:
     """Repeats `check` until it neither raises AssertionError nor answers a falsy value; answers its value."""
     deadline = time.monotonic() + within_s
     while True:
@@ -21,7 +25,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], *, within_s: float =
             if inspect.isawaitable(value):
                 value = await value
             if value:
-                return value  # type: ignore[return-value]
+                return value
             problem = f"still {value!r}"
         except AssertionError as error:
             problem = str(error) or "assertion failed"

@@ -66,8 +66,8 @@ def unknown_flow(flow: str) -> Refusal:
     return Refusal(404, "UNKNOWN_FLOW", f"there is no flow {flow[:60]!r} with a webhook. Is it applied and started?")
 
 
-def method_not_allowed(method: str) -> Refusal:
-    return Refusal(405, "METHOD_NOT_ALLOWED", f"{method[:20]} is not served here. Use POST or GET", allow="GET, POST")
+def method_not_allowed(method: str, allow: str = "GET, POST") -> Refusal:
+    return Refusal(405, "METHOD_NOT_ALLOWED", f"{method[:20]} is not served here. Use {allow}", allow=allow)
 
 
 def flow_stopped(flow: str, state: str) -> Refusal:
