@@ -27,7 +27,7 @@ class RegistryCalls(Session):
         try:
             return await self.push_bundle(packed.path, component=packed.component, digest=packed.digest)
         finally:
-            packed.path.unlink(missing_ok=True)
+            packed.remove()
 
     async def push_bundle(self, path: Path, *, component: str, digest: str) -> registry_pb2.PushRevisionResponse:
         """Pushes a packed bundle (gzip-compressed tar) as it is. Repeating it is harmless."""
