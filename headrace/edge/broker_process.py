@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +83,8 @@ class BrokerProcess:
     host: str = "127.0.0.1"
     binary: str | None = None
     version: str = ""
+    log_path: Path | None = None
+    """Default: nats-server.log in the store."""
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     @property
@@ -97,8 +100,11 @@ class BrokerProcess:
             f'jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_memory_store: 256MB }}\n'
         )
 
-    async def start(self) -> None:
-        """Writes the configuration, starts the server and returns when it answers."""
+    async def prepare(self) -> list[str]:
+        """Checks profile and version, chooses the port where none is given, writes the configuration.
+
+        Answers the command to run (not tied to anybody yet).
+        """
         if self.profile not in PROFILES:
             raise InvalidInput.at("profile", self.profile, "is not a profile", next_step="Use durable or fast")
         binary = find_nats_server(self.binary)
@@ -108,19 +114,29 @@ class BrokerProcess:
         self.store.mkdir(parents=True, exist_ok=True)
         file = self.store / "nats-server.conf"
         file.write_text(self.configuration())
-        log_file = self.store / "nats-server.log"
-        with open(log_file, "ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *tied_command([binary, "-c", str(file)]), stdout=log, stderr=log, start_new_session=True
-            )
-        await self._wait_until_it_answers(log_file)
+        return [binary, "-c", str(file)]
 
-    async def _wait_until_it_answers(self, log_file: Path) -> None:
-        assert self.process is not None
-        deadline = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < deadline:
-            if self.process.returncode is not None:
-                break
+    @property
+    def log_file(self) -> Path:
+        return self.log_path or self.store / "nats-server.log"
+
+    async def start(self) -> None:
+        """Writes the configuration, starts the server and returns when it answers."""
+        command = await self.prepare()
+        with open(self.log_file, "ab") as log:
+            process = self.process = await asyncio.create_subprocess_exec(
+                *tied_command(command), stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            await self.wait_until_it_answers(lambda: process.returncode is not None)
+        except Unavailable:
+            await self.stop()
+            raise
+
+    async def wait_until_it_answers(self, ended: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
+        """Until the server greets; Unavailable, with the end of its log, when `ended` says so first."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline and not ended():
             try:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
             except OSError:
@@ -135,12 +151,11 @@ class BrokerProcess:
                 writer.close()
             if hello.startswith(b"INFO"):
                 return
-        await self.stop()
-        tail = log_file.read_text(errors="replace").splitlines()[-3:]
+        tail = self.log_file.read_text(errors="replace").splitlines()[-3:]
         raise Unavailable(
             f"nats-server did not start on port {self.port}: {' | '.join(tail)}",
             reason="BROKER_NOT_STARTED",
-            next_step=f"See {log_file}; is the port taken?",
+            next_step=f"See {self.log_file}; is the port taken?",
         )
 
     def kill(self) -> None:

@@ -64,19 +64,27 @@ def own_module(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def adopt_orphans() -> None:
-    """Makes this process the reaper of all its descendants. Only for a process that starts children through
-    this module alone: it reaps whatever else it finds as its child."""
+    """Makes this process the parent and reaper of its orphaned descendants. Call it in the running loop."""
     global _adopting
     become_subreaper()
     _adopting = True
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, reap_adopted)
+
+
+def _adopted() -> list[int]:
+    """Children that this process did not start: not through this module, and not in its own session either,
+    in which children by other means are."""
+    if not _adopting:
+        return []
+    session = os.getsid(0)
+    return [pid for pid in children_of(os.getpid()) if pid not in _owned and session_of(pid) != session]
 
 
 def reap_adopted() -> None:
     """Reaps dead orphans; does nothing unless `adopt_orphans` was called."""
-    if not _adopting:
-        return
-    for pid in children_of(os.getpid()):
-        if pid not in _owned and is_zombie(pid):
+    for pid in _adopted():
+        if is_zombie(pid):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
@@ -84,20 +92,15 @@ def reap_adopted() -> None:
 async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", limit_s: float = KILL_LIMIT_S) -> None:
     """Kills adopted orphans of a session, or with a value in their environment, until none is left; all of
     them without a criterion. TimeoutError at the limit."""
-    if not _adopting:
-        return
     deadline = time.monotonic() + limit_s
     while True:
         reap_adopted()
         left = [
             pid
-            for pid in children_of(os.getpid())
-            if pid not in _owned
-            and (
-                (session and session_of(pid) == session)
-                or (variable and environment_value(pid, variable) == value)
-                or not (session or variable)
-            )
+            for pid in _adopted()
+            if (session and session_of(pid) == session)
+            or (variable and environment_value(pid, variable) == value)
+            or not (session or variable)
         ]
         if not left:
             return

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -70,9 +71,9 @@ def get_logger(name: str) -> StructuredLogger:
     return StructuredLogger(logging.getLogger(name))
 
 
-def configure_logging(service: str, level: str = "info") -> None:
-    """Call once in `__main__`. `level` is debug, info, warning or error."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logging(service: str, level: str = "info", *, file: Path | None = None) -> None:
+    """Call once in `__main__`. `level` is debug, info, warning or error; `file` instead of standard error."""
+    handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
     handler.setFormatter(_JsonFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -1,0 +1,141 @@
+"""Which processes a mesh consists of, on which ports, started how and stopped in which order."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.edge.broker_process import free_port
+from headrace.edge.child_process import Command, own_module
+from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
+from headrace.model.errors import InvalidInput
+
+BROKER = "broker"
+REGISTRY = "registry"
+ORCHESTRATOR = "orchestrator"
+AGENT = "agent"
+GATEWAY = "gateway"
+GATEWAY_LIMIT = 16
+
+# Who is asked to stop after whom, and how long each may take (seconds).
+STOP_ORDER: tuple[tuple[str, float], ...] = (
+    (GATEWAY, 1.5),
+    (ORCHESTRATOR, 1.0),
+    (AGENT, 3.0),
+    (REGISTRY, 1.0),
+    (BROKER, 1.5),
+)
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What a person may choose. Ports 0: those of the last run on this data directory, else free ones.
+
+    `nats` is the URL of a server to use instead of an embedded one, `nats_server` the path of its binary.
+    Gateways take `http_port` and the ports after it.
+    """
+
+    data: Path
+    profile: str = "durable"
+    nats: str = ""
+    nats_server: str | None = None
+    host: str = "127.0.0.1"
+    api_port: int = 0
+    http_port: int = 0
+    gateways: int = 1
+    workspace: str = "default"
+    log_level: str = "info"
+
+    def roles(self) -> list[str]:
+        """All processes but the broker, in the order of starting."""
+        return [REGISTRY, ORCHESTRATOR, AGENT, *self.gateway_roles()]
+
+    def gateway_roles(self) -> list[str]:
+        """`gateway`, `gateway-2`, ..."""
+        return [GATEWAY if number == 1 else f"{GATEWAY}-{number}" for number in range(1, self.gateways + 1)]
+
+
+def check_options(options: MeshOptions) -> None:
+    """InvalidInput for what can be known to be wrong before anything is started."""
+    if not 1 <= options.gateways <= GATEWAY_LIMIT:
+        raise InvalidInput.at("gateways", options.gateways, f"is not between 1 and {GATEWAY_LIMIT}")
+    if options.profile not in ("durable", "fast"):
+        raise InvalidInput.at("profile", options.profile, "is not a profile", next_step="Use durable or fast")
+    for field, port, count in (("api-port", options.api_port, 1), ("http-port", options.http_port, options.gateways)):
+        if not 0 <= port <= 65535 - count:
+            raise InvalidInput.at(field, port, "is not a port", next_step="Use 1 to 65535, or 0 for a free one")
+
+
+def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int]:
+    """A port for each role. InvalidInput when one that a person asked for is taken."""
+    asked = {ORCHESTRATOR: ("api-port", options.api_port)}
+    for offset, role in enumerate(options.gateway_roles()):
+        asked[role] = ("http-port", options.http_port + offset if options.http_port else 0)
+    chosen: dict[str, int] = {}
+    for role in [BROKER, *options.roles()]:
+        field, port = asked.get(role, (role, 0))
+        if port and not is_free(options.host, port):
+            raise InvalidInput.at(
+                field,
+                port,
+                f"is taken on {options.host}",
+                next_step=f"Choose another --{field}, or 0 for a free one",
+                reason="PORT_TAKEN",
+            )
+        if not port:
+            port = last.get(role, 0)
+            if not port or port in chosen.values() or not is_free(options.host, port):
+                port = free_port(options.host)
+                while port in chosen.values():
+                    port = free_port(options.host)
+        chosen[role] = port
+    return chosen
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def reachable(host: str) -> str:
+    """The host that processes of this machine use for a listening address."""
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104
+
+
+def mesh_environment(directory: DataDirectory) -> dict[str, str | None]:
+    """By this every process of the mesh is known, however it was started."""
+    return {MESH_VARIABLE: str(directory.path)}
+
+
+def service_command(
+    role: str, options: MeshOptions, directory: DataDirectory, nats_url: str, ports: Mapping[str, int]
+) -> Command:
+    """How to run one service."""
+    kind = role.partition("-")[0]
+    local = reachable(options.host)
+    arguments = ["--nats", nats_url, "--listen", f"{options.host}:{ports[role]}", "--log-level", options.log_level]
+    if kind in (ORCHESTRATOR, AGENT):
+        arguments += ["--registry", f"{local}:{ports[REGISTRY]}"]
+    if kind == ORCHESTRATOR:
+        arguments += ["--agent", f"{local}:{ports[AGENT]}", "--profile", options.profile]
+    if kind == AGENT:
+        arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]
+        arguments += ["--logs", str(directory.instance_logs)]
+    if kind == GATEWAY:
+        arguments += ["--grace", "1"]
+    if options.workspace != "default":
+        arguments += ["--workspace", options.workspace]
+    return Command(
+        own_module(f"services.{kind}", *arguments),
+        mesh_environment(directory),
+        log_file=directory.logs / f"{role}.log",
+    )

@@ -1,0 +1,101 @@
+"""`headrace up`: a whole mesh on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from headrace.cli.mesh import Mesh
+
+
+class Profile(StrEnum):
+    durable = "durable"
+    fast = "fast"
+
+
+def up(
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data directory; default $HEADRACE_DATA or ./.headrace.")
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(help="durable: on disk before it is acknowledged; fast: synced every 2 minutes."),
+    ] = Profile.durable,
+    nats: Annotated[str, typer.Option(metavar="URL", help="Use this NATS server or cluster instead.")] = "",
+    nats_server: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Binary to run; default: the one that came with Headrace.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    api_port: Annotated[int, typer.Option(metavar="PORT", help="Of the gRPC API; 0: last one, or free.")] = 0,
+    http_port: Annotated[int, typer.Option(metavar="PORT", help="Of the first gateway; 0: last one, or free.")] = 0,
+    gateways: Annotated[int, typer.Option(metavar="N", help="Gateways; they take ports in a row.")] = 1,
+    workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
+    log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a mesh: broker, registry, orchestrator, agent, gateway. Ctrl-C ends it in order; its data stays."""
+    from headrace.cli.mesh_plan import MeshOptions
+    from headrace.cli.mesh_session import run_in_mesh
+    from headrace.edge.data_directory import locate
+
+    options = MeshOptions(
+        data=locate(data).path,
+        profile=profile.value,
+        nats=nats,
+        nats_server=nats_server,
+        host=host,
+        api_port=api_port,
+        http_port=http_port,
+        gateways=gateways,
+        workspace=workspace,
+        log_level=log_level,
+    )
+    raise typer.Exit(run_in_mesh(options, _stay_up))
+
+
+async def _stay_up(mesh: Mesh, stopping: asyncio.Event) -> int:
+    from headrace.edge.readiness import report_ready
+
+    print(summary(mesh), flush=True)
+    report_ready({"data": str(mesh.directory.path), "api": mesh.endpoints.api})
+    await stopping.wait()
+    print("stopping", flush=True)
+    return 0
+
+
+def summary(mesh: Mesh) -> str:
+    """What runs where, and what to type next."""
+    from headrace.cli.tables import table
+    from headrace.edge.data_directory import DEFAULT_DATA, locate
+
+    ends = mesh.endpoints
+    if mesh.options.nats:
+        broker = f"{ends.nats} (yours, {mesh.broker_version}; its own settings decide what is durable)"
+        profile = f"{ends.profile} (assumed)"
+    else:
+        broker = f"{ends.nats} (nats-server {mesh.broker_version})"
+        kept = "an acknowledged message is on disk" if ends.profile == "durable" else "synced every 2 minutes"
+        profile = f"{ends.profile}: {kept}"
+    rows: list[tuple[str, str]] = [
+        ("API (gRPC)", ends.api),
+        *[("gateway (HTTP)", f"http://{address}/hook/<flow>") for address in ends.gateways],
+        ("broker", broker),
+        ("profile", profile),
+        ("data", ends.data),
+    ]
+    option = "" if mesh.directory == locate(DEFAULT_DATA) else f" --data {ends.data}"
+    return "\n".join(
+        [
+            f"headrace is up ({mesh.start_s:.1f} s)",
+            table(("", ""), rows, indent="  ").partition("\n")[2],
+            "",
+            f"  headrace status{option}",
+            f"  headrace flow apply FLOW.yaml{option}",
+            f"  grpcurl -plaintext {ends.api} list",
+            "  Ctrl-C ends it; the data stays",
+        ]
+    )

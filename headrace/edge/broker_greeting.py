@@ -1,0 +1,57 @@
+"""What a NATS server says of itself when one connects: version, JetStream; without a client library."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from urllib.parse import urlsplit
+
+from headrace.edge.broker_process import check_reported_version
+from headrace.model.errors import InvalidInput, Unavailable
+
+DEFAULT_PORT = 4222
+
+
+async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:
+    """The version of the first server of a comma-separated list that greets.
+
+    Unavailable when none does; InvalidInput when it is too old or has no JetStream.
+    """
+    problems: list[str] = []
+    for url in urls.split(","):
+        try:
+            greeting = await _greeting(url.strip(), timeout_s)
+        except (OSError, TimeoutError, ValueError) as error:
+            problems.append(f"{url}: {str(error) or type(error).__name__}")
+            continue
+        version = check_reported_version(str(greeting.get("version", "")), url)
+        if not greeting.get("jetstream"):
+            raise InvalidInput.at(
+                "nats", url, "has no JetStream", next_step="Start nats-server with -js", reason="NO_JETSTREAM"
+            )
+        return version
+    raise Unavailable(
+        f"no NATS server answers at {urls} ({'; '.join(problems)})",
+        reason="BROKER_UNREACHABLE",
+        next_step="Check --nats and that the server runs, or leave --nats away to use the embedded one",
+    )
+
+
+async def _greeting(url: str, timeout_s: float) -> dict[str, object]:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    if not parts.hostname:
+        raise ValueError("not a URL such as nats://127.0.0.1:4222")
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or DEFAULT_PORT, limit=1 << 20)
+        try:
+            line = await reader.readline()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+    if not line.startswith(b"INFO "):
+        raise ValueError("something else than a NATS server answers")
+    greeting = json.loads(line[5:])
+    assert isinstance(greeting, dict)
+    return greeting
