@@ -1,0 +1,232 @@
+"""What a function sees of its call: the message, the configuration, and how to emit, reply and log.
+
+`emit` and `reply` act when they are called and return something that may be awaited, so that they work in
+plain functions too, without `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headrace.sdk.body import UnencodableOutput, encode_body
+from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
+from headrace.sdk.log import ComponentLog
+
+MAX_KEY_CHARACTERS = 256
+MAX_OUTPUTS = 1_000
+
+
+class EventSink(Protocol):
+    """Where a call's events go."""
+
+    def data(self, call: int, body: bytes, content_type: str, headers: Mapping[str, str] | None, key: str) -> None: ...
+    def reply(
+        self, call: int, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None
+    ) -> None: ...
+    def error(self, call: int, code: str, message: str, retryable: bool, status: int) -> None: ...
+    def rebound(self, call: int, reason: str, delay_ms: int) -> None: ...
+    def end(self, call: int, started_ns: int, ended_ns: int) -> None: ...
+
+
+class CallInput(Protocol):
+    """The fields of `component/v1` Input that a call reads."""
+
+    call: int
+    body: bytes
+    content_type: str
+    message_id: str
+    execution_id: str
+    attempt: int
+    wants_reply: bool
+    timeout_ms: int
+    traceparent: str
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepIdentity:
+    """Where the component runs; for logs and idempotency tokens. Empty in the test harness unless given."""
+
+    workspace: str = ""
+    flow: str = ""
+    step: str = ""
+    version: int = 0
+    deployment: int = 0
+    component: str = ""
+    revision: str = ""
+    instance: str = ""
+
+
+class Message:
+    """The input of a call. Reading is all it offers; `headers` is a copy made when asked for."""
+
+    __slots__ = ("_headers", "_input")
+
+    def __init__(self, source: CallInput) -> None:
+        self._input = source
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def id(self) -> str:
+        """The same for every attempt: fit for an idempotency token."""
+        return self._input.message_id
+
+    @property
+    def execution_id(self) -> str:
+        return self._input.execution_id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Lower-case keys."""
+        if self._headers is None:
+            self._headers = dict(self._input.headers)
+        return self._headers
+
+    @property
+    def body(self) -> bytes:
+        return self._input.body
+
+    @property
+    def content_type(self) -> str:
+        return self._input.content_type
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self._input.attempt
+
+    @property
+    def wants_reply(self) -> bool:
+        """True when a caller waits for `ctx.reply`."""
+        return self._input.wants_reply
+
+    @property
+    def traceparent(self) -> str:
+        return self._input.traceparent
+
+
+class _Done:
+    """Awaitable that is over already."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+DONE = _Done()
+
+
+@dataclass(slots=True)
+class StepScope:
+    """What all calls of a step share."""
+
+    config: dict[str, Any]
+    step: StepIdentity
+    draining: asyncio.Event
+    log: ComponentLog
+
+
+class Context:
+    """One call, as its function sees it."""
+
+    __slots__ = ("__weakref__", "_emitted", "_message", "_scope", "_sink", "call")
+
+    def __init__(self, scope: StepScope, source: CallInput, sink: EventSink) -> None:
+        self._scope = scope
+        self._sink = sink
+        self._emitted = 0
+        self._message = Message(source)
+        self.call = source.call
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Configuration of the step, as written in the flow."""
+        return self._scope.config
+
+    @property
+    def message(self) -> Message:
+        return self._message
+
+    @property
+    def step(self) -> StepIdentity:
+        return self._scope.step
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Set when the step stops taking work; a listener then stops reading its source."""
+        return self._scope.draining
+
+    @property
+    def log(self) -> ComponentLog:
+        """`ctx.log.info("priced", sku=sku)`; each line carries message and execution id."""
+        message = self._message
+        return self._scope.log.bound(message.execution_id, message.id)
+
+    def emit(
+        self,
+        value: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str = "",
+        content_type: str = "",
+        source_id: str = "",
+    ) -> Awaitable[None]:
+        """Sends one message to each receiver of the step; also after the function returned (a late emit).
+
+        `key` names the output where the order of emission is not fixed, so that a repeated attempt repeats
+        its ids. ComponentError OUTPUT_REFUSED if the value has no JSON, or for more than 1000 outputs.
+        `source_id` is for listeners only.
+        """
+        if source_id:
+            raise ComponentError(OUTPUT_REFUSED, "source_id is for listeners; a call's outputs use key")
+        if len(key) > MAX_KEY_CHARACTERS:
+            raise ComponentError(OUTPUT_REFUSED, f"key has {len(key)} characters, at most {MAX_KEY_CHARACTERS}")
+        self._emitted += 1
+        if self._emitted > MAX_OUTPUTS:
+            raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUTS} outputs for one input")
+        body, content_type = encoded(value, content_type)
+        self._sink.data(self.call, body, content_type, checked_headers(headers), key)
+        return DONE
+
+    def reply(
+        self, value: Any = b"", *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = ""
+    ) -> Awaitable[None]:
+        """Answers the waiting caller (HTTP `status`, 100 to 599); nothing happens where nobody waits."""
+        if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
+            raise ComponentError(OUTPUT_REFUSED, f"reply status {status!r} is not from 100 to 599")
+        body, content_type = encoded(value, content_type)
+        self._sink.reply(self.call, status, body, content_type, checked_headers(headers))
+        return DONE
+
+
+def encoded(value: Any, content_type: str) -> tuple[bytes, str]:
+    """Body and content type; ComponentError OUTPUT_REFUSED, never retried, if there is none."""
+    try:
+        return encode_body(value, content_type)
+    except UnencodableOutput as error:
+        raise ComponentError(OUTPUT_REFUSED, str(error)) from error
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Headers as given, if all are text; else ComponentError OUTPUT_REFUSED names the one that is not."""
+    if headers:
+        for name, value in headers.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise ComponentError(OUTPUT_REFUSED, f"header {name!r}: {value!r} is not text")
+    return headers
+
+
+_CURRENT: ContextVar[Context] = ContextVar("headrace_context")
+
+
+def current_context() -> Context:
+    """The Context of the call that is running; LookupError outside of one."""
+    return _CURRENT.get()

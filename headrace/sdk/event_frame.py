@@ -1,0 +1,78 @@
+"""Events of calls, written straight into the answer frame under construction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.api.component.v1 import component_pb2
+from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
+
+# A frame is closed at this size, so that many large bodies of one turn stay below gRPC's message limit.
+FULL_FRAME_BYTES = 1024 * 1024
+
+
+class EventFrame:
+    """An EventSink that fills one ProcessResponse. Not for use by two threads at once."""
+
+    __slots__ = ("_add", "response", "size")
+
+    def __init__(self) -> None:
+        self.response = component_pb2.ProcessResponse()
+        self._add = self.response.events.add
+        self.size = 0
+
+    def data(self, call: int, body: bytes, content_type: str, headers: Mapping[str, str] | None, key: str) -> None:
+        emit = self._add(call=call).data
+        try:
+            emit.body = body
+            emit.content_type = content_type
+            if headers:
+                emit.headers.update(headers)
+            if key:
+                emit.key = key
+        except (ValueError, TypeError) as error:
+            raise self._refused(error) from error
+        self.size += len(body) + 128
+
+    def reply(self, call: int, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None) -> None:
+        reply = self._add(call=call).reply
+        try:
+            reply.status = status
+            reply.body = body
+            reply.content_type = content_type
+            if headers:
+                reply.headers.update(headers)
+        except (ValueError, TypeError) as error:
+            raise self._refused(error) from error
+        self.size += len(body) + 128
+
+    def _refused(self, error: Exception) -> ComponentError:
+        """Takes the half-made event out again."""
+        del self.response.events[-1]
+        return ComponentError(OUTPUT_REFUSED, f"an output's text cannot be encoded: {error}")
+
+    def error(self, call: int, code: str, message: str, retryable: bool, status: int) -> None:
+        failure = self._add(call=call).error
+        failure.code = code
+        failure.message = message
+        failure.retryable = retryable
+        failure.status = status
+        self.size += len(message) + 64
+
+    def rebound(self, call: int, reason: str, delay_ms: int) -> None:
+        rebound = self._add(call=call).rebound
+        rebound.SetInParent()
+        rebound.reason = reason
+        rebound.delay_ms = delay_ms
+        self.size += len(reason) + 32
+
+    def end(self, call: int, started_ns: int, ended_ns: int) -> None:
+        end = self._add(call=call).end
+        end.started_at_mono_ns = started_ns
+        end.ended_at_mono_ns = ended_ns
+        self.size += 32
+
+    def pong(self, nonce: int) -> None:
+        self.response.pong.nonce = nonce
+        self.response.pong.SetInParent()
+        self.size += 16

@@ -1,0 +1,104 @@
+"""A component's own log: one JSON object a line on standard output, which the sidecar reads.
+
+{"level": "info", "message": "priced", "fields": {"sku": "A-1"}, "execution_id": "...", "message_id": "..."}
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+LogLine = dict[str, Any]
+WriteLine = Callable[[LogLine], None]
+
+MAX_LINE_CHARACTERS = 32_000
+_encoder = msgspec.json.Encoder(enc_hook=repr)
+
+
+def write_stdout(line: LogLine) -> None:
+    """Writes one line and flushes it, so that a killed process has lost none."""
+    sys.stdout.write(_text(line) + "\n")
+    sys.stdout.flush()
+
+
+def _text(line: LogLine) -> str:
+    try:
+        text = _encoder.encode(line).decode()
+    except Exception:
+        # Fields that no encoder takes (cycles, odd keys) must not fail the call that logs them.
+        text = _encoder.encode({**line, "fields": {"unprintable": repr(line.get("fields"))[:2000]}}).decode()
+    if len(text) <= MAX_LINE_CHARACTERS:
+        return text
+    cut = {**line, "message": str(line.get("message"))[:8000], "fields": {"cut": f"{len(text)} characters"}}
+    if "traceback" in line:
+        cut["traceback"] = str(line["traceback"])[-8000:]
+    return _encoder.encode(cut).decode()
+
+
+class ComponentLog:
+    """`log.info("message", key=value)`."""
+
+    __slots__ = ("_execution_id", "_message_id", "_write")
+
+    def __init__(self, write: WriteLine = write_stdout, execution_id: str = "", message_id: str = "") -> None:
+        self._write = write
+        self._execution_id = execution_id
+        self._message_id = message_id
+
+    def bound(self, execution_id: str, message_id: str) -> ComponentLog:
+        """The same log for one call."""
+        return ComponentLog(self._write, execution_id, message_id)
+
+    def debug(self, message: str, **fields: Any) -> None:
+        self._line("debug", message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        self._line("info", message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        self._line("warning", message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        self._line("error", message, fields)
+
+    def exception(self, message: str, error: BaseException, **fields: Any) -> None:
+        """An error line with the traceback."""
+        self._line("error", message, fields, "".join(traceback.format_exception(error)))
+
+    def _line(self, level: str, message: str, fields: dict[str, Any], trace: str = "") -> None:
+        line: LogLine = {"level": level, "message": str(message)}
+        if fields:
+            line["fields"] = fields
+        if self._message_id:
+            line["execution_id"] = self._execution_id
+            line["message_id"] = self._message_id
+        if trace:
+            line["traceback"] = trace
+        self._write(line)
+
+
+class _StandardLogging(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line: LogLine = {
+                "level": record.levelname.lower().replace("critical", "error"),
+                "message": record.getMessage(),
+                "fields": {"logger": record.name},
+            }
+            if record.exc_info and record.exc_info[1] is not None:
+                line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+            write_stdout(line)
+        except Exception:
+            self.handleError(record)
+
+
+def capture_standard_logging() -> None:
+    """Sends `logging` records (info and up) the same way as `ctx.log`."""
+    root = logging.getLogger()
+    root.handlers[:] = [_StandardLogging()]
+    root.setLevel(logging.INFO)

@@ -1,0 +1,159 @@
+"""The `Process` stream of a component: frames of calls in, frames of events out.
+
+One task leads: it reads a frame and begins its calls one after the other. A call that has to wait keeps the
+task it began in, and a new task takes the lead with the rest of the frame: so only calls that wait cost a task,
+and each function still runs inside a real one. How many calls run at once is the sidecar's credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from time import monotonic_ns
+from typing import Any
+
+import grpc
+
+from headrace.api.component.v1 import component_pb2
+from headrace.sdk.call import Suspended, begin_call, resume
+from headrace.sdk.context import StepScope
+from headrace.sdk.function import Function
+from headrace.sdk.outbox import Outbox
+from headrace.sdk.threaded_calls import ThreadedCalls
+
+# A turn that takes longer gives back what it has, and lets others run, before it goes on with its frame.
+LONG_TURN_NS = 2_000_000
+CLOSE_TIMEOUT_S = 2.0
+
+ServicerContext = grpc.aio.ServicerContext[component_pb2.ProcessRequest, component_pb2.ProcessResponse]
+
+
+class ProcessStream:
+    """Serves one stream: `await run()` returns when the sidecar ended it and every call of it is answered."""
+
+    def __init__(self, function: Function, scope: StepScope, context: ServicerContext) -> None:
+        loop = asyncio.get_running_loop()
+        self._function = function
+        self._scope = scope
+        self._rpc = context
+        self._loop = loop
+        self._outbox = Outbox(loop, self._start_writing)
+        self._finished: asyncio.Future[None] = loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[Suspended] = set()
+        self._writing = False
+        self._ended = False
+        self._closing = False
+        self._threads: ThreadedCalls | None = None
+        if not function.is_async:
+            self._threads = ThreadedCalls(function, scope, self._outbox, self._start_writing)
+
+    async def run(self) -> None:
+        """Raises what broke the stream; cancelled, it cancels every call."""
+        self._spawn(self._lead(iter(())))
+        try:
+            await self._finished
+        finally:
+            self._closing = True
+            self._outbox.closed = True
+            if self._threads is not None:
+                self._threads.close()
+            for call in self._waiting:
+                call.cancel_as = Suspended.CLOSED
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._closing or self._finished.done():
+            if not task.cancelled():
+                task.exception()
+            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._finished.set_exception(error)
+        elif self._ended and not self._tasks and not (self._threads and self._threads.busy):
+            if self._outbox:
+                self._start_writing()
+            else:
+                self._finished.set_result(None)
+
+    async def _lead(self, inputs: Iterator[component_pb2.Input]) -> None:
+        function, scope, outbox = self._function, self._scope, self._outbox
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._closing:
+            outbox.held = True
+            turn_ns = monotonic_ns()
+            for item in inputs:
+                call = begin_call(function, item, scope, outbox)
+                if call is None and not task.cancelling():
+                    if monotonic_ns() - turn_ns > LONG_TURN_NS:
+                        outbox.held = False
+                        await self._write_one()
+                        outbox.held = True
+                        turn_ns = monotonic_ns()
+                    continue
+                outbox.held = False
+                self._spawn(self._lead(inputs))
+                if call is not None:
+                    await self._follow(call, item.timeout_ms, task)
+                return
+            outbox.held = False
+            await self._write_one()
+            frame: Any = await self._rpc.read()
+            if frame is grpc.aio.EOF:
+                self._ended = True
+                return
+            if frame.HasField("ping"):
+                outbox.pong(frame.ping.nonce)
+            if self._threads is None:
+                inputs = iter(frame.inputs)
+            else:
+                self._threads.submit(frame.inputs)
+
+    async def _follow(self, call: Suspended, timeout_ms: int, task: asyncio.Task[Any]) -> None:
+        timer = self._loop.call_later(timeout_ms / 1000, self._expire, call, task) if timeout_ms else None
+        self._waiting.add(call)
+        try:
+            await resume(call)
+        finally:
+            self._waiting.discard(call)
+            if timer is not None:
+                timer.cancel()
+        # The wake-up that the call's last event caused writes its frame, together with those of its turn.
+
+    @staticmethod
+    def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
+        call.cancel_as = Suspended.TIMEOUT
+        task.cancel()
+
+    async def _write_one(self) -> None:
+        """Writes what there is, unless a write is in flight (whose task goes on with the rest)."""
+        if self._writing or (frame := self._outbox.take()) is None:
+            return
+        self._writing = True
+        try:
+            await self._rpc.write(frame)
+        finally:
+            self._writing = False
+        if self._outbox:
+            self._start_writing()
+
+    def _start_writing(self) -> None:
+        if not self._writing and not self._closing and not self._finished.done():
+            self._writing = True
+            self._spawn(self._write_all())
+
+    async def _write_all(self) -> None:
+        try:
+            while (frame := self._outbox.take()) is not None:
+                await self._rpc.write(frame)
+        finally:
+            self._writing = False

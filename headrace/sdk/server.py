@@ -1,0 +1,172 @@
+"""The component side of component/v1: Handshake, Init, Process, Listen, Shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
+import msgspec
+
+from headrace import __version__
+from headrace.api.component.v1 import component_pb2, component_pb2_grpc
+from headrace.sdk.component import Component
+from headrace.sdk.context import Context, StepIdentity, StepScope
+from headrace.sdk.errors import DefinitionError
+from headrace.sdk.function import Function, Hook
+from headrace.sdk.listen_stream import ListenStream
+from headrace.sdk.log import ComponentLog
+from headrace.sdk.process_stream import ProcessStream
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+_KINDS = {
+    "action": component_pb2.FUNCTION_KIND_ACTION,
+    "trigger": component_pb2.FUNCTION_KIND_TRIGGER,
+    "listener": component_pb2.FUNCTION_KIND_LISTENER,
+}
+
+
+class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
+    """Serves one component. `stopped` is set once Shutdown was answered."""
+
+    def __init__(self, component: Component, log: ComponentLog) -> None:
+        self._component = component
+        self._log = log
+        self._function: Function | None = None
+        self._scope: StepScope | None = None
+        self._shut_down = False
+        self.stopped = asyncio.Event()
+
+    async def Handshake(self, request: Any, context: Any) -> component_pb2.HandshakeResponse:
+        if request.protocol_version and request.protocol_version != PROTOCOL_VERSION:
+            spoken = f"this SDK speaks component/v1 version {PROTOCOL_VERSION}, not {request.protocol_version}"
+            await _refuse(context, spoken)
+        answer = component_pb2.HandshakeResponse(
+            protocol_version=PROTOCOL_VERSION,
+            sdk=f"headrace-python/{__version__}",
+            interpreter=f"{platform.python_implementation()} {platform.python_version()}",
+        )
+        for function in self._component.functions.values():
+            try:
+                in_schema, out_schema = function.schemas()
+            except DefinitionError as error:
+                await _refuse(context, str(error))
+            answer.functions.add(
+                name=function.name,
+                kind=_KINDS[function.kind],
+                in_schema_json=_json(in_schema),
+                out_schema_json=_json(out_schema),
+            )
+        return answer
+
+    async def Init(self, request: component_pb2.InitRequest, context: Any) -> component_pb2.InitResponse:
+        if self._scope is not None:
+            await _refuse(context, "Init was called before; a process serves one step")
+        try:
+            function = self._component.function(request.function)
+            config = msgspec.json.decode(request.config_json or "{}", type=dict[str, Any])
+        except DefinitionError as error:
+            await _refuse(context, str(error))
+        except msgspec.MsgspecError as error:
+            await _refuse(context, f"config_json: {error}")
+        step = request.step
+        identity = StepIdentity(**{name: getattr(step, name) for name in StepIdentity.__dataclass_fields__})
+        scope = StepScope(config, identity, asyncio.Event(), self._log)
+        try:
+            await run_hook(self._component.init_hook, scope)
+        except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._log.exception("init failed", error)
+            await _refuse(context, f"init failed: {type(error).__name__}: {error}"[:2000])
+        self._function, self._scope = function, scope
+        return component_pb2.InitResponse()
+
+    async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        function, scope = await self._ready(context)
+        if function.kind == "listener":
+            await _refuse(context, f"function {function.name!r} is a listener: call Listen")
+        await ProcessStream(function, scope, context).run()
+
+    async def Listen(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        function, scope = await self._ready(context)
+        if function.kind != "listener":
+            await _refuse(context, f"function {function.name!r} is not a listener: call Process")
+        scope.draining.clear()
+        try:
+            await ListenStream(function, scope).run(context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except BaseException as error:
+            self._log.exception("listener failed", error)
+            await context.abort(grpc.StatusCode.ABORTED, f"{type(error).__name__}: {error}"[:2000])
+
+    async def Shutdown(self, request: Any, context: Any) -> component_pb2.ShutdownResponse:
+        await self.shut_down()
+        self.stopped.set()
+        return component_pb2.ShutdownResponse()
+
+    async def shut_down(self) -> None:
+        """Runs the shutdown hook, once; its failure is only logged."""
+        if self._shut_down:
+            return
+        self._shut_down = True
+        scope = self._scope
+        if scope is None:
+            return
+        scope.draining.set()
+        try:
+            await run_hook(self._component.shutdown_hook, scope)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._log.exception("shutdown failed", error)
+
+    async def _ready(self, context: Any) -> tuple[Function, StepScope]:
+        if self._function is None or self._scope is None:
+            await _refuse(context, "call Init first")
+        return self._function, self._scope
+
+
+async def run_hook(hook: Hook | None, scope: StepScope) -> None:
+    """Runs an init or shutdown hook; a plain one in a thread. Raises what it raises."""
+    if hook is None:
+        return
+    context = Context(scope, component_pb2.Input(), HookSink())
+    if hook.is_async:
+        await hook.invoke(context)
+    else:
+        await asyncio.to_thread(copy_context().run, hook.invoke, context)
+
+
+class HookSink:
+    """A hook is not a call: it cannot emit."""
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise RuntimeError("init and shutdown hooks cannot emit or reply; only functions can")
+
+    data = reply = error = rebound = end = _refuse
+
+
+def make_server(servicer: ComponentServicer) -> grpc.aio.Server:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, server)
+    return server
+
+
+async def _refuse(context: Any, message: str) -> NoReturn:
+    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+    raise AssertionError("abort does not return")
+
+
+def _json(schema: dict[str, Any] | None) -> str:
+    return msgspec.json.encode(schema).decode() if schema else ""
