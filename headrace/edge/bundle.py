@@ -35,6 +35,7 @@ from headrace.model.bundle_rules import (
     too_large,
 )
 from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.manifest import read_manifest
 
 READ_STEP = 256 * 1024
 STALE_PARTIAL_S = 600.0
@@ -45,6 +46,7 @@ class PackedBundle:
     """A bundle in a temporary file. Use it as a context manager, or `remove` it."""
 
     path: Path
+    component: str
     digest: str
     bundle_bytes: int
     content_bytes: int
@@ -69,12 +71,15 @@ def pack_folder(folder: Path, extra: Mapping[str, bytes] | None = None) -> Packe
     added = dict(extra or {})
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder", reason="NO_FOLDER", next_step="Name a component's folder")
-    if MANIFEST_FILE not in added and not (folder / MANIFEST_FILE).is_file():
+    try:
+        raw_manifest = added[MANIFEST_FILE] if MANIFEST_FILE in added else (folder / MANIFEST_FILE).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise InvalidInput(
             f"{folder}: no {MANIFEST_FILE}",
             reason="NO_MANIFEST",
             next_step=f"Name the folder that holds {MANIFEST_FILE}",
-        )
+        ) from error
+    component = read_manifest(raw_manifest).component
     files: dict[str, Path | bytes] = {name: path for name, path in _files_of(folder) if name not in added}
     files |= {entry_path(name): data for name, data in added.items()}
     names = EntryNames()
@@ -95,7 +100,7 @@ def pack_folder(folder: Path, extra: Mapping[str, bytes] | None = None) -> Packe
     except BaseException:
         os.unlink(target)
         raise
-    return PackedBundle(Path(target), "sha256:" + counting.hash.hexdigest(), size, counting.count)
+    return PackedBundle(Path(target), component, "sha256:" + counting.hash.hexdigest(), size, counting.count)
 
 
 class _CountingWriter(io.RawIOBase):

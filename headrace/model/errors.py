@@ -8,7 +8,8 @@
     ├── Conflict              ABORTED              somebody else changed it meanwhile (etag, generation)
     ├── Exhausted             RESOURCE_EXHAUSTED   a bound is reached
     ├── DeadlineExceeded      DEADLINE_EXCEEDED
-    └── Unavailable           UNAVAILABLE          a part of the mesh does not answer
+    ├── Unavailable           UNAVAILABLE          a part of the mesh does not answer
+    └── Damaged               DATA_LOSS            what was stored is altered or partly gone
 
 Every error names what is wrong (`message`), a machine-readable `reason` in UPPER_CASE, where it came from
 (`field`, `value`) and the next thing to do (`next_step`).
@@ -105,3 +106,8 @@ class DeadlineExceeded(HeadraceError):
 class Unavailable(HeadraceError):
     code = "UNAVAILABLE"
     default_reason = "UNAVAILABLE"
+
+
+class Damaged(HeadraceError):
+    code = "DATA_LOSS"
+    default_reason = "DAMAGED"

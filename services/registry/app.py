@@ -1,0 +1,67 @@
+"""Wires the registry: broker, stores, collector, gRPC server; ordered stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from nats.aio.client import Client
+
+from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.readiness import report_ready
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.names import DEFAULT_WORKSPACE
+from services.registry.bundle_store import BundleStore
+from services.registry.catalogue import Catalogue
+from services.registry.collector import Collector
+from services.registry.component_store import ComponentStore
+from services.registry.rpc import RegistryRpc
+
+log = get_logger(__name__)
+
+SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+STOP_GRACE_S = 1.0
+
+
+class RegistryApp:
+    """The registry as a service of `run_service`."""
+
+    def __init__(self, nats_url: str, listen: str, *, workspace: str = DEFAULT_WORKSPACE, replicas: int = 1) -> None:
+        self._nats_url = nats_url
+        self._listen = listen
+        self._workspace = workspace
+        self._replicas = replicas
+        self._connection: Client | None = None
+        self._server: GrpcServer | None = None
+        self._collecting: asyncio.Task[None] | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._connection = await connect_nats(self._nats_url, "headrace-registry")
+        catalogue = await self._open_catalogue(self._connection)
+        server = GrpcServer()
+        server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(catalogue), SERVICE_NAME)
+        address = await server.start(self._listen)
+        self._server = server
+        self._collecting = tasks.create_task(Collector(catalogue).run(), name="collector")
+        report_ready({"address": address})
+        log.info("registry serves", address=address)
+
+    async def _open_catalogue(self, connection: Client) -> Catalogue:
+        workspace, replicas = self._workspace, self._replicas
+        components = await KvBucket.open(connection, subjects.component_bucket(workspace), replicas=replicas)
+        pins = await KvBucket.open(connection, subjects.pin_bucket(workspace), replicas=replicas)
+        bundles = await BundleStore.open(connection, subjects.bundle_store(workspace), replicas=replicas)
+        return Catalogue(ComponentStore(components), bundles, pins, time.time)
+
+    async def stop(self) -> None:
+        """Refuses new calls, waits for those in flight, then leaves the broker."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+        if self._connection is not None:
+            await close_nats(self._connection)

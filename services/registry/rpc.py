@@ -1,0 +1,168 @@
+"""RegistryService: messages in and out; what happens is in `catalogue`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.model.errors import DeadlineExceeded, InvalidInput
+from headrace.model.names import is_digest, parse_reference, parse_resource
+from headrace.wire.manifest import manifest_to_proto
+from services.registry.catalogue import Catalogue, RevisionView
+from services.registry.component_store import FoundComponent
+from services.registry.domain.pages import decode_token, encode_token, page_limit
+from services.registry.transfer_slots import TransferSlots
+from services.registry.upload import received_bundle
+
+SEND_BYTES = 512 * 1024
+MAX_TRANSFERS = 4
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""A page ends early rather than become larger."""
+PUSH_LIMIT_S = 120.0
+SEND_LIMIT_S = 120.0
+
+
+class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
+    """Thin servicer; errors are translated by the server's interceptor."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._receiving = TransferSlots(MAX_TRANSFERS)
+        self._sending = TransferSlots(MAX_TRANSFERS)
+
+    async def PushRevision(
+        self, request_iterator: AsyncIterator[registry_pb2.PushRevisionRequest], context: Any
+    ) -> registry_pb2.PushRevisionResponse:
+        try:
+            async with (
+                asyncio.timeout(PUSH_LIMIT_S),
+                self._receiving.one(),
+                received_bundle(aiter(request_iterator)) as received,
+            ):
+                view, created = await self._catalogue.push(received.content, received.file)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"push: took more than {PUSH_LIMIT_S:.0f} s", reason="PUSH_TOO_SLOW", next_step="Push again"
+            ) from error
+        return registry_pb2.PushRevisionResponse(revision=revision_to_proto(view), created=created)
+
+    async def GetComponent(self, request: registry_pb2.GetComponentRequest, context: Any) -> registry_pb2.Component:
+        (name,) = parse_resource("name", request.name, "components")
+        return component_to_proto(await self._catalogue.components.get(name))
+
+    async def ListComponents(
+        self, request: registry_pb2.ListComponentsRequest, context: Any
+    ) -> registry_pb2.ListComponentsResponse:
+        limit = page_limit(request.page_size)
+        after = decode_token("components", request.page_token)
+        found = [one for one in await self._catalogue.components.list() if one.record.name > after]
+        components = _bounded(component_to_proto(one) for one in found[:limit])
+        answer = registry_pb2.ListComponentsResponse(components=components)
+        if len(components) < len(found):
+            answer.next_page_token = encode_token("components", found[len(components) - 1].record.name)
+        return answer
+
+    async def GetRevision(self, request: registry_pb2.GetRevisionRequest, context: Any) -> registry_pb2.Revision:
+        name, number = parse_resource("name", request.name, "components", "revisions")
+        return revision_to_proto(await self._catalogue.revision(name, int(number)))
+
+    async def ListRevisions(
+        self, request: registry_pb2.ListRevisionsRequest, context: Any
+    ) -> registry_pb2.ListRevisionsResponse:
+        (name,) = parse_resource("parent", request.parent, "components")
+        limit = page_limit(request.page_size)
+        below = decode_token("revisions", request.page_token)
+        if below and not below.isdigit():
+            raise InvalidInput.at("page_token", request.page_token, "is not a token of this list")
+        views, more = await self._catalogue.revisions(name, below=int(below or 0), limit=limit)
+        revisions = _bounded(revision_to_proto(view) for view in views)
+        answer = registry_pb2.ListRevisionsResponse(revisions=revisions)
+        if more or len(revisions) < len(views):
+            answer.next_page_token = encode_token("revisions", str(revisions[-1].number))
+        return answer
+
+    async def TagRevision(self, request: registry_pb2.TagRevisionRequest, context: Any) -> registry_pb2.Revision:
+        name, number = parse_resource("name", request.name, "components", "revisions")
+        return revision_to_proto(await self._catalogue.tag(name, int(number), request.tag))
+
+    async def ResolveReference(
+        self, request: registry_pb2.ResolveReferenceRequest, context: Any
+    ) -> registry_pb2.Revision:
+        return revision_to_proto(await self._catalogue.resolve(parse_reference("reference", request.reference)))
+
+    async def DownloadBundle(
+        self, request: registry_pb2.DownloadBundleRequest, context: Any
+    ) -> AsyncIterator[registry_pb2.DownloadBundleResponse]:
+        if not is_digest(request.digest):
+            raise InvalidInput.at(
+                "digest",
+                request.digest,
+                "is not sha256: and 64 hex digits",
+                next_step="Take it from GetRevision or ResolveReference",
+            )
+        deadline = asyncio.get_running_loop().time() + SEND_LIMIT_S
+        async with self._sending.one():
+            file = await self._catalogue.open_bundle(request.digest)
+            with file:
+                while chunk := await asyncio.to_thread(file.read, SEND_BYTES):
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise DeadlineExceeded(
+                            f"download: took more than {SEND_LIMIT_S:.0f} s", reason="DOWNLOAD_TOO_SLOW"
+                        )
+                    yield registry_pb2.DownloadBundleResponse(chunk=chunk)
+
+    async def DeleteRevision(
+        self, request: registry_pb2.DeleteRevisionRequest, context: Any
+    ) -> registry_pb2.DeleteRevisionResponse:
+        name, number = parse_resource("name", request.name, "components", "revisions")
+        await self._catalogue.delete(name, int(number))
+        return registry_pb2.DeleteRevisionResponse()
+
+
+def component_to_proto(found: FoundComponent) -> registry_pb2.Component:
+    record = found.record
+    return registry_pb2.Component(
+        name=f"components/{record.name}",
+        title=record.title,
+        latest_revision=record.latest_number,
+        tags=record.tags,
+        create_time=_timestamp(record.created_at),
+        etag=str(found.revision),
+    )
+
+
+def revision_to_proto(view: RevisionView) -> registry_pb2.Revision:
+    return registry_pb2.Revision(
+        name=f"components/{view.component}/revisions/{view.entry.number}",
+        number=view.entry.number,
+        digest=view.entry.digest,
+        bundle_bytes=view.bundle.bundle_bytes,
+        content_bytes=view.bundle.content_bytes,
+        manifest=manifest_to_proto(view.bundle.manifest),
+        version=view.entry.version,
+        create_time=_timestamp(view.entry.created_at),
+        pinned_by=view.pinned_by,
+        lock_digest=view.bundle.lock_digest,
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(int(seconds * 1_000_000))
+    return stamp
+
+
+def _bounded(messages: Iterable[Any]) -> list[Any]:
+    """As many as fit in one answer, at least one."""
+    taken: list[Any] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if taken and size > MAX_ANSWER_BYTES:
+            break
+        taken.append(message)
+    return taken
