@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from headrace.model.errors import (
     AlreadyExists,
     Conflict,
+    Damaged,
     DeadlineExceeded,
     Exhausted,
     FieldViolation,
@@ -38,6 +39,7 @@ _CLASSES: dict[str, type[HeadraceError]] = {
         Exhausted,
         DeadlineExceeded,
         Unavailable,
+        Damaged,
     )
 }
 
