@@ -1,6 +1,6 @@
 """Passes opaque bytes on."""
 
-from headrace.sdk import Component
+from headrace.sdk import Component, Context
 
 component = Component()
 
@@ -13,3 +13,8 @@ async def start(body: bytes) -> bytes:
 @component.action
 async def relay(body: bytes) -> bytes:
     return body
+
+
+@component.action
+async def answer(body: bytes, ctx: Context) -> None:
+    await ctx.reply(body)

@@ -1,0 +1,112 @@
+"""`make bench`: runs the scenarios, prints a table, writes build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import scenarios
+from benchmarks.floors import measure_floors
+from benchmarks.mesh_bench import bench_mesh
+from headrace import __version__
+from headrace.edge.broker_process import PROFILES, BrokerProcess
+
+TARGET = Path("build/bench.json")
+
+
+def told(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+def machine() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "commit": commit.stdout.strip(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+async def run(seconds: float, count: int) -> dict[str, Any]:
+    """Everything, one after another; floors first, in the same run."""
+    result: dict[str, Any] = {"schema": 1, "headrace": __version__, "machine": machine(), "profiles": {}}
+    for profile in PROFILES:
+        told(f"{profile}: floors")
+        with tempfile.TemporaryDirectory() as folder:
+            broker = BrokerProcess(Path(folder), profile=profile)
+            await broker.start()
+            try:
+                floors = await measure_floors(broker, seconds / 2)
+            finally:
+                await broker.stop()
+        async with bench_mesh(profile, told) as bench:
+            told(f"{profile}: latency at {scenarios.RATE:.0f} messages/s")
+            measured: dict[str, Any] = {"floors": floors, "latency": await scenarios.latency(bench, seconds)}
+            told(f"{profile}: throughput")
+            measured["throughput"] = {
+                kind: await scenarios.throughput(bench, kind, count if profile == "fast" else count // 4)
+                for kind in ("opaque", "typed")
+            }
+            told(f"{profile}: start")
+            measured["start"] = await scenarios.start(bench)
+            measured["mesh_start_s"] = round(bench.mesh.start_s, 2)
+        floor_us = floors["publish_to_deliver"]["p50_us"] + floors["unix_socket_round_trip"]["p50_us"]
+        hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
+        measured["hop_to_floor"] = round(hop_us / floor_us, 2) if floor_us else 0.0
+        result["profiles"][profile] = measured
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """What a person reads."""
+    lines = []
+    for profile, measured in result["profiles"].items():
+        floors, hop = measured["floors"], measured["latency"]["hop"]
+        memory = [sum(pair.values()) for pair in measured["latency"]["pss_mb"].values()]
+        rows = [
+            ("raw publish→deliver p50 / p99", *_pair(floors["publish_to_deliver"])),
+            ("raw Unix socket round trip", *_pair(floors["unix_socket_round_trip"])),
+            ("raw gRPC round trip", *_pair(floors["grpc_round_trip"])),
+            ("hop at 200 messages/s", *_pair(hop)),
+        ]
+        lines.append(f"\n{profile}")
+        lines += [f"  {name:<36}{p50:>10.2f} ms {p99:>10.2f} ms" for name, p50, p99 in rows]
+        lines.append(f"  {'hop p50 ÷ floor (deliver + socket)':<36}{measured['hop_to_floor']:>10.2f}")
+        for kind, value in measured["throughput"].items():
+            lines.append(f"  {'trigger + 2 actions, ' + kind:<36}{value['messages_per_s']:>10} messages/s")
+        for kind, value in measured["start"].items():
+            lines.append(f"  {'start, ' + kind + ', to first answer':<36}{value['first_answer_s']:>10.2f} s")
+        if memory:
+            lines.append(f"  {'PSS of one instance':<36}{max(memory):>10.1f} MB")
+    return "\n".join(lines)
+
+
+def _pair(values: dict[str, float]) -> tuple[float, float]:
+    return values.get("p50_us", 0.0) / 1000, values.get("p99_us", 0.0) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a latency run (default 10)")
+    parser.add_argument("--messages", type=int, default=40_000, help="messages of a throughput run, fast profile")
+    arguments = parser.parse_args()
+    import uvloop
+
+    result = uvloop.run(run(arguments.seconds, arguments.messages))
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    print(f"\nwritten to {TARGET}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A mesh in a fresh data directory with one flow of the bench, and what can be read from it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.load import IngressLoad
+from headrace.cli.mesh import Mesh
+from headrace.cli.mesh_plan import MeshOptions
+from headrace.client import AsyncClient
+
+FLOWS = Path(__file__).parent / "flows"
+QUIET_LIMIT_S = 120.0
+
+
+@dataclass
+class BenchMesh:
+    """A running mesh and a client of it."""
+
+    mesh: Mesh
+    client: AsyncClient
+
+    @property
+    def broker(self) -> tuple[str, int]:
+        parts = urlsplit(self.mesh.endpoints.nats)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    async def prepare(self, name: str) -> str:
+        """Applies and publishes a flow of the bench; answers its name. It is not started."""
+        applied = await self.client.apply(FLOWS / f"{name}.yaml")
+        flow = applied.flow.name.removeprefix("flows/")
+        await self.client.publish(flow)
+        return flow
+
+    async def load(self, flow: str, body: bytes, content_type: str) -> IngressLoad:
+        load = IngressLoad(flow, "start", body, content_type)
+        await load.connect(*self.broker)
+        return load
+
+    async def processed(self, flow: str, step: str) -> int:
+        """Messages a step has finished, over its instances."""
+        status = await self.client.get_status(flow)
+        return sum(
+            instance.counters["processed"]
+            for found in status.steps
+            if found.step == step
+            for instance in found.instances
+        )
+
+    async def until_processed(self, flow: str, step: str, count: int, look_s: float = 0.05) -> float:
+        """Waits until the step has finished `count` messages; answers the moment (monotonic seconds)."""
+        async with asyncio.timeout(QUIET_LIMIT_S):
+            while await self.processed(flow, step) < count:
+                await asyncio.sleep(look_s)
+        return time.monotonic()
+
+    async def pss_mb(self, flow: str) -> dict[str, dict[str, float]]:
+        """Proportional set size per step: its sidecar and its component, MB."""
+        status = await self.client.get_status(flow)
+        return {
+            found.step: {
+                "sidecar": pss_of(instance.sidecar_pid),
+                "component": pss_of(instance.component_pid),
+            }
+            for found in status.steps
+            for instance in found.instances
+        }
+
+
+def pss_of(pid: int) -> float:
+    """Proportional set size of a process in MB, from smaps_rollup (proc(5)); 0.0 where it cannot be read."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return 0.0
+
+
+@contextlib.asynccontextmanager
+async def bench_mesh(profile: str, told: Callable[[str], None]) -> AsyncIterator[BenchMesh]:
+    """A mesh on free loopback ports, gone with its data afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hr-bench-") as folder:
+        mesh = Mesh(MeshOptions(Path(folder) / "data", profile=profile, log_level="warning"), on_notice=told)
+        async with mesh:
+            client = AsyncClient(mesh.endpoints.api)
+            async with client:
+                yield BenchMesh(mesh, client)
