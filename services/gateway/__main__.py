@@ -8,6 +8,8 @@ import sys
 from headrace.edge.service_runner import run_service
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.app import Gateway, GatewaySettings
+from services.gateway.http_server import HEAD_LIMIT_S
+from services.gateway.request_body import BODY_LIMIT_S
 
 
 def main() -> int:
@@ -20,6 +22,8 @@ def main() -> int:
         "--grace", type=float, default=2.0, metavar="SECONDS", help="time for requests in flight when it stops"
     )
     parser.add_argument("--max-requests", type=int, default=2_000, help="requests in work at once, then 429")
+    parser.add_argument("--head-limit", type=float, default=HEAD_LIMIT_S, metavar="SECONDS", help="then 408")
+    parser.add_argument("--body-limit", type=float, default=BODY_LIMIT_S, metavar="SECONDS", help="then 408")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
@@ -33,6 +37,8 @@ def main() -> int:
         name=arguments.name,
         grace_s=arguments.grace,
         max_requests=arguments.max_requests,
+        head_limit_s=arguments.head_limit,
+        body_limit_s=arguments.body_limit,
     )
     return run_service(
         "gateway", Gateway(settings), log_level=arguments.log_level, stop_timeout_s=arguments.grace + 6.0

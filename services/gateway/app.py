@@ -29,9 +29,10 @@ from services.gateway.domain.admission import Admission
 from services.gateway.domain.refusals import Refusal
 from services.gateway.hook import Hook
 from services.gateway.hop_log import HopLog
-from services.gateway.http_server import HttpServer
+from services.gateway.http_server import HEAD_LIMIT_S, HttpServer
 from services.gateway.ingress import Ingress
 from services.gateway.reply_desk import ReplyDesk
+from services.gateway.request_body import BODY_LIMIT_S
 from services.gateway.routes import RouteTable
 
 log = get_logger(__name__)
@@ -54,6 +55,8 @@ class GatewaySettings:
     name: str = ""
     grace_s: float = 2.0
     max_requests: int = 2_000
+    head_limit_s: float = HEAD_LIMIT_S
+    body_limit_s: float = BODY_LIMIT_S
 
 
 class Gateway:
@@ -91,9 +94,12 @@ class Gateway:
             answers=AnswerBook(answers),
             admission=self._admission,
             hops=self._hops,
+            body_limit_s=settings.body_limit_s,
         )
         await routes.wait_until_read(START_LIMIT_S)
-        self._server = HttpServer(make_app(self._hook), settings.host, settings.port)
+        self._server = HttpServer(
+            make_app(self._hook), settings.host, settings.port, head_limit_s=settings.head_limit_s
+        )
         self._address = await self._server.start(tasks)
         await self._subscribe()
         log.info("gateway serves", address=self._address, gateway=self._name)

@@ -77,6 +77,7 @@ class Hook:
         answers: AnswerBook,
         admission: Admission,
         hops: HopLog,
+        body_limit_s: float,
     ) -> None:
         self._routes = routes
         self._ingress = ingress
@@ -84,6 +85,7 @@ class Hook:
         self._answers = answers
         self._admission = admission
         self._hops = hops
+        self._body_limit_s = body_limit_s
         self._reply_subject = subjects.reply_subject(workspace, gateway)
         self._stopping = False
         self._idle = asyncio.Event()
@@ -98,7 +100,7 @@ class Hook:
                 await self._idle.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reader = BodyReader(receive, self._admission)
+        reader = BodyReader(receive, self._admission, self._body_limit_s)
         entered = False
         try:
             if self._stopping:

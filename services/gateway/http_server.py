@@ -36,6 +36,8 @@ class GatewayProtocol(HttpToolsProtocol):
     on_gone: Callable[[], None] | None = None
     """Called once when the connection ends while a request is in work; set by the endpoint."""
 
+    head_limit_s = HEAD_LIMIT_S
+
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
@@ -46,7 +48,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
             return
-        self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self._head_too_slow)
+        self._head_timer = self.loop.call_later(self.head_limit_s, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
@@ -65,7 +67,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(headers_too_large(MAX_HEAD_BYTES))
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self._head_too_slow)
+            self._head_timer = self.loop.call_later(self.head_limit_s, self._head_too_slow)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -107,15 +109,22 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_timer = None
         if not self._in_head:
             return
-        message = f"the request's head did not arrive within {HEAD_LIMIT_S:g} s"
+        message = f"the request's head did not arrive within {self.head_limit_s:g} s"
         self._refuse(Refusal(408, "HEAD_TOO_SLOW", message, close=True))
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answers without a request; a response that is on its way is not disturbed, the connection ends."""
+        """Answers in the endpoint's place and ends the connection; nothing more is read from it. A request that
+        had arrived whole gets its own answer first, and no other."""
         self._refused = True
         self._end_head_timer()
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and not self.transport.is_closing():
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body or cycle.response_started:
+                cycle.keep_alive = False
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if not self.transport.is_closing():
             self.transport.write(plain_response(refusal))
         self.transport.close()
 
@@ -147,8 +156,9 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """`start` serves; `close` ends idle connections at once and waits for the others, within its limit."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, head_limit_s: float = HEAD_LIMIT_S) -> None:
         self._app = app
+        self._protocol = type("GatewayProtocol", (GatewayProtocol,), {"head_limit_s": head_limit_s})
         self._host = host
         self._port = port
         self._server: _Server | None = None
@@ -159,7 +169,7 @@ class HttpServer:
         listener = _listen(self._host, self._port)
         config = uvicorn.Config(
             self._app,
-            http=GatewayProtocol,
+            http=self._protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -32,7 +32,7 @@ class BodyReader:
 
     __slots__ = ("_admission", "_limit_s", "_receive", "complete", "taken")
 
-    def __init__(self, receive: Receive, admission: Admission, limit_s: float = BODY_LIMIT_S) -> None:
+    def __init__(self, receive: Receive, admission: Admission, limit_s: float) -> None:
         self._receive = receive
         self._admission = admission
         self._limit_s = limit_s
