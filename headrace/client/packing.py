@@ -22,6 +22,8 @@ from headrace.model.manifest import Manifest, merge_schemas, read_manifest
 LOCK_TIMEOUT_S = 120.0
 DESCRIBE_TIMEOUT_S = 30.0
 SHOWN_CHARACTERS = 2_000
+IMPORT_LINES = 4
+"""Where it failed, what it says, and what the loader makes of it."""
 
 
 def prepare_bundle(folder: Path) -> PackedBundle:
@@ -119,7 +121,7 @@ def describe_folder(folder: Path, manifest: Manifest) -> dict[str, Any] | None:
         if manifest.requirements:
             return None
         raise InvalidInput(
-            f"{manifest.component}: {manifest.entrypoint} cannot be imported: {_tail(done.stderr)}",
+            f"{manifest.component}: {manifest.entrypoint} cannot be imported:\n{_tail(done.stderr, IMPORT_LINES)}",
             reason="IMPORT_FAILED",
             next_step="Correct the code or `entrypoint`, or list what it imports under `requirements`",
         )
@@ -144,5 +146,6 @@ def _uv() -> str:
     return found
 
 
-def _tail(raw: bytes) -> str:
-    return raw.decode(errors="replace").strip()[-SHOWN_CHARACTERS:]
+def _tail(raw: bytes, lines: int = 30) -> str:
+    shown = raw.decode(errors="replace").strip().splitlines()[-lines:]
+    return "\n".join(shown)[-SHOWN_CHARACTERS:]
