@@ -66,13 +66,22 @@ async def _stop(service: Service, limit_s: float) -> None:
         log.error("stop failed", error=repr(error))
 
 
-def run_service(name: str, service: Service, *, log_level: str = "info", stop_timeout_s: float = 5.0) -> int:
-    """Blocking entry point for `__main__`: ties to the parent, sets up logs and the loop, serves."""
+def run_service(
+    name: str,
+    service: Service,
+    *,
+    log_level: str = "info",
+    stop_timeout_s: float = 5.0,
+    stop_event: asyncio.Event | None = None,
+) -> int:
+    """Blocking entry point for `__main__`: ties to the parent, sets up logs and the loop, serves.
+
+    `stop_event` lets the service itself ask for its stop."""
     tie_to_parent()
     configure_logging(name, log_level)
     runner = _loop_runner()
     try:
-        return runner.run(serve(service, stop_timeout_s=stop_timeout_s))
+        return runner.run(serve(service, stop_timeout_s=stop_timeout_s, stop_event=stop_event))
     finally:
         runner.close()
 

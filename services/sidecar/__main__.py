@@ -1,0 +1,41 @@
+"""`python -m services.sidecar`: one instance's sidecar; settings come from HEADRACE_* variables."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+
+from headrace.edge.service_runner import run_service
+from headrace.edge.structured_log import configure_logging, get_logger
+from headrace.model.errors import HeadraceError
+from services.sidecar.app import SidecarService
+from services.sidecar.settings import Settings
+
+# Finishing what is in flight may take a Shutdown call's whole grace.
+STOP_LIMIT_S = 75.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.sidecar", description=__doc__)
+    parser.add_argument("--log-level", default=os.environ.get("HEADRACE_LOG_LEVEL", "info"))
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.from_env(os.environ)
+    except HeadraceError as error:
+        configure_logging("sidecar", arguments.log_level)
+        get_logger(__name__).error("cannot start", error=str(error))
+        return 2
+    stop_event = asyncio.Event()
+    return run_service(
+        "sidecar",
+        SidecarService(settings, stop_event),
+        log_level=arguments.log_level,
+        stop_timeout_s=STOP_LIMIT_S,
+        stop_event=stop_event,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

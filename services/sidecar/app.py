@@ -1,0 +1,203 @@
+"""The sidecar as a process: connects, starts the component as early as it can, serves, stops in order.
+
+Start is a race on few cores, so imports happen where they are first needed: the broker's documents are read
+and the component process is started (its bundle cached) before anything of gRPC is loaded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from headrace.edge.readiness import report_ready
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
+from headrace.model.errors import HeadraceError
+from services.sidecar.bundle_cache import BundleCache
+from services.sidecar.component_process import ComponentProcess
+from services.sidecar.environment import EnvironmentCache
+from services.sidecar.log_capture import LogCapture
+from services.sidecar.plan_source import PlanSource, step_of
+from services.sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from headrace.edge.kv_bucket import KvBucket
+    from services.sidecar.data_plane import DataPlane
+    from services.sidecar.instance import Instance
+
+log = get_logger(__name__)
+
+LANE_CLOSE_LIMIT_S = 2.0
+
+
+class SidecarService:
+    """See headrace.edge.service_runner.Service. `stop_event` is set when Shutdown was called."""
+
+    def __init__(self, settings: Settings, stop_event: asyncio.Event) -> None:
+        self._settings = settings
+        self._stop_event = stop_event
+        self._instance: Instance | None = None
+        self._server: Any = None
+        self._rpc: Any = None
+        self._connection: Any = None
+        self._lane: Any = None
+        self._hops: Any = None
+        self._answers: KvBucket | None = None
+        self._owned: list[asyncio.Task[None]] = []
+        self._first: ComponentProcess | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        settings = self._settings
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        plans = PlanSource(settings)
+        bundles = BundleCache(settings.cache_dir, settings.registry)
+        environments = EnvironmentCache(settings.cache_dir)
+        logs = LogCapture(
+            flow=settings.flow, step=settings.step, deployment=settings.deployment, instance=settings.instance
+        )
+        self._first = start_early(settings, plans.cached_plan(), bundles, environments, logs)
+        await self._connect(plans)
+        if self._first is None:
+            with contextlib.suppress(HeadraceError):  # told by the instance when it is wanted
+                self._first = start_early(settings, await plans.plan(), bundles, environments, logs)
+        await self._open_lane(logs)
+        await self._serve(tasks, plans, bundles, environments, logs)
+        report_ready({"address": settings.lifecycle_address, "instance": settings.instance})
+
+    async def _connect(self, plans: PlanSource) -> None:
+        from headrace.edge.kv_bucket import KvBucket
+        from headrace.edge.nats_connection import connect_nats
+
+        settings = self._settings
+        self._connection = await connect_nats(settings.nats_url, settings.instance)
+        bucket = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
+        plans.connect(bucket)
+        # The floor of generations, and whether to go on by itself, are known before any call is accepted.
+        await plans.read_state()
+
+    async def _open_lane(self, logs: LogCapture) -> None:
+        from headrace.edge.jetstream_lane import NatsLane
+
+        lane = self._lane = NatsLane(self._connection)
+        await lane.start()
+        subject = subjects.log_subject(self._settings.workspace, self._settings.flow, self._settings.step)
+
+        def publish(line: bytes) -> None:
+            # A log line is not worth waiting for: past the lane's bound it is dropped.
+            with contextlib.suppress(Exception):
+                lane.send(subject, line)
+
+        logs.publish = publish
+
+    async def _serve(
+        self,
+        tasks: asyncio.TaskGroup,
+        plans: PlanSource,
+        bundles: BundleCache,
+        environments: EnvironmentCache,
+        logs: LogCapture,
+    ) -> None:
+        from headrace.api.sidecar.v1 import sidecar_pb2_grpc
+        from headrace.edge.grpc_server import GrpcServer
+        from headrace.edge.hop_recorder import HopRecorder, HopResponder
+        from services.sidecar.data_plane import DataPlane
+        from services.sidecar.instance import Instance
+        from services.sidecar.lifecycle_rpc import SERVICE_NAME, LifecycleRpc
+
+        settings = self._settings
+        recorder = HopRecorder(settings.instance, settings.deployment)
+        self._hops = HopResponder(
+            self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
+        )
+        await self._hops.start()
+
+        def make_plane(plan: DeploymentPlan, step: StepPlan, instance: Instance) -> DataPlane:
+            return DataPlane(
+                plan,
+                step,
+                self._lane,
+                plans,
+                tasks,
+                recorder=recorder,
+                answers=lambda: self._answers,
+                on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
+                on_occupancy=instance.occupancy_changed,
+            )
+
+        instance = self._instance = Instance(
+            settings, plans, bundles, environments, logs, make_plane, first=self._first
+        )
+        self._first = None
+        state = plans.state
+        if state is not None:
+            instance.admit(state.generation)
+        if plans.goes_on_by_itself:
+            assert state is not None
+            instance.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
+        self._owned = [
+            tasks.create_task(instance.work(), name="instance"),
+            tasks.create_task(plans.follow(), name="plans"),
+            tasks.create_task(self._open_answers(), name="answers"),
+            tasks.create_task(self._until_shutdown(instance), name="shutdown"),
+        ]
+        self._rpc = LifecycleRpc(settings.instance, instance)
+        self._server = GrpcServer()
+        self._server.add(sidecar_pb2_grpc.add_LifecycleServiceServicer_to_server, self._rpc, SERVICE_NAME)
+        self._server.on_stop(self._rpc.end_streams)
+        await self._server.start(settings.lifecycle_address)
+
+    async def _open_answers(self) -> None:
+        from headrace.edge.kv_bucket import KvBucket
+        from headrace.model.answer import ANSWER_TTL_S
+
+        name = subjects.answer_bucket(self._settings.workspace)
+        while self._answers is None:
+            try:
+                self._answers = await KvBucket.open(self._connection, name, ttl_s=ANSWER_TTL_S)
+            except HeadraceError as error:
+                log.debug("answers not reachable", error=str(error))
+                await asyncio.sleep(1.0)
+
+    async def _until_shutdown(self, instance: Instance) -> None:
+        await instance.shutdown_requested.wait()
+        self._stop_event.set()
+
+    async def stop(self) -> None:
+        """Stop pulling, finish what is in flight, end the component, flush, close."""
+        if self._instance is not None:
+            await self._instance.stop()
+        elif self._first is not None:
+            await self._first.end()
+        for task in self._owned:
+            task.cancel()
+        if self._hops is not None:
+            await self._hops.stop()
+        if self._server is not None:
+            await self._server.stop(0.5)
+        if self._lane is not None:
+            await self._lane.close(LANE_CLOSE_LIMIT_S)
+        if self._connection is not None:
+            from headrace.edge.nats_connection import close_nats
+
+            await close_nats(self._connection)
+
+
+def start_early(
+    settings: Settings,
+    plan: DeploymentPlan | None,
+    bundles: BundleCache,
+    environments: EnvironmentCache,
+    logs: LogCapture,
+) -> ComponentProcess | None:
+    """Starts the component's process if nothing has to be fetched or built; it imports its code meanwhile.
+    Nothing of it is called before it is wanted."""
+    if plan is None:
+        return None
+    step = step_of(plan, settings.step)
+    bundle = bundles.find(step.pin.digest)
+    python = environments.find(bundle.path) if bundle is not None else None
+    if bundle is None or python is None:
+        return None
+    return ComponentProcess.spawn(settings, bundle=bundle.path, python=python, entrypoint=bundle.entrypoint, logs=logs)

@@ -1,0 +1,133 @@
+"""Which held inputs go to the component, and when: at once, unless one of them may be what kills it.
+
+An input that was running at two crashes in a row is a suspect: suspects run one at a time with nothing beside
+them, so that the one that kills the component is known and no other pays for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from headrace.ports import ComponentInput, ComponentStream, StreamClosed, StreamFull
+from services.sidecar.held_input import HeldInput, Phase
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import StepPlan
+
+SUSPECT_CRASHES = 2
+INPUTS_A_SEND = 64
+
+
+class CallDispatch:
+    """Bounded by the credit of the consumption: it holds what the loop holds."""
+
+    def __init__(self, step: StepPlan, clock: Callable[[], float]) -> None:
+        self._timeout_s = step.timeout_s
+        self._clock = clock
+        self._stream: ComponentStream | None = None
+        self._waiting: deque[HeldInput] = deque()
+        self._suspects: deque[HeldInput] = deque()
+        self._last_call = 0
+        # Ordered by the start of the call, and, as all have the same time limit, by deadline.
+        self.running: dict[int, HeldInput] = {}
+
+    @property
+    def component_is_up(self) -> bool:
+        return self._stream is not None
+
+    def component_ready(self, stream: ComponentStream) -> None:
+        self._stream = stream
+        self.send_what_may_go()
+
+    def component_lost(self) -> list[HeldInput]:
+        """Takes back every running call; `alone` says of each whether it was the only one."""
+        self._stream = None
+        lost = list(self.running.values())
+        self.running.clear()
+        for held in lost:
+            held.alone = len(lost) == 1
+        return lost
+
+    def submit(self, inputs: Sequence[HeldInput]) -> None:
+        """Takes inputs for a new attempt and sends what may go."""
+        for held in inputs:
+            held.phase = Phase.WAITING
+            (self._suspects if held.crashes >= SUSPECT_CRASHES else self._waiting).append(held)
+        self.send_what_may_go()
+
+    def finished(self, call: int) -> HeldInput | None:
+        """Takes a call out; follow with `send_what_may_go` once a batch of events is handled."""
+        return self.running.pop(call, None)
+
+    def expired(self, now: float) -> list[HeldInput]:
+        """Takes out the calls that ran over their limit."""
+        late: list[HeldInput] = []
+        for held in self.running.values():
+            if held.deadline > now:
+                break
+            late.append(held)
+        for held in late:
+            del self.running[held.call]
+        return late
+
+    def send_what_may_go(self) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        if self._suspects:
+            if not self.running:
+                self._send(stream, [self._suspects.popleft()])
+            return
+        if not self._waiting or (len(self.running) == 1 and self._a_suspect_runs()):
+            return
+        batch = list(self._waiting)
+        self._waiting.clear()
+        self._send(stream, batch)
+
+    def _send(self, stream: ComponentStream, batch: list[HeldInput]) -> None:
+        # While the component does not keep up, what does not fit waits here for the next finished call.
+        for first in range(0, len(batch), INPUTS_A_SEND):
+            part = batch[first : first + INPUTS_A_SEND]
+            inputs = [self._start(held) for held in part]
+            try:
+                stream.send(inputs)
+            except StreamFull:
+                for held in reversed(part):
+                    del self.running[held.call]
+                rest = batch[first:]
+                for held in rest:
+                    held.phase = Phase.WAITING
+                suspects = [held for held in rest if held.crashes >= SUSPECT_CRASHES]
+                self._suspects.extendleft(reversed(suspects))
+                self._waiting.extendleft(held for held in reversed(rest) if held.crashes < SUSPECT_CRASHES)
+                return
+            except StreamClosed:
+                # Its owner is told by the stream and takes the running calls back.
+                self._waiting.extendleft(reversed(batch[first + INPUTS_A_SEND :]))
+                return
+
+    def _a_suspect_runs(self) -> bool:
+        return next(iter(self.running.values())).crashes >= SUSPECT_CRASHES
+
+    def _start(self, held: HeldInput) -> ComponentInput:
+        self._last_call += 1
+        held.start_attempt()
+        held.call = self._last_call
+        held.phase = Phase.RUNNING
+        held.deadline = self._clock() + self._timeout_s if self._timeout_s > 0 else float("inf")
+        self.running[held.call] = held
+        envelope = held.envelope
+        return ComponentInput(
+            call=held.call,
+            body=envelope.body,
+            content_type=envelope.content_type,
+            headers=envelope.headers,
+            message_id=held.message_id,
+            execution_id=envelope.execution_id,
+            attempt=held.attempt,
+            wants_reply=held.wants_reply,
+            timeout_ms=int(self._timeout_s * 1000),
+            traceparent=held.delivery.traceparent,
+        )

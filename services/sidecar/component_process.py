@@ -1,0 +1,251 @@
+"""One run of a step's component: process, socket, Handshake, Init, the Process stream and its self-check.
+
+The component gets only the environment it needs; configuration and secrets go through Init, never through
+the environment or the command line. `ComponentFailed` says at which stage it failed and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.edge.child_process import ChildProcess, Command, describe_exit
+from headrace.edge.structured_log import get_logger
+from headrace.model.deployment import DeploymentPlan, StepPlan
+from headrace.model.errors import HeadraceError
+from services.sidecar.log_capture import LogCapture
+from services.sidecar.settings import SIDECAR_VERSION, Settings
+
+if TYPE_CHECKING:
+    import grpc
+
+    from headrace.ports import ComponentStream
+
+log = get_logger(__name__)
+
+PROTOCOL_VERSION = 1
+SOCKET_LIMIT_S = 20.0
+HANDSHAKE_LIMIT_S = 5.0
+INIT_LIMIT_S = 60.0
+PING_LIMIT_S = 5.0
+END_GRACE_S = 1.0
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
+              "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GRPC_EXPERIMENTS",
+              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT")  # fmt: skip
+
+
+class ComponentFailed(HeadraceError):
+    """The component cannot serve; `reason` says where it failed."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = "COMPONENT_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFacts:
+    """What the component said of itself."""
+
+    sdk: str
+    interpreter: str
+
+
+def component_command(
+    settings: Settings, bundle: Path, python: Path, entrypoint: str, socket: Path, output: Callable[[bytes], None]
+) -> Command:
+    """Command line and environment of a component; -P keeps the bundle from shadowing the SDK's modules."""
+    environment: dict[str, str | None] = {name: None for name in os.environ if name not in _PASSED_ON}
+    environment["HEADRACE_COMPONENT_SOCKET"] = str(socket)
+    environment["HEADRACE_INSTANCE"] = settings.instance
+    environment["PYTHONUNBUFFERED"] = "1"
+    arguments = (str(python), "-P", "-m", "headrace.sdk.serve", "--bundle", str(bundle), "--entrypoint", entrypoint)
+    return Command(arguments, environment, on_output=output, folder=bundle)
+
+
+class ComponentProcess:
+    """Create with `spawn`; then `serve` once; `wait` for its end; `end` it."""
+
+    def __init__(self, child: ChildProcess, socket: Path, logs: LogCapture) -> None:
+        self._child = child
+        self._socket = socket
+        self._logs = logs
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._stream: ComponentStream | None = None
+
+    @classmethod
+    def spawn(
+        cls, settings: Settings, *, bundle: Path, python: Path, entrypoint: str, logs: LogCapture
+    ) -> ComponentProcess:
+        """Starts the process; it imports its code while the caller goes on."""
+        socket = settings.component_socket()
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+        command = component_command(settings, bundle, python, entrypoint, socket, logs.feed)
+        return cls(ChildProcess.spawn(command, readiness=True), socket, logs)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child.exit_status is None
+
+    async def wait_for_socket(self) -> None:
+        """Until the component serves; ComponentFailed when it ends first or takes too long."""
+        try:
+            await self._child.ready(SOCKET_LIMIT_S)
+        except TimeoutError as error:
+            raise self._failed(
+                "COMPONENT_SOCKET_NOT_OPENED",
+                f"the component did not open its socket within {SOCKET_LIMIT_S:g} s",
+                "Is there something at module level that waits?",
+            ) from error
+        except ConnectionError as error:
+            await self._let_it_exit()
+            raise self._failed("COMPONENT_EXITED", f"the component {self._ending()} before it served") from error
+
+    async def handshake(self, function: str) -> ComponentFacts:
+        """Checks contract version and function."""
+        from headrace.api.component.v1 import component_pb2, component_pb2_grpc
+        from headrace.edge.grpc_channel import open_channel
+
+        self._channel = open_channel(f"unix:{self._socket}")
+        self._stub = component_pb2_grpc.ComponentServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
+        answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S)
+        if answer.protocol_version != PROTOCOL_VERSION:
+            raise self._failed(
+                "PROTOCOL_VERSION",
+                f"the component speaks version {answer.protocol_version} of the contract, not {PROTOCOL_VERSION}",
+                "Build it with an SDK of this mesh's version",
+            )
+        names = [known.name for known in answer.functions]
+        if function not in names:
+            raise self._failed(
+                "UNKNOWN_FUNCTION",
+                f"the component has no function {function!r}; it has {', '.join(names) or 'none'}",
+                "Correct the step's function, or the component's manifest, and publish again",
+            )
+        return ComponentFacts(answer.sdk, answer.interpreter)
+
+    async def initialise(self, plan: DeploymentPlan, step: StepPlan, instance: str) -> None:
+        """Runs the component's init hook with the step's configuration."""
+        from headrace.api.component.v1 import component_pb2
+
+        identity = component_pb2.StepIdentity(
+            workspace=plan.workspace,
+            flow=plan.flow,
+            step=step.name,
+            version=plan.version,
+            deployment=plan.deployment,
+            component=step.pin.component,
+            revision=step.pin.digest,
+            instance=instance,
+        )
+        request = component_pb2.InitRequest(function=step.function, config_json=json.dumps(step.config), step=identity)
+        await self._call("INIT", self._stub.Init, request, INIT_LIMIT_S)
+
+    async def open_stream(
+        self, on_events: Callable[[Sequence[Any]], None], on_closed: Callable[[Exception], None]
+    ) -> ComponentStream:
+        """The Process stream, checked by a ping through it."""
+        from headrace.edge.grpc_component_stream import GrpcComponentStream
+
+        assert self._channel is not None
+        stream = GrpcComponentStream(self._channel, on_events=on_events, on_closed=on_closed)
+        self._stream = stream
+        try:
+            await stream.start(PING_LIMIT_S)
+            await stream.ping(PING_LIMIT_S)
+        except (TimeoutError, ConnectionError) as error:
+            await self._let_it_exit()
+            raise self._failed(
+                "SELF_CHECK_FAILED", f"the component did not answer a ping: {error or type(error).__name__}"
+            ) from error
+        return self._stream
+
+    def listen(self) -> Any:
+        """A new Listen call (grpc.aio stream-stream)."""
+        return self._stub.Listen()
+
+    async def wait(self) -> str:
+        """Until the process is gone; how it ended."""
+        status = await self._child.wait()
+        self._logs.end()
+        return describe_exit(status)
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    async def end(self, grace_s: float = END_GRACE_S) -> None:
+        """Shutdown call, then SIGTERM, then SIGKILL to its group; returns when nothing of it is left."""
+        if self.running and self._stub is not None:
+            from headrace.api.component.v1 import component_pb2
+
+            with contextlib.suppress(Exception):
+                if self._stream is not None:
+                    await self._stream.close(min(grace_s, 0.5))
+                await self._stub.Shutdown(component_pb2.ShutdownRequest(reason="shutdown"), timeout=grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self._child.wait()
+        elif self._stream is not None:
+            with contextlib.suppress(Exception):
+                await self._stream.close(0.1)
+        if self._channel is not None:
+            await self._channel.close()
+        await self._child.end(grace_s)
+        self._logs.end()
+        self._socket.unlink(missing_ok=True)
+
+    async def _call(self, what: str, method: Any, request: Any, limit_s: float) -> Any:
+        """A unary call that also ends when the process does."""
+        import grpc
+
+        call = method(request, timeout=limit_s)
+        death = asyncio.ensure_future(self._child.wait())
+        try:
+            await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED, timeout=limit_s + 1)
+            if not call.done():
+                # The answer and the exit may arrive in either order.
+                await asyncio.wait({call}, timeout=0.1)
+            if not call.done():
+                raise self._failed(f"COMPONENT_EXITED_IN_{what}", f"the component {self._ending()} in {what.lower()}")
+            return await call
+        except grpc.aio.AioRpcError as error:
+            await self._let_it_exit()
+            if not self.running:
+                raise self._failed(
+                    f"COMPONENT_EXITED_IN_{what}", f"the component {self._ending()} in {what.lower()}"
+                ) from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._failed(f"{what}_TIMEOUT", f"{what.lower()} took longer than {limit_s:g} s") from error
+            raise self._failed(
+                f"{what}_FAILED", f"{what.lower()} failed: {error.details() or error.code().name}"
+            ) from error
+        finally:
+            death.cancel()
+            call.cancel()
+
+    async def _let_it_exit(self) -> None:
+        """A broken pipe is seen a moment before the exit that broke it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self._child.wait()
+        self._logs.end()
+
+    def _ending(self) -> str:
+        status = self._child.exit_status
+        return "hangs" if status is None else f"ended ({describe_exit(status)})"
+
+    def _failed(self, reason: str, message: str, next_step: str = "") -> ComponentFailed:
+        tail = [line for line in self._logs.last_lines[-3:] if line.strip()]
+        if tail and reason != "UNKNOWN_FUNCTION":
+            message += ": " + " | ".join(tail)
+        return ComponentFailed(message[:2000], reason=reason, next_step=next_step or "See the component's log")

@@ -1,0 +1,135 @@
+"""The moving parts of one instance's data plane, put together: outbox, replies, delivery loop, listener."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headrace.edge.structured_log import get_logger
+from services.sidecar.delivery_loop import DeliveryLoop, new_counters
+from services.sidecar.hop_phases import HopPhases
+from services.sidecar.listener import ListenerFeed
+from services.sidecar.outbox import Outbox
+from services.sidecar.reply_sender import ReplySender
+from services.sidecar.timers import Timers
+
+if TYPE_CHECKING:
+    from headrace.edge.hop_recorder import HopRecorder
+    from headrace.edge.kv_bucket import KvBucket
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from headrace.ports import ComponentStream, JetStreamLane
+    from services.sidecar.component_process import ComponentProcess
+    from services.sidecar.plan_source import PlanSource
+
+log = get_logger(__name__)
+
+STOP_PULLING_LIMIT_S = 1.0
+
+
+class DataPlane:
+    """`tasks` owns its loops; `on_occupancy` is called when it becomes empty or is no longer."""
+
+    def __init__(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        lane: JetStreamLane,
+        plans: PlanSource,
+        tasks: asyncio.TaskGroup,
+        *,
+        recorder: HopRecorder,
+        answers: Callable[[], KvBucket | None],
+        on_finished: Callable[[], None],
+        on_occupancy: Callable[[], None],
+    ) -> None:
+        self._step = step
+        self._lane = lane
+        self.counters = new_counters()
+        self._timers = Timers()
+        self._active = False
+        self._on_occupancy = on_occupancy
+        self._emptied = asyncio.Event()
+        self.outbox = Outbox(
+            lane,
+            self._timers,
+            self.counters,
+            retired=lambda: plans.retired,
+            no_responders=plans.ask_again,
+            on_idle=self._changed,
+        )
+        self._replies = ReplySender(lane, answers)
+        self.loop = DeliveryLoop(
+            plan,
+            step,
+            lane,
+            self.outbox,
+            self._replies,
+            HopPhases(plan, step, recorder),
+            self._timers,
+            self.counters,
+            on_finished=on_finished,
+            on_occupancy=self._changed,
+        )
+        self._listener: ListenerFeed | None = None
+        if step.kind == "listener":
+            self._listener = ListenerFeed(plan, step, self.outbox, self.counters, tasks, on_occupancy=self._changed)
+        self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    @property
+    def held(self) -> int:
+        """Messages held, and a listener's unresolved emits."""
+        return self.loop.held + (self._listener.unresolved if self._listener is not None else 0)
+
+    @property
+    def drained(self) -> bool:
+        return self.loop.empty and (self._listener is None or self._listener.closed)
+
+    def _changed(self) -> None:
+        self._emptied.set()
+        self._on_occupancy()
+
+    def component_ready(self, process: ComponentProcess, stream: ComponentStream) -> None:
+        self.loop.component_ready(stream)
+        if self._listener is not None:
+            self._listener.component_ready(process)
+
+    def component_lost(self, cause: str) -> None:
+        self.loop.component_lost(cause)
+        if self._listener is not None:
+            self._listener.component_lost()
+
+    def activate(self) -> None:
+        """Starts to pull, or to listen."""
+        self._active = True
+        if self._listener is not None:
+            self._listener.activate()
+        else:
+            self.loop.start_pulling()
+
+    def drain(self) -> None:
+        """A listener stops reading its source; a puller goes on."""
+        if self._listener is not None:
+            self._listener.drain()
+
+    async def finish(self, grace_s: float) -> None:
+        """Stops pulling, waits until nothing is held or the grace is over; what is left is redelivered."""
+        deadline = time.monotonic() + grace_s
+        if self._listener is not None:
+            self._listener.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PULLING_LIMIT_S):
+                await self.loop.stop_pulling()
+        while not self.drained and (left_s := deadline - time.monotonic()) > 0:
+            self._emptied.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._emptied.wait()
+        if self.held:
+            log.warning("given back to the broker", held=self.held)
+        self._timers.close()
+        if self._listener is not None:
+            await self._listener.close()
+        self._flusher.cancel()

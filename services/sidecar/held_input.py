@@ -1,0 +1,69 @@
+"""An input that this sidecar holds: delivered to it and not yet acknowledged to the broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from headrace.ports import Delivery
+from headrace.wire.envelope import Envelope, FailedAttempt
+from services.sidecar.domain.delivery import Problem, Trail
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    """For the component, or for its turn."""
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """A delay runs."""
+    SETTLING = "settling"
+    """Outputs, reply or dead letter are on their way to the broker."""
+    ACKNOWLEDGING = "acknowledging"
+
+
+@dataclass(slots=True)
+class HeldInput:
+    """Times are seconds of CLOCK_MONOTONIC."""
+
+    delivery: Delivery
+    envelope: Envelope
+    message_id: str
+    extended_at: float
+    phase: Phase = Phase.WAITING
+    call: int = 0
+    failures: int = 0
+    rebounds: int = 0
+    crashes: int = 0
+    alone: bool = False
+    deadline: float = 0.0
+    # What the running attempt has produced so far.
+    outputs: list[Any] = field(default_factory=list)
+    reply: Any = None
+    failure: Any = None
+    rebound: Any = None
+    refused: Problem | None = None
+    # Settling.
+    pending: int = 0
+    entered_at_mono_ns: int = 0
+    left_at_mono_ns: int = 0
+    attempts: list[FailedAttempt] = field(default_factory=list)
+    also: list[Delivery] = field(default_factory=list)
+    """Further copies of the same message under other sequences; acknowledged with it."""
+
+    @property
+    def wants_reply(self) -> bool:
+        return self.envelope.HasField("reply_to") and bool(self.envelope.reply_to.subject)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present or next attempt, from 1: redeliveries and own repetitions."""
+        return self.delivery.attempt + self.failures + self.rebounds + self.crashes
+
+    def trail(self) -> Trail:
+        return Trail(self.failures, self.rebounds, self.crashes, self.wants_reply)
+
+    def start_attempt(self) -> None:
+        """Forgets what an earlier attempt produced."""
+        self.outputs = []
+        self.reply = self.failure = self.rebound = self.refused = None

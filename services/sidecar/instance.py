@@ -1,0 +1,275 @@
+"""One instance: what is wanted of it (by the orchestrator or by the deployment's state) and how it gets there.
+
+Calls set what is wanted and return; one task does the work, level-based: fetch, build, start, warm, and then
+pull. The delivery loop and the supervisor report here; the status board tells everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import HeadraceError, Unavailable, WrongState
+from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
+from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
+from services.sidecar.domain.retry_delay import restart_delay_s
+from services.sidecar.plan_source import PlanSource, step_of
+from services.sidecar.status_board import StatusBoard
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from headrace.ports import ComponentStream
+    from services.sidecar.bundle_cache import BundleCache
+    from services.sidecar.component_process import ComponentFacts, ComponentProcess
+    from services.sidecar.data_plane import DataPlane
+    from services.sidecar.environment import EnvironmentCache
+    from services.sidecar.log_capture import LogCapture
+    from services.sidecar.settings import Settings
+
+log = get_logger(__name__)
+
+FETCH_TRIES_BEFORE_FAILED = 3
+COMPONENT_STOP_LIMIT_S = 3.0
+
+
+class Wanted(IntEnum):
+    NOTHING = 0
+    WARM = 1
+    ACTIVE = 2
+    DRAINED = 3
+
+
+class Instance:
+    """`make_plane` builds the data plane once the plan is known; `stop_event` ends the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plans: PlanSource,
+        bundles: BundleCache,
+        environments: EnvironmentCache,
+        logs: LogCapture,
+        make_plane: Callable[[DeploymentPlan, StepPlan, Instance], DataPlane],
+        *,
+        first: ComponentProcess | None = None,
+    ) -> None:
+        self._settings = settings
+        self._plans = plans
+        self._bundles = bundles
+        self._environments = environments
+        self.logs = logs
+        self._make_plane = make_plane
+        self._first = first
+        self.status = StatusBoard()
+        self.plane: DataPlane | None = None
+        self.supervisor: ComponentSupervisor | None = None
+        self._wanted = Wanted.NOTHING
+        self._wanted_changed = asyncio.Event()
+        self._left_stage = Stage.WARM
+        self._preparation_failed = False
+        self._stopping = False
+        self._work_done = asyncio.Event()
+        self.shutdown_requested = asyncio.Event()
+        self.shutdown_grace_s = 2.0
+
+    # What is wanted
+
+    def admit(self, generation: int) -> None:
+        """Raises WrongState STALE_GENERATION for a decision older than one seen."""
+        self.status.board.generation = admit_generation(self.status.board.generation, generation)
+
+    def prepare(self) -> None:
+        """Wants it WARM at least."""
+        self._want(Wanted.WARM)
+
+    def activate(self) -> None:
+        """Wants it to work; needs WARM. Repeating it is fine, also while a crash loop makes it FAILED."""
+        if self._wanted >= Wanted.ACTIVE:
+            return
+        if self.status.stage is not Stage.WARM:
+            board = self.status.board
+            because = f": {board.cause}" if board.cause and board.stage is Stage.FAILED else ""
+            raise WrongState(
+                f"instance {self._settings.instance} is {board.stage.value}, not WARM{because}",
+                reason="NOT_WARM",
+                next_step="Call Prepare and wait until WatchStatus shows PROGRESS_WARM",
+            )
+        self._want(Wanted.ACTIVE)
+        self._act()
+
+    def drain(self) -> None:
+        """Wants it to finish what there is; a puller goes on pulling."""
+        self._want(Wanted.DRAINED)
+        self._act()
+
+    def shut_down(self, grace_s: float) -> None:
+        """Wants the process to end."""
+        self.shutdown_grace_s = grace_s
+        if self.status.stage not in (Stage.SHUTTING_DOWN, Stage.ENDED):
+            self.status.move(Happening.SHUT_DOWN)
+        self.shutdown_requested.set()
+
+    def go_on_by_itself(self, *, draining: bool) -> None:
+        """The deployment's state says that this instance works: no orchestrator is needed."""
+        self._want(Wanted.DRAINED if draining else Wanted.ACTIVE)
+
+    def _want(self, wanted: Wanted) -> None:
+        if self._stopping or self.status.stage in (Stage.SHUTTING_DOWN, Stage.ENDED):
+            raise WrongState("the instance is shutting down", reason="SHUTTING_DOWN")
+        if wanted > self._wanted:
+            self._wanted = wanted
+            self._wanted_changed.set()
+
+    # Work
+
+    async def work(self) -> None:
+        """Prepares when wanted, then keeps the component running until `stop`."""
+        try:
+            await self._wanted_changed.wait()
+            while not self._stopping:
+                prepared = await self._prepare()
+                if prepared is None:
+                    return
+                await prepared.run()
+        finally:
+            self._work_done.set()
+
+    async def stop(self) -> None:
+        """Stops pulling, finishes what is in flight within the grace, ends the component."""
+        self._stopping = True
+        if self.status.stage not in (Stage.SHUTTING_DOWN, Stage.ENDED):
+            self.status.move(Happening.SHUT_DOWN)
+        self._wanted_changed.set()
+        if self.plane is not None:
+            await self.plane.finish(self.shutdown_grace_s)
+        if self.supervisor is not None:
+            await self.supervisor.stop(COMPONENT_STOP_LIMIT_S)
+        elif self._first is not None:
+            await self._first.end()
+        self.status.move(Happening.ENDED)
+
+    async def _prepare(self) -> ComponentSupervisor | None:
+        """Tries until it has a program to run; None when it is being stopped."""
+        tries = 0
+        self.status.start_clock()
+        self._progress(Happening.PREPARE)
+        while not self._stopping:
+            try:
+                return await self._supervisor()
+            except HeadraceError as error:
+                tries += 1
+                passing = isinstance(error, Unavailable) and tries < FETCH_TRIES_BEFORE_FAILED
+                log.warning("cannot be prepared", error=str(error), reason=error.reason, tries=tries)
+                if not passing:
+                    self._preparation_failed = True
+                    self._failed(error)
+                self._wanted_changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(restart_delay_s(tries)):
+                        await self._wanted_changed.wait()
+        return None
+
+    async def _supervisor(self) -> ComponentSupervisor:
+        plan = await self._plans.plan()
+        step = step_of(plan, self._settings.step)
+        bundle = await self._bundles.fetch(step.pin.digest)
+        self._progress(Happening.FETCHED)
+        python = await self._environments.build(bundle.path)
+        self._progress(Happening.BUILT)
+        program = Program(bundle.path, python, bundle.entrypoint)
+        if self.plane is None:
+            self.plane = self._make_plane(plan, step, self)
+        self.status.board.revision = step.pin.digest
+        first, self._first = self._first, None
+        events = SupervisorEvents(
+            progress=self._progress,
+            ready=self._ready,
+            lost=self._lost,
+            failed=self._failed,
+            recovered=self._recovered,
+            events=self.plane.loop.on_events,
+        )
+        self.supervisor = ComponentSupervisor(self._settings, plan, step, program, self.logs, events, first=first)
+        return self.supervisor
+
+    # What happened
+
+    _LAPS = {  # noqa: RUF012  (read only)
+        Happening.FETCHED: "fetch",
+        Happening.BUILT: "build",
+        Happening.STARTED: "start",
+        Happening.INITIALISED: "init",
+        Happening.CHECKED: "self_check",
+    }
+
+    def _progress(self, happening: Happening) -> None:
+        """A part of the start is over. Later starts of the component do not change the stage."""
+        preparing = (Stage.SLEEPING, Stage.FETCHING, Stage.BUILDING, Stage.STARTING, Stage.INIT, Stage.SELF_CHECK)
+        if self.status.stage not in preparing:
+            return
+        if happening in self._LAPS:
+            self.status.lap(self._LAPS[happening])
+        self.status.move(happening)
+        if self.status.stage is Stage.WARM:
+            log.info("warm", instance=self._settings.instance, stage_ms=self.status.board.stage_ms)
+
+    def _ready(self, process: ComponentProcess, stream: ComponentStream, facts: ComponentFacts) -> None:
+        self.status.board.sdk, self.status.board.interpreter = facts.sdk, facts.interpreter
+        assert self.plane is not None
+        self.plane.component_ready(process, stream)
+        if self._preparation_failed:
+            self._preparation_failed = False
+            self._recovered()
+        self._act()
+        self.status.touch()
+
+    def _lost(self, cause: str) -> None:
+        assert self.plane is not None
+        self.plane.component_lost(cause)
+        if not self._stopping:
+            self.status.blame(f"the component {cause}", "COMPONENT_EXITED")
+        self.status.touch()
+
+    def _failed(self, error: HeadraceError) -> None:
+        if self._stopping:
+            return
+        self.status.blame(error.message, error.reason)
+        if self.status.stage in RECOVERY:
+            self._left_stage = self.status.stage
+        if self.status.stage not in (Stage.FAILED, Stage.SHUTTING_DOWN, Stage.ENDED):
+            log.error("failed", instance=self._settings.instance, cause=error.message, reason=error.reason)
+            self.status.move(Happening.FAIL)
+        else:
+            self.status.touch()
+
+    def _recovered(self) -> None:
+        if self.status.stage is Stage.FAILED:
+            self.status.move(RECOVERY[self._left_stage])
+            self._act()
+
+    def _act(self) -> None:
+        """Takes the steps that what is wanted allows in the present stage."""
+        stage = self.status.stage
+        if stage is Stage.WARM and self._wanted >= Wanted.ACTIVE:
+            assert self.plane is not None
+            self.status.move(Happening.ACTIVATE)
+            self.plane.activate()
+        if self.status.stage is Stage.ACTIVE and self._wanted is Wanted.DRAINED:
+            assert self.plane is not None
+            self.status.move(Happening.DRAIN)
+            self.plane.drain()
+        self.occupancy_changed()
+
+    def occupancy_changed(self) -> None:
+        """Draining: drained while nothing is held."""
+        if self.plane is None:
+            return
+        stage, empty = self.status.stage, self.plane.drained
+        if stage is Stage.DRAINING and empty:
+            self.status.move(Happening.EMPTIED)
+        elif stage is Stage.DRAINED and not empty:
+            self.status.move(Happening.FILLED)

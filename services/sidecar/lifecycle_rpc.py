@@ -1,0 +1,103 @@
+"""LifecycleService: what the orchestrator asks of this instance, and its status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
+from services.sidecar.domain.lifecycle import Stage
+from services.sidecar.instance import Instance
+
+SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
+WATCH_PERIOD_S = 5.0
+DEFAULT_GRACE_MS = 2_000
+MAX_GRACE_MS = 60_000
+
+_PROGRESS = {
+    Stage.FETCHING: sidecar_pb2.PROGRESS_FETCHING,
+    Stage.BUILDING: sidecar_pb2.PROGRESS_BUILDING,
+    Stage.STARTING: sidecar_pb2.PROGRESS_STARTING,
+    Stage.INIT: sidecar_pb2.PROGRESS_INIT,
+    Stage.SELF_CHECK: sidecar_pb2.PROGRESS_SELF_CHECK,
+    Stage.WARM: sidecar_pb2.PROGRESS_WARM,
+    Stage.ACTIVE: sidecar_pb2.PROGRESS_ACTIVE,
+    Stage.DRAINING: sidecar_pb2.PROGRESS_DRAINING,
+    Stage.DRAINED: sidecar_pb2.PROGRESS_DRAINED,
+}
+
+
+def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
+    """The present status as the API tells it."""
+    board = instance.status.board
+    plane, supervisor = instance.plane, instance.supervisor
+    status = sidecar_pb2.InstanceStatus(
+        instance=name,
+        state=sidecar_pb2.StepState.Value(f"STEP_STATE_{instance.status.state.value}"),
+        progress=_PROGRESS.get(board.stage, sidecar_pb2.PROGRESS_UNSPECIFIED),
+        generation=board.generation,
+        revision=board.revision,
+        in_flight=plane.held if plane is not None else 0,
+        component_starts=supervisor.starts if supervisor is not None else 0,
+        cause=board.cause,
+        cause_reason=board.cause_reason,
+        last_log_lines=instance.logs.last_lines,
+        stage_ms=board.stage_ms,
+        sidecar_pid=os.getpid(),
+        component_pid=supervisor.pid if supervisor is not None else 0,
+        sdk=board.sdk,
+        interpreter=board.interpreter,
+        counters=plane.counters if plane is not None else {},
+    )
+    status.change_time.FromNanoseconds(board.changed_at_unix_ns)
+    return status
+
+
+class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
+    """Each call checks the generation, sets what is wanted, and answers the present status."""
+
+    def __init__(self, name: str, instance: Instance) -> None:
+        self._name = name
+        self._instance = instance
+        self._ending = False
+
+    def end_streams(self) -> None:
+        """Watches end with OK."""
+        self._ending = True
+        self._instance.status.touch()
+
+    def _status(self) -> sidecar_pb2.InstanceStatus:
+        return status_message(self._name, self._instance)
+
+    async def Prepare(self, request: Any, context: Any) -> sidecar_pb2.PrepareResponse:
+        self._instance.admit(request.generation)
+        self._instance.prepare()
+        await asyncio.sleep(0)  # lets the work begin, so that the answer shows it
+        return sidecar_pb2.PrepareResponse(status=self._status())
+
+    async def Activate(self, request: Any, context: Any) -> sidecar_pb2.ActivateResponse:
+        self._instance.admit(request.generation)
+        self._instance.activate()
+        return sidecar_pb2.ActivateResponse(status=self._status())
+
+    async def Drain(self, request: Any, context: Any) -> sidecar_pb2.DrainResponse:
+        self._instance.admit(request.generation)
+        self._instance.drain()
+        return sidecar_pb2.DrainResponse(status=self._status())
+
+    async def Shutdown(self, request: Any, context: Any) -> sidecar_pb2.ShutdownResponse:
+        self._instance.admit(request.generation)
+        self._instance.shut_down(min(request.grace_ms or DEFAULT_GRACE_MS, MAX_GRACE_MS) / 1000)
+        return sidecar_pb2.ShutdownResponse(status=self._status())
+
+    async def GetStatus(self, request: Any, context: Any) -> sidecar_pb2.GetStatusResponse:
+        return sidecar_pb2.GetStatusResponse(status=self._status())
+
+    async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[sidecar_pb2.WatchStatusResponse]:
+        board = self._instance.status
+        while not self._ending:
+            version = board.version
+            yield sidecar_pb2.WatchStatusResponse(status=self._status())
+            await board.changed_since(version, WATCH_PERIOD_S)

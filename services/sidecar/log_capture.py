@@ -1,0 +1,133 @@
+"""What a component writes to its standard output and error, line by line, as LogLine on the log subject.
+
+A line that is a JSON object with `message` (the SDK's `ctx.log`) keeps its level and fields; any other is an
+`info` line. Lines are cut at 8 KiB and limited in rate; what is dropped is counted and said. The last lines
+are kept, so that a crash can be explained.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from headrace.edge.structured_log import get_logger
+
+log = get_logger(__name__)
+
+MAX_LINE_BYTES = 8 * 1024
+KEPT_LINES = 20
+LINES_PER_S = 500
+BURST_LINES = 1_000
+_LEVELS = frozenset({"debug", "info", "warning", "error"})
+
+
+class LogCapture:
+    """Feed it raw chunks. `publish` takes a serialized `headrace.api.flow.v1.LogLine`; it may not block."""
+
+    def __init__(
+        self,
+        *,
+        flow: str,
+        step: str,
+        deployment: int,
+        instance: str,
+        publish: Callable[[bytes], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identity: dict[str, Any] = {"flow": flow, "step": step, "deployment": deployment, "instance": instance}
+        self.publish = publish
+        self._clock = clock
+        self._partial = b""
+        self._cutting = False
+        self._allowance = float(BURST_LINES)
+        self._filled_at = clock()
+        self.dropped = 0
+        self._dropped_unsaid = 0
+        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
+
+    @property
+    def last_lines(self) -> list[str]:
+        """Oldest first."""
+        return list(self._kept)
+
+    def feed(self, chunk: bytes) -> None:
+        """Takes a chunk as read from the pipe."""
+        *lines, rest = (self._partial + chunk).split(b"\n")
+        for line in lines:
+            if self._cutting:  # the rest of a line that was cut
+                self._cutting = False
+                continue
+            self._take(line)
+        if len(rest) > MAX_LINE_BYTES:
+            if not self._cutting:
+                self._take(rest)
+            self._cutting, rest = True, b""
+        self._partial = rest
+
+    def end(self) -> None:
+        """The process is gone: an unfinished line counts as one."""
+        if self._partial and not self._cutting:
+            self._take(self._partial)
+        self._partial, self._cutting = b"", False
+
+    def say(self, level: str, message: str, **fields: Any) -> None:
+        """A line of the sidecar's own in the same stream (`source` is `sidecar`)."""
+        self._send(level, message, fields, source="sidecar")
+
+    def _take(self, raw: bytes) -> None:
+        text = raw[:MAX_LINE_BYTES].decode(errors="replace").rstrip("\r")
+        if len(raw) > MAX_LINE_BYTES:
+            text += " …"
+        if not text.strip():
+            return
+        level, message, fields = parse_line(text)
+        self._kept.append(message if not fields else f"{message} {json.dumps(fields, ensure_ascii=False)}")
+        if not self._allowed():
+            self.dropped += 1
+            self._dropped_unsaid += 1
+            return
+        if self._dropped_unsaid:
+            count, self._dropped_unsaid = self._dropped_unsaid, 0
+            self.say("warning", "log lines dropped: the component writes faster than the limit", dropped=count)
+        self._send(level, message, fields, source="component")
+
+    def _allowed(self) -> bool:
+        now = self._clock()
+        self._allowance = min(BURST_LINES, self._allowance + (now - self._filled_at) * LINES_PER_S)
+        self._filled_at = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+    def _send(self, level: str, message: str, fields: dict[str, Any], *, source: str) -> None:
+        if self.publish is None:
+            log.info("component wrote", line=message, level_written=level)
+            return
+        from headrace.api.flow.v1 import flow_pb2  # only instances that write pay for it
+
+        line = flow_pb2.LogLine(**self._identity, level=level, message=message, source=source)
+        line.time.FromNanoseconds(time.time_ns())
+        if fields:
+            line.fields_json = json.dumps(fields, ensure_ascii=False, default=str)
+        self.publish(line.SerializeToString())
+
+
+def parse_line(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Level, message and fields of one line."""
+    if text.startswith("{"):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and isinstance(found.get("message"), str):
+            level = str(found.pop("level", "info")).lower()
+            message = found.pop("message")
+            fields = found.pop("fields", None)
+            if isinstance(fields, dict):
+                found.update(fields)
+            return level if level in _LEVELS else "info", message, found
+    return "info", text, {}

@@ -1,0 +1,195 @@
+"""Publishes messages until the broker has them: the same id again after silence, in turn while an edge is full.
+
+Every message ends in exactly one call of its `on_stored` or `on_refused`, unless the sidecar ends first. While
+an edge is full one probe per edge is on its way and the rest wait here; they hold their inputs' credit, so
+that the step stops pulling and the pressure goes upstream.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from headrace.edge.structured_log import get_logger
+from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.wire.envelope import seal
+from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.edge_window import EdgeWindow
+from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_delay_s
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from services.sidecar.timers import Timers
+
+log = get_logger(__name__)
+
+_MESSAGE_TOO_LARGE = 10054
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One message on its way to one subject. With `sealed` the payload is sent as it is; else the id and the
+    time of writing are appended at each try."""
+
+    subject: str
+    message_id: str
+    payload: bytes
+    traceparent: str
+    on_stored: Callable[[Outgoing, Stored], None]
+    on_refused: Callable[[Outgoing, Problem], None]
+    sealed: bool = False
+    tries: int = 0
+    written_at_unix_ns: int = 0
+    written_at_mono_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Edge:
+    window: EdgeWindow = field(default_factory=EdgeWindow)
+    waiting: deque[Outgoing] = field(default_factory=deque)
+    probing: bool = False
+
+
+class Outbox:
+    """Bounded by its callers: what waits here belongs to inputs that hold credit.
+
+    `retired` tells whether the deployment's state document says RETIRED; `no_responders` is called when a
+    publish met no stream, so that the document is read again; `on_idle` when nothing is on its way any more.
+    """
+
+    def __init__(
+        self,
+        lane: JetStreamLane,
+        timers: Timers,
+        counters: dict[str, int],
+        *,
+        retired: Callable[[], bool],
+        no_responders: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._lane = lane
+        self._timers = timers
+        self._counters = counters
+        self._retired = retired
+        self._no_responders = no_responders
+        self._on_idle = on_idle
+        self._edges: dict[str, _Edge] = {}
+        self.unsettled = 0
+
+    def put(self, outgoing: Outgoing) -> None:
+        """Sends now if the edge takes messages, else when it does."""
+        self.unsettled += 1
+        edge = self._edges.get(outgoing.subject)
+        if edge is None:
+            edge = self._edges[outgoing.subject] = _Edge()
+        if edge.waiting or not edge.window.may_send():
+            edge.waiting.append(outgoing)
+        else:
+            self._send(edge, outgoing)
+
+    def _send(self, edge: _Edge, outgoing: Outgoing) -> bool:
+        """False when the lane has no room: the message went back to the head of the line."""
+        edge.window.sent()
+        outgoing.written_at_unix_ns = time.time_ns()
+        outgoing.written_at_mono_ns = time.monotonic_ns()
+        payload = outgoing.payload
+        if not outgoing.sealed:
+            payload = seal(payload, outgoing.message_id, outgoing.written_at_unix_ns)
+        try:
+            future = self._lane.publish(
+                outgoing.subject, payload, message_id=outgoing.message_id, traceparent=outgoing.traceparent
+            )
+        except LaneFull:
+            edge.window.unanswered()
+            edge.waiting.appendleft(outgoing)
+            self._probe_later(edge)
+            return False
+        except ValueError as error:
+            edge.window.unanswered()
+            self._refuse(outgoing, Problem("OUTPUT_REFUSED", f"the output cannot be published: {error}"))
+            return True
+        future.add_done_callback(partial(self._answered, edge, outgoing))
+        return True
+
+    def _answered(self, edge: _Edge, outgoing: Outgoing, future: asyncio.Future[Stored]) -> None:
+        if future.cancelled():
+            self._repeat(edge, outgoing)
+            return
+        error = future.exception()
+        if error is None:
+            edge.window.stored(waiting=len(edge.waiting))
+            stored = future.result()
+            if stored.duplicate:
+                self._counters["duplicates"] += 1
+            outgoing.on_stored(outgoing, stored)
+            self._one_settled()
+            if edge.waiting:
+                self._pump(edge)
+        elif isinstance(error, PublishRefused) and error.edge_full:
+            self._counters["refused_full"] += 1
+            edge.window.refused()
+            edge.waiting.appendleft(outgoing)
+            self._probe_later(edge)
+        elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
+            edge.window.unanswered()
+            self._refuse(outgoing, Problem("OUTPUT_REFUSED", f"the broker refuses the output: {error}"))
+        else:
+            if isinstance(error, PublishUnknown) and error.no_responders:
+                self._no_responders()
+            elif isinstance(error, PublishRefused):
+                log.warning("publish refused", subject=outgoing.subject, error=str(error), tries=outgoing.tries)
+            self._repeat(edge, outgoing)
+
+    def _repeat(self, edge: _Edge, outgoing: Outgoing) -> None:
+        edge.window.unanswered()
+        outgoing.tries += 1
+        self._counters["republished"] += 1
+        delay_s = jittered(republish_delay_s(outgoing.tries), random.random())  # noqa: S311
+        self._timers.later(delay_s, partial(self._try_again, edge, outgoing))
+        if edge.waiting:
+            self._probe_later(edge)
+
+    def _try_again(self, edge: _Edge, outgoing: Outgoing) -> None:
+        if self._retired():
+            reason = "the deployment is retired; its edges take no more messages"
+            self._refuse(outgoing, Problem("DEPLOYMENT_RETIRED", reason))
+        elif edge.window.may_send():
+            self._send(edge, outgoing)
+        else:
+            edge.waiting.appendleft(outgoing)
+            self._probe_later(edge)
+
+    def _refuse(self, outgoing: Outgoing, problem: Problem) -> None:
+        outgoing.on_refused(outgoing, problem)
+        self._one_settled()
+
+    def _one_settled(self) -> None:
+        self.unsettled -= 1
+        if self.unsettled == 0:
+            self._on_idle()
+
+    def _pump(self, edge: _Edge) -> None:
+        while edge.waiting and edge.window.may_send() and self._send(edge, edge.waiting.popleft()):
+            pass
+
+    def _probe_later(self, edge: _Edge) -> None:
+        if not edge.probing:
+            edge.probing = True
+            self._timers.later(jittered(PROBE_S, random.random()), partial(self._probe, edge))  # noqa: S311
+
+    def _probe(self, edge: _Edge) -> None:
+        edge.probing = False
+        if not edge.waiting:
+            return
+        if edge.window.may_probe():
+            self._send(edge, edge.waiting.popleft())
+        elif edge.window.may_send():
+            self._pump(edge)
+        if edge.waiting and edge.window.recovering and edge.window.in_flight == 0:
+            self._probe_later(edge)

@@ -1,0 +1,131 @@
+"""The deployment's two documents: the plan (immutable, checked by digest, cached on disk) and its state.
+
+The plan is read from the broker once and from the disk ever after; the state is watched, and read again when
+something suggests that a change was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.deployment import (
+    WORKING_PHASES,
+    DeploymentPhase,
+    DeploymentPlan,
+    DeploymentState,
+    StepPlan,
+    decode_plan,
+    decode_state,
+    plan_digest,
+)
+from headrace.model.errors import HeadraceError, NotFound, WrongState
+
+if TYPE_CHECKING:
+    from headrace.edge.kv_bucket import KvBucket
+    from services.sidecar.settings import Settings
+
+log = get_logger(__name__)
+
+RESYNC_S = 30.0
+REREAD_PAUSE_S = 1.0
+
+
+class PlanSource:
+    """Plan and state of this instance's deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        hexadecimal = settings.plan_digest.removeprefix("sha256:")
+        self._file = settings.cache_dir / "plans" / f"{hexadecimal}.json"
+        self._bucket: KvBucket | None = None
+        self._state: DeploymentState | None = None
+        self._asked = asyncio.Event()
+
+    @property
+    def state(self) -> DeploymentState | None:
+        return self._state
+
+    @property
+    def retired(self) -> bool:
+        """The state says RETIRED; unknown is not retired."""
+        return self._state is not None and self._state.phase is DeploymentPhase.RETIRED
+
+    @property
+    def goes_on_by_itself(self) -> bool:
+        return self._state is not None and self._state.phase in WORKING_PHASES
+
+    def connect(self, bucket: KvBucket) -> None:
+        self._bucket = bucket
+
+    def cached_plan(self) -> DeploymentPlan | None:
+        """The plan from this machine's disk, if it is there and is the one named by the digest."""
+        try:
+            raw = self._file.read_bytes()
+        except OSError:
+            return None
+        return decode_plan(raw) if plan_digest(raw) == self._settings.plan_digest else None
+
+    async def plan(self) -> DeploymentPlan:
+        """The plan; NotFound when there is none, WrongState when it is not the one the agent named."""
+        cached = self.cached_plan()
+        if cached is not None:
+            return cached
+        assert self._bucket is not None
+        key = subjects.plan_key(self._settings.flow, self._settings.deployment)
+        entry = await self._bucket.get(key)
+        if entry is None or entry.value is None:
+            raise NotFound(f"there is no plan {key}", reason="PLAN_NOT_FOUND", next_step="Is the flow deployed?")
+        found = plan_digest(entry.value)
+        if found != self._settings.plan_digest:
+            raise WrongState(
+                f"plan {key} has digest {found}, not {self._settings.plan_digest}",
+                reason="PLAN_MISMATCH",
+                next_step="Start the instance anew through the agent",
+            )
+        _write_atomically(self._file, entry.value)
+        return decode_plan(entry.value)
+
+    async def read_state(self) -> DeploymentState | None:
+        """Reads the state from the broker; None when there is none (yet)."""
+        assert self._bucket is not None
+        entry = await self._bucket.get(subjects.state_key(self._settings.flow, self._settings.deployment))
+        self._state = decode_state(entry.value) if entry is not None and entry.value else None
+        return self._state
+
+    def ask_again(self) -> None:
+        """Something suggests that the state changed: reads it soon, at most once a second."""
+        self._asked.set()
+
+    async def follow(self) -> None:
+        """Reads the state again when asked, and every half minute; for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC_S):
+                    await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self.read_state()
+            except HeadraceError as error:
+                log.debug("state not read", error=str(error))
+            await asyncio.sleep(REREAD_PAUSE_S)
+
+
+def step_of(plan: DeploymentPlan, name: str) -> StepPlan:
+    """The plan's step of that name; NotFound if it has none."""
+    try:
+        return plan.step(name)
+    except KeyError:
+        raise NotFound(f"the plan has no step {name!r}", reason="STEP_NOT_FOUND") from None
+
+
+def _write_atomically(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".part{os.getpid()}")
+    partial.write_bytes(content)
+    os.replace(partial, file)

@@ -1,0 +1,116 @@
+"""Sends replies by core NATS and says when the broker has read them; stores them first where a key asks for it.
+
+A reply is flushed before its input is acknowledged: should the sidecar die between, the redelivery sends it
+again and the gateway takes the first. Flushes of replies that wait together share one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.answer import finished
+from headrace.model.errors import Conflict, HeadraceError
+from services.sidecar.domain.retry_delay import republish_delay_s
+
+if TYPE_CHECKING:
+    from headrace.edge.kv_bucket import KvBucket
+    from headrace.ports import JetStreamLane
+
+log = get_logger(__name__)
+
+_STORE_TRIES = 8
+
+
+@dataclass(slots=True)
+class OutgoingReply:
+    """`payload` is a serialized Reply; `on_sent` is called when the broker has read it."""
+
+    subject: str
+    payload: bytes
+    execution_id: str
+    answer_key: str
+    on_sent: Callable[[], None]
+
+
+class ReplySender:
+    """Give `run` to a TaskGroup. Bounded by its callers: each reply belongs to an input that holds credit."""
+
+    def __init__(self, lane: JetStreamLane, answers: Callable[[], KvBucket | None]) -> None:
+        self._lane = lane
+        self._answers = answers
+        self._unflushed: list[OutgoingReply] = []
+        self._keyed: list[OutgoingReply] = []
+        self._work = asyncio.Event()
+        self.unsettled = 0
+
+    def put(self, reply: OutgoingReply) -> None:
+        """Sends now; with an answer key, once the answer is stored."""
+        self.unsettled += 1
+        if reply.answer_key:
+            self._keyed.append(reply)
+        else:
+            self._send(reply)
+        self._work.set()
+
+    async def run(self) -> None:
+        """Stores, flushes and reports, for ever."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            keyed, self._keyed = self._keyed, []
+            if keyed:
+                await asyncio.gather(*(self._store(reply) for reply in keyed))
+                for reply in keyed:
+                    self._send(reply)
+            await self._flush()
+
+    def _send(self, reply: OutgoingReply) -> None:
+        try:
+            self._lane.send(reply.subject, reply.payload)
+        except (ConnectionError, ValueError) as error:
+            # ValueError: a subject or size the broker would refuse; trying again cannot help the caller.
+            log.warning("reply not sent", error=str(error), execution=reply.execution_id)
+        self._unflushed.append(reply)
+
+    async def _flush(self) -> None:
+        batch, self._unflushed = self._unflushed, []
+        tries = 0
+        while batch:
+            try:
+                await self._lane.flush()
+                break
+            except (TimeoutError, OSError):
+                tries += 1
+                await asyncio.sleep(republish_delay_s(tries))
+                for reply in batch:
+                    try:
+                        self._lane.send(reply.subject, reply.payload)
+                    except (ConnectionError, ValueError) as error:
+                        log.debug("reply not sent again", error=str(error))
+        for reply in batch:
+            self.unsettled -= 1
+            reply.on_sent()
+
+    async def _store(self, reply: OutgoingReply) -> None:
+        """First answer wins; a caller must not lose its reply because the bucket does not answer."""
+        for tries in range(1, _STORE_TRIES + 1):
+            bucket = self._answers()
+            try:
+                if bucket is None:
+                    return
+                entry = await bucket.get(reply.answer_key)
+                stored = entry.value if entry is not None else None
+                value = finished(stored, execution=reply.execution_id, reply=reply.payload)
+                if value is None or entry is None:
+                    return
+                await bucket.update(reply.answer_key, value, entry.revision)
+                return
+            except Conflict:
+                continue
+            except HeadraceError as error:
+                log.warning("answer not stored", error=str(error), execution=reply.execution_id)
+                await asyncio.sleep(republish_delay_s(tries))

@@ -1,0 +1,81 @@
+"""Settings of one sidecar: read once from the environment that the agent gives it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from headrace.model.errors import InvalidInput
+from headrace.model.names import instance_name
+
+SIDECAR_VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Values of the HEADRACE_* variables; paths are absolute."""
+
+    nats_url: str
+    registry: str
+    cache_dir: Path
+    run_dir: Path
+    workspace: str
+    flow: str
+    deployment: int
+    step: str
+    replica: int
+    plan_digest: str
+    instance: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Reads the variables; InvalidInput names the first that is missing or wrong."""
+        workspace = environ.get("HEADRACE_WORKSPACE") or "default"
+        flow = _required(environ, "HEADRACE_FLOW")
+        step = _required(environ, "HEADRACE_STEP")
+        deployment = _number(environ, "HEADRACE_DEPLOYMENT")
+        replica = _number(environ, "HEADRACE_REPLICA", "0")
+        name = environ.get("HEADRACE_INSTANCE") or instance_name(workspace, flow, deployment, step, replica)
+        return cls(
+            nats_url=_required(environ, "HEADRACE_NATS_URL"),
+            registry=environ.get("HEADRACE_REGISTRY", ""),
+            cache_dir=Path(_required(environ, "HEADRACE_CACHE_DIR")).absolute(),
+            run_dir=Path(_required(environ, "HEADRACE_RUN_DIR")).absolute(),
+            workspace=workspace,
+            flow=flow,
+            deployment=deployment,
+            step=step,
+            replica=replica,
+            plan_digest=_required(environ, "HEADRACE_PLAN_DIGEST"),
+            instance=name,
+        )
+
+    @property
+    def lifecycle_address(self) -> str:
+        """gRPC target of the Lifecycle service; short, since a socket path has at most 107 bytes."""
+        return f"unix:{self.run_dir / (_short(self.instance) + '.sock')}"
+
+    def component_socket(self) -> Path:
+        """The component's socket; one at a time belongs to an instance."""
+        return self.run_dir / f"{_short(self.instance)}.c{os.getpid()}.sock"
+
+
+def _short(name: str) -> str:
+    return blake2b(name.encode(), digest_size=6).hexdigest()
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise InvalidInput.at(name, value, "is not set", next_step="The agent sets it; start sidecars through it")
+    return value
+
+
+def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:
+    value = environ.get(name) or default
+    if not value.isdigit():
+        raise InvalidInput.at(name, value, "is not a whole number")
+    return int(value)
