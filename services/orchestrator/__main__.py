@@ -1,0 +1,37 @@
+"""`python -m services.orchestrator`: flows, deployments, operations; the mesh's one API address."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from headrace.edge.service_runner import run_service
+from headrace.model.names import DEFAULT_WORKSPACE
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="orchestrator", description=__doc__)
+    parser.add_argument("--nats", required=True, help="URL of the NATS server, for example nats://127.0.0.1:4222")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="address of the API, HOST:PORT (port 0: a free one)")
+    parser.add_argument("--registry", required=True, help="address of the registry, HOST:PORT")
+    parser.add_argument("--agent", required=True, help="address of the agent, HOST:PORT or unix:PATH")
+    parser.add_argument("--profile", choices=("fast", "durable"), default="durable", help="how the broker was started")
+    parser.add_argument("--workspace", default=DEFAULT_WORKSPACE)
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    arguments = parser.parse_args()
+
+    from services.orchestrator.app import OrchestratorApp, Settings
+
+    settings = Settings(
+        nats=arguments.nats,
+        listen=arguments.listen,
+        registry=arguments.registry,
+        agent=arguments.agent,
+        profile=arguments.profile,
+        workspace=arguments.workspace,
+    )
+    return run_service("orchestrator", OrchestratorApp(settings), log_level=arguments.log_level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

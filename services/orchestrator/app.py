@@ -1,0 +1,162 @@
+"""Wires the orchestrator: connections, stores, loops, services; starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+
+import grpc
+from google.longrunning import operations_pb2_grpc
+from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can describe error details)
+from nats.aio.client import Client
+
+from headrace.api.flow.v1 import flow_pb2_grpc
+from headrace.api.hop.v1 import hop_pb2_grpc
+from headrace.edge.grpc_channel import open_channel
+from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.readiness import report_ready
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import HeadraceError
+from headrace.model.names import DEFAULT_WORKSPACE
+from services.orchestrator.applier import Applier
+from services.orchestrator.flow_service import FlowService
+from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.log_tail import ensure_shared_streams
+from services.orchestrator.mesh_view import MeshView
+from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
+from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
+from services.orchestrator.resolution import Resolver
+from services.orchestrator.rpc_flow import FlowRpc
+from services.orchestrator.rpc_hop import HopRpc
+from services.orchestrator.rpc_operations import OperationsRpc
+from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
+
+log = get_logger(__name__)
+
+WATCH_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Addresses are `host:port`; `profile` is what the broker was started with (`fast` or `durable`)."""
+
+    nats: str
+    listen: str
+    registry: str
+    agent: str
+    profile: str
+    workspace: str = DEFAULT_WORKSPACE
+
+
+class OrchestratorApp:
+    """A service of `headrace.edge.service_runner`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._loops: FlowLoops | None = None
+        self._observer: InstanceObserver | None = None
+        self._connection: Client | None = None
+        self._server: GrpcServer | None = None
+        self._registry: grpc.aio.Channel | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.address = ""
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        settings = self._settings
+        self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
+        assets = JetStreamAssets(connection)
+        stores, _ = await asyncio.gather(
+            Stores.open(connection, settings.workspace), ensure_shared_streams(assets, settings.workspace)
+        )
+        clock = WallClock()
+        self._registry = registry = open_channel(settings.registry)
+        resolver = Resolver(registry, stores)
+        self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake)
+        reader = SnapshotReader(stores, assets, observer, clock)
+        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader))
+        service = FlowService(stores, assets, resolver, reader, loops, clock)
+        leader = f"{socket.gethostname()}-{os.getpid()}"
+        mesh = MeshView(connection, reader, observer, resolver, settings.profile, leader)
+        self._server = server = GrpcServer()
+        server.add(
+            flow_pb2_grpc.add_FlowServiceServicer_to_server,
+            FlowRpc(service, mesh, self._stopping),
+            "headrace.api.flow.v1.FlowService",
+        )
+        server.add(
+            hop_pb2_grpc.add_HopServiceServicer_to_server,
+            HopRpc(service, connection),
+            "headrace.api.hop.v1.HopService",
+        )
+        server.add(
+            operations_pb2_grpc.add_OperationsServicer_to_server,
+            OperationsRpc(service, self._stopping),
+            "google.longrunning.Operations",
+        )
+        server.add_generic([RegistryPassage(registry)])
+        server.announce(REGISTRY_SERVICE)
+        server.on_stop(self._stopping.set)
+        self.address = await server.start(settings.listen)
+        observer.start()
+        self._tasks = [
+            tasks.create_task(self._watch_flows(stores), name="watch flows"),
+            tasks.create_task(self._resync(stores), name="resync"),
+        ]
+        report_ready({"address": self.address})
+        log.info("orchestrator serves", address=self.address)
+
+    async def stop(self) -> None:
+        """Ends streams and calls, then loops, then what they stand on."""
+        if self._server is not None:
+            await self._server.stop(1.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._loops is not None:
+            await self._loops.stop()
+        if self._observer is not None:
+            await self._observer.stop()
+        if self._registry is not None:
+            await self._registry.close()
+        if self._connection is not None:
+            await close_nats(self._connection)
+
+    def _wake(self, flow: str) -> None:
+        if self._loops is not None:
+            self._loops.wake(flow)
+
+    async def _wake_all(self) -> None:
+        self._wake("")
+
+    async def _watch_flows(self, stores: Stores) -> None:
+        """Wakes a flow's loop at each change of its document, whoever wrote it."""
+        while True:
+            try:
+                async with contextlib.aclosing(stores.flows.watch("flow.*")) as watch:
+                    async for entry in watch:
+                        if entry is not None:
+                            self._wake(entry.key.removeprefix("flow."))
+            except Exception as error:
+                log.warning("flow watch ended, it is begun again", error=repr(error)[:300])
+            await asyncio.sleep(WATCH_PAUSE_S)
+
+    async def _resync(self, stores: Stores) -> None:
+        """Every loop looks again every few seconds by itself; this finds flows that no watch told of."""
+        while True:
+            try:
+                names = set(await stores.flow_names())
+                assert self._observer is not None
+                for name in names | self._observer.flows():
+                    if self._loops is not None and not self._loops.knows(name):
+                        self._wake(name)
+            except HeadraceError as error:
+                log.warning("resync failed, it is repeated", error=str(error)[:300])
+            await asyncio.sleep(RESYNC_S)

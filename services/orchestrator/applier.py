@@ -1,0 +1,248 @@
+"""Does what the planner asked for. Each action can be repeated; a failed one is planned again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from headrace.api.agent.v1 import agent_pb2
+from headrace.edge.jetstream_assets import PAUSED_UNTIL, JetStreamAssets
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase, encode_plan, plan_digest
+from headrace.model.errors import Conflict, Unavailable
+from services.orchestrator.domain import actions as do
+from services.orchestrator.domain.documents import change
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.resolution import Resolver
+from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.stores import Stores
+
+log = get_logger(__name__)
+
+BARRIER_LIMIT_S = 10.0
+
+
+class Applier:
+    """One for all flows; it keeps nothing but how long the assets of a start took."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        assets: JetStreamAssets,
+        observer: InstanceObserver,
+        resolver: Resolver,
+        reader: SnapshotReader,
+    ) -> None:
+        self._stores = stores
+        self._assets = assets
+        self._observer = observer
+        self._resolver = resolver
+        self._reader = reader
+        self._asset_ms: dict[str, float] = {}
+
+    async def apply(self, snapshot: Snapshot, action: do.Action) -> None:
+        """Conflict means: look again at once. Other errors: look again after a pause."""
+        match action:
+            case do.UpdateFlow():
+                await self._update_flow(snapshot, action)
+            case do.SetState():
+                await self._set_state(snapshot, action)
+            case do.WriteOperation():
+                await self._stores.write_operation(action.operation)
+            case do.WriteRoute():
+                await self._stores.write_route(action.route)
+            case do.Resolve():
+                version = await self._reader.version(snapshot.flow.flow, action.version)
+                await self._resolver.resolve(snapshot.flow, action.deployment, version.spec, action.version)
+            case do.StartInstance():
+                await self._start_instance(snapshot, action)
+            case do.StopInstance():
+                await self._observer.stop_instance(action.name, action.generation)
+            case do.CallInstance():
+                await self._observer.call(action)
+            case do.Forget():
+                await self._forget(snapshot, action)
+            case _:
+                await self._apply_asset(snapshot, action)
+
+    async def _apply_asset(self, snapshot: Snapshot, action: do.Action) -> None:
+        flow = snapshot.flow.flow
+        stream = subjects.flow_stream(snapshot.workspace, flow)
+        started = time.monotonic()
+        match action:
+            case do.EnsureStream():
+                await self._ensure_stream(snapshot, action)
+            case do.EnsureConsumer():
+                await self._ensure_consumer(stream, action)
+            case do.PauseConsumer():
+                await self._assets.pause_consumer(stream, action.name, paused=action.paused)
+            case do.DeleteConsumer():
+                await self._assets.delete_consumer(stream, action.name)
+            case do.ConfirmIngress():
+                await self._confirm_ingress(snapshot, action)
+            case do.PurgeBarriers():
+                place = subjects.data_subject(snapshot.workspace, flow, action.owner, subjects.BARRIER_STEP)
+                await self._assets.purge(stream, place)
+            case do.DropMessages():
+                await self._drop(snapshot, action)
+            case _:
+                raise AssertionError(f"unknown action {action!r}")
+        if snapshot.flow.state == FlowState.STARTING and snapshot.flow.ingress.startswith("p"):
+            self._asset_ms[flow] = self._asset_ms.get(flow, 0.0) + (time.monotonic() - started) * 1000
+
+    # Documents.
+
+    async def _update_flow(self, snapshot: Snapshot, action: do.UpdateFlow) -> None:
+        before, after = snapshot.flow, action.document
+        took_over = after.active if after.active and after.active != before.active else 0
+        if took_over and before.operation is not None:
+            await self._note_start_times(snapshot, took_over, before.operation.created_at)
+        await self._stores.write_flow(after, snapshot.flow_revision)
+        if after.state != before.state or after.ingress != before.ingress:
+            log.info(action.why, flow=after.flow, state=after.state, ingress=after.ingress, was=before.state)
+
+    async def _note_start_times(self, snapshot: Snapshot, deployment: int, began: float) -> None:
+        """Bookkeeping, not a decision: the generation stays."""
+        view = snapshot.deployments[deployment]
+        assert view.state is not None
+        times = {
+            **view.state.start_ms,
+            "activate": _ms(snapshot.now - view.state.changed_at),
+            "total": _ms(snapshot.now - began),
+        }
+        state = msgspec.structs.replace(view.state, start_ms=times)
+        await self._stores.write_state(snapshot.flow.flow, deployment, state, view.state_revision)
+
+    async def _set_state(self, snapshot: Snapshot, action: do.SetState) -> None:
+        view = snapshot.deployments[action.deployment]
+        state = action.state
+        if state.phase == DeploymentPhase.WARM and view.state is not None:
+            times = {**state.start_ms, "prepare": _ms(snapshot.now - view.state.created_at)}
+            if snapshot.flow.flow in self._asset_ms:
+                times["assets"] = round(self._asset_ms.pop(snapshot.flow.flow), 1)
+            state = msgspec.structs.replace(state, start_ms=times)
+        await self._stores.write_state(snapshot.flow.flow, action.deployment, state, view.state_revision)
+        log.info(
+            "deployment phase",
+            flow=snapshot.flow.flow,
+            deployment=action.deployment,
+            phase=state.phase,
+            generation=state.generation,
+            why=action.why,
+            cause=state.cause,
+        )
+
+    async def _forget(self, snapshot: Snapshot, action: do.Forget) -> None:
+        flow, number = snapshot.flow.flow, action.deployment
+        plan = snapshot.deployments[number].plan
+        if action.keep_for_version and plan is not None:
+            digests = {step.pin.digest for step in plan.steps}
+            holder = f"v{action.version}"
+            await self._stores.pin(digests, flow, holder, f"flows/{flow}/versions/{action.version}")
+            await self._stores.unpin(flow, holder, keep=frozenset(digests))
+        await self._stores.unpin(flow, f"d{number}")
+        document = change(
+            snapshot.flow,
+            live=tuple(other for other in snapshot.flow.live if other != number),
+            closed=tuple(other for other in snapshot.flow.closed if other != number),
+        )
+        await self._stores.write_flow(document, snapshot.flow_revision)
+
+    # Assets.
+
+    async def _ensure_stream(self, snapshot: Snapshot, action: do.EnsureStream) -> None:
+        if not (action.create and not snapshot.flow.live):
+            log.info("stream set", flow=snapshot.flow.flow, why=action.why, ingress=snapshot.flow.ingress)
+        config = dict(action.config)
+        if action.create:
+            await self._assets.create_stream(config)
+        else:
+            await self._assets.ensure_stream(config)
+
+    async def _ensure_consumer(self, stream: str, action: do.EnsureConsumer) -> None:
+        name = str(action.config["durable_name"])
+        if action.recreate:
+            log.warning("consumer has other filters than decided; it is made anew", consumer=name)
+            await self._assets.delete_consumer(stream, name)
+        config: dict[str, Any] = dict(action.config)
+        if action.paused:
+            config["pause_until"] = PAUSED_UNTIL
+        await self._assets.ensure_consumer(stream, config)
+
+    async def _confirm_ingress(self, snapshot: Snapshot, action: do.ConfirmIngress) -> None:
+        """Repeats barriers until one lands where the decision says, then notes it."""
+        flow, workspace = snapshot.flow.flow, snapshot.workspace
+        stream = subjects.flow_stream(workspace, flow)
+        deadline = time.monotonic() + BARRIER_LIMIT_S
+        while True:
+            landed = await self._assets.barrier(stream, subjects.barrier_subject(workspace, flow))
+            owner = subjects.parse_data_subject(landed).owner if landed else ""
+            if owner == action.owner:
+                break
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the ingress of {flow!r} still belongs to {owner!r}, not {action.owner!r}")
+        await self._stores.write_flow(
+            msgspec.structs.replace(snapshot.flow, ingress_confirmed=True), snapshot.flow_revision
+        )
+
+    async def _drop(self, snapshot: Snapshot, action: do.DropMessages) -> None:
+        """First counted, then purged: consumers are gone and no owner is listed, so the count is final."""
+        found = await self._stores.operation(action.operation) if action.operation else None
+        if found is not None and not found[0].done:
+            counted = msgspec.structs.replace(found[0], dropped=max(found[0].dropped, action.count))
+            await self._stores.write_operation(counted)
+        purged = await self._assets.purge(subjects.flow_stream(snapshot.workspace, snapshot.flow.flow))
+        log.warning("messages dropped", flow=snapshot.flow.flow, counted=action.count, purged=purged)
+
+    async def _start_instance(self, snapshot: Snapshot, action: do.StartInstance) -> None:
+        plan = snapshot.deployments[action.instance.deployment].plan
+        if plan is None:
+            raise Conflict("the plan is not there yet")
+        spec = agent_pb2.InstanceSpec(
+            name=action.instance.name,
+            workspace=snapshot.workspace,
+            flow=snapshot.flow.flow,
+            deployment=action.instance.deployment,
+            step=action.instance.step,
+            replica=action.instance.replica,
+            plan_digest=plan_digest(encode_plan(plan)),
+        )
+        await self._observer.start_instance(spec, action.generation)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def touches(action: do.Action) -> str:
+    """What an action touches: while one of a key is being done, no second one of it is begun."""
+    match action:
+        case do.UpdateFlow() | do.ConfirmIngress():
+            return "flow"
+        case do.Forget(deployment=number) | do.SetState(deployment=number) | do.Resolve(deployment=number):
+            return f"deployment {number}"
+        case do.WriteOperation(operation=operation):
+            return f"operation {operation.id}"
+        case do.WriteRoute():
+            return "route"
+        case do.EnsureStream() | do.PurgeBarriers() | do.DropMessages():
+            return "stream"
+        case do.EnsureConsumer(config=config):
+            return f"consumer {_text(config, 'durable_name')}"
+        case do.PauseConsumer(name=name) | do.DeleteConsumer(name=name):
+            return f"consumer {name}"
+        case do.StartInstance(instance=instance):
+            return f"instance {instance.name}"
+        case do.StopInstance(name=name) | do.CallInstance(name=name):
+            return f"instance {name}"
+    raise AssertionError(f"unknown action {action!r}")
+
+
+def _text(mapping: Mapping[str, object], key: str) -> str:
+    return str(mapping[key])

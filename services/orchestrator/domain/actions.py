@@ -1,0 +1,157 @@
+"""What the planner may ask for. The actions of one plan do not depend on each other's order.
+
+`key` names what an action touches: while one of a key is being done, no second one of it is begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from headrace.model.deployment import DeploymentState
+from headrace.model.route import Route
+from services.orchestrator.domain.documents import FlowDocument, OperationDocument
+from services.orchestrator.domain.snapshot import InstanceView
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFlow:
+    """Compare-and-set of the flow document."""
+
+    document: FlowDocument
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """Compare-and-set of a deployment's state."""
+
+    deployment: int
+    state: DeploymentState
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOperation:
+    """Writes an operation's document (begun, or done)."""
+
+    operation: OperationDocument
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRoute:
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """References to digests, pins, plan and the first state; a permanent refusal is written as FAILED."""
+
+    deployment: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureStream:
+    config: Mapping[str, object]
+    create: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureConsumer:
+    config: Mapping[str, object]
+    paused: bool
+    recreate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PauseConsumer:
+    name: str
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteConsumer:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmIngress:
+    """Barriers until one lands under the decided owner, then notes it in the flow document."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeBarriers:
+    """Removes barriers that a killed orchestrator left behind."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropMessages:
+    """Counts what is stored into the operation's document, then purges it."""
+
+    operation: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartInstance:
+    instance: InstanceView
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopInstance:
+    name: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallInstance:
+    """A lifecycle call: `Prepare`, `Activate` or `Drain`."""
+
+    name: str
+    verb: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing of a deployment is left: its pins go (a version keeps those it ran), then it leaves `live`."""
+
+    deployment: int
+    version: int
+    keep_for_version: bool
+
+
+Action: TypeAlias = (
+    UpdateFlow
+    | SetState
+    | WriteOperation
+    | WriteRoute
+    | Resolve
+    | EnsureStream
+    | EnsureConsumer
+    | PauseConsumer
+    | DeleteConsumer
+    | ConfirmIngress
+    | PurgeBarriers
+    | DropMessages
+    | StartInstance
+    | StopInstance
+    | CallInstance
+    | Forget
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions for now, and after how many seconds to look again though nothing is reported (None: the resync)."""
+
+    actions: tuple[Action, ...]
+    recheck_s: float | None = None

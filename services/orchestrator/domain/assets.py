@@ -1,0 +1,165 @@
+"""The stream and the consumers that a flow's documents ask for; compared with what the broker has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan
+from services.orchestrator.domain.deployment_phases import WANTED
+from services.orchestrator.domain.documents import DROP, FlowDocument, current_epoch
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import Snapshot, StreamView
+
+NANOS = 1_000_000_000
+DUPLICATE_WINDOW_S = 120
+MIN_ACK_PENDING = 1000
+GENERATION_KEY = "headrace-generation"
+
+
+def owners(snapshot: Snapshot) -> list[str]:
+    """Owners that the stream lists: those of live deployments, and the epoch of the next start."""
+    flow = snapshot.flow
+    listed: list[str] = [subjects.parking_owner(current_epoch(flow))]
+    for number in flow.live:
+        view = snapshot.deployments.get(number)
+        if number in flow.closed or snapshot.phase_of(number) in ("RETIRED", "FAILED"):
+            continue
+        listed.append(subjects.deployment_owner(number))
+        if view is not None and view.plan is not None and view.plan.parking_epoch:
+            listed.append(subjects.parking_owner(view.plan.parking_epoch))
+    if flow.ingress:
+        listed.append(flow.ingress)
+    return sorted(set(listed), key=lambda owner: (owner[0], int(owner[1:])))
+
+
+def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
+    """The whole config of the flow's stream; None when the flow has never been started."""
+    flow = snapshot.flow
+    if not flow.has_stream:
+        return None
+    workspace, name = snapshot.workspace, flow.flow
+    listed = [subjects.owner_filter(workspace, name, owner) for owner in owners(snapshot)]
+    config: dict[str, object] = {
+        "name": subjects.flow_stream(workspace, name),
+        "subjects": tuple([subjects.ingress_filter(workspace, name)] if flow.ingress else []) + tuple(listed),
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "max_msgs_per_subject": flow.max_waiting,
+        "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
+        "num_replicas": 1,
+        "metadata": {"headrace-flow": name, GENERATION_KEY: str(flow.assets_generation)},
+    }
+    if flow.ingress:
+        config["subject_transform"] = {
+            "src": subjects.ingress_filter(workspace, name),
+            "dest": subjects.transform_destination(workspace, name, flow.ingress),
+        }
+    return config
+
+
+def stream_view(info: Mapping[str, object]) -> StreamView:
+    """What the planner needs of a STREAM.INFO answer (asked with a subjects filter)."""
+    config = dict(_mapping(info["config"]))
+    shown: dict[str, object] = {}
+    for key in (
+        "name",
+        "retention",
+        "storage",
+        "discard",
+        "discard_new_per_subject",
+        "max_msgs_per_subject",
+        "duplicate_window",
+        "num_replicas",
+        "subject_transform",
+    ):
+        if config.get(key) is not None:
+            shown[key] = config[key]
+    shown["subjects"] = tuple(_sequence(config.get("subjects")))
+    shown["metadata"] = _own_metadata(config)
+    counts: dict[tuple[str, str], int] = {}
+    for subject, count in _mapping(_mapping(info.get("state")).get("subjects")).items():
+        parts = subject.split(".")
+        if len(parts) == 6:
+            place = (parts[3], parts[4])
+            counts[place] = counts.get(place, 0) + int(str(count))
+    return StreamView(shown, counts)
+
+
+def consumer_config(snapshot: Snapshot, plan: DeploymentPlan, step: str, replicas: int) -> dict[str, object]:
+    """The whole config of a step's durable. The trigger's delivers what was parked first."""
+    workspace, flow = plan.workspace, plan.flow
+    filters = [subjects.data_subject(workspace, flow, subjects.deployment_owner(plan.deployment), step)]
+    if step == plan.trigger and plan.parking_epoch:
+        parked = subjects.parking_owner(plan.parking_epoch)
+        filters.insert(0, subjects.data_subject(workspace, flow, parked, step))
+    prefetch = plan.step(step).prefetch
+    config: dict[str, object] = {
+        "durable_name": subjects.step_consumer(plan.deployment, step),
+        "ack_policy": "explicit",
+        "ack_wait": int(plan.ack_wait_s * NANOS),
+        "max_deliver": -1,
+        "max_ack_pending": max(prefetch * replicas * 2, MIN_ACK_PENDING),
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "metadata": {"headrace-flow": flow, "headrace-deployment": str(plan.deployment)},
+    }
+    if len(filters) == 1:
+        config["filter_subject"] = filters[0]
+    else:
+        config["filter_subjects"] = tuple(filters)
+    return config
+
+
+def consumer_view_config(config: Mapping[str, object]) -> dict[str, object]:
+    """The part of a consumer's config that `consumer_config` decides."""
+    keys = ("durable_name", "ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "deliver_policy")
+    shown: dict[str, object] = {key: config[key] for key in (*keys, "replay_policy") if config.get(key) is not None}
+    if config.get("filter_subject"):
+        shown["filter_subject"] = config["filter_subject"]
+    if config.get("filter_subjects"):
+        shown["filter_subjects"] = tuple(_sequence(config["filter_subjects"]))
+    shown["metadata"] = _own_metadata(config)
+    return shown
+
+
+def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], bool]]:
+    """Durable name to (config, paused) of all live deployments."""
+    wanted: dict[str, tuple[dict[str, object], bool]] = {}
+    for number in snapshot.flow.live:
+        view = snapshot.deployments.get(number)
+        if view is None or view.plan is None or view.state is None or view.state.phase not in WANTED:
+            continue
+        if number in snapshot.flow.closed and dropping(snapshot.flow):
+            continue
+        for step in view.plan.steps:
+            config = consumer_config(snapshot, view.plan, step.name, view.state.replicas.get(step.name, 1))
+            paused = step.name == view.plan.trigger and not _open(snapshot.flow, number, view.state.phase)
+            wanted[str(config["durable_name"])] = (config, paused)
+    return wanted
+
+
+def dropping(flow: FlowDocument) -> bool:
+    return flow.state == FlowState.STOPPING and flow.stop_mode == DROP
+
+
+def _open(flow: FlowDocument, deployment: int, phase: DeploymentPhase) -> bool:
+    """Whether a deployment's trigger may be delivered to: since the ingress was proved to be its own."""
+    if phase == DeploymentPhase.DRAINING or deployment == flow.active:
+        return True
+    return flow.ingress == subjects.deployment_owner(deployment) and flow.ingress_confirmed
+
+
+def _own_metadata(config: Mapping[str, object]) -> dict[str, object]:
+    metadata = _mapping(config.get("metadata"))
+    return {key: value for key, value in metadata.items() if not key.startswith("_nats")}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []

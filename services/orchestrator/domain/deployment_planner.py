@@ -1,0 +1,225 @@
+"""What one deployment needs now, by its phase: resolution, instances, lifecycle calls, its next phase."""
+
+from __future__ import annotations
+
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase, DeploymentState
+from services.orchestrator.domain.actions import (
+    Action,
+    CallInstance,
+    Forget,
+    Resolve,
+    SetState,
+    StartInstance,
+    StopInstance,
+)
+from services.orchestrator.domain.assets import dropping
+from services.orchestrator.domain.deployment_phases import OVER, move
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
+
+# A sidecar that exits this often before it serves will not come up.
+MAX_SIDECAR_STARTS = 3
+LOG_LINES_IN_CAUSE = 10
+
+
+def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
+    """Actions for one live deployment."""
+    view = snapshot.deployments[number]
+    if view.state is None:
+        return _unresolved(snapshot, number)
+    if view.state.phase in OVER:
+        return _over(snapshot, view, view.state)
+    actions = _instances(snapshot, view, view.state)
+    changed = _next_state(snapshot, view, view.state)
+    if changed is not None:
+        actions.append(changed)
+    return actions
+
+
+def _unresolved(snapshot: Snapshot, number: int) -> list[Action]:
+    flow = snapshot.flow
+    if number != flow.target or flow.state == FlowState.STOPPING:
+        state = DeploymentState(
+            DeploymentPhase.FAILED,
+            1,
+            {},
+            cause="the flow was stopped before the deployment was resolved",
+            cause_reason="STOPPED",
+            created_at=snapshot.now,
+            changed_at=snapshot.now,
+        )
+        return [SetState(number, state, "stopped before it was resolved")]
+    return [Resolve(number, flow.target_version)]
+
+
+def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
+    """Nothing of it may be left: instances, then consumers (see planner), then pins."""
+    number = view.number
+    if number in (snapshot.flow.active, snapshot.flow.target) and snapshot.flow.state != FlowState.STOPPING:
+        return []  # the flow document changes first
+    left: list[Action] = [
+        StopInstance(instance.name, max(state.generation, instance.generation))
+        for instance in snapshot.instances.values()
+        if instance.deployment == number and not instance.stopping
+    ]
+    if left or not snapshot.agent_known:
+        return left
+    if any(instance.deployment == number for instance in snapshot.instances.values()):
+        return []
+    if any(name.startswith(subjects.step_consumer(number, "")) for name in snapshot.consumers):
+        return []
+    version = view.plan.version if view.plan else 0
+    keep = snapshot.flow.last_deployments.get(str(version)) == number
+    return [Forget(number, version, keep)]
+
+
+def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
+    if not snapshot.agent_known or view.plan is None:
+        return []
+    wanted = snapshot.wanted_instances(view.number)
+    if dropping(snapshot.flow):
+        return []
+    actions: list[Action] = []
+    asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
+    for instance in wanted:
+        running = snapshot.instances.get(instance.name)
+        if running is None:
+            if not asleep:
+                actions.append(StartInstance(instance, state.generation))
+        elif running.up:
+            call = _call(snapshot, view, state, instance)
+            if call is not None:
+                actions.append(call)
+    names = {instance.name for instance in wanted}
+    for instance in snapshot.instances.values():
+        if instance.deployment == view.number and instance.name not in names and not instance.stopping:
+            actions.append(StopInstance(instance.name, max(state.generation, instance.generation)))
+    return actions
+
+
+def _has_work(snapshot: Snapshot, view: DeploymentView) -> bool:
+    count = snapshot.waiting(subjects.deployment_owner(view.number))
+    if view.plan is not None and view.plan.parking_epoch:
+        count += snapshot.waiting(subjects.parking_owner(view.plan.parking_epoch))
+    return count > 0
+
+
+def _call(
+    snapshot: Snapshot, view: DeploymentView, state: DeploymentState, instance: InstanceView
+) -> CallInstance | None:
+    """The lifecycle call that brings an instance to where its deployment's phase wants it."""
+    status = snapshot.statuses.get(instance.name)
+    if status is None:
+        return None
+    behind = status.generation < state.generation
+    progress = status.progress
+    if progress == Progress.FAILED:
+        return None
+    if progress in (Progress.NONE, Progress.SLEEPING):
+        return CallInstance(instance.name, "Prepare", state.generation) if _consumers_ready(snapshot, view) else None
+    if progress == Progress.STARTING:
+        return None
+    if state.phase == DeploymentPhase.ACTIVE and (behind or progress == Progress.WARM):
+        return CallInstance(instance.name, "Activate", state.generation)
+    if state.phase == DeploymentPhase.DRAINING and (behind or progress in (Progress.WARM, Progress.ACTIVE)):
+        return CallInstance(instance.name, "Drain", state.generation)
+    return None
+
+
+def _consumers_ready(snapshot: Snapshot, view: DeploymentView) -> bool:
+    assert view.plan is not None
+    return all(subjects.step_consumer(view.number, step.name) in snapshot.consumers for step in view.plan.steps)
+
+
+def _next_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> SetState | None:
+    flow, number = snapshot.flow, view.number
+    gained = flow.ingress == subjects.deployment_owner(number)
+    if state.phase in (DeploymentPhase.PREPARING, DeploymentPhase.WARM) or (
+        state.phase == DeploymentPhase.ACTIVE and number == flow.target and not gained
+    ):
+        return _warming(snapshot, view, state)
+    if state.phase == DeploymentPhase.ACTIVE:
+        stopped = flow.state == FlowState.STOPPING and not flow.ingress
+        overtaken = number not in (flow.active, flow.target)
+        if (stopped or overtaken) and not gained and flow.ingress_confirmed:
+            moved = move(state, DeploymentPhase.DRAINING, snapshot.now)
+            return SetState(number, moved, "stopping" if stopped else "a newer deployment took over")
+        return None
+    if state.phase == DeploymentPhase.DRAINING and _seen_empty_twice(snapshot, view, state):
+        return SetState(number, move(state, DeploymentPhase.RETIRED, snapshot.now), "drained")
+    return None
+
+
+def _warming(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> SetState | None:
+    """The target's way to ACTIVE, or its failure: by an instance, the deadline, or a person's stop."""
+    number = view.number
+    failure = _failure(snapshot, view)
+    if failure is not None:
+        reason, cause = failure
+        if state.phase == DeploymentPhase.ACTIVE and reason == "STOPPED":
+            # It may hold nothing yet, but it pulls already: let it drain.
+            return SetState(number, move(state, DeploymentPhase.DRAINING, snapshot.now), "stopping")
+        failed = move(state, DeploymentPhase.FAILED, snapshot.now, cause=cause, cause_reason=reason)
+        return SetState(number, failed, reason)
+    if state.phase == DeploymentPhase.PREPARING and _all_warm(snapshot, view):
+        return SetState(number, move(state, DeploymentPhase.WARM, snapshot.now), "every instance is warm")
+    if state.phase == DeploymentPhase.WARM:
+        return SetState(number, move(state, DeploymentPhase.ACTIVE, snapshot.now), "activated")
+    return None
+
+
+def _all_warm(snapshot: Snapshot, view: DeploymentView) -> bool:
+    wanted = snapshot.wanted_instances(view.number)
+    ready = (Progress.WARM, Progress.ACTIVE)
+    return bool(wanted) and all(
+        (status := snapshot.statuses.get(instance.name)) is not None and status.progress in ready for instance in wanted
+    )
+
+
+def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None:
+    """Reason and cause why a deployment that is being made ready is given up; None while there is none."""
+    flow = snapshot.flow
+    if flow.state == FlowState.STOPPING or view.number != flow.target:
+        return "STOPPED", "the flow was stopped before the deployment took over"
+    for instance in snapshot.wanted_instances(view.number):
+        status = snapshot.statuses.get(instance.name)
+        if status is not None and status.progress == Progress.FAILED:
+            return status.cause_reason or "STEP_FAILED", _step_cause(instance, status)
+        running = snapshot.instances.get(instance.name)
+        if running is not None and not running.up and running.starts > MAX_SIDECAR_STARTS:
+            cause = f"step {instance.step!r}: its sidecar does not come up: {running.last_exit or 'no exit reported'}"
+            return "SIDECAR_NOT_STARTED", cause
+    operation = flow.operation
+    if operation is not None and operation.deadline and snapshot.now > operation.deadline:
+        return "START_TIMEOUT", _late_cause(snapshot, view, operation.deadline - operation.created_at)
+    return None
+
+
+def _step_cause(instance: InstanceView, status: StatusView) -> str:
+    cause = f"step {instance.step!r}: {status.cause or status.cause_reason or 'failed without a cause'}"
+    lines = status.log_lines[-LOG_LINES_IN_CAUSE:]
+    return cause + "".join(f"\n  | {line}" for line in lines)
+
+
+def _late_cause(snapshot: Snapshot, view: DeploymentView, limit_s: float) -> str:
+    if not snapshot.agent_known:
+        return f"not ready within {limit_s:g} s: the agent does not answer"
+    waits = []
+    for instance in snapshot.wanted_instances(view.number):
+        status = snapshot.statuses.get(instance.name)
+        progress = status.progress if status else "not up"
+        if progress not in (Progress.WARM, Progress.ACTIVE):
+            waits.append(f"step {instance.step!r} is {progress}")
+    return f"not ready within {limit_s:g} s: {'; '.join(waits) or 'every step is warm, the switch is not done'}"
+
+
+def _seen_empty_twice(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> bool:
+    """Its owner is out of the stream (the first look decided that), and the second look finds nothing."""
+    stream, number = snapshot.stream, view.number
+    if number not in snapshot.flow.closed or stream is None:
+        return False
+    owner = subjects.deployment_owner(number)
+    if stream.takes(subjects.owner_filter(snapshot.workspace, snapshot.flow.flow, owner)):
+        return False
+    return dropping(snapshot.flow) or not _has_work(snapshot, view)

@@ -1,0 +1,160 @@
+"""The orchestrator's own documents in KV: flows, versions, operations. Stored as msgspec JSON.
+
+A flow document holds what was decided; everything else (stream, consumers, instances) follows from it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from headrace.model.flow_spec import FlowSpec
+from headrace.model.subjects import deployment_owner, parking_owner
+from services.orchestrator.domain.flow_states import FlowState
+
+DRAIN = "DRAIN"
+DROP = "DROP"
+
+
+class OperationIntent(msgspec.Struct, frozen=True):
+    """The operation a flow is busy with. `deadline` and `created_at` are Unix seconds; deadline 0 is none."""
+
+    id: str
+    verb: str
+    version: int = 0
+    deployment: int = 0
+    created_at: float = 0.0
+    deadline: float = 0.0
+
+
+class FlowDocument(msgspec.Struct, frozen=True):
+    """What was decided about a flow. Every change is a compare-and-set on the whole."""
+
+    flow: str
+    flow_type: str
+    created_at: float
+    draft: FlowSpec | None = None
+    latest_version: int = 0
+    # Raised by what a person changes; the etag.
+    edit: int = 1
+    state: FlowState = FlowState.STOPPED
+    stop_mode: str = ""
+    # Deployment that runs, and the one that is being made ready; 0 for none.
+    active: int = 0
+    active_version: int = 0
+    target: int = 0
+    target_version: int = 0
+    # Deployments of which something (instances, consumers, pins) may be left, oldest first.
+    live: tuple[int, ...] = ()
+    # Of those, the ones whose owner was taken out of the stream.
+    closed: tuple[int, ...] = ()
+    next_deployment: int = 1
+    # Epoch under which a start parks messages; used once its deployment became active.
+    parking_epoch: int = 1
+    parking_used: bool = False
+    # Owner of the ingress (`d1`, `p1`, empty: refused), and whether a barrier has proved it.
+    ingress: str = ""
+    ingress_confirmed: bool = True
+    # Raised with each decision that changes the stream.
+    assets_generation: int = 0
+    # Whether anything was ever started, so that there is a stream.
+    has_stream: bool = False
+    # Edge limit of the stream: the newest deployment's.
+    max_waiting: int = 10_000
+    # Version number to the deployment it last ran with.
+    last_deployments: dict[str, int] = {}
+    operation: OperationIntent | None = None
+    # Operations that another one has overtaken and that wait for being ended.
+    overtaken: tuple[OperationIntent, ...] = ()
+
+
+class VersionDocument(msgspec.Struct, frozen=True):
+    """Immutable: what was published."""
+
+    flow: str
+    number: int
+    spec: FlowSpec
+    created_at: float
+
+
+class OperationFailure(msgspec.Struct, frozen=True):
+    """How an operation failed; `code` is the name of a gRPC status."""
+
+    code: str
+    reason: str
+    message: str
+    next_step: str = ""
+    metadata: dict[str, str] = {}
+
+
+class OperationDocument(msgspec.Struct, frozen=True):
+    """A long-running operation as seen from outside."""
+
+    id: str
+    flow: str
+    verb: str
+    version: int
+    deployment: int
+    created_at: float
+    done: bool = False
+    done_at: float = 0.0
+    failure: OperationFailure | None = None
+    dropped: int = 0
+    message: str = ""
+
+
+T = TypeVar("T")
+
+
+def encode(document: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(document)
+
+
+def decode(raw: bytes, kind: type[T]) -> T:
+    """Unknown fields are ignored, so that an older orchestrator can read what a newer one wrote."""
+    return msgspec.json.decode(raw, type=kind)
+
+
+def flow_key(flow: str) -> str:
+    return f"flow.{flow}"
+
+
+def version_key(flow: str, number: int) -> str:
+    return f"version.{flow}.{number}"
+
+
+def operation_key(operation: str) -> str:
+    return f"operation.{operation}"
+
+
+def operation_of(flow: str, intent: OperationIntent) -> OperationDocument:
+    """The document of an operation that has just begun."""
+    return OperationDocument(intent.id, flow, intent.verb, intent.version, intent.deployment, intent.created_at)
+
+
+def change(document: FlowDocument, **changes: object) -> FlowDocument:
+    """A copy with changes; a change of what the stream follows from raises `assets_generation`."""
+    changed = msgspec.structs.replace(document, **changes)
+    stream_fields = ("ingress", "live", "closed", "parking_epoch", "max_waiting", "has_stream")
+    if any(getattr(changed, name) != getattr(document, name) for name in stream_fields):
+        changed = msgspec.structs.replace(changed, assets_generation=document.assets_generation + 1)
+    return changed
+
+
+def give_ingress(document: FlowDocument, owner: str, **changes: object) -> FlowDocument:
+    """Decides the ingress' owner; a barrier has to prove it."""
+    return change(document, ingress=owner, ingress_confirmed=False, **changes)
+
+
+def current_epoch(document: FlowDocument) -> int:
+    """The epoch under which the next (or the present) start parks."""
+    return document.parking_epoch + 1 if document.parking_used else document.parking_epoch
+
+
+def owner_of(deployment: int) -> str:
+    return deployment_owner(deployment)
+
+
+def parked_under(epoch: int) -> str:
+    return parking_owner(epoch)

@@ -1,0 +1,96 @@
+"""When an operation is over, and how: derived from documents, so that no event has to be caught for it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.orchestrator.domain.actions import Action, UpdateFlow, WriteOperation
+from services.orchestrator.domain.documents import (
+    OperationDocument,
+    OperationFailure,
+    OperationIntent,
+    change,
+    current_epoch,
+    operation_of,
+    parked_under,
+)
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import Snapshot
+
+_CODES = {"START_TIMEOUT": "DEADLINE_EXCEEDED", "STOPPED": "ABORTED"}
+
+
+def plan_operations(snapshot: Snapshot) -> list[Action]:
+    """Writes documents of operations that have begun or ended; clears ended ones from the flow document."""
+    flow = snapshot.flow
+    actions: list[Action] = []
+    open_overtaken: list[OperationIntent] = []
+    for intent in flow.overtaken:
+        document = snapshot.operations.get(intent.id) or operation_of(flow.flow, intent)
+        if not document.done:
+            open_overtaken.append(intent)
+            by = flow.operation.id if flow.operation else "a later operation"
+            failure = OperationFailure("ABORTED", "OVERTAKEN", f"{intent.verb} of {flow.flow!r} was overtaken by {by}")
+            actions.append(WriteOperation(_done(document, snapshot.now, failure=failure)))
+    if flow.overtaken and not open_overtaken:
+        return [UpdateFlow(change(flow, overtaken=()), "overtaken operations ended")]
+    intent_now = flow.operation
+    if intent_now is None:
+        return actions
+    document_now = snapshot.operations.get(intent_now.id)
+    if document_now is None:
+        return [*actions, WriteOperation(operation_of(flow.flow, intent_now))]
+    if document_now.done:
+        return [*actions, UpdateFlow(change(flow, operation=None), "operation ended")]
+    ended = _outcome(snapshot, intent_now, document_now)
+    return [*actions, WriteOperation(ended)] if ended is not None else actions
+
+
+def _done(
+    document: OperationDocument, now: float, *, failure: OperationFailure | None = None, message: str = ""
+) -> OperationDocument:
+    return msgspec.structs.replace(document, done=True, done_at=now, failure=failure, message=message)
+
+
+def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDocument) -> OperationDocument | None:
+    flow, now = snapshot.flow, snapshot.now
+    if intent.verb == "stop":
+        return _stop_outcome(snapshot, intent, document)
+    if intent.deployment == 0:
+        return _done(document, now, message=f"version {intent.version} waits for start")
+    if flow.active == intent.deployment and not flow.target:
+        return _done(document, now, message=f"version {intent.version} runs as deployment {intent.deployment}")
+    view = snapshot.deployments.get(intent.deployment)
+    if view is None or view.state is None or intent.deployment in flow.live:
+        return None
+    reason = view.state.cause_reason or "START_FAILED"
+    parked = snapshot.waiting(parked_under(current_epoch(flow)))
+    kept = f" {parked} parked messages are kept for the next start." if parked and not flow.active else ""
+    failure = OperationFailure(
+        _CODES.get(reason, "FAILED_PRECONDITION"),
+        reason,
+        f"{intent.verb} of {flow.flow!r} failed: {view.state.cause}{kept}",
+        next_step=f"Correct it, push, and run: headrace flow {intent.verb} {flow.flow}",
+        metadata={"flow": flow.flow, "deployment": str(intent.deployment)},
+    )
+    return _done(document, now, failure=failure)
+
+
+def _stop_outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDocument) -> OperationDocument | None:
+    flow = snapshot.flow
+    if flow.state == FlowState.STOPPED:
+        left = sum(snapshot.stream.counts.values()) if snapshot.stream else 0
+        message = f"stopped; {left} messages are kept for the next start" if left else "stopped"
+        if document.dropped:
+            message = f"stopped; {document.dropped} messages dropped"
+        return _done(document, snapshot.now, message=message)
+    if intent.deadline and snapshot.now > intent.deadline:
+        left = sum(snapshot.stream.counts.values()) if snapshot.stream else 0
+        failure = OperationFailure(
+            "DEADLINE_EXCEEDED",
+            "STILL_DRAINING",
+            f"{flow.flow!r} still drains: {left} messages wait after {intent.deadline - intent.created_at:g} s",
+            next_step=f"It goes on draining; to throw them away: headrace flow stop {flow.flow} --drop --yes",
+        )
+        return _done(document, snapshot.now, failure=failure)
+    return None

@@ -1,0 +1,228 @@
+"""Decided and observed in, what to do now out. Pure: the same snapshot gives the same plan.
+
+Several deployments of a flow may be live at once; each is planned by its phase. The flow document changes at
+most once per plan, and a deployment's state at most once. An empty plan means: wait for the next report.
+"""
+
+from __future__ import annotations
+
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase
+from services.orchestrator.domain.actions import (
+    Action,
+    ConfirmIngress,
+    DeleteConsumer,
+    DropMessages,
+    EnsureConsumer,
+    EnsureStream,
+    PauseConsumer,
+    Plan,
+    PurgeBarriers,
+    UpdateFlow,
+    WriteRoute,
+)
+from services.orchestrator.domain.assets import dropping, wanted_consumers, wanted_stream
+from services.orchestrator.domain.deployment_planner import plan_deployment
+from services.orchestrator.domain.documents import change, give_ingress
+from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
+from services.orchestrator.domain.operation_planner import plan_operations
+from services.orchestrator.domain.snapshot import Progress, Snapshot
+
+DRAIN_RECHECK_S = 0.05
+DEADLINE_SLACK_S = 0.05
+
+
+def make_plan(snapshot: Snapshot) -> Plan:
+    """All actions for now."""
+    actions: list[Action] = []
+    if snapshot.route != snapshot.wanted_route:
+        actions.append(WriteRoute(snapshot.wanted_route))
+    actions += plan_stream(snapshot)
+    actions += plan_consumers(snapshot)
+    for number in snapshot.flow.live:
+        actions += plan_deployment(snapshot, number)
+    flow_change = _flow_change(snapshot)
+    operation_actions = plan_operations(snapshot)
+    if flow_change is not None:
+        operation_actions = [action for action in operation_actions if not isinstance(action, UpdateFlow)]
+        actions.append(flow_change)
+    actions += operation_actions
+    return Plan(tuple(actions), _recheck(snapshot))
+
+
+def plan_stream(snapshot: Snapshot) -> list[Action]:
+    """Create it, repair it, prove the ingress, clear old barriers, drop what a person dropped."""
+    wanted = wanted_stream(snapshot)
+    if wanted is None:
+        return []
+    stream = snapshot.stream
+    if stream is None:
+        return [EnsureStream(wanted, create=True, why="missing")]
+    if dict(stream.config) != wanted:
+        different = sorted(key for key in {*wanted, *stream.config} if stream.config.get(key) != wanted.get(key))
+        return [EnsureStream(wanted, create=False, why=f"differs in {', '.join(different)}")]
+    if not snapshot.flow.ingress_confirmed:
+        return [ConfirmIngress(snapshot.flow.ingress)]
+    barriers = {owner for owner, step in stream.counts if step == subjects.BARRIER_STEP}
+    return [PurgeBarriers(owner) for owner in sorted(barriers)]
+
+
+def plan_consumers(snapshot: Snapshot) -> list[Action]:
+    """Missing ones are created, different ones repaired, those of nobody deleted."""
+    stream = snapshot.stream
+    if stream is None or not snapshot.flow.has_stream:
+        return []
+    actions: list[Action] = []
+    wanted = wanted_consumers(snapshot)
+    for name, (config, paused) in wanted.items():
+        view = snapshot.consumers.get(name)
+        if view is None:
+            if all(stream.takes(_owner_filter(item)) for item in _filters(config)):
+                actions.append(EnsureConsumer(config, paused))
+        elif dict(view.config) != config:
+            moved = _filters(dict(view.config)) != _filters(config)
+            actions.append(EnsureConsumer(config, paused, recreate=moved))
+        elif view.paused != paused:
+            actions.append(PauseConsumer(name, paused))
+    actions += [DeleteConsumer(name) for name in sorted(snapshot.consumers) if name not in wanted]
+    return actions
+
+
+def _filters(config: dict[str, object]) -> tuple[str, ...]:
+    several = config.get("filter_subjects")
+    return tuple(several) if isinstance(several, tuple) else (str(config.get("filter_subject", "")),)
+
+
+def _owner_filter(subject: str) -> str:
+    parsed = subjects.parse_data_subject(subject)
+    return subjects.owner_filter(parsed.workspace, parsed.flow, parsed.owner)
+
+
+def _flow_change(snapshot: Snapshot) -> Action | None:
+    if snapshot.flow.state == FlowState.STOPPING:
+        return _stopping(snapshot)
+    if snapshot.flow.target:
+        return _switch(snapshot)
+    return _closing(snapshot)
+
+
+def _switch(snapshot: Snapshot) -> Action | None:
+    """The way of the target deployment to the ingress, and what follows when it fails."""
+    flow = snapshot.flow
+    phase = snapshot.phase_of(flow.target)
+    if phase == DeploymentPhase.FAILED:
+        if flow.state == FlowState.STARTING:
+            stopped = next_state(flow.flow, flow.state, FlowEvent.START_FAILED)
+            document = give_ingress(flow, "", state=stopped, target=0, target_version=0)
+            return UpdateFlow(document, "start failed")
+        return UpdateFlow(change(flow, target=0, target_version=0), "publish failed, the old deployment stays")
+    if phase != DeploymentPhase.ACTIVE or not all_active(snapshot, flow.target):
+        return _closing(snapshot)
+    owner = subjects.deployment_owner(flow.target)
+    if flow.ingress != owner:
+        return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
+    if flow.ingress_confirmed and _trigger_open(snapshot, flow.target):
+        plan = snapshot.deployments[flow.target].plan
+        assert plan is not None
+        state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
+        document = change(
+            flow,
+            state=state,
+            active=flow.target,
+            active_version=flow.target_version,
+            target=0,
+            target_version=0,
+            last_deployments={**flow.last_deployments, str(flow.target_version): flow.target},
+        )
+        return UpdateFlow(document, "deployment took over")
+    return _closing(snapshot)
+
+
+def _stopping(snapshot: Snapshot) -> Action | None:
+    flow = snapshot.flow
+    if snapshot.route is None or snapshot.route.state != FlowState.STOPPING:
+        return None  # gateways refuse first
+    if flow.ingress:
+        return UpdateFlow(give_ingress(flow, ""), "ingress closed")
+    if flow.live:
+        return _closing(snapshot)
+    left = sum(snapshot.stream.counts.values()) if snapshot.stream else 0
+    if dropping(flow) and left:
+        return DropMessages(flow.operation.id if flow.operation else "", left)
+    if flow.has_stream and not flow.ingress_confirmed:
+        return None
+    stopped = next_state(flow.flow, flow.state, FlowEvent.STOPPED)
+    document = change(flow, state=stopped, stop_mode="", active=0, active_version=0, target=0, target_version=0)
+    return UpdateFlow(document, "stopped")
+
+
+def _closing(snapshot: Snapshot) -> Action | None:
+    """Takes the owner of a drained deployment out of the stream, and puts it back if something came late."""
+    flow = snapshot.flow
+    for number in flow.live:
+        if snapshot.phase_of(number) != DeploymentPhase.DRAINING:
+            continue
+        if number in flow.closed:
+            if not dropping(flow) and waiting_of(snapshot, number):
+                closed = tuple(other for other in flow.closed if other != number)
+                return UpdateFlow(change(flow, closed=closed), f"d{number} got late messages, drains on")
+        elif dropping(flow) or drained(snapshot, number):
+            return UpdateFlow(change(flow, closed=(*flow.closed, number)), f"d{number} is drained")
+    return None
+
+
+def all_active(snapshot: Snapshot, deployment: int) -> bool:
+    """Every instance works with this decision's generation."""
+    state = snapshot.deployments[deployment].state
+    assert state is not None
+    wanted = snapshot.wanted_instances(deployment)
+    return bool(wanted) and all(
+        (status := snapshot.statuses.get(instance.name)) is not None
+        and status.progress == Progress.ACTIVE
+        and status.generation >= state.generation
+        for instance in wanted
+    )
+
+
+def _trigger_open(snapshot: Snapshot, deployment: int) -> bool:
+    plan = snapshot.deployments[deployment].plan
+    assert plan is not None
+    consumer = snapshot.consumers.get(subjects.step_consumer(deployment, plan.trigger))
+    return consumer is not None and not consumer.paused
+
+
+def waiting_of(snapshot: Snapshot, deployment: int) -> int:
+    """Messages stored for a deployment, those parked for it included."""
+    count = snapshot.waiting(subjects.deployment_owner(deployment))
+    plan = snapshot.deployments[deployment].plan
+    if plan is not None and plan.parking_epoch:
+        count += snapshot.waiting(subjects.parking_owner(plan.parking_epoch))
+    return count
+
+
+def drained(snapshot: Snapshot, deployment: int) -> bool:
+    """Barrier seen, nothing stored, and every instance holds nothing (or is confirmed dead by its agent)."""
+    flow = snapshot.flow
+    state = snapshot.deployments[deployment].state
+    assert state is not None
+    if not flow.ingress_confirmed or flow.ingress == subjects.deployment_owner(deployment):
+        return False
+    if snapshot.stream is None or not snapshot.agent_known or waiting_of(snapshot, deployment):
+        return False
+    for instance in snapshot.wanted_instances(deployment):
+        if instance.name not in snapshot.instances:
+            continue
+        status = snapshot.statuses.get(instance.name)
+        if status is None or status.progress != Progress.DRAINED or status.generation < state.generation:
+            return False
+    return True
+
+
+def _recheck(snapshot: Snapshot) -> float | None:
+    flow = snapshot.flow
+    times: list[float] = []
+    if any(snapshot.phase_of(number) == DeploymentPhase.DRAINING for number in flow.live):
+        times.append(DRAIN_RECHECK_S)
+    if flow.operation is not None and flow.operation.deadline > snapshot.now:
+        times.append(flow.operation.deadline - snapshot.now + DEADLINE_SLACK_S)
+    return min(times, default=None)

@@ -1,0 +1,129 @@
+"""What the planner sees: decided (documents) and observed (broker, agent, sidecars), as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from headrace.model.deployment import DeploymentPlan, DeploymentState
+from headrace.model.names import instance_name
+from headrace.model.route import Route
+from services.orchestrator.domain.documents import FlowDocument, OperationDocument
+
+
+class Progress(StrEnum):
+    """How far an instance is, in order; the sidecar's own words."""
+
+    NONE = "NONE"
+    SLEEPING = "SLEEPING"
+    STARTING = "STARTING"
+    WARM = "WARM"
+    ACTIVE = "ACTIVE"
+    DRAINING = "DRAINING"
+    DRAINED = "DRAINED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One instance as its agent reports it. `up` means that its socket is served."""
+
+    name: str
+    deployment: int
+    step: str
+    replica: int
+    up: bool = False
+    stopping: bool = False
+    generation: int = 0
+    starts: int = 0
+    last_exit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """One instance as its sidecar reports it."""
+
+    progress: Progress
+    generation: int = 0
+    in_flight: int = 0
+    cause: str = ""
+    cause_reason: str = ""
+    log_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """The flow's stream: the part of its config that is decided here, and messages per (owner, step)."""
+
+    config: Mapping[str, object]
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def waiting(self, owner: str) -> int:
+        """Messages stored under an owner, barriers not counted."""
+        return sum(n for (of, step), n in self.counts.items() if of == owner and not step.startswith("_"))
+
+    def takes(self, subject_filter: str) -> bool:
+        subjects = self.config.get("subjects")
+        return isinstance(subjects, tuple) and subject_filter in subjects
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerView:
+    """A durable: the part of its config that is decided here, and whether it is paused."""
+
+    config: Mapping[str, object]
+    paused: bool
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """Documents of one deployment; `plan` None when resolution failed or has not ended."""
+
+    number: int
+    plan: DeploymentPlan | None
+    state: DeploymentState | None
+    state_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything about one flow at one moment. `now` is Unix seconds."""
+
+    now: float
+    workspace: str
+    flow: FlowDocument
+    flow_revision: int
+    deployments: Mapping[int, DeploymentView]
+    stream: StreamView | None
+    consumers: Mapping[str, ConsumerView]
+    agent_known: bool
+    instances: Mapping[str, InstanceView]
+    statuses: Mapping[str, StatusView]
+    route: Route | None
+    wanted_route: Route
+    operations: Mapping[str, OperationDocument]
+
+    def phase_of(self, deployment: int) -> str:
+        view = self.deployments.get(deployment)
+        return str(view.state.phase) if view and view.state else ""
+
+    def wanted_instances(self, deployment: int) -> list[InstanceView]:
+        """All replicas of all steps of a deployment, as its documents want them."""
+        view = self.deployments[deployment]
+        if view.plan is None or view.state is None:
+            return []
+        return [
+            InstanceView(
+                instance_name(self.workspace, self.flow.flow, deployment, step.name, replica),
+                deployment,
+                step.name,
+                replica,
+            )
+            for step in view.plan.steps
+            for replica in range(view.state.replicas.get(step.name, 1))
+        ]
+
+    def waiting(self, owner: str) -> int:
+        return self.stream.waiting(owner) if self.stream else 0

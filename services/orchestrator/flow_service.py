@@ -1,0 +1,290 @@
+"""What a person's verbs do: validate, decide by compare-and-set, wake the loop. Conversion is in `rpc`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import uuid
+from dataclasses import dataclass
+
+from headrace.api.message.v1 import message_pb2
+from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.model import subjects
+from headrace.model.errors import AlreadyExists, Conflict, Exhausted, InvalidInput, NotFound, Unavailable, WrongState
+from headrace.model.flow_graph import check_flow, find_trigger
+from headrace.model.flow_spec import FlowSpec
+from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
+from headrace.model.names import check_name
+from services.orchestrator.domain import flow_verbs
+from services.orchestrator.domain.documents import (
+    FlowDocument,
+    OperationDocument,
+    OperationIntent,
+    VersionDocument,
+    encode,
+    flow_key,
+    operation_of,
+    version_key,
+)
+from services.orchestrator.domain.flow_states import FlowState, wrong_state
+from services.orchestrator.reconcile_loop import FlowLoops
+from services.orchestrator.resolution import Resolver
+from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
+
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 60.0
+LONGEST_LIMIT_S = 24 * 3600.0
+# A verb waits this long for an operation that is as good as over.
+SETTLE_LIMIT_S = 2.0
+MAX_BODY_BYTES = 512 * 1024
+MAX_REQUEST_ID = 200
+
+
+@dataclass
+class FlowService:
+    """All verbs of flows."""
+
+    stores: Stores
+    assets: JetStreamAssets
+    resolver: Resolver
+    reader: SnapshotReader
+    loops: FlowLoops
+    clock: WallClock
+
+    async def create(self, name: str, spec: FlowSpec, *, validate_only: bool) -> FlowDocument:
+        check_name("flow_id", name)
+        check_flow(spec)
+        document = FlowDocument(name, spec.type, self.clock.now(), draft=spec)
+        if await self.stores.flow(name) is not None:
+            raise self._taken(name)
+        if validate_only:
+            return document
+        try:
+            await self.stores.flows.create(flow_key(name), encode(document))
+        except Conflict as error:
+            raise self._taken(name) from error
+        self.loops.wake(name)
+        return document
+
+    @staticmethod
+    def _taken(name: str) -> AlreadyExists:
+        return AlreadyExists(
+            f"there is a flow {name!r} already", next_step=f"Change its draft: headrace flow apply FILE (flows/{name})"
+        )
+
+    async def update_draft(self, name: str, spec: FlowSpec, etag: str, *, validate_only: bool) -> FlowDocument:
+        check_flow(spec)
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            flow_verbs.check_etag(document, etag)
+            return flow_verbs.set_draft(document, spec)
+
+        if validate_only:
+            return await edit((await self.stores.existing_flow(name))[0])
+        return await self.stores.change_flow(name, edit)
+
+    async def delete(self, name: str, etag: str) -> None:
+        """Deletes a stopped flow: its stream (refused while messages wait), versions, pins, route."""
+        document, revision = await self.stores.existing_flow(name)
+        flow_verbs.check_etag(document, etag)
+        if document.state != FlowState.STOPPED or document.live or document.operation is not None:
+            raise wrong_state(name, document.state, "delete")
+        stream = subjects.flow_stream(self.stores.workspace, name)
+        info = await self.assets.stream_info(stream) if document.has_stream else None
+        if info is not None and int(info["state"]["messages"]):
+            raise WrongState(
+                f"flow {name!r} still keeps {info['state']['messages']} messages",
+                reason="MESSAGES_WAIT",
+                next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
+            )
+        await self.stores.flows.delete(flow_key(name), revision)
+        await self.assets.delete_stream(stream)
+        for version in range(1, document.latest_version + 1):
+            await self.stores.unpin(name, f"v{version}")
+            await self.stores.flows.delete(version_key(name, version))
+        for number in range(1, document.next_deployment):
+            await self.stores.deployments.delete(subjects.state_key(name, number))
+            await self.stores.deployments.delete(subjects.plan_key(name, number))
+        await self.stores.routes.delete(name)
+        self.reader.forget(name)
+        self.loops.wake(name)
+
+    async def publish(self, name: str, etag: str, request_id: str) -> OperationDocument:
+        intent, known = await self._begin(name, "publish", request_id, START_LIMIT_S)
+        if known is not None:
+            return known
+        await self._settled(name)
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            if document.operation is not None and document.operation.id == intent.id:
+                return document
+            flow_verbs.check_etag(document, etag)
+            changed, _ = flow_verbs.begin_publish(document, intent)
+            assert document.draft is not None
+            await self.resolver.check(document.draft)
+            await self._write_version(name, changed.latest_version, document.draft)
+            return changed
+
+        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+
+    async def _write_version(self, name: str, number: int, spec: FlowSpec) -> None:
+        """A version nobody points at yet may be left by a killed orchestrator: it is replaced."""
+        version = encode(VersionDocument(name, number, spec, self.clock.now()))
+        try:
+            await self.stores.flows.create(version_key(name, number), version)
+        except Conflict:
+            document, _ = await self.stores.existing_flow(name)
+            if document.latest_version >= number:
+                raise Conflict(
+                    f"flow {name!r} was published meanwhile", next_step="Look at its versions, then try again"
+                ) from None
+            await self.stores.flows.put(version_key(name, number), version)
+
+    async def start(self, name: str, version: int, request_id: str, timeout_s: float) -> OperationDocument:
+        limit = _limit("timeout", timeout_s, START_LIMIT_S)
+        intent, known = await self._begin(name, "start", request_id, limit)
+        if known is not None:
+            return known
+        await self._settled(name)
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            if document.operation is not None and document.operation.id == intent.id:
+                return document
+            if document.state != FlowState.STOPPED:
+                raise wrong_state(name, document.state, "start")
+            number = flow_verbs.pick_version(document, version)
+            spec = (await self.reader.version(name, number)).spec
+            changed, _ = flow_verbs.begin_start(document, number, spec, intent)
+            await self.resolver.check(spec)
+            return changed
+
+        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+
+    async def stop(self, name: str, mode: str, request_id: str, timeout_s: float) -> OperationDocument:
+        limit = _limit("timeout", timeout_s, STOP_LIMIT_S)
+        intent, known = await self._begin(name, "stop", request_id, limit)
+        if known is not None:
+            return known
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            if document.operation is not None and document.operation.id == intent.id:
+                return document
+            return flow_verbs.begin_stop(document, mode, intent)[0]
+
+        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+
+    async def _begin(
+        self, name: str, verb: str, request_id: str, limit_s: float
+    ) -> tuple[OperationIntent, OperationDocument | None]:
+        """The intent, and the operation that this request id began before, if it did."""
+        if len(request_id) > MAX_REQUEST_ID:
+            raise InvalidInput.at("request_id", request_id, f"is longer than {MAX_REQUEST_ID} characters")
+        now = self.clock.now()
+        chosen = hashlib.sha256(f"{name}\n{verb}\n{request_id}".encode()).hexdigest()[:16] if request_id else ""
+        identifier = f"{verb}-{name}-{chosen or uuid.uuid4().hex[:16]}"
+        found = await self.stores.operation(identifier) if request_id else None
+        intent = OperationIntent(identifier, verb, created_at=now, deadline=now + limit_s)
+        return intent, found[0] if found else None
+
+    async def _settled(self, name: str) -> None:
+        """Waits a moment where the flow's operation is over but not cleared yet."""
+        with self.loops.watching(name) as changed, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_LIMIT_S):
+                while True:
+                    changed.clear()
+                    document, _ = await self.stores.existing_flow(name)
+                    if document.operation is None:
+                        return
+                    found = await self.stores.operation(document.operation.id)
+                    ending = document.operation.verb == "publish" and not document.operation.deployment
+                    if not ending and not (found and found[0].done):
+                        return
+                    self.loops.wake(name)
+                    await changed.wait()
+
+    async def _decided(self, name: str, document: FlowDocument, intent: OperationIntent) -> OperationDocument:
+        self.loops.wake(name)
+        begun = document.operation if document.operation and document.operation.id == intent.id else intent
+        return operation_of(name, begun)
+
+    async def inject(
+        self, name: str, body: bytes, content_type: str, headers: dict[str, str], request_id: str
+    ) -> tuple[str, bool]:
+        """Publishes one stimulus to the ingress; answers the execution id and whether it was known already."""
+        if len(body) > MAX_BODY_BYTES:
+            raise InvalidInput.at(
+                "body", f"{len(body)} bytes", f"is more than {MAX_BODY_BYTES} bytes", reason="BODY_TOO_LARGE"
+            )
+        document, _ = await self.stores.existing_flow(name)
+        version = document.active_version or document.target_version
+        if document.state not in (FlowState.RUNNING, FlowState.STARTING, FlowState.SLEEPING) or not version:
+            raise wrong_state(name, document.state, "inject")
+        trigger = find_trigger((await self.reader.version(name, version)).spec)
+        stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
+        envelope = message_pb2.Envelope(
+            id=first_message_id(stimulus, trigger),
+            execution_id=execution_id(stimulus),
+            body=body,
+            content_type=content_type or "application/json",
+            headers=headers,
+            sent_at_unix_ns=int(self.clock.now() * 1e9),
+        )
+        subject = subjects.ingress_subject(self.stores.workspace, name, trigger)
+        stored = await self._publish(name, document.state, subject, envelope)
+        return envelope.execution_id, bool(stored.get("duplicate"))
+
+    async def _publish(
+        self, name: str, state: FlowState, subject: str, envelope: message_pb2.Envelope
+    ) -> dict[str, object]:
+        try:
+            return await self.assets.publish(subject, envelope.SerializeToString(), {"Nats-Msg-Id": envelope.id})
+        except JetStreamApiError as error:
+            if error.code == EDGE_FULL:
+                raise Exhausted(
+                    f"the first step of flow {name!r} has as many messages waiting as it may",
+                    reason="EDGE_FULL",
+                    next_step="Try again in a second with the same request_id",
+                    metadata={"retry_after_ms": "1000"},
+                ) from error
+            raise Unavailable(f"the broker refused the message: {error}") from error
+        except NoResponders as error:
+            document, _ = await self.stores.existing_flow(name)
+            if document.state in (FlowState.STOPPED, FlowState.STOPPING):
+                raise wrong_state(name, document.state, "inject") from error
+            raise Unavailable(
+                f"flow {name!r} is {state}, but its ingress does not answer",
+                reason="INGRESS_CLOSED",
+                next_step="Try again with the same request_id",
+            ) from error
+
+    async def cancel(self, identifier: str) -> None:
+        """A start is undone by a stop; other operations go on."""
+        found = await self.stores.operation(identifier)
+        if found is None:
+            raise NotFound(f"there is no operation {identifier!r}")
+        if found[0].done:
+            return
+        if found[0].verb != "start":
+            raise WrongState(f"a {found[0].verb} cannot be cancelled", next_step="It ends by itself, or at its limit")
+        await self.stop(found[0].flow, "DRAIN", f"cancel {identifier}", STOP_LIMIT_S)
+
+    async def operation(self, identifier: str) -> OperationDocument:
+        found = await self.stores.operation(identifier)
+        if found is not None:
+            return found[0]
+        for document in await self.stores.all_flows():
+            for intent in [*document.overtaken, *([document.operation] if document.operation else [])]:
+                if intent.id == identifier:
+                    return operation_of(document.flow, intent)
+        raise NotFound(f"there is no operation {identifier!r}", reason="OPERATION_NOT_FOUND")
+
+
+def _limit(field: str, value: float, default: float) -> float:
+    if value == 0:
+        return default
+    if not 0 < value <= LONGEST_LIMIT_S:
+        raise InvalidInput.at(field, value, f"is not between 0 and {LONGEST_LIMIT_S:g} s")
+    return value

@@ -1,0 +1,286 @@
+"""What agent and sidecars report, kept current by their watch streams, and the calls to them.
+
+One stream to the agent, one to each instance that is up. A report that is lost costs latency only: streams
+are opened again with back-off and begin with the present state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
+from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
+from headrace.edge.grpc_channel import open_channel
+from headrace.edge.structured_log import get_logger
+from services.orchestrator.domain.actions import CallInstance
+from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView
+
+log = get_logger(__name__)
+
+CALL_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 20.0
+# A watch sends something every 5 s; silence for three times that means that the stream is dead.
+SILENCE_LIMIT_S = 15.0
+RECONNECT_S = 0.05
+LONGEST_RECONNECT_S = 2.0
+
+_STATES = sidecar_pb2.StepState
+_PROGRESS = {
+    sidecar_pb2.PROGRESS_WARM: Progress.WARM,
+    sidecar_pb2.PROGRESS_ACTIVE: Progress.ACTIVE,
+    sidecar_pb2.PROGRESS_DRAINING: Progress.DRAINING,
+    sidecar_pb2.PROGRESS_DRAINED: Progress.DRAINED,
+}
+
+
+def progress_of(status: sidecar_pb2.InstanceStatus) -> Progress:
+    """The sidecar's state and progress as one word of the planner's."""
+    if status.state == _STATES.STEP_STATE_FAILED:
+        return Progress.FAILED
+    if status.progress in _PROGRESS:
+        return _PROGRESS[status.progress]
+    if status.state == _STATES.STEP_STATE_SLEEPING:
+        return Progress.SLEEPING
+    if status.state == _STATES.STEP_STATE_UNSPECIFIED:
+        return Progress.NONE
+    return Progress.STARTING
+
+
+@dataclass
+class _Watch:
+    address: str
+    channel: grpc.aio.Channel
+    task: asyncio.Task[None]
+
+
+class InstanceObserver:
+    """Owns the channels to agent and sidecars and the tasks that watch them; `stop` ends and awaits them."""
+
+    def __init__(self, agent_address: str, workspace: str, on_change: Callable[[str], None]) -> None:
+        self._workspace = workspace
+        self._on_change = on_change
+        self._agent_channel = open_channel(agent_address)
+        self._agent = agent_pb2_grpc.AgentServiceStub(self._agent_channel)
+        self._agent_task: asyncio.Task[None] | None = None
+        self._watches: dict[str, _Watch] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.agent_known = False
+        self.instances: dict[str, agent_pb2.Instance] = {}
+        self.statuses: dict[str, sidecar_pb2.InstanceStatus] = {}
+
+    def start(self) -> None:
+        self._agent_task = asyncio.create_task(self._watch_agent(), name="watch agent")
+
+    async def stop(self) -> None:
+        tasks = [watch.task for watch in self._watches.values()] + list(self._ending)
+        if self._agent_task is not None:
+            tasks.append(self._agent_task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(watch.channel.close() for watch in self._watches.values()), self._agent_channel.close())
+
+    # What is known of one flow.
+
+    def instances_of(self, flow: str) -> dict[str, agent_pb2.Instance]:
+        return {
+            name: instance
+            for name, instance in self.instances.items()
+            if instance.spec.flow == flow and instance.spec.workspace == self._workspace
+        }
+
+    def views_of(self, flow: str) -> tuple[Mapping[str, InstanceView], Mapping[str, StatusView]]:
+        """Views for the planner. A status counts only while its instance is up."""
+        instances = {name: instance_view(instance) for name, instance in self.instances_of(flow).items()}
+        statuses = {
+            name: status_view(self.statuses[name])
+            for name, view in instances.items()
+            if view.up and name in self.statuses
+        }
+        return instances, statuses
+
+    def flows(self) -> set[str]:
+        """Flows of which the agent has instances."""
+        return {item.spec.flow for item in self.instances.values() if item.spec.workspace == self._workspace}
+
+    # Calls.
+
+    async def start_instance(self, spec: agent_pb2.InstanceSpec, generation: int) -> None:
+        request = agent_pb2.StartInstanceRequest(spec=spec, generation=generation)
+        answer = await self._agent.StartInstance(request, timeout=CALL_TIMEOUT_S)
+        if spec.name not in self.instances:
+            self._take([answer.instance])
+
+    async def stop_instance(self, name: str, generation: int) -> None:
+        request = agent_pb2.StopInstanceRequest(name=name, generation=generation)
+        await self._agent.StopInstance(request, timeout=STOP_TIMEOUT_S)
+        self._remove(name)
+
+    async def call(self, action: CallInstance) -> None:
+        """One lifecycle call; its answer is taken as a report."""
+        watch = self._watches.get(action.name)
+        if watch is None:
+            return
+        stub = sidecar_pb2_grpc.LifecycleServiceStub(watch.channel)
+        generation = action.generation
+        if action.verb == "Prepare":
+            status = (
+                await stub.Prepare(sidecar_pb2.PrepareRequest(generation=generation), timeout=CALL_TIMEOUT_S)
+            ).status
+        elif action.verb == "Activate":
+            status = (
+                await stub.Activate(sidecar_pb2.ActivateRequest(generation=generation), timeout=CALL_TIMEOUT_S)
+            ).status
+        else:
+            status = (await stub.Drain(sidecar_pb2.DrainRequest(generation=generation), timeout=CALL_TIMEOUT_S)).status
+        self._report(action.name, status)
+
+    # Watching.
+
+    async def _watch_agent(self) -> None:
+        delay = RECONNECT_S
+        while True:
+            try:
+                stream = self._agent.WatchInstances(agent_pb2.WatchInstancesRequest())
+                try:
+                    first = True
+                    async for message in stream:
+                        delay = RECONNECT_S
+                        if first:
+                            self._replace(list(message.instances))
+                            first = False
+                        else:
+                            self._take(list(message.instances))
+                finally:
+                    stream.cancel()
+            except grpc.aio.AioRpcError as error:
+                log.debug("agent watch ended", code=error.code().name)
+            if self.agent_known:
+                log.warning("agent does not answer")
+                self.agent_known = False
+                self._wake_all()
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LONGEST_RECONNECT_S)
+
+    def _replace(self, instances: list[agent_pb2.Instance]) -> None:
+        present = {instance.spec.name for instance in instances}
+        for name in [name for name in self.instances if name not in present]:
+            self._remove(name)
+        self.agent_known = True
+        self._take(instances)
+        self._wake_all()
+
+    def _take(self, instances: list[agent_pb2.Instance]) -> None:
+        for instance in instances:
+            name = instance.spec.name
+            if instance.state == agent_pb2.INSTANCE_STATE_GONE:
+                self._remove(name)
+                continue
+            known = self.instances.get(name)
+            self.instances[name] = instance
+            restarted = known is not None and known.pid != instance.pid
+            if instance.state == agent_pb2.INSTANCE_STATE_UP and instance.address:
+                self._follow(name, instance.address, afresh=restarted)
+            else:
+                self._unfollow(name)
+            self._on_change(instance.spec.flow)
+
+    def _remove(self, name: str) -> None:
+        instance = self.instances.pop(name, None)
+        self._unfollow(name)
+        if instance is not None:
+            self._on_change(instance.spec.flow)
+
+    def _wake_all(self) -> None:
+        for flow in self.flows():
+            self._on_change(flow)
+        self._on_change("")
+
+    def _follow(self, name: str, address: str, *, afresh: bool) -> None:
+        watch = self._watches.get(name)
+        if watch is not None:
+            if watch.address == address and not afresh:
+                return
+            self._unfollow(name)
+        channel = open_channel(address)
+        task = asyncio.create_task(self._watch_instance(name, channel), name=f"watch {name}")
+        self._watches[name] = _Watch(address, channel, task)
+
+    def _unfollow(self, name: str) -> None:
+        self.statuses.pop(name, None)
+        watch = self._watches.pop(name, None)
+        if watch is None:
+            return
+        watch.task.cancel()
+        ending = asyncio.create_task(_close(watch), name=f"close {name}")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _watch_instance(self, name: str, channel: grpc.aio.Channel) -> None:
+        stub = sidecar_pb2_grpc.LifecycleServiceStub(channel)
+        delay = RECONNECT_S
+        while True:
+            try:
+                stream = stub.WatchStatus(sidecar_pb2.WatchStatusRequest())
+                try:
+                    while True:
+                        async with asyncio.timeout(SILENCE_LIMIT_S):
+                            message = await stream.read()
+                        if not isinstance(message, sidecar_pb2.WatchStatusResponse):
+                            break  # the end of the stream
+                        delay = RECONNECT_S
+                        self._report(name, message.status)
+                finally:
+                    stream.cancel()
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
+                log.debug("status watch ended", instance=name, error=repr(error)[:200])
+            self.statuses.pop(name, None)
+            self._wake(name)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LONGEST_RECONNECT_S)
+
+    def _report(self, name: str, status: sidecar_pb2.InstanceStatus) -> None:
+        if name in self._watches:
+            self.statuses[name] = status
+            self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        instance = self.instances.get(name)
+        if instance is not None:
+            self._on_change(instance.spec.flow)
+
+
+async def _close(watch: _Watch) -> None:
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await watch.task
+    await watch.channel.close()
+
+
+def instance_view(instance: agent_pb2.Instance) -> InstanceView:
+    return InstanceView(
+        name=instance.spec.name,
+        deployment=instance.spec.deployment,
+        step=instance.spec.step,
+        replica=instance.spec.replica,
+        up=instance.state == agent_pb2.INSTANCE_STATE_UP,
+        stopping=instance.state == agent_pb2.INSTANCE_STATE_STOPPING,
+        generation=instance.generation,
+        starts=instance.starts,
+        last_exit=instance.last_exit,
+    )
+
+
+def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
+    return StatusView(
+        progress=progress_of(status),
+        generation=status.generation,
+        in_flight=status.in_flight,
+        cause=status.cause,
+        cause_reason=status.cause_reason,
+        log_lines=tuple(status.last_log_lines),
+    )

@@ -1,0 +1,92 @@
+"""What people look at: a flow's status and the server's, put together from all sources."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import grpc
+from nats.aio.client import Client
+
+import headrace
+from headrace.api.flow.v1 import flow_pb2
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import NotFound
+from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.mesh_queries import gateway_addresses
+from services.orchestrator.resolution import Resolver
+from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.status_view import flow_status
+
+log = get_logger(__name__)
+
+REMEMBER_S = 2.0
+NEWEST_LIMIT_S = 1.0
+
+
+@dataclass
+class MeshView:
+    """Answers of gateways and registry are remembered for 2 s, so that watchers do not multiply questions."""
+
+    connection: Client
+    reader: SnapshotReader
+    observer: InstanceObserver
+    resolver: Resolver
+    profile: str
+    leader: str
+    _gateways: tuple[float, list[str]] = (0.0, [])
+    _newest: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    async def flow_status(self, flow: str) -> flow_pb2.FlowStatus:
+        snapshot = await self.reader.read(flow)
+        if snapshot is None:
+            raise NotFound(f"there is no flow {flow!r}", next_step="List them: headrace flow list")
+        gateways, newer = await asyncio.gather(self.gateways(), self._newer(snapshot))
+        url = f"{_http(gateways[0])}/hook/{flow}" if gateways and snapshot.wanted_route.trigger else ""
+        return flow_status(snapshot, self.observer.statuses, profile=self.profile, webhook_url=url, newer=newer)
+
+    async def server_info(self) -> flow_pb2.ServerInfo:
+        gateways = await self.gateways()
+        return flow_pb2.ServerInfo(
+            version=headrace.__version__,
+            workspace=self.reader.stores.workspace,
+            broker_version=str(self.connection.connected_server_version),
+            profile=self.profile,
+            leader=self.leader,
+            gateways=len(gateways),
+        )
+
+    async def gateways(self) -> list[str]:
+        asked_at, known = self._gateways
+        if known and time.monotonic() - asked_at < REMEMBER_S:
+            return known
+        found = await gateway_addresses(self.connection, self.reader.stores.workspace)
+        self._gateways = (time.monotonic(), found)
+        return found
+
+    async def _newer(self, snapshot: Snapshot) -> dict[str, int]:
+        """Newest revision per component of the deployment shown; a registry that is away leaves it empty."""
+        view = snapshot.deployments.get(snapshot.flow.active or snapshot.flow.target)
+        if view is None or view.plan is None:
+            return {}
+        components = {step.pin.component for step in view.plan.steps}
+        numbers = await asyncio.gather(*(self._newest_of(component) for component in components))
+        return dict(zip(components, numbers, strict=True))
+
+    async def _newest_of(self, component: str) -> int:
+        asked_at, number = self._newest.get(component, (0.0, 0))
+        if asked_at and time.monotonic() - asked_at < REMEMBER_S:
+            return number
+        try:
+            async with asyncio.timeout(NEWEST_LIMIT_S):
+                number = (await self.resolver.newest_revision(component)).number
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            log.debug("newest revision is not known", component=component, error=repr(error)[:200])
+        self._newest[component] = (time.monotonic(), number)
+        return number
+
+
+def _http(address: str) -> str:
+    return address if address.startswith("http") else f"http://{address}"

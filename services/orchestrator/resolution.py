@@ -1,0 +1,273 @@
+"""From a flow's references to the pin set of one deployment: asked of the registry, checked, written once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+
+import grpc
+import jsonschema
+import jsonschema.exceptions
+from grpc_status import rpc_status
+
+import headrace
+from headrace.api.component.v1 import component_pb2
+from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
+from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput, Unavailable
+from headrace.model.flow_graph import check_flow
+from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.names import parse_reference
+from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.stores import Stores
+
+REGISTRY_TIMEOUT_S = 5.0
+_KINDS = {
+    component_pb2.FUNCTION_KIND_ACTION: "action",
+    component_pb2.FUNCTION_KIND_TRIGGER: "trigger",
+    component_pb2.FUNCTION_KIND_LISTENER: "listener",
+}
+INTERPRETER = f"{platform.python_implementation().lower()}-{sys.version.split()[0]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the registry has for one step."""
+
+    step: StepSpec
+    revision: registry_pb2.Revision
+    function: registry_pb2.Function
+
+
+class Resolver:
+    """Resolves through the registry's API; all steps at once."""
+
+    def __init__(self, registry: grpc.aio.Channel, stores: Stores) -> None:
+        self._registry = registry_pb2_grpc.RegistryServiceStub(registry)
+        self._stores = stores
+
+    async def check(self, spec: FlowSpec) -> list[Found]:
+        """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
+        graph = check_flow(spec)
+        answers = await asyncio.gather(
+            *(self._find(index, step) for index, step in enumerate(spec.steps)), return_exceptions=True
+        )
+        found: list[Found] = []
+        problems: list[InvalidInput] = []
+        for index, (step, answer) in enumerate(zip(spec.steps, answers, strict=True)):
+            if isinstance(answer, InvalidInput):
+                problems.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.append(answer)
+                problems += _problems(index, step, answer.function, step.name == graph.trigger)
+        if problems:
+            raise _merged(problems)
+        return found
+
+    async def newest_revision(self, component: str) -> registry_pb2.Revision:
+        request = registry_pb2.ResolveReferenceRequest(reference=component)
+        answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
+        return answer
+
+    async def resolve(self, document: FlowDocument, deployment: int, spec: FlowSpec, version: int) -> None:
+        """Writes pins, then looks that every revision is still there, then plan and first state.
+
+        A refusal that will not pass is written as a FAILED state, with its cause; Unavailable is raised, so
+        that it is tried again.
+        """
+        started = time.monotonic()
+        flow = document.flow
+        try:
+            found = await self.check(spec)
+            digests = {item.revision.digest for item in found}
+            holder = f"flows/{flow}/deployments/{deployment}"
+            await self._stores.pin(digests, flow, f"d{deployment}", holder)
+            await asyncio.gather(*(self._still_there(index, item) for index, item in enumerate(found)))
+        except Unavailable:
+            raise
+        except HeadraceError as error:
+            now = time.time()
+            state = DeploymentState(
+                DeploymentPhase.FAILED, 1, {}, str(error), error.reason, created_at=now, changed_at=now
+            )
+            await self._stores.write_state(flow, deployment, state, 0)
+            return
+        plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
+        await self._stores.create_plan(plan)
+        now = time.time()
+        state = DeploymentState(
+            DeploymentPhase.PREPARING,
+            1,
+            {step.name: step.replicas for step in spec.steps},
+            created_at=now,
+            changed_at=now,
+            start_ms={"resolve": round((time.monotonic() - started) * 1000, 1)},
+        )
+        await self._stores.write_state(flow, deployment, state, 0)
+
+    async def _find(self, index: int, step: StepSpec) -> Found:
+        revision = await self._ask(f"steps[{index}].component", step.component)
+        functions = list(revision.manifest.functions)
+        path = f"steps[{index}].function"
+        names = ", ".join(sorted(function.name for function in functions)) or "none"
+        if not step.function:
+            if len(functions) != 1:
+                raise InvalidInput.at(
+                    path,
+                    step.function,
+                    f"does not say which function of {step.component!r}; it has {names}",
+                    reason="FUNCTION_NOT_NAMED",
+                )
+            return Found(step, revision, functions[0])
+        for function in functions:
+            if function.name == step.function:
+                return Found(step, revision, function)
+        raise InvalidInput.at(
+            path,
+            step.function,
+            f"is not a function of {step.component!r}; it has {names}",
+            reason="FUNCTION_NOT_FOUND",
+        )
+
+    async def _still_there(self, index: int, item: Found) -> None:
+        component = item.revision.manifest.component or parse_reference("component", item.step.component).component
+        await self._ask(f"steps[{index}].component", f"{component}@{item.revision.digest}")
+
+    async def _ask(self, path: str, reference: str) -> registry_pb2.Revision:
+        request = registry_pb2.ResolveReferenceRequest(reference=reference)
+        try:
+            answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
+            return answer
+        except grpc.aio.AioRpcError as error:
+            refused = (
+                grpc.StatusCode.NOT_FOUND,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )
+            if error.code() in refused:
+                raise InvalidInput.at(
+                    path,
+                    reference,
+                    f"cannot be resolved: {_message(error)}",
+                    reason="COMPONENT_NOT_FOUND",
+                    next_step="Push it first: headrace component push FOLDER",
+                ) from error
+            raise Unavailable(
+                f"the registry did not answer: {error.code().name} {error.details()}",
+                reason="REGISTRY_UNREACHABLE",
+                next_step="Try again; headrace status shows which services run",
+            ) from error
+
+
+def _message(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    return str(status.message if status is not None else error.details())
+
+
+def _problems(index: int, step: StepSpec, function: registry_pb2.Function, is_trigger: bool) -> list[InvalidInput]:
+    path = f"steps[{index}]"
+    kind = _KINDS.get(function.kind, "action")
+    problems: list[InvalidInput] = []
+    if is_trigger and kind == "action":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.function",
+                function.name,
+                f"is an action, but step {step.name!r} starts the flow: it must be a trigger or a listener",
+                reason="NOT_A_TRIGGER",
+            )
+        )
+    if not is_trigger and kind != "action":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.function",
+                function.name,
+                f"is a {kind}, but step {step.name!r} receives from other steps: it must be an action",
+                reason="NOT_AN_ACTION",
+            )
+        )
+    if function.exclusive and step.replicas > 1:
+        problems.append(
+            InvalidInput.at(f"{path}.replicas", step.replicas, "is more than 1, but the function is exclusive")
+        )
+    if function.config_schema_json:
+        problems += _config_problems(path, step, json.loads(function.config_schema_json))
+    return problems
+
+
+def _config_problems(path: str, step: StepSpec, schema: object) -> list[InvalidInput]:
+    if not isinstance(schema, dict):
+        return []
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    problems = []
+    for error in sorted(validator.iter_errors(step.config), key=lambda error: [str(part) for part in error.path]):
+        field = f"{path}.config" + "".join(f".{part}" for part in error.path)
+        # The message shows the value; a config holds no secrets (credentials are references).
+        problems.append(
+            InvalidInput(
+                f"{field}: {error.message}",
+                reason="CONFIG_INVALID",
+                next_step="Correct it after the function's config schema",
+                violations=[FieldViolation(field, error.message)],
+            )
+        )
+    return problems
+
+
+def _merged(problems: list[InvalidInput]) -> InvalidInput:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(
+        first.message + more,
+        reason=first.reason,
+        next_step=first.next_step,
+        violations=[violation for problem in problems for violation in problem.violations],
+    )
+
+
+def make_plan(
+    workspace: str, document: FlowDocument, deployment: int, version: int, spec: FlowSpec, found: list[Found]
+) -> DeploymentPlan:
+    """The immutable document of a deployment. Only one that is started (not switched to) has a parking epoch."""
+    epoch = document.parking_epoch if not document.active and not document.parking_used else 0
+    steps = tuple(
+        StepPlan(
+            name=item.step.name,
+            kind=_KINDS.get(item.function.kind, "action"),
+            function=item.function.name,
+            pin=PinPlan(
+                component=item.revision.manifest.component
+                or parse_reference("component", item.step.component).component,
+                revision_number=item.revision.number,
+                digest=item.revision.digest,
+                interpreter=INTERPRETER,
+                sdk_version=headrace.__version__,
+                sidecar_version=headrace.__version__,
+            ),
+            config=item.step.config,
+            receivers=item.step.to,
+            prefetch=item.step.prefetch,
+            timeout_s=item.step.timeout_s,
+            retry=item.step.retry,
+            exclusive=item.function.exclusive,
+        )
+        for item in found
+    )
+    return DeploymentPlan(
+        workspace=workspace,
+        flow=document.flow,
+        flow_type=spec.type,
+        deployment=deployment,
+        version=version,
+        trigger=check_flow(spec).trigger,
+        steps=steps,
+        max_waiting=spec.max_waiting,
+        reply_timeout_s=spec.reply_timeout_s,
+        parking_epoch=epoch,
+    )

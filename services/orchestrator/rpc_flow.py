@@ -1,0 +1,172 @@
+"""FlowService: conversion between messages and the verbs of `flow_service`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.names import parse_resource
+from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
+from services.orchestrator.domain.documents import DRAIN, DROP
+from services.orchestrator.flow_messages import (
+    deployment_message,
+    flow_message,
+    operation_message,
+    version_message,
+)
+from services.orchestrator.flow_service import FlowService
+from services.orchestrator.log_tail import MAX_LINES, tail
+from services.orchestrator.mesh_view import MeshView
+from services.orchestrator.paging import page_of
+
+STATUS_EVERY_S = 5.0
+# Counts of waiting messages change without a report: they are looked at this often while somebody watches.
+STATUS_LOOK_S = 0.5
+STATUS_LEAST_PAUSE_S = 0.1
+
+
+class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
+    def __init__(self, service: FlowService, mesh: MeshView, stopping: asyncio.Event) -> None:
+        self._service = service
+        self._mesh = mesh
+        self._stopping = stopping
+
+    async def CreateFlow(self, request: flow_pb2.CreateFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
+        spec = flow_spec_from_proto(request.spec)
+        return flow_message(await self._service.create(request.flow_id, spec, validate_only=request.validate_only))
+
+    async def GetFlow(self, request: flow_pb2.GetFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
+        document, _ = await self._service.stores.existing_flow(_flow(request.name))
+        return flow_message(document)
+
+    async def ListFlows(  # type: ignore[override]
+        self, request: flow_pb2.ListFlowsRequest, context: Any
+    ) -> flow_pb2.ListFlowsResponse:
+        documents = await self._service.stores.all_flows()
+        page, token = page_of(documents, lambda item: item.flow, request.page_size, request.page_token)
+        return flow_pb2.ListFlowsResponse(flows=[flow_message(item) for item in page], next_page_token=token)
+
+    async def UpdateDraft(self, request: flow_pb2.UpdateDraftRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
+        spec = flow_spec_from_proto(request.spec)
+        document = await self._service.update_draft(
+            _flow(request.name), spec, request.etag, validate_only=request.validate_only
+        )
+        return flow_message(document)
+
+    async def DeleteFlow(  # type: ignore[override]
+        self, request: flow_pb2.DeleteFlowRequest, context: Any
+    ) -> flow_pb2.DeleteFlowResponse:
+        await self._service.delete(_flow(request.name), request.etag)
+        return flow_pb2.DeleteFlowResponse()
+
+    async def PublishFlow(self, request: flow_pb2.PublishFlowRequest, context: Any) -> Any:  # type: ignore[override]
+        operation = await self._service.publish(_flow(request.name), request.etag, request.request_id)
+        return operation_message(operation)
+
+    async def StartFlow(self, request: flow_pb2.StartFlowRequest, context: Any) -> Any:  # type: ignore[override]
+        timeout_s = seconds_from_duration(request.timeout)
+        operation = await self._service.start(_flow(request.name), request.version, request.request_id, timeout_s)
+        return operation_message(operation)
+
+    async def StopFlow(self, request: flow_pb2.StopFlowRequest, context: Any) -> Any:  # type: ignore[override]
+        mode = DROP if request.mode == flow_pb2.STOP_MODE_DROP else DRAIN
+        timeout_s = seconds_from_duration(request.timeout)
+        operation = await self._service.stop(_flow(request.name), mode, request.request_id, timeout_s)
+        return operation_message(operation)
+
+    async def GetVersion(self, request: flow_pb2.GetVersionRequest, context: Any) -> flow_pb2.Version:  # type: ignore[override]
+        flow, number = parse_resource("name", request.name, "flows", "versions")
+        document, _ = await self._service.stores.existing_flow(flow)
+        if not 0 < int(number) <= document.latest_version:
+            raise NotFound(f"flow {flow!r} has no version {number}; the newest is {document.latest_version}")
+        return version_message(await self._service.reader.version(flow, int(number)))
+
+    async def ListVersions(  # type: ignore[override]
+        self, request: flow_pb2.ListVersionsRequest, context: Any
+    ) -> flow_pb2.ListVersionsResponse:
+        flow = _flow(request.parent, "parent")
+        document, _ = await self._service.stores.existing_flow(flow)
+        found = [item for item in await self._service.stores.versions(flow) if item.number <= document.latest_version]
+        page, token = page_of(found, lambda item: f"{item.number:012}", request.page_size, request.page_token)
+        return flow_pb2.ListVersionsResponse(versions=[version_message(item) for item in page], next_page_token=token)
+
+    async def ListDeployments(  # type: ignore[override]
+        self, request: flow_pb2.ListDeploymentsRequest, context: Any
+    ) -> flow_pb2.ListDeploymentsResponse:
+        """Newest last."""
+        flow = _flow(request.parent, "parent")
+        document, _ = await self._service.stores.existing_flow(flow)
+        numbers = list(range(1, document.next_deployment))
+        page, token = page_of(numbers, lambda item: f"{item:012}", request.page_size, request.page_token)
+        answer = flow_pb2.ListDeploymentsResponse(next_page_token=token)
+        for number in page:
+            plan, state = await asyncio.gather(
+                self._service.reader.plan(flow, number), self._service.stores.state(flow, number)
+            )
+            answer.deployments.append(deployment_message(flow, number, plan, state[0] if state else None))
+        return answer
+
+    async def GetFlowStatus(  # type: ignore[override]
+        self, request: flow_pb2.GetFlowStatusRequest, context: Any
+    ) -> flow_pb2.FlowStatus:
+        return await self._mesh.flow_status(_flow(request.name))
+
+    async def WatchFlowStatus(  # type: ignore[override]
+        self, request: flow_pb2.WatchFlowStatusRequest, context: Any
+    ) -> AsyncIterator[flow_pb2.WatchFlowStatusResponse]:
+        flow = _flow(request.name)
+        loop = asyncio.get_running_loop()
+        last: flow_pb2.FlowStatus | None = None
+        sent_at = 0.0
+        with self._service.loops.watching(flow) as changed:
+            while not self._stopping.is_set():
+                changed.clear()
+                status = await self._mesh.flow_status(flow)
+                if status != last or loop.time() - sent_at >= STATUS_EVERY_S:
+                    yield flow_pb2.WatchFlowStatusResponse(status=status)
+                    last, sent_at = status, loop.time()
+                await asyncio.sleep(STATUS_LEAST_PAUSE_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STATUS_LOOK_S):
+                        await changed.wait()
+
+    async def InjectMessage(  # type: ignore[override]
+        self, request: flow_pb2.InjectMessageRequest, context: Any
+    ) -> flow_pb2.InjectMessageResponse:
+        execution, duplicate = await self._service.inject(
+            _flow(request.name), request.body, request.content_type, dict(request.headers), request.request_id
+        )
+        return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
+
+    async def TailLogs(  # type: ignore[override]
+        self, request: flow_pb2.TailLogsRequest, context: Any
+    ) -> AsyncIterator[flow_pb2.TailLogsResponse]:
+        flow = _flow(request.name)
+        await self._service.stores.existing_flow(flow)
+        if request.lines > MAX_LINES:
+            raise InvalidInput.at("lines", request.lines, f"is more than {MAX_LINES}")
+        lines = tail(
+            self._mesh.connection,
+            self._service.stores.workspace,
+            flow,
+            request.step,
+            request.lines,
+            follow=request.follow,
+            stopping=self._stopping,
+        )
+        async with contextlib.aclosing(lines) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield flow_pb2.TailLogsResponse(lines=batch)
+
+    async def GetServerInfo(  # type: ignore[override]
+        self, request: flow_pb2.GetServerInfoRequest, context: Any
+    ) -> flow_pb2.ServerInfo:
+        return await self._mesh.server_info()
+
+
+def _flow(name: str, field: str = "name") -> str:
+    return parse_resource(field, name, "flows")[0]

@@ -1,0 +1,83 @@
+"""google.longrunning.Operations over the operation documents."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2
+
+from headrace.model.errors import InvalidInput, NotFound, WrongState
+from headrace.wire.flow import seconds_from_duration
+from services.orchestrator.domain.documents import OperationDocument, operation_key
+from services.orchestrator.flow_messages import operation_message
+from services.orchestrator.flow_service import FlowService
+from services.orchestrator.paging import page_of
+from services.orchestrator.status_view import progress_lines
+
+LONGEST_WAIT_S = 60.0
+
+
+class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
+    def __init__(self, service: FlowService, stopping: asyncio.Event) -> None:
+        self._service = service
+        self._stopping = stopping
+
+    async def GetOperation(self, request: Any, context: Any) -> Any:
+        return await self._message(await self._service.operation(_identifier(request.name)))
+
+    async def ListOperations(self, request: Any, context: Any) -> Any:
+        documents = await self._service.stores.operations()
+        page, token = page_of(documents, lambda item: item.id, request.page_size, request.page_token)
+        return operations_pb2.ListOperationsResponse(
+            operations=[operation_message(document) for document in page], next_page_token=token
+        )
+
+    async def WaitOperation(self, request: Any, context: Any) -> Any:
+        """Answers when the operation is done, or as it is at the end of the timeout (at most 60 s)."""
+        identifier = _identifier(request.name)
+        limit_s = seconds_from_duration(request.timeout) if request.HasField("timeout") else LONGEST_WAIT_S
+        left = context.time_remaining()
+        limit_s = min(limit_s, LONGEST_WAIT_S, max(0.0, left - 0.1) if left is not None else LONGEST_WAIT_S)
+        document = await self._service.operation(identifier)
+        with self._service.loops.watching(document.flow) as changed, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not self._stopping.is_set():
+                    changed.clear()
+                    document = await self._service.operation(identifier)
+                    if document.done:
+                        break
+                    await changed.wait()
+        return await self._message(document)
+
+    async def CancelOperation(self, request: Any, context: Any) -> Any:
+        """A start is undone (its flow is stopped); other operations cannot be cancelled."""
+        await self._service.cancel(_identifier(request.name))
+        return empty_pb2.Empty()
+
+    async def DeleteOperation(self, request: Any, context: Any) -> Any:
+        """Forgets an operation that is done."""
+        identifier = _identifier(request.name)
+        found = await self._service.stores.operation(identifier)
+        if found is None:
+            raise NotFound(f"there is no operation {identifier!r}")
+        if not found[0].done:
+            raise WrongState(f"operation {identifier!r} is not done", next_step="Wait for it")
+        await self._service.stores.flows.delete(operation_key(identifier), found[1])
+        return empty_pb2.Empty()
+
+    async def _message(self, document: OperationDocument) -> Any:
+        steps: dict[str, str] = {}
+        if document.deployment and not document.done:
+            snapshot = await self._service.reader.read(document.flow)
+            steps = progress_lines(snapshot, document.deployment) if snapshot else {}
+        return operation_message(document, steps)
+
+
+def _identifier(name: str) -> str:
+    prefix, _, identifier = name.partition("/")
+    if prefix != "operations" or not identifier or "/" in identifier or "." in identifier:
+        raise InvalidInput.at("name", name, "is not an operation's name", next_step="Use operations/{id}")
+    return identifier

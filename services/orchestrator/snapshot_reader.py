@@ -1,0 +1,131 @@
+"""Reads everything about one flow, at once: documents, stream, consumers, and what is reported already."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPlan
+from headrace.model.flow_graph import find_trigger
+from headrace.model.route import Route
+from services.orchestrator.domain.assets import consumer_view_config, stream_view
+from services.orchestrator.domain.documents import FlowDocument, OperationDocument, VersionDocument
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView
+from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
+
+
+@dataclass
+class SnapshotReader:
+    """Plans and versions are immutable, so they are read once."""
+
+    stores: Stores
+    assets: JetStreamAssets
+    observer: InstanceObserver
+    clock: WallClock
+    _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
+    _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
+
+    async def read(self, name: str) -> Snapshot | None:
+        """None when there is no such flow."""
+        found = await self.stores.flow(name)
+        if found is None:
+            return None
+        document, revision = found
+        numbers = set(document.live) | ({document.operation.deployment} if document.operation else set()) - {0}
+        intents = [*document.overtaken, *([document.operation] if document.operation else [])]
+        views, stream, consumers, route, operations, wanted_route = await asyncio.gather(
+            asyncio.gather(*(self._deployment(name, number) for number in sorted(numbers))),
+            self._stream(document),
+            self._consumers(document),
+            self.stores.route(name),
+            asyncio.gather(*(self.stores.operation(intent.id) for intent in intents)),
+            self._wanted_route(document),
+        )
+        instances, statuses = self.observer.views_of(name)
+        return Snapshot(
+            now=self.clock.now(),
+            workspace=self.stores.workspace,
+            flow=document,
+            flow_revision=revision,
+            deployments={view.number: view for view in views},
+            stream=stream,
+            consumers=consumers,
+            agent_known=self.observer.agent_known,
+            instances=instances,
+            statuses=statuses,
+            route=route,
+            wanted_route=wanted_route,
+            operations=_operations([found[0] for found in operations if found is not None]),
+        )
+
+    async def version(self, flow: str, number: int) -> VersionDocument:
+        """A version, from memory after the first time."""
+        key = (flow, number)
+        if key not in self._versions:
+            self._versions[key] = await self.stores.version(flow, number)
+        return self._versions[key]
+
+    def forget(self, flow: str) -> None:
+        """Drops what is remembered of a deleted flow."""
+        self._plans = {key: plan for key, plan in self._plans.items() if key[0] != flow}
+        self._versions = {key: version for key, version in self._versions.items() if key[0] != flow}
+
+    async def plan(self, flow: str, number: int) -> DeploymentPlan | None:
+        key = (flow, number)
+        if key not in self._plans:
+            plan = await self.stores.plan(flow, number)
+            if plan is None:
+                return None
+            self._plans[key] = plan
+        return self._plans[key]
+
+    async def _deployment(self, flow: str, number: int) -> DeploymentView:
+        plan, state = await asyncio.gather(self.plan(flow, number), self.stores.state(flow, number))
+        if state is not None and plan is None:
+            plan = await self.plan(flow, number)  # written before the state: it may just have come
+        return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0)
+
+    async def _stream(self, document: FlowDocument) -> StreamView | None:
+        if not document.has_stream:
+            return None
+        workspace = self.stores.workspace
+        everything = f"{subjects.ROOT}.{workspace}.{document.flow}.>"
+        info = await self.assets.stream_info(subjects.flow_stream(workspace, document.flow), everything)
+        return stream_view(info) if info is not None else None
+
+    async def _consumers(self, document: FlowDocument) -> dict[str, ConsumerView]:
+        if not document.has_stream:
+            return {}
+        infos = await self.assets.consumers(subjects.flow_stream(self.stores.workspace, document.flow))
+        return {
+            str(info["name"]): ConsumerView(
+                consumer_view_config(info["config"]),
+                paused=bool(info.get("paused")),
+                in_flight=int(info.get("num_ack_pending", 0)),
+            )
+            for info in infos
+        }
+
+    async def _wanted_route(self, document: FlowDocument) -> Route:
+        """Follows from the flow document and the version that runs (or is being started)."""
+        number = document.active_version or document.target_version or document.latest_version
+        if number == 0 or not document.has_stream:
+            return Route(document.flow, str(FlowState.STOPPED))
+        spec = (await self.version(document.flow, number)).spec
+        return Route(
+            document.flow,
+            str(document.state),
+            trigger=find_trigger(spec),
+            reply_timeout_s=spec.reply_timeout_s,
+            version=number,
+            deployment=document.active or document.target,
+        )
+
+
+def _operations(documents: list[OperationDocument]) -> dict[str, OperationDocument]:
+    return {document.id: document for document in documents}

@@ -1,0 +1,152 @@
+"""A flow's status as people see it: from one snapshot, with what gateways and the registry add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.planner import waiting_of
+from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
+from services.orchestrator.flow_messages import deployment_message, pin_message
+
+_S = sidecar_pb2
+# The worst state of a step's instances is the step's.
+_ORDER = (
+    _S.STEP_STATE_FAILED,
+    _S.STEP_STATE_SHUTTING_DOWN,
+    _S.STEP_STATE_STARTING,
+    _S.STEP_STATE_SLEEPING,
+    _S.STEP_STATE_RUNNING,
+)
+
+
+def flow_status(
+    snapshot: Snapshot,
+    reports: Mapping[str, sidecar_pb2.InstanceStatus],
+    *,
+    profile: str,
+    webhook_url: str,
+    newer: Mapping[str, int],
+) -> flow_pb2.FlowStatus:
+    """`newer`: newest revision number per component."""
+    flow = snapshot.flow
+    message = flow_pb2.FlowStatus(
+        flow=f"flows/{flow.flow}",
+        state=flow_pb2.FlowState.Value(f"FLOW_STATE_{flow.state}"),
+        profile=profile,
+        ingress_owner=flow.ingress,
+        webhook_url=webhook_url,
+        problems=problems_of(snapshot),
+    )
+    for number in flow.live:
+        view = snapshot.deployments.get(number)
+        if view is not None:
+            message.deployments.append(_deployment_status(snapshot, view))
+    shown = flow.active or flow.target
+    view = snapshot.deployments.get(shown)
+    if view is not None and view.plan is not None:
+        for step in view.plan.steps:
+            message.steps.append(_step_status(snapshot, view, step.name, reports, newer))
+    return message
+
+
+def _deployment_status(snapshot: Snapshot, view: DeploymentView) -> flow_pb2.DeploymentStatus:
+    prefix = subjects.step_consumer(view.number, "")
+    in_flight = sum(consumer.in_flight for name, consumer in snapshot.consumers.items() if name.startswith(prefix))
+    waiting = max(0, waiting_of(snapshot, view.number) - in_flight)
+    return flow_pb2.DeploymentStatus(
+        deployment=deployment_message(snapshot.flow.flow, view.number, view.plan, view.state),
+        waiting=waiting,
+        in_flight=in_flight,
+    )
+
+
+def _step_status(
+    snapshot: Snapshot,
+    view: DeploymentView,
+    step: str,
+    reports: Mapping[str, sidecar_pb2.InstanceStatus],
+    newer: Mapping[str, int],
+) -> flow_pb2.StepStatus:
+    assert view.plan is not None
+    pin = view.plan.step(step).pin
+    instances = []
+    for wanted in snapshot.wanted_instances(view.number):
+        if wanted.step != step:
+            continue
+        running = snapshot.instances.get(wanted.name)
+        report = reports.get(wanted.name) if running is not None and running.up else None
+        if report is None:
+            state = _S.STEP_STATE_STARTING if running is not None else _S.STEP_STATE_SLEEPING
+            cause = running.last_exit if running is not None else ""
+            report = _S.InstanceStatus(instance=wanted.name, state=state, cause=cause)
+        instances.append(report)
+    states = {instance.state for instance in instances}
+    owners = [subjects.deployment_owner(view.number)]
+    if view.plan.parking_epoch:
+        owners.append(subjects.parking_owner(view.plan.parking_epoch))
+    stored = sum(snapshot.stream.counts.get((owner, step), 0) for owner in owners) if snapshot.stream else 0
+    consumer = snapshot.consumers.get(subjects.step_consumer(view.number, step))
+    in_flight = consumer.in_flight if consumer is not None else 0
+    newest = newer.get(pin.component, 0)
+    return flow_pb2.StepStatus(
+        step=step,
+        state=next((state for state in _ORDER if state in states), _S.STEP_STATE_SLEEPING),
+        pin=pin_message(step, pin),
+        instances=instances,
+        waiting=max(0, stored - in_flight),
+        in_flight=in_flight,
+        deployment=view.number,
+        newer_revision=newest if newest > pin.revision_number else 0,
+    )
+
+
+def problems_of(snapshot: Snapshot) -> list[str]:
+    """Why the flow is not what it should be, with the next thing to do."""
+    flow = snapshot.flow
+    problems: list[str] = []
+    if not snapshot.agent_known and (flow.live or flow.state != FlowState.STOPPED):
+        problems.append("the agent does not answer: instances are neither started nor stopped. See headrace status")
+    lost = snapshot.waiting(subjects.INGRESS)
+    if lost:
+        problems.append(
+            f"{lost} messages are stored under the ingress, where no step reads: the stream was changed from outside"
+        )
+    for number in flow.live:
+        view = snapshot.deployments.get(number)
+        if view is None or view.state is None or view.state.phase in (DeploymentPhase.RETIRED, DeploymentPhase.FAILED):
+            continue
+        for instance in snapshot.wanted_instances(number):
+            status = snapshot.statuses.get(instance.name)
+            if status is not None and status.progress == "FAILED":
+                problems.append(
+                    f"step {instance.step!r} (d{number}) failed: {status.cause}. See headrace logs {flow.flow}"
+                )
+            elif instance.name in snapshot.instances and not snapshot.instances[instance.name].up:
+                running = snapshot.instances[instance.name]
+                if running.starts > 1:
+                    problems.append(f"step {instance.step!r} (d{number}): its sidecar restarts: {running.last_exit}")
+    parked = sum(n for (owner, _), n in (snapshot.stream.counts if snapshot.stream else {}).items() if owner[0] == "p")
+    if flow.state == FlowState.STOPPED and parked:
+        problems.append(
+            f"{parked} parked messages wait for the next start. Start it: headrace flow start {flow.flow}; "
+            f"or drop them: headrace flow stop {flow.flow} --drop --yes"
+        )
+    return problems
+
+
+def progress_lines(snapshot: Snapshot, deployment: int) -> dict[str, str]:
+    """One progress word per step of a deployment, for an operation's metadata."""
+    view = snapshot.deployments.get(deployment)
+    if view is None or view.plan is None or view.state is None:
+        return {}
+    lines: dict[str, str] = {}
+    for instance in snapshot.wanted_instances(deployment):
+        status = snapshot.statuses.get(instance.name)
+        word = str(status.progress) if status else ("UP" if instance.name in snapshot.instances else "NOT_UP")
+        lines[instance.step] = min(lines.get(instance.step, word), word)
+    return lines

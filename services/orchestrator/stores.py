@@ -1,0 +1,181 @@
+"""The KV buckets the orchestrator owns, with typed documents; every change is a compare-and-set."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from nats.aio.client import Client
+
+from headrace.edge.kv_bucket import KvBucket
+from headrace.model import subjects
+from headrace.model.deployment import (
+    DeploymentPlan,
+    DeploymentState,
+    decode_plan,
+    decode_state,
+    encode_plan,
+    encode_state,
+    plan_digest,
+)
+from headrace.model.errors import Conflict, NotFound
+from headrace.model.route import Route, decode_route, encode_route
+from services.orchestrator.domain.documents import (
+    FlowDocument,
+    OperationDocument,
+    VersionDocument,
+    decode,
+    encode,
+    flow_key,
+    operation_key,
+    version_key,
+)
+
+CAS_ATTEMPTS = 8
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+@dataclass
+class Stores:
+    """All buckets of one workspace."""
+
+    workspace: str
+    flows: KvBucket
+    deployments: KvBucket
+    routes: KvBucket
+    pins: KvBucket
+
+    @classmethod
+    async def open(cls, connection: Client, workspace: str) -> Stores:
+        names = (
+            subjects.flow_bucket(workspace),
+            subjects.deployment_bucket(workspace),
+            subjects.route_bucket(workspace),
+            subjects.pin_bucket(workspace),
+        )
+        buckets = await asyncio.gather(*(KvBucket.open(connection, name) for name in names))
+        return cls(workspace, *buckets)
+
+    # Flows and versions.
+
+    async def flow(self, name: str) -> tuple[FlowDocument, int] | None:
+        entry = await self.flows.get(flow_key(name))
+        return (decode(entry.value or b"", FlowDocument), entry.revision) if entry else None
+
+    async def existing_flow(self, name: str) -> tuple[FlowDocument, int]:
+        """NotFound naming what to do when there is no such flow."""
+        found = await self.flow(name)
+        if found is None:
+            raise NotFound(
+                f"there is no flow {name!r}",
+                reason="FLOW_NOT_FOUND",
+                next_step="List them: headrace flow list; create one: headrace flow apply FILE",
+            )
+        return found
+
+    async def all_flows(self) -> list[FlowDocument]:
+        return [decode(entry.value or b"", FlowDocument) for entry in await self.flows.entries("flow.*")]
+
+    async def flow_names(self) -> list[str]:
+        return [key.removeprefix("flow.") for key in await self.flows.keys("flow.*")]
+
+    async def write_flow(self, document: FlowDocument, revision: int) -> int:
+        return await self.flows.update(flow_key(document.flow), encode(document), revision)
+
+    async def change_flow(self, name: str, edit: Callable[[FlowDocument], Awaitable[FlowDocument]]) -> FlowDocument:
+        """Reads, edits, writes; again when somebody else was faster. Errors of `edit` go through."""
+        for _ in range(CAS_ATTEMPTS):
+            document, revision = await self.existing_flow(name)
+            changed = await edit(document)
+            try:
+                await self.write_flow(changed, revision)
+            except Conflict:
+                continue
+            return changed
+        raise Conflict(f"flow {name!r} keeps changing", reason="BUSY", next_step="Try again")
+
+    async def version(self, flow: str, number: int) -> VersionDocument:
+        entry = await self.flows.get(version_key(flow, number))
+        if entry is None:
+            raise NotFound(f"there is no version {number} of flow {flow!r}", reason="VERSION_NOT_FOUND")
+        return decode(entry.value or b"", VersionDocument)
+
+    async def versions(self, flow: str) -> list[VersionDocument]:
+        found = [decode(entry.value or b"", VersionDocument) for entry in await self.flows.entries(f"version.{flow}.*")]
+        return sorted(found, key=lambda version: version.number)
+
+    # Operations.
+
+    async def operation(self, identifier: str) -> tuple[OperationDocument, int] | None:
+        entry = await self.flows.get(operation_key(identifier))
+        return (decode(entry.value or b"", OperationDocument), entry.revision) if entry else None
+
+    async def operations(self) -> list[OperationDocument]:
+        return [decode(entry.value or b"", OperationDocument) for entry in await self.flows.entries("operation.*")]
+
+    async def write_operation(self, document: OperationDocument) -> None:
+        """Creates or replaces; an operation that is done is never changed again."""
+        for _ in range(CAS_ATTEMPTS):
+            found = await self.operation(document.id)
+            try:
+                if found is None:
+                    await self.flows.create(operation_key(document.id), encode(document))
+                elif not found[0].done:
+                    await self.flows.update(operation_key(document.id), encode(document), found[1])
+            except Conflict:
+                continue
+            return
+        raise Conflict(f"operation {document.id} keeps changing", reason="BUSY", next_step="Try again")
+
+    # Deployments.
+
+    async def plan(self, flow: str, number: int) -> DeploymentPlan | None:
+        entry = await self.deployments.get(subjects.plan_key(flow, number))
+        return decode_plan(entry.value or b"") if entry else None
+
+    async def create_plan(self, plan: DeploymentPlan) -> str:
+        """Writes the plan once; an equal one that is there already is a success. Answers its digest."""
+        raw = encode_plan(plan)
+        try:
+            await self.deployments.create(subjects.plan_key(plan.flow, plan.deployment), raw)
+        except Conflict:
+            entry = await self.deployments.get(subjects.plan_key(plan.flow, plan.deployment))
+            if entry is None or entry.value != raw:
+                raise
+        return plan_digest(raw)
+
+    async def state(self, flow: str, number: int) -> tuple[DeploymentState, int] | None:
+        entry = await self.deployments.get(subjects.state_key(flow, number))
+        return (decode_state(entry.value or b""), entry.revision) if entry else None
+
+    async def write_state(self, flow: str, number: int, state: DeploymentState, revision: int) -> int:
+        """Compare-and-set; revision 0 creates."""
+        key = subjects.state_key(flow, number)
+        if revision == 0:
+            return await self.deployments.create(key, encode_state(state))
+        return await self.deployments.update(key, encode_state(state), revision)
+
+    # Routes and pins.
+
+    async def route(self, flow: str) -> Route | None:
+        entry = await self.routes.get(flow)
+        return decode_route(entry.value or b"") if entry else None
+
+    async def write_route(self, route: Route) -> None:
+        await self.routes.put(route.flow, encode_route(route))
+
+    async def pin(self, digests: set[str], flow: str, holder: str, resource: str) -> None:
+        """Pins digests for a holder (`d3`, `v1`); `resource` is the holder's name as people see it."""
+        value = json.dumps({"holder": resource}).encode()
+        keys = [subjects.pin_key(digest, flow, holder) for digest in sorted(digests)]
+        await asyncio.gather(*(self.pins.put(key, value) for key in keys))
+
+    async def unpin(self, flow: str, holder: str, keep: frozenset[str] = frozenset()) -> None:
+        """Removes a holder's pins but those of the digests to keep."""
+        kept = {subjects.pin_key(digest, flow, holder) for digest in keep}
+        present = await self.pins.keys(f"*.{flow}.{holder}")
+        await asyncio.gather(*(self.pins.delete(key) for key in present if key not in kept))
