@@ -156,7 +156,10 @@ class NatsLane:
         deadline = asyncio.get_running_loop().time() + timeout_s
         if self._consumptions:
             stops = [asyncio.ensure_future(consumption.stop()) for consumption in list(self._consumptions)]
-            await asyncio.wait(stops, timeout=timeout_s)
+            _, late = await asyncio.wait(stops, timeout=timeout_s)
+            for stop in late:
+                stop.cancel()
+            await asyncio.gather(*stops, return_exceptions=True)
         remaining = deadline - asyncio.get_running_loop().time()
         waiting: list[asyncio.Future[Any]] = [*self._publishes.futures(), *self._acks.futures()]
         if waiting and remaining > 0:

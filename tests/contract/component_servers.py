@@ -8,14 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from headrace.api.component.v1 import component_pb2, component_pb2_grpc
+from headrace.api.component.v1 import component_pb2
 from headrace.edge.grpc_server import SERVER_OPTIONS
 
+SERVICE = "headrace.api.component.v1.ComponentService"
 
-class EchoComponent(component_pb2_grpc.ComponentServiceServicer):
+
+class EchoComponent:
     """Echoes each input as one data event and an end. Bodies with a meaning: `silent` (no answer at all),
     `abort` (the stream fails), `finish` (the stream ends with OK), `unknown-call` (events for a call nobody made)."""
 
@@ -27,7 +30,7 @@ class EchoComponent(component_pb2_grpc.ComponentServiceServicer):
         self.hold = asyncio.Event()
         self.hold.set()
 
-    async def Process(  # noqa: N802
+    async def process(
         self,
         request_iterator: AsyncIterator[component_pb2.ProcessRequest],
         context: grpc.aio.ServicerContext[component_pb2.ProcessRequest, component_pb2.ProcessResponse],
@@ -66,7 +69,12 @@ def _answer(given: component_pb2.Input) -> list[component_pb2.Event]:
 async def serve_component(folder: Path, component: EchoComponent) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
     """Serves on `unix:<folder>/c.sock`; answers the address and the server (for a test that stops it)."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    component_pb2_grpc.add_ComponentServiceServicer_to_server(component, server)
+    method = grpc.stream_stream_rpc_method_handler(
+        component.process,
+        component_pb2.ProcessRequest.FromString,
+        component_pb2.ProcessResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": method}),))
     address = f"unix:{folder}/c.sock"
     server.add_insecure_port(address)
     await server.start()
@@ -86,11 +94,8 @@ async def serve_bytes(folder: Path, answer: bytes) -> AsyncIterator[str]:
             yield answer
 
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    handler = grpc.method_handlers_generic_handler(
-        "headrace.api.component.v1.ComponentService",
-        {"Process": grpc.stream_stream_rpc_method_handler(process)},
-    )
-    server.add_generic_rpc_handlers((handler,))
+    method: Any = grpc.stream_stream_rpc_method_handler(process)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": method}),))
     address = f"unix:{folder}/b.sock"
     server.add_insecure_port(address)
     await server.start()
