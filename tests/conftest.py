@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.edge.broker_process import BrokerProcess
+from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
 
 
 @pytest.fixture

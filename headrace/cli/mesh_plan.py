@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.edge.broker_process import free_port
+from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
 from headrace.model.errors import InvalidInput
@@ -76,7 +75,7 @@ def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int
     chosen: dict[str, int] = {}
     for role in [BROKER, *options.roles()]:
         field, port = asked.get(role, (role, 0))
-        if port and not is_free(options.host, port):
+        if port and not port_is_free(options.host, port):
             raise InvalidInput.at(
                 field,
                 port,
@@ -86,24 +85,12 @@ def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int
             )
         if not port:
             port = last.get(role, 0)
-            if not port or port in chosen.values() or not is_free(options.host, port):
+            if not port or port in chosen.values() or not port_is_free(options.host, port):
                 port = free_port(options.host)
                 while port in chosen.values():
                     port = free_port(options.host)
         chosen[role] = port
     return chosen
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError:
-        return False
-    return True
 
 
 def reachable(host: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -24,6 +25,8 @@ from headrace.model.errors import InvalidInput, Unavailable
 MINIMUM_VERSION = (2, 15)
 PROFILES = ("durable", "fast")
 START_LIMIT_S = 10.0
+SERVER_PORTS = range(15_000, 32_000)
+PORT_TRIES = 50
 
 
 def find_nats_server(path: str | None = None) -> str:
@@ -67,10 +70,30 @@ def check_reported_version(text: str, source: str) -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
+    """A port that was free a moment ago, below those the kernel gives to outgoing connections.
+
+    A server that is started again on its port must find it free: one of the kernel's range may by then be the
+    near end of somebody's connection, even of a client that tried to reconnect and reached itself.
+    """
+    for _ in range(PORT_TRIES):
+        port = secrets.choice(SERVER_PORTS)
+        if port_is_free(host, port):
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass

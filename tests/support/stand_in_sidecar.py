@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from headrace.edge.parent_death import tie_to_parent, tied_command
 from headrace.edge.readiness import report_ready
@@ -20,10 +19,10 @@ if step == "crash":
     sys.exit(3)
 if step == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-sleeper = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+sleeper = [sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]
 subprocess.Popen(tied_command(sleeper), start_new_session=True)
 if step == "orphans":
     subprocess.Popen(sleeper, start_new_session=True)
 report_ready({"address": f"unix:{os.environ['HEADRACE_RUN_DIR']}/{os.getpid()}.sock"})
 while True:
-    time.sleep(60)
+    signal.pause()
