@@ -2,60 +2,88 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.invocation import FAILED, INTERRUPTED, print_error
-from headrace.model.errors import HeadraceError
+from headrace.cli.invocation import FAILED, print_error
+from headrace.cli.up import Profile
+from headrace.model.errors import HeadraceError, InvalidInput
+
+if TYPE_CHECKING:
+    from headrace.cli.demo_report import DemoResult
 
 
 def demo(
-    once: Annotated[
-        bool, typer.Option("--once", help="Stop after the checks: status 0, or 1 if orders differ.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output; the rest on standard error.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End after the checks; status 1 if orders differ.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object; all else on standard error.")] = False,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Empty folder to use and keep; default a temporary one."),
+        Path | None, typer.Option(metavar="DIR", help="Empty folder to use and keep; default a temporary one.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="Durability: durable or fast.")] = "durable",
+    profile: Annotated[Profile, typer.Option(help="Durability of the mesh.")] = Profile.durable,
     example: Annotated[
-        Path | None,
-        typer.Option("--example", metavar="DIR", help="Folder with flow.yaml, orders and what is expected."),
+        Path | None, typer.Option(metavar="DIR", help="Folder like examples/orders: flow, orders, what is expected.")
     ] = None,
     connections: Annotated[int, typer.Option(help="HTTP connections that post orders.", min=1, max=64)] = 4,
 ) -> None:
     """Start a fresh mesh, run the orders example on it, check every answer and effect, show every hop."""
-    from headrace.cli.demo_report import DemoResult, report_json, report_text
     from headrace.cli.demo_run import DemoRun
+    from headrace.cli.mesh_plan import MeshOptions
+    from headrace.cli.mesh_session import run_in_mesh
 
-    def tell(result: DemoResult) -> None:
-        if as_json:
-            print(json.dumps(report_json(result), ensure_ascii=False), flush=True)
-        else:
-            print(f"\n{report_text(result)}\n", flush=True)
-
+    out = sys.stderr if as_json else sys.stdout
+    run = DemoRun(
+        example=example,
+        connections=connections,
+        stay=not once,
+        say=lambda line: print(line, file=out, flush=True),
+        tell=_tell_json if as_json else _tell_text,
+    )
     try:
-        run = DemoRun(
-            example=example,
-            data=data,
-            profile=profile,
-            connections=connections,
-            out=sys.stderr if as_json else sys.stdout,
-        )
-        result = asyncio.run(run.run(stay=not once, tell=tell))
+        with _fresh_folder(data) as folder:
+            status = run_in_mesh(MeshOptions(folder, profile=profile.value), run)
     except HeadraceError as error:
         print_error(error)
         raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    if result is None:  # Ctrl-C before there was one
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(0 if result.ok else FAILED)
+    raise typer.Exit(status)
+
+
+def _tell_json(result: DemoResult) -> None:
+    from headrace.cli.demo_report import report_json
+
+    print(json.dumps(report_json(result), ensure_ascii=False), flush=True)
+
+
+def _tell_text(result: DemoResult) -> None:
+    from headrace.cli.demo_report import report_text
+
+    print(f"\n{report_text(result)}\n", flush=True)
+
+
+@contextlib.contextmanager
+def _fresh_folder(given: Path | None) -> Iterator[Path]:
+    """A temporary folder that goes at the end, or the empty one given, which stays."""
+    if given is None:
+        folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    folder = given.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput.at(
+            "data",
+            str(given),
+            "is not an empty folder",
+            next_step="The demo counts every effect, so it starts afresh: name an empty folder, or none",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder

@@ -29,7 +29,7 @@ class DemoResult:
     latencies_us: list[float]
     """The caller's clock, of the requests that went through the flow."""
     effects: int = 0
-    stage_ms: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    stage_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Per step: the stages of its instance's start."""
 
     @property
@@ -116,8 +116,8 @@ def verdict_text(result: DemoResult) -> str:
     if result.ok:
         return f"{result.correct} of {result.orders} orders answered as expected, {result.effects} effects counted"
     shown = [
-        f"{difference.order or '-'}  {difference.what}\n    expected {difference.expected}\n    got      {difference.got}"
-        for difference in result.differences[:SHOWN_DIFFERENCES]
+        f"{item.order or '-'}  {item.what}\n    expected {item.expected}\n    got      {item.got}"
+        for item in result.differences[:SHOWN_DIFFERENCES]
     ]
     more = len(result.differences) - len(shown)
     if more > 0:

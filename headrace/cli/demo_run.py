@@ -1,16 +1,11 @@
-"""The demo's course: mesh up, components pushed, flow started, orders posted, answers and effects checked."""
+"""The demo's course: components pushed, flow started, orders posted, answers and effects checked."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.cli.component import pushed_words
@@ -18,8 +13,7 @@ from headrace.cli.demo_example import Example, load_example
 from headrace.cli.demo_report import DemoResult, next_text
 from headrace.cli.http_caller import HttpAnswer, call_all
 from headrace.cli.mesh import Mesh
-from headrace.cli.mesh_plan import MeshOptions
-from headrace.cli.order_check import check_answers, check_effects
+from headrace.cli.order_check import check_orders
 from headrace.client import AsyncClient
 from headrace.client.apply import AppliedComponent
 from headrace.model.errors import DeadlineExceeded, InvalidInput
@@ -27,71 +21,44 @@ from headrace.model.errors import DeadlineExceeded, InvalidInput
 ANSWER_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 15.0
 SETTLE_LOOK_S = 0.05
-STOP_TIMEOUT_S = 4.5
 
 
 class DemoRun:
-    """One run; `out` gets a line per stage."""
+    """One run in a mesh that has just been started; `say` gets a line per stage, `tell` the result."""
 
-    def __init__(self, *, example: Path | None, data: Path | None, profile: str, connections: int, out: TextIO) -> None:
+    def __init__(
+        self,
+        *,
+        example: Path | None,
+        connections: int,
+        stay: bool,
+        say: Callable[[str], None],
+        tell: Callable[[DemoResult], None],
+    ) -> None:
         self._example_folder = example
-        self._data = data
-        self._profile = profile
         self._connections = connections
-        self._out = out
+        self._stay = stay
+        self._say = say
+        self._tell = tell
         self._start_s: dict[str, float] = {}
-        self._result: DemoResult | None = None
 
-    async def run(self, *, stay: bool, tell: Callable[[DemoResult], None]) -> DemoResult | None:
-        """Answers the result, or None where Ctrl-C came before it. With `stay` it ends by Ctrl-C only."""
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        interrupted = False
-
-        def interrupt() -> None:
-            nonlocal interrupted
-            if not interrupted:  # a second Ctrl-C must not break the stop
-                interrupted = True
-                task.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupt)
-        try:
-            await self._run(stay, tell)
-        except asyncio.CancelledError:
-            if not interrupted:
-                raise
-            task.uncancel()
-        finally:
-            interrupted = True
-        return self._result
-
-    async def _run(self, stay: bool, tell: Callable[[DemoResult], None]) -> None:
-        with _data_folder(self._data) as data:
-            example = load_example(self._example_folder, effects=data / "effects.jsonl")
-            async with self._mesh(data) as mesh, AsyncClient(mesh.endpoints.api) as client:
-                await self._bring_up(client, example)
-                self._result = await self._post_and_check(client, example)
-                tell(self._result)
-                if stay:
-                    url = self._result.status.webhook_url
-                    self._say(next_text(data=str(data), webhook_url=url, sample=example.sample))
-                    await asyncio.Event().wait()  # until Ctrl-C cancels it
-
-    @contextlib.asynccontextmanager
-    async def _mesh(self, data: Path) -> AsyncIterator[Mesh]:
-        mesh = Mesh(MeshOptions(data, profile=self._profile), on_notice=self._say)
-        try:
-            await mesh.start()
-            self._start_s["mesh"] = mesh.start_s
-            broker = f"nats-server {mesh.broker_version}, {self._profile}"
-            self._say(f"mesh: started in {mesh.start_s:.2f} s ({broker}), data {data}")
-            yield mesh
-        finally:
-            began = time.perf_counter()
-            await mesh.stop(STOP_TIMEOUT_S)
-            self._say(f"mesh: stopped in {time.perf_counter() - began:.2f} s")
+    async def __call__(self, mesh: Mesh, stopping: asyncio.Event) -> int:
+        """Answers the exit status: 0, or 1 if an order differs. With `stay` it ends when `stopping` is set."""
+        data = mesh.directory.path
+        self._start_s["mesh"] = mesh.start_s
+        broker = f"nats-server {mesh.broker_version}, {mesh.options.profile}"
+        self._say(f"mesh: started in {mesh.start_s:.2f} s ({broker}), data {data}")
+        example = load_example(self._example_folder, effects=data / "effects.jsonl")
+        async with AsyncClient(mesh.endpoints.api) as client:
+            await self._bring_up(client, example)
+            result = await self._post_and_check(client, example, mesh.options.profile)
+        self._tell(result)
+        if self._stay:
+            url = result.status.webhook_url
+            self._say(next_text(data=str(data), webhook_url=url, sample=example.sample))
+            await stopping.wait()
+            self._say("stopping")
+        return 0 if result.ok else 1
 
     async def _bring_up(self, client: AsyncClient, example: Example) -> None:
         def tell(component: AppliedComponent) -> None:
@@ -111,7 +78,7 @@ class DemoRun:
             f"started in {self._start_s['flow']:.2f} s"
         )
 
-    async def _post_and_check(self, client: AsyncClient, example: Example) -> DemoResult:
+    async def _post_and_check(self, client: AsyncClient, example: Example, profile: str) -> DemoResult:
         host, port = await self._webhook(client, example)
         began = time.perf_counter()
         answers = await asyncio.to_thread(
@@ -126,11 +93,10 @@ class DemoRun:
         self._say(f"orders: {len(answers)} posted over {self._connections} connections in {took_s:.2f} s")
         status = await self._settled(client, example)
         effects = example.read_effects()
-        differences = check_answers(example.orders, answers) + check_effects(example.orders, effects)
         return DemoResult(
-            profile=status.profile or self._profile,
-            orders=len(example.orders),
-            differences=differences,
+            profile=status.profile or profile,
+            orders=len(example.expected),
+            differences=check_orders(example.expected, answers, effects),
             start_s=self._start_s,
             status=status,
             hops=await client.hops(example.flow),
@@ -159,32 +125,6 @@ class DemoRun:
                     next_step="See what holds them: headrace flow status",
                 )
             await asyncio.sleep(SETTLE_LOOK_S)
-
-    def _say(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
-
-
-@contextlib.contextmanager
-def _data_folder(given: Path | None) -> Iterator[Path]:
-    """A fresh folder: a temporary one that goes at the end, or the empty one given, which stays."""
-    if given is None:
-        data = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
-        try:
-            yield data
-        finally:
-            shutil.rmtree(data, ignore_errors=True)
-        return
-    data = given.absolute()
-    if data.exists() and (not data.is_dir() or any(data.iterdir())):
-        raise InvalidInput.at(
-            "data",
-            str(given),
-            "is not empty",
-            reason="DEMO_DATA_NOT_EMPTY",
-            next_step="The demo counts every effect, so it starts afresh: name an empty folder, or none",
-        )
-    data.mkdir(parents=True, exist_ok=True)
-    yield data
 
 
 def _through_the_flow(answer: HttpAnswer) -> bool:

@@ -13,7 +13,8 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, indent: 
         max([display_width(heading), *(display_width(row[index]) for row in texts)])
         for index, heading in enumerate(headings)
     ]
-    numeric = [bool(texts) and all(_is_number(row[index]) for row in texts) for index in range(len(headings))]
+    numeric = [all(_is_number(row[index]) for row in texts) for index in range(len(headings))]
+    numeric = [found and any(row[index].strip("-") for row in texts) for index, found in enumerate(numeric)]
 
     def line(cells: Sequence[str]) -> str:
         padded = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from headrace.model.errors import NotFound
 from headrace.model.flow_spec import FlowSpec
 from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
 from headrace.wire.flow_file import FlowFile, load_flow_file
+
+PUSHES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +52,34 @@ class ApplyCalls(FlowCalls, RegistryCalls):
         stays pushed and the flow is as it was.
         """
         loaded = file if isinstance(file, FlowFile) else load_flow_file(file)
-        components: dict[Path, AppliedComponent] = {}
-        for folder in dict.fromkeys(loaded.folders.values()):
-            components[folder] = await self._push(folder)
-            if pushed is not None:
-                pushed(components[folder])
+        components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed)
         references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}
         spec = with_references(loaded.spec, references)
         flow, change = await self._make_draft(loaded.name, spec)
         return AppliedFlow(flow, change, tuple(components.values()))
 
-    async def _push(self, folder: Path) -> AppliedComponent:
-        answer = await self.push_component(folder)
-        revision = answer.revision
-        return AppliedComponent(revision.manifest.component, revision.number, revision.digest, answer.created)
+    async def _push_all(
+        self, folders: list[Path], pushed: Callable[[AppliedComponent], None] | None
+    ) -> dict[Path, AppliedComponent]:
+        slots = asyncio.Semaphore(PUSHES_AT_ONCE)
+
+        async def push(folder: Path) -> AppliedComponent:
+            async with slots:
+                answer = await self.push_component(folder)
+            revision = answer.revision
+            done = AppliedComponent(revision.manifest.component, revision.number, revision.digest, answer.created)
+            if pushed is not None:
+                pushed(done)
+            return done
+
+        # All are waited for, so that no push goes on after an error is told.
+        outcomes = await asyncio.gather(*(push(folder) for folder in folders), return_exceptions=True)
+        components = {}
+        for folder, outcome in zip(folders, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            components[folder] = outcome
+        return components
 
     async def _make_draft(self, name: str, spec: FlowSpec) -> tuple[flow_pb2.Flow, str]:
         wanted = flow_spec_to_proto(spec)

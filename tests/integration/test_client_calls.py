@@ -153,7 +153,7 @@ async def test_a_delete_whose_first_answer_was_lost_is_done(flows: ScriptedFlows
 async def test_nobody_listens() -> None:
     began = time.monotonic()
     async with AsyncClient("127.0.0.1:1") as client:
-        with pytest.raises(Unavailable, match="no mesh answers at 127.0.0.1:1") as caught:
+        with pytest.raises(Unavailable, match="no mesh answers at") as caught:
             await client.server_info()
     assert caught.value.reason == "MESH_UNREACHABLE"
     assert "headrace up" in caught.value.next_step
