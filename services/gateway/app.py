@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
+from headrace.edge.hop_recorder import HopResponder
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
@@ -67,7 +68,7 @@ class Gateway:
         self._name = settings.name or f"gateway-{secrets.token_hex(4)}"
         self._admission = Admission(max_requests=settings.max_requests)
         self._desk = ReplyDesk()
-        self._hops = HopLog()
+        self._hops = HopLog(self._name)
         self._address = ""
         self._connection: Client | None = None
         self._lane: NatsLane | None = None
@@ -115,17 +116,12 @@ class Gateway:
             pending_bytes_limit=MAX_PENDING_REPLY_BYTES,
         )
         await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
-        await self._connection.subscribe(subjects.hop_request_subject(workspace, "*"), cb=self._answer_hops)
+        await HopResponder(self._connection, workspace, "*", self._hops.snapshot).start()
         await self._connection.flush()
 
     async def _answer_presence(self, message: Msg) -> None:
         if message.reply:
             await message.respond(self._address.encode())
-
-    async def _answer_hops(self, message: Msg) -> None:
-        if message.reply:
-            for snapshot in self._hops.snapshots(message.subject.rpartition(".")[2]):
-                await message.respond(snapshot)
 
     async def stop(self) -> None:
         """Refuses new requests, waits up to the grace for those in flight, answers the rest 503, closes."""

@@ -150,7 +150,7 @@ class Hook:
         if work.route.reply_timeout_s <= 0:
             await self._publish(work, None)
             await send_accepted(send, work.execution)
-            self._hops.accepted(work.route, work.received_at_mono_ns, work.written_at_mono_ns)
+            self._hops.accepted(work.route.flow, work.received_at_mono_ns, work.written_at_mono_ns)
             return
         waiter = self._desk.expect(work.execution, work.deadline)
         connection = scope.get(CONNECTION)
@@ -168,7 +168,14 @@ class Hook:
         match outcome:
             case ReceivedReply():
                 await send_reply(send, outcome.reply)
-                self._hops.replied(work.route.flow, work.received_at_mono_ns, work.written_at_mono_ns, outcome)
+                self._hops.replied(
+                    work.route.flow,
+                    outcome.reply,
+                    received_at_mono_ns=work.received_at_mono_ns,
+                    written_at_mono_ns=work.written_at_mono_ns,
+                    read_at_mono_ns=outcome.read_at_mono_ns,
+                    read_at_unix_ns=outcome.read_at_unix_ns,
+                )
             case FirstAnswer():
                 await _send_first(send, outcome)
             case NoReply.DEADLINE:

@@ -1,20 +1,68 @@
-"""The gateway's share of the hops' phases (ARCHITECTURE, clocks), per flow and deployment."""
+"""The gateway's share of the hops' phases (ARCHITECTURE, clocks and phases), per flow."""
 
 from __future__ import annotations
 
-from headrace.model.route import Route
-from services.gateway.reply_desk import ReceivedReply
+import time
+
+from headrace.api.hop.v1.hop_pb2 import HopSnapshot
+from headrace.edge.hop_recorder import HopRecorder
+from headrace.model.histogram import Histogram
+from headrace.wire.envelope import Reply
+
+GATEWAY_STEP = "gateway"
+
+
+class _FlowLog:
+    def __init__(self, instance: str) -> None:
+        self.recorder = HopRecorder(instance, 0)
+        self.gateway_in = self.recorder.phase(GATEWAY_STEP, "gateway-in")
+        self.gateway_out = self.recorder.phase(GATEWAY_STEP, "gateway-out")
+        self._replies: dict[tuple[str, str], Histogram] = {}
+
+    def reply_phase(self, step: str, revision: str) -> Histogram:
+        """How long replies of a step's revision take to arrive."""
+        key = (step, revision)
+        histogram = self._replies.get(key)
+        if histogram is None:
+            histogram = self._replies[key] = self.recorder.phase(step, "publish", GATEWAY_STEP, revision)
+        return histogram
 
 
 class HopLog:
-    """Filled by requests, read by whoever asks for snapshots."""
+    """Filled by requests that ended in an answer of their own; replayed answers and refusals are left out."""
 
-    def accepted(self, route: Route, received_at_mono_ns: int, written_at_mono_ns: int) -> None:
-        """A request that was answered 202."""
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._flows: dict[str, _FlowLog] = {}
 
-    def replied(self, flow: str, received_at_mono_ns: int, written_at_mono_ns: int, received: ReceivedReply) -> None:
-        """A request that was answered with a reply, just now."""
+    def _of(self, flow: str) -> _FlowLog:
+        found = self._flows.get(flow)
+        if found is None:
+            found = self._flows[flow] = _FlowLog(self._instance)
+        return found
 
-    def snapshots(self, flow: str) -> list[bytes]:
-        """Serialised HopSnapshots of a flow, one per deployment."""
-        return []
+    def accepted(self, flow: str, received_at_mono_ns: int, written_at_mono_ns: int) -> None:
+        """A request whose stimulus was stored and that was answered 202."""
+        self._of(flow).gateway_in.record(written_at_mono_ns - received_at_mono_ns)
+
+    def replied(
+        self,
+        flow: str,
+        reply: Reply,
+        *,
+        received_at_mono_ns: int,
+        written_at_mono_ns: int,
+        read_at_mono_ns: int,
+        read_at_unix_ns: int,
+    ) -> None:
+        """A request whose reply was handed to the HTTP server just now."""
+        log = self._of(flow)
+        log.gateway_in.record(written_at_mono_ns - received_at_mono_ns)
+        log.gateway_out.record(time.monotonic_ns() - read_at_mono_ns)
+        if reply.sent_at_unix_ns:
+            log.reply_phase(reply.step, reply.revision).record(read_at_unix_ns - reply.sent_at_unix_ns)
+
+    def snapshot(self, flow: str) -> HopSnapshot | None:
+        """None when the flow has not been served here."""
+        found = self._flows.get(flow)
+        return found.recorder.snapshot() if found else None

@@ -20,11 +20,11 @@ from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import answer as answers
-from headrace.model import subjects
+from headrace.model import message_ids, subjects
 from headrace.model.errors import Conflict
 from headrace.model.route import Route, encode_route
 from headrace.ports import Delivery
-from headrace.wire.envelope import Envelope, decode_envelope, encode_reply
+from headrace.wire.envelope import Envelope, ReplyTo, decode_envelope, encode_envelope, encode_reply
 
 WORKSPACE = "default"
 REVISION = "sha256:" + "a" * 64
@@ -57,6 +57,7 @@ class Responder:
         self.handler = handler
         self.seen: list[Envelope] = []
         self.deliveries: list[Delivery] = []
+        self.written_at_unix_ns: list[int] = []
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue(maxsize=4096)
         self._connection: Client | None = None
 
@@ -93,11 +94,13 @@ class Responder:
 
     async def reply(self, envelope: Envelope, answering: Answering) -> None:
         """Stores the answer where a key was given, then sends it."""
+        written_at_unix_ns = time.time_ns()
+        self.written_at_unix_ns.append(written_at_unix_ns)
         raw = encode_reply(
             execution_id=envelope.execution_id,
             status=answering.status,
             body=answering.body,
-            sent_at_unix_ns=time.time_ns(),
+            sent_at_unix_ns=written_at_unix_ns,
             content_type=answering.content_type,
             headers=answering.headers,
             step="hook",
@@ -194,6 +197,26 @@ class GatewayRig:
             },
         )
         await self.route(name, "RUNNING", reply_timeout_s=reply_timeout_s)
+
+    async def hide_ingress(self, name: str) -> None:
+        """Publishes to the ingress find no responders, as while a stream has no leader; `flow` undoes it."""
+        await self.assets.delete_stream(subjects.flow_stream(WORKSPACE, name))
+
+    async def publish_stimulus(self, flow: str, key: str, body: bytes) -> None:
+        """Stores what a gateway that died right afterwards would have stored for this Idempotency-Key."""
+        stimulus = message_ids.stimulus_id(flow, "key", key)
+        message_id = message_ids.first_message_id(stimulus, "hook")
+        raw = encode_envelope(
+            message_id=message_id,
+            execution_id=message_ids.execution_id(stimulus),
+            sent_at_unix_ns=time.time_ns(),
+            body=body,
+            content_type="text/plain",
+            reply_to=ReplyTo(
+                subject=subjects.reply_subject(WORKSPACE, "dead"), answer_key=message_ids.answer_key(flow, key)
+            ),
+        )
+        await self.assets.publish(subjects.ingress_subject(WORKSPACE, flow, "hook"), raw, {"Nats-Msg-Id": message_id})
 
     async def route(self, name: str, state: str, *, reply_timeout_s: float = 5.0) -> None:
         route = Route(name, state, trigger="hook", reply_timeout_s=reply_timeout_s, version=3, deployment=1)
