@@ -208,7 +208,10 @@ class ComponentProcess:
         """A unary call that also ends when the process does."""
         import grpc
 
-        call = method(request, timeout=limit_s)
+        async def answer() -> Any:
+            return await method(request, timeout=limit_s)
+
+        call = asyncio.ensure_future(answer())
         death = asyncio.ensure_future(self._child.wait())
         try:
             await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED, timeout=limit_s + 1)
@@ -232,6 +235,7 @@ class ComponentProcess:
         finally:
             death.cancel()
             call.cancel()
+            await asyncio.gather(call, death, return_exceptions=True)
 
     async def _let_it_exit(self) -> None:
         """A broken pipe is seen a moment before the exit that broke it."""
