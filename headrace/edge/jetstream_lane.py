@@ -102,6 +102,7 @@ class NatsLane:
         self._consumptions_made += 1
         consumption = PullConsumption(
             self._tap,
+            self._acks,
             f"{self._inbox}.c{self._consumptions_made}",
             stream,
             consumer,

@@ -8,14 +8,20 @@ from collections.abc import Callable
 from headrace.edge.nats_tap import NatsTap
 from headrace.edge.sweep_timer import NEVER, SweepTimer
 from headrace.ports import AckUnknown
+from headrace.wire.jetstream import AckSubject, parse_ack_subject
 
 LIMIT_S = 30.0
 """While the server can be reached; about the ack wait, after which it delivers the message again anyway."""
+DOWN_LIMIT_S = 120.0
+"""While it cannot."""
 ABSENT_LIMIT_S = 5.0
 """While the server says that nobody listens on the ack's subject (a consumer that is gone, or not up yet)."""
 REPEAT_AFTER_S = 2.0
 FIRST_BACKOFF_S = 0.05
 RECOVERY_LIMIT_S = 5.0
+QUIET_S = 0.2
+"""A server that has not answered a repeated ack for so long does not know the message as delivered (its consumer
+lost the last moments before a kill -9) and will deliver it again."""
 TOKEN_LETTER = b"a"
 
 
@@ -31,7 +37,8 @@ class _Ack:
 
 class AckBook:
     """After a reconnect every unconfirmed ack is repeated first; `on_recovered` is called when the broker has
-    confirmed them (or after 5 s), and only then may pulls begin, or it would deliver those messages again."""
+    confirmed them, or falls silent (0.2 s, 5 s at most), and only then may pulls begin, or it would deliver those
+    messages again. One that it delivers again all the same is claimed: acknowledged under its new subject."""
 
     def __init__(self, tap: NatsTap, prefix: bytes, *, on_recovered: Callable[[], None]) -> None:
         self._tap, self._prefix, self._on_recovered = tap, prefix, on_recovered
@@ -39,6 +46,8 @@ class AckBook:
         self._slots: dict[bytes, _Ack] = {}
         self._number = 0
         self._recovering: set[bytes] = set()
+        self._recovery_end = 0.0
+        self._unsettled: dict[tuple[str, str, int], bytes] = {}
         self._recovery_limit: asyncio.TimerHandle | None = None
         self._timer = SweepTimer(self._sweep)
 
@@ -52,12 +61,26 @@ class AckBook:
     def recovering(self) -> bool:
         return bool(self._recovering)
 
+    def claim(self, facts: AckSubject, subject: str) -> bool:
+        """Whether a delivery was acknowledged before the connection broke; then it is acknowledged anew here."""
+        if not self._unsettled:
+            return False
+        token = self._unsettled.get((facts.stream, facts.consumer, facts.stream_sequence))
+        slot = self._slots.get(token) if token is not None else None
+        if token is None or slot is None:
+            return False
+        slot.subject = subject.encode()
+        slot.absent_since = 0.0
+        self._write(token, slot)
+        return True
+
     def add(self, subject: str) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
         self._number += 1
         token = b"a%d" % self._number
         now = self._loop.time()
-        slot = self._slots[token] = _Ack(future, subject.encode(), now + LIMIT_S, now + REPEAT_AFTER_S)
+        limit = LIMIT_S if self._tap.up else DOWN_LIMIT_S
+        slot = self._slots[token] = _Ack(future, subject.encode(), now + limit, now + REPEAT_AFTER_S)
         if self._tap.up:
             self._write(token, slot)
         self._timer.arm(slot.try_at)
@@ -73,69 +96,93 @@ class AckBook:
                 slot.try_at = now + min(REPEAT_AFTER_S, FIRST_BACKOFF_S * 2**slot.tries)
                 slot.tries += 1
                 self._timer.arm(slot.try_at)
+                self._extend_recovery()
             return
         slot = self._slots.pop(token, None)
         if slot is not None:
             if not slot.future.done():
                 slot.future.set_result(None)
-            if self._recovering:
+            if self._unsettled:
                 self._settle(token)
 
     def disconnected(self) -> None:
+        """Nothing is repeated until the reconnect; the longer limit holds."""
+        deadline = self._loop.time() + DOWN_LIMIT_S
+        for slot in self._slots.values():
+            slot.deadline = deadline
         self._recovering.clear()
         self._cancel_recovery_limit()
 
     def reconnected(self) -> None:
         """Repeats all; calls `on_recovered` at once if there are none."""
         now = self._loop.time()
+        self._unsettled.clear()
         for token, slot in self._slots.items():
             slot.deadline = now + LIMIT_S
             slot.try_at = now + REPEAT_AFTER_S
             slot.absent_since, slot.tries = 0.0, 0
+            facts = parse_ack_subject(slot.subject.decode())
+            self._unsettled[facts.stream, facts.consumer, facts.stream_sequence] = token
             self._write(token, slot)
         if not self._slots:
             self._on_recovered()
             return
         self._recovering = set(self._slots)
-        self._recovery_limit = self._loop.call_later(RECOVERY_LIMIT_S, self._end_recovery)
+        self._recovery_end = now + RECOVERY_LIMIT_S
+        self._extend_recovery()
         self._timer.arm(now + REPEAT_AFTER_S)
 
     def end_all(self, cause: str) -> None:
+        """Nothing more will be confirmed."""
         self._timer.cancel()
         self._recovering.clear()
+        self._unsettled.clear()
         self._cancel_recovery_limit()
         slots, self._slots = self._slots, {}
         for slot in slots.values():
-            if not slot.future.done():
-                slot.future.set_exception(AckUnknown(cause))
+            self._give_up(slot, AckUnknown(cause))
+
+    @staticmethod
+    def _give_up(slot: _Ack, error: AckUnknown) -> None:
+        if not slot.future.done():
+            slot.future.set_exception(error)
+            slot.future.exception()  # whoever does not look leaves it to the redelivery
 
     def _write(self, token: bytes, slot: _Ack) -> None:
         self._tap.write(b"PUB %b %b%b 4\r\n+ACK\r\n" % (slot.subject, self._prefix, token))
 
     def _sweep(self, now: float) -> float:
-        if not self._tap.up:
-            return NEVER  # the reconnect sets new limits
-        following = NEVER
+        following, up = NEVER, self._tap.up
         for token, slot in list(self._slots.items()):
             absent = slot.absent_since > 0
-            if now >= slot.deadline or (absent and now - slot.absent_since >= ABSENT_LIMIT_S):
+            if now >= slot.deadline or (absent and up and now - slot.absent_since >= ABSENT_LIMIT_S):
                 del self._slots[token]
-                if not slot.future.done():
-                    cause = "no responders" if absent else "not confirmed in time"
-                    slot.future.set_exception(AckUnknown(cause, no_responders=absent))
+                cause = "no responders" if absent else "not confirmed in time"
+                self._give_up(slot, AckUnknown(cause, no_responders=absent))
                 self._settle(token)
                 continue
-            if now >= slot.try_at:
+            if up and now >= slot.try_at:
                 self._write(token, slot)
                 slot.try_at = now + REPEAT_AFTER_S
-            following = min(following, slot.try_at)
+            following = min(following, slot.try_at if up else slot.deadline)
         return following
 
     def _settle(self, token: bytes) -> None:
+        if not self._slots:
+            self._unsettled.clear()
         if token in self._recovering:
             self._recovering.discard(token)
-            if not self._recovering:
+            if self._recovering:
+                self._extend_recovery()
+            else:
                 self._end_recovery()
+
+    def _extend_recovery(self) -> None:
+        if not self._recovering:
+            return
+        self._cancel_recovery_limit()
+        until = min(self._recovery_end, self._loop.time() + QUIET_S)
+        self._recovery_limit = self._loop.call_at(until, self._end_recovery)
 
     def _end_recovery(self) -> None:
         self._recovering.clear()

@@ -1,8 +1,7 @@
 """Pulls one durable consumer through a NatsTap: credit, overlapping requests, heartbeats, recovery.
 
-Accounting: `asked` messages may still come from open pull requests, `held` were handed over and not released;
-asked + held never exceeds the credit. The server serves requests first come first served, so a delivery counts
-against the oldest one; a status for a request ends it with whatever it had left.
+Accounting: `asked` messages may still come from open pull requests (`open_pulls`), `held` were handed over and
+not released; asked + held never exceeds the credit.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from headrace.edge.lane_acks import AckBook
 from headrace.edge.nats_tap import NatsTap
+from headrace.edge.open_pulls import OpenPulls
 from headrace.edge.structured_log import get_logger
 from headrace.ports import Delivery
 from headrace.wire import jetstream
@@ -27,18 +27,13 @@ MAX_BACKOFF_S = 1.0
 STOP_LIMIT_S = 2.0
 
 
-@dataclass(slots=True)
-class _Request:
-    left: int
-    made_at: float
-
-
 class PullConsumption:
     """Implements `headrace.ports.Consumption`. `on_deliveries` gets one list per turn of the loop."""
 
     def __init__(
         self,
         tap: NatsTap,
+        acks: AckBook,
         inbox: str,
         stream: str,
         consumer: str,
@@ -51,17 +46,16 @@ class PullConsumption:
     ) -> None:
         if credit < 1:
             raise ValueError(f"credit: {credit} is below 1")
-        self._tap, self._inbox, self._credit = tap, inbox, credit
+        self._tap, self._acks, self._inbox, self._credit = tap, acks, inbox, credit
         self._stream, self._consumer = stream, consumer
         self._on_deliveries, self._on_stopped = on_deliveries, on_stopped
         self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
         self._pull_subject = jetstream.pull_subject(stream, consumer)
         self._loop = asyncio.get_running_loop()
-        self._requests: dict[bytes, _Request] = {}
+        self._pulls = OpenPulls()
         self._number = 0
         self._epoch = 0
         self._sid = 0
-        self._asked = 0
         self._held = 0
         self._ready: list[Delivery] = []
         self._read_at = (0, 0)
@@ -81,7 +75,7 @@ class PullConsumption:
     def pause(self) -> None:
         """The connection is down: what was asked for will not come."""
         self._paused = True
-        self._forget_requests()
+        self._pulls.clear()
         self._cancel_timers()
 
     def resume(self) -> None:
@@ -124,31 +118,26 @@ class PullConsumption:
     def _renew(self) -> None:
         if self._sid:
             self._tap.forget(self._sid)
-        self._forget_requests()
+        self._pulls.clear()
         self._epoch += 1
         self._sid = self._tap.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_message)
         self._refill()
         self._arm_watch()
 
-    def _forget_requests(self) -> None:
-        self._requests.clear()
-        self._asked = 0
-
     def _refill(self) -> None:
         self._refill_scheduled = False
         if self._paused or self._stopping or self._backoff is not None:
             return
-        wanted = self._credit - self._held - self._asked
+        asked = self._pulls.asked
+        wanted = self._credit - self._held - asked
         # Half of the credit at a time; less only when nothing more would come otherwise.
-        if wanted < 1 or (self._asked and 2 * wanted < self._credit):
+        if wanted < 1 or (asked and 2 * wanted < self._credit):
             return
         self._number += 1
-        token = b"%d" % self._number
         body = jetstream.pull_request(wanted, expires_s=self._expires_s, heartbeat_s=self._heartbeat_s)
         inbox = f"{self._inbox}.{self._epoch}.{self._number}"
         self._tap.write(f"PUB {self._pull_subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
-        self._requests[token] = _Request(wanted, self._loop.time())
-        self._asked += wanted
+        self._pulls.add(b"%d" % self._number, wanted, self._loop.time())
 
     def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self._heard = True
@@ -158,6 +147,10 @@ class PullConsumption:
             return
         token = reply.decode()
         facts = jetstream.parse_ack_subject(token)
+        self._pulls.count_delivery()
+        if self._acks.claim(facts, token):
+            self.release(0)
+            return
         message_id, traceparent = jetstream.parse_delivery_headers(headers) if headers else ("", "")
         ready = self._ready
         if not ready:
@@ -179,18 +172,6 @@ class PullConsumption:
             )
         )
         self._held += 1
-        self._count_delivery()
-
-    def _count_delivery(self) -> None:
-        if self._asked == 0:
-            return
-        self._asked -= 1
-        requests = self._requests
-        oldest = next(iter(requests))
-        request = requests[oldest]
-        request.left -= 1
-        if request.left <= 0:
-            del requests[oldest]
 
     def _hand_over(self) -> None:
         deliveries, self._ready = self._ready, []
@@ -209,12 +190,11 @@ class PullConsumption:
         if code == jetstream.HEARTBEAT:
             self._failures, self._problem = 0, ""
             return
-        request = self._requests.pop(subject.rpartition(b".")[2], None)
-        if request is None:
+        pull = self._pulls.end(subject.rpartition(b".")[2])
+        if pull is None:
             return
-        self._asked -= request.left
         # An early end (paused, deleted, no responders, leader change) must not turn into a busy loop.
-        early = self._loop.time() - request.made_at < self._expires_s / 2
+        early = self._loop.time() - pull.made_at < self._expires_s / 2
         if code in (jetstream.REQUEST_TIMEOUT, jetstream.NO_MESSAGES) and not early:
             self._refill()
             return
@@ -243,7 +223,7 @@ class PullConsumption:
         self._watch = None
         if self._paused or self._stopping:
             return
-        if self._asked and not self._heard:
+        if self._pulls.asked and not self._heard:
             self._problem = f"consumer {self._consumer} of stream {self._stream}: no heartbeat"
             self._renew()
             return
