@@ -108,7 +108,9 @@ class Hook:
             route, headers = self._check(scope)
             self._admission.enter()
             entered = True
-            body = await reader.read(headers.content_length)
+            connection = scope.get(CONNECTION)
+            arrived = connection is not None and connection.body_arrived
+            body = await reader.read(headers.content_length, arrived=arrived)
             check_json(headers, body)
             await self._handle(_begin(scope, route, headers, body), scope, send)
         except Refusal as refusal:

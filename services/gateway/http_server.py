@@ -43,6 +43,11 @@ class GatewayProtocol(HttpToolsProtocol):
     _in_head = True
     _refused = False
 
+    @property
+    def body_arrived(self) -> bool:
+        """True when the body of the request in work has been read to its end."""
+        return self.cycle is not None and not self.cycle.more_body and not self.pipeline
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
