@@ -51,12 +51,17 @@ def decode_snapshot(raw: bytes) -> HopSnapshot:
 def merge_snapshots(snapshots: Iterable[HopSnapshot], *, deployment: int = 0) -> GetHopsResponse:
     """Percentiles per step, phase, receiver and revision over all instances of a deployment (0: of all).
 
-    Snapshots whose own deployment is 0 (gateways) always count. An instance that answered twice counts once.
+    Snapshots whose own deployment is 0 (gateways) always count. An instance that answered twice counts once;
+    an answer without an instance (the broker's "no responders") not at all.
     """
     merged: dict[PhaseKey, Histogram] = {}
     instances: set[str] = set()
     for snapshot in snapshots:
-        if snapshot.instance in instances or (deployment and snapshot.deployment not in (0, deployment)):
+        if (
+            not snapshot.instance
+            or snapshot.instance in instances
+            or (deployment and snapshot.deployment not in (0, deployment))
+        ):
             continue
         instances.add(snapshot.instance)
         for proto in snapshot.histograms:
