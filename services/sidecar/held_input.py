@@ -43,6 +43,9 @@ class HeldInput:
     failure: Any = None
     rebound: Any = None
     refused: Problem | None = None
+    replied: bool = False
+    calls: int = 0
+    """Attempts begun here, of this delivery."""
     # Settling.
     pending: int = 0
     entered_at_mono_ns: int = 0
@@ -60,10 +63,16 @@ class HeldInput:
         """Number of the present or next attempt, from 1: redeliveries and own repetitions."""
         return self.delivery.attempt + self.failures + self.rebounds + self.crashes
 
+    @property
+    def first_try(self) -> bool:
+        """Delivered once, called once; also when that call failed."""
+        return self.delivery.attempt == 1 and self.calls == 1
+
     def trail(self) -> Trail:
         return Trail(self.failures, self.rebounds, self.crashes, self.wants_reply)
 
     def start_attempt(self) -> None:
         """Forgets what an earlier attempt produced."""
+        self.calls += 1
         self.outputs = []
         self.reply = self.failure = self.rebound = self.refused = None

@@ -42,23 +42,24 @@ class HopPhases:
 
     def called(self, held: HeldInput) -> None:
         """A call ended for good."""
-        if held.attempt > 1 or not held.entered_at_mono_ns:
+        if not held.first_try or not held.entered_at_mono_ns:
             return
         self._record(self._step, "sidecar-in", "", held.entered_at_mono_ns - held.delivery.received_at_mono_ns)
         self._record(self._step, "component", "", held.left_at_mono_ns - held.entered_at_mono_ns)
 
     def output_written(self, held: HeldInput, outgoing: Outgoing) -> None:
         """The broker has an output; refused and unanswered tries are part of the way out."""
-        if held.attempt == 1 and held.left_at_mono_ns:
+        if held.first_try and held.left_at_mono_ns:
             self._record(self._step, "sidecar-out", "", outgoing.written_at_mono_ns - held.left_at_mono_ns)
 
     def reply_written(self, held: HeldInput) -> None:
         """A reply leaves; the gateway records how long it took to arrive."""
-        if held.attempt == 1 and held.left_at_mono_ns:
+        held.replied = True
+        if held.first_try and held.left_at_mono_ns:
             self._record(self._step, "sidecar-out", "", time.monotonic_ns() - held.left_at_mono_ns)
 
     def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
         """An input without output or reply ends with its acknowledgement."""
-        if held.attempt == 1 and held.left_at_mono_ns and not held.outputs and held.reply is None:
+        if held.first_try and held.left_at_mono_ns and not held.outputs and not held.replied:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
