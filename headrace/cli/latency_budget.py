@@ -13,7 +13,7 @@ from typing import Protocol
 
 GATEWAY = "gateway"
 PUBLISH = "publish"
-WHOLE_HOP = "hop"
+WAY_OUT = "sidecar-out"
 PHASES = ("gateway-in", "queue", "sidecar-in", "component", "sidecar-out", PUBLISH, "gateway-out")
 TOLERANCE_SHARE = 0.02
 TOLERANCE_US = 300.0
@@ -76,7 +76,7 @@ def in_flow_order(steps: Sequence[str], edges: set[tuple[str, str]]) -> list[str
 def make_budget(rows: Sequence[PhaseRow], latencies_us: Sequence[float]) -> Budget:
     """`latencies_us` are the caller's, of exactly the requests that went through the flow."""
     path = reply_path(rows)
-    total_us = sum(row.mean_us * row.count for row in rows if _on_path(row, path))
+    total_us = sum(row.mean_us * _samples_on_path(row, rows, path) for row in rows)
     requests = len(latencies_us)
     if not requests:
         return Budget(0, 0.0, 0.0, path)
@@ -91,7 +91,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, rank - 1)]
 
 
-def _on_path(row: PhaseRow, path: tuple[str, ...]) -> bool:
+def _samples_on_path(row: PhaseRow, rows: Sequence[PhaseRow], path: tuple[str, ...]) -> int:
+    """How many of a row's samples belong to the reply's path.
+
+    An output for a side branch has its own way out and its own publish: neither counts.
+    """
     if row.step not in path or row.phase not in PHASES:
-        return False
-    return row.phase != PUBLISH or row.receiver in path
+        return 0
+    if row.phase == PUBLISH:
+        return row.count if row.receiver in path else 0
+    if row.phase == WAY_OUT:
+        sent = sum(
+            _samples_on_path(other, rows, path) for other in rows if (other.step, other.phase) == (row.step, PUBLISH)
+        )
+        return min(row.count, sent)
+    return row.count
