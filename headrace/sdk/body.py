@@ -10,12 +10,11 @@ from typing import Any
 
 import msgspec
 
+from headrace.model.limits import MAX_BODY_BYTES
+
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
-
-# Room below gRPC's 16 MiB a frame; the mesh refuses far smaller ones at its edges.
-MAX_BODY_BYTES = 8 * 1024 * 1024
 
 Decode = Callable[[Any], Any]
 _encode = msgspec.json.Encoder().encode
@@ -73,7 +72,7 @@ def encode_body(value: Any, content_type: str = "") -> tuple[bytes, str]:
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             raise UnencodableOutput(f"{type(value).__name__} is not JSON: {error}") from error
     if len(body) > MAX_BODY_BYTES:
-        raise UnencodableOutput(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} fit")
+        raise UnencodableOutput(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken")
     return body, content_type or default
 
 

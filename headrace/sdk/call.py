@@ -131,6 +131,27 @@ def resume(call: Suspended) -> Generator[Any, Any, None]:
             return
 
 
+async def end_call(call: Suspended, timeout_ms: int) -> None:
+    """`resume` within the call's own limit (0 for none); the task is the one that began it."""
+    task = asyncio.current_task()
+    assert task is not None
+    if not timeout_ms:
+        await resume(call)
+        return
+    timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, _expire, call, task)
+    try:
+        await resume(call)
+    finally:
+        timer.cancel()
+        if call.cancel_as == Suspended.TIMEOUT:
+            task.uncancel()
+
+
+def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
+    call.cancel_as = Suspended.TIMEOUT
+    task.cancel()
+
+
 def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> None:
     if value is not None:
         try:

@@ -12,12 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.model.limits import MAX_OUTPUTS
 from headrace.sdk.body import UnencodableOutput, encode_body
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
 from headrace.sdk.log import ComponentLog
 
 MAX_KEY_CHARACTERS = 256
-MAX_OUTPUTS = 1_000
 
 
 class EventSink(Protocol):
@@ -199,9 +199,9 @@ class Context:
     def reply(
         self, value: Any = b"", *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = ""
     ) -> Awaitable[None]:
-        """Answers the waiting caller (HTTP `status`, 100 to 599); nothing happens where nobody waits."""
-        if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
-            raise ComponentError(OUTPUT_REFUSED, f"reply status {status!r} is not from 100 to 599")
+        """Answers the waiting caller (HTTP `status`, 200 to 599); nothing happens where nobody waits."""
+        if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+            raise ComponentError(OUTPUT_REFUSED, f"reply status {status!r} is not from 200 to 599")
         body, content_type = encoded(value, content_type)
         self._sink.reply(self.call, status, body, content_type, checked_headers(headers))
         return DONE

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -19,11 +19,18 @@ from headrace.sdk.function import Function
 
 DEFAULT_MAX_UNRESOLVED = 256
 # How long a listener may take to see `ctx.draining` by itself before it is cancelled.
-DRAIN_GRACE_S = 1.0
+DRAIN_GRACE_S = 0.5
 MAX_SOURCE_ID_CHARACTERS = 512
 MAX_EMITS_A_FRAME = 100
 
-ServicerContext = grpc.aio.ServicerContext[component_pb2.ListenRequest, component_pb2.ListenResponse]
+
+class ListenRpc(Protocol):
+    """The sidecar's side of the stream (a gRPC servicer context, or the test harness)."""
+
+    async def read(self) -> Any:
+        """The next ListenRequest, or grpc.aio.EOF."""
+
+    async def write(self, frame: component_pb2.ListenResponse, /) -> None: ...
 
 
 class ListenContext(Context):
@@ -108,11 +115,11 @@ class ListenStream:
         self._stopping = asyncio.Event()
         self._closed = False
 
-    async def run(self, rpc: ServicerContext) -> None:
+    async def run(self, rpc: ListenRpc) -> None:
         """Runs the listener until it returns, fails, or is drained; raises what it raised."""
         first: Any = await rpc.read()
         if first is grpc.aio.EOF or first.WhichOneof("kind") != "start":
-            await rpc.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of Listen must be `start`")
+            raise ValueError("the first message of Listen must be `start`")
         self._slots = asyncio.Semaphore(first.start.max_unresolved or DEFAULT_MAX_UNRESOLVED)
         listener = self.loop.create_task(self._listen())
         reader = self.loop.create_task(self._read(rpc))
@@ -121,7 +128,7 @@ class ListenStream:
         try:
             await asyncio.wait({listener, writer, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not listener.done():
-                await self._end_listener(listener)
+                await self._end_listener(listener, reader)
             while self._unresolved and not reader.done() and not writer.done():
                 waited = {*self._unresolved.values(), reader, writer}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -134,13 +141,15 @@ class ListenStream:
                 task.cancel()
             await asyncio.wait(tasks, timeout=DRAIN_GRACE_S)
 
-    async def _end_listener(self, listener: asyncio.Task[None]) -> None:
-        """Gives the function a moment to see `draining` and to finish its open emits, then cancels it."""
+    async def _end_listener(self, listener: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
+        """Gives the function a moment to see `draining`, and the sidecar its time to answer open emits."""
         self._scope.draining.set()
-        await asyncio.wait({listener}, timeout=DRAIN_GRACE_S)
-        if not listener.done():
-            listener.cancel()
+        while not listener.done():
             await asyncio.wait({listener}, timeout=DRAIN_GRACE_S)
+            if not listener.done() and (reader.done() or not self._unresolved):
+                listener.cancel()
+                await asyncio.wait({listener}, timeout=DRAIN_GRACE_S)
+                return
 
     def _close(self) -> None:
         self._closed = True
@@ -179,7 +188,7 @@ class ListenStream:
         if not resolved.cancelled():
             resolved.exception()
 
-    async def _write(self, rpc: ServicerContext) -> None:
+    async def _write(self, rpc: ListenRpc) -> None:
         while True:
             await self._to_write.wait()
             self._to_write.clear()
@@ -189,7 +198,7 @@ class ListenStream:
                     frame.emits.append(self._out.popleft())
                 await rpc.write(frame)
 
-    async def _read(self, rpc: ServicerContext) -> None:
+    async def _read(self, rpc: ListenRpc) -> None:
         try:
             while True:
                 request: Any = await rpc.read()

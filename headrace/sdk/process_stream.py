@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from headrace.api.component.v1 import component_pb2
-from headrace.sdk.call import Suspended, begin_call, resume
+from headrace.sdk.call import Suspended, begin_call, end_call
 from headrace.sdk.context import StepScope
 from headrace.sdk.function import Function
 from headrace.sdk.outbox import Outbox
@@ -103,7 +103,7 @@ class ProcessStream:
                 outbox.held = False
                 self._spawn(self._lead(inputs))
                 if call is not None:
-                    await self._follow(call, item.timeout_ms, task)
+                    await self._follow(call, item.timeout_ms)
                 return
             outbox.held = False
             await self._write_one()
@@ -118,21 +118,13 @@ class ProcessStream:
             else:
                 self._threads.submit(frame.inputs)
 
-    async def _follow(self, call: Suspended, timeout_ms: int, task: asyncio.Task[Any]) -> None:
-        timer = self._loop.call_later(timeout_ms / 1000, self._expire, call, task) if timeout_ms else None
+    async def _follow(self, call: Suspended, timeout_ms: int) -> None:
+        """Drives a waiting call; the wake-up of its last event writes it out, with all others of that turn."""
         self._waiting.add(call)
         try:
-            await resume(call)
+            await end_call(call, timeout_ms)
         finally:
             self._waiting.discard(call)
-            if timer is not None:
-                timer.cancel()
-        # The wake-up that the call's last event caused writes its frame, together with those of its turn.
-
-    @staticmethod
-    def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
-        call.cancel_as = Suspended.TIMEOUT
-        task.cancel()
 
     async def _write_one(self) -> None:
         """Writes what there is, unless a write is in flight (whose task goes on with the rest)."""

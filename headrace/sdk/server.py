@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from contextvars import copy_context
 from typing import Any, NoReturn
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
@@ -14,9 +13,10 @@ import msgspec
 from headrace import __version__
 from headrace.api.component.v1 import component_pb2, component_pb2_grpc
 from headrace.sdk.component import Component
-from headrace.sdk.context import Context, StepIdentity, StepScope
+from headrace.sdk.context import StepIdentity, StepScope
 from headrace.sdk.errors import DefinitionError
-from headrace.sdk.function import Function, Hook
+from headrace.sdk.function import Function
+from headrace.sdk.hooks import run_hook
 from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import ProcessStream
@@ -135,26 +135,6 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         if self._function is None or self._scope is None:
             await _refuse(context, "call Init first")
         return self._function, self._scope
-
-
-async def run_hook(hook: Hook | None, scope: StepScope) -> None:
-    """Runs an init or shutdown hook; a plain one in a thread. Raises what it raises."""
-    if hook is None:
-        return
-    context = Context(scope, component_pb2.Input(), HookSink())
-    if hook.is_async:
-        await hook.invoke(context)
-    else:
-        await asyncio.to_thread(copy_context().run, hook.invoke, context)
-
-
-class HookSink:
-    """A hook is not a call: it cannot emit."""
-
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise RuntimeError("init and shutdown hooks cannot emit or reply; only functions can")
-
-    data = reply = error = rebound = end = _refuse
 
 
 def make_server(servicer: ComponentServicer) -> grpc.aio.Server:

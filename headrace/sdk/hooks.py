@@ -1,0 +1,31 @@
+"""Runs init and shutdown hooks, for the server and for the test harness alike."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+from headrace.api.component.v1 import component_pb2
+from headrace.sdk.context import Context, StepScope
+from headrace.sdk.function import Hook
+
+
+async def run_hook(hook: Hook | None, scope: StepScope) -> None:
+    """Runs a hook, a plain one in a thread. Raises what it raises."""
+    if hook is None:
+        return
+    context = Context(scope, component_pb2.Input(), _NoEvents())
+    if hook.is_async:
+        await hook.invoke(context)
+    else:
+        await asyncio.to_thread(copy_context().run, hook.invoke, context)
+
+
+class _NoEvents:
+    """A hook is not a call: it cannot emit."""
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise RuntimeError("init and shutdown hooks cannot emit or reply; only functions can")
+
+    data = reply = error = rebound = end = _refuse

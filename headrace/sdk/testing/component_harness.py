@@ -1,0 +1,181 @@
+"""A component in a test: its hooks run, its functions are called, what they did comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from headrace.api.component.v1 import component_pb2
+from headrace.sdk.body import JSON, encode_body
+from headrace.sdk.call import begin_call, end_call
+from headrace.sdk.component import Component
+from headrace.sdk.context import StepIdentity, StepScope
+from headrace.sdk.errors import DefinitionError
+from headrace.sdk.event_frame import EventFrame
+from headrace.sdk.hooks import run_hook
+from headrace.sdk.log import ComponentLog, LogLine
+from headrace.sdk.testing.blocking import LoopThread
+from headrace.sdk.testing.isolation import IsolatedFolder
+from headrace.sdk.testing.listener_harness import ListenerHarness
+from headrace.sdk.testing.results import CallResult
+
+
+class ComponentHarness:
+    """`async with ComponentHarness(folder_or_component, config=...) as harness: await harness.call(...)`.
+
+    A folder is loaded afresh for each harness, so that module state starts anew; a Component that is passed
+    in is used as it is. `logs` has what hooks and functions logged.
+    """
+
+    def __init__(
+        self,
+        component: Component | Path | str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        step: StepIdentity | None = None,
+    ) -> None:
+        self._source = component
+        self._config = dict(config or {})
+        self._step = step or StepIdentity(workspace="default", flow="test", step="test", version=1, deployment=1)
+        self._scope: StepScope | None = None
+        self._component: Component | None = None
+        self._calls = 0
+        self._loop_thread: LoopThread | None = None
+        self.logs: list[LogLine] = []
+
+    @property
+    def component(self) -> Component:
+        assert self._component is not None, "use `async with` or `with`"
+        return self._component
+
+    async def start(self) -> None:
+        """Loads the component and runs its init hook; raises what they raise."""
+        if isinstance(self._source, Component):
+            self._source.resolve()
+            self._component = self._source
+        else:
+            folder = Path(self._source)
+            if not folder.is_dir():
+                raise DefinitionError(f"{folder}: is not a component's folder")
+            self._component = IsolatedFolder(folder).load()
+        self._scope = StepScope(self._config, self._step, asyncio.Event(), ComponentLog(self.logs.append))
+        await run_hook(self._component.init_hook, self._scope)
+
+    async def stop(self) -> None:
+        """Runs the shutdown hook."""
+        if self._scope is not None and self._component is not None:
+            self._scope.draining.set()
+            scope, self._scope = self._scope, None
+            await run_hook(self._component.shutdown_hook, scope)
+
+    async def call(
+        self,
+        function: str,
+        value: Any = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "",
+        attempt: int = 1,
+        wants_reply: bool = True,
+        message_id: str = "",
+        execution_id: str = "",
+        timeout_s: float = 0.0,
+    ) -> CallResult:
+        """One call of a function. Bytes and text go in as they are, any other value as JSON.
+
+        Ids are random unless given; header names become lower-case, as they come from the gateway.
+        """
+        body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
+        self._calls += 1
+        source = component_pb2.Input(
+            call=self._calls,
+            body=body,
+            content_type=content_type,
+            headers={name.lower(): text for name, text in (headers or {}).items()},
+            message_id=message_id or uuid.uuid4().hex,
+            execution_id=execution_id or uuid.uuid4().hex,
+            attempt=attempt,
+            wants_reply=wants_reply,
+            timeout_ms=round(timeout_s * 1000),
+        )
+        return await self.call_with(function, source)
+
+    async def call_with(self, function: str, source: component_pb2.Input) -> CallResult:
+        """One call with an Input of the contract."""
+        assert self._scope is not None, "use `async with` or `with`"
+        target = self.component.function(function)
+        if target.kind == "listener":
+            raise DefinitionError(f"function {target.name!r} is a listener: use harness.listen({target.name!r})")
+        frame = EventFrame()
+        lines: list[LogLine] = []
+        scope = replace(self._scope, log=ComponentLog(_Both(lines, self.logs)))
+        if target.is_async:
+            call = begin_call(target, source, scope, frame)
+            if call is not None:
+                await end_call(call, source.timeout_ms)
+        else:
+            await asyncio.to_thread(begin_call, target, source, scope, frame)
+        return CallResult(frame, lines)
+
+    def listen(self, function: str = "", *, max_unresolved: int = 16) -> ListenerHarness:
+        """`async with harness.listen("poll") as listener: emit = await listener.next()`."""
+        assert self._scope is not None, "use `async with`"
+        return ListenerHarness(self.component.function(function), self._scope, max_unresolved)
+
+    async def __aenter__(self) -> ComponentHarness:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def __enter__(self) -> BlockingComponentHarness:
+        self._loop_thread = LoopThread()
+        try:
+            self._loop_thread.run(self.start())
+        except BaseException:
+            self._loop_thread.close()
+            raise
+        return BlockingComponentHarness(self, self._loop_thread)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._loop_thread is not None
+        try:
+            self._loop_thread.run(self.stop())
+        finally:
+            self._loop_thread.close()
+
+
+class BlockingComponentHarness:
+    """What `with ComponentHarness(...)` gives: `call` blocks. Options as in ComponentHarness.call."""
+
+    def __init__(self, harness: ComponentHarness, loop_thread: LoopThread) -> None:
+        self._harness = harness
+        self._loop_thread = loop_thread
+
+    @property
+    def logs(self) -> list[LogLine]:
+        return self._harness.logs
+
+    def call(self, function: str, value: Any = b"", **options: Any) -> CallResult:
+        return self._loop_thread.run(self._harness.call(function, value, **options))
+
+
+class _Both:
+    """Writes a log line to the call's list and to the harness's."""
+
+    def __init__(self, *lists: list[LogLine]) -> None:
+        self._lists = lists
+
+    def __call__(self, line: LogLine) -> None:
+        for lines in self._lists:
+            lines.append(line)

@@ -1,0 +1,250 @@
+"""A whole flow in a test: every step's component in this process, messages passed from hand to hand.
+
+Steps are called one at a time, breadth first, so that a run is the same every time. Retries happen at once.
+Ids, limits on outputs, retries and the answers to failures follow the mesh.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from headrace.api.component.v1 import component_pb2
+from headrace.model.errors import InvalidInput
+from headrace.model.flow_graph import check_flow
+from headrace.model.flow_spec import StepSpec
+from headrace.model.message_ids import execution_id, first_message_id, output_message_id, stimulus_id
+from headrace.sdk.body import JSON, encode_body
+from headrace.sdk.component import Component
+from headrace.sdk.context import StepIdentity
+from headrace.sdk.log import LogLine
+from headrace.sdk.testing.blocking import LoopThread
+from headrace.sdk.testing.component_harness import ComponentHarness
+from headrace.sdk.testing.results import CallResult, Failure, Output, Reply
+from headrace.wire.flow_file import load_flow_file
+
+REBOUNDS_AT_ONCE = 20
+MAX_CALLS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """An input that a step gave up on, after its attempts."""
+
+    step: str
+    failure: Failure
+    attempts: int
+
+
+@dataclass(slots=True)
+class FlowResult:
+    """Everything one stimulus caused."""
+
+    execution_id: str
+    reply: Reply | None = None
+    """The first reply; a failure answers too, with `{"error": {...}}`. None: a caller would wait until 504."""
+    outputs: dict[str, list[Output]] = field(default_factory=dict)
+    """What each step emitted, in order."""
+    errors: list[StepError] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    """Steps in the order in which they finished a message."""
+    logs: list[LogLine] = field(default_factory=list)
+
+
+class FlowHarness:
+    """`async with FlowHarness("flow.yaml") as flow: result = await flow.send(body)`.
+
+    `components` gives the component (a folder or a Component) of steps whose component is not a folder in the
+    file; `config` replaces the configuration of steps.
+    """
+
+    def __init__(
+        self,
+        flow: Path | str,
+        *,
+        components: Mapping[str, Component | Path | str] | None = None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._file = load_flow_file(flow)
+        self._components = dict(components or {})
+        self._config = dict(config or {})
+        self._steps = {step.name: step for step in self._file.spec.steps}
+        # A folder's component gets its name when it is pushed; for the graph any name does.
+        folders = self._file.folders
+        named = [replace(step, component="any") if step.name in folders else step for step in self._file.spec.steps]
+        self._trigger = check_flow(replace(self._file.spec, steps=tuple(named))).trigger
+        self._harnesses: dict[str, ComponentHarness] = {}
+        self._loop_thread: LoopThread | None = None
+        for given in (self._components, self._config):
+            for name in given:
+                if name not in self._steps:
+                    raise InvalidInput.at("step", name, "is not a step", next_step=f"Steps: {', '.join(self._steps)}")
+
+    async def start(self) -> None:
+        """Loads every step's component and runs its init hook; what was started is stopped if one fails."""
+        try:
+            for index, (name, step) in enumerate(self._steps.items()):
+                source = self._components.get(name) or self._file.folders.get(name)
+                if source is None:
+                    raise InvalidInput.at(
+                        f"steps[{index}].component", step.component, "is not a folder",
+                        next_step=f"Pass components={{{name!r}: ...}} to the harness",
+                    )  # fmt: skip
+                identity = StepIdentity("default", self._file.name, name, 1, 1, step.component)
+                harness = ComponentHarness(source, config=self._config.get(name, step.config), step=identity)
+                await harness.start()
+                harness.component.function(step.function)
+                self._harnesses[name] = harness
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        while self._harnesses:
+            _, harness = self._harnesses.popitem()
+            await harness.stop()
+
+    async def send(
+        self,
+        value: Any = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "",
+        method: str = "POST",
+        path: str = "",
+        query: str = "",
+    ) -> FlowResult:
+        """Sends one request to the trigger and runs until nothing is left. Bytes and text go as they are, any
+        other value as JSON."""
+        body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
+        stimulus = stimulus_id(self._file.name, "webhook", uuid.uuid4().hex)
+        result = FlowResult(execution_id(stimulus))
+        given = {name.lower(): text for name, text in (headers or {}).items()}
+        given |= {"headrace-method": method, "headrace-path": path, "headrace-query": query}
+        first = component_pb2.Input(
+            body=body,
+            content_type=content_type,
+            headers=given,
+            message_id=first_message_id(stimulus, self._trigger),
+            execution_id=result.execution_id,
+            wants_reply=self._file.spec.reply_timeout_s > 0,
+        )
+        waiting = deque([(self._steps[self._trigger], first)])
+        while waiting:
+            step, message = waiting.popleft()
+            for output_index, output in enumerate(await self._handle(step, message, result)):
+                for receiver in step.to:
+                    waiting.append((self._steps[receiver], _passed_on(message, step, receiver, output_index, output)))
+            if len(result.order) > MAX_CALLS:
+                raise RuntimeError(f"more than {MAX_CALLS} messages from one request")
+        return result
+
+    async def _handle(self, step: StepSpec, message: component_pb2.Input, result: FlowResult) -> list[Output]:
+        """Calls the step until the message is done or given up; answers what it emitted."""
+        harness = self._harnesses[step.name]
+        function = harness.component.function(step.function)
+        if function.kind == "listener":
+            # A listener makes its stimuli itself: what was sent is one of them.
+            called: CallResult | None = None
+            outputs = [Output(message.body, message.content_type, {})]
+        else:
+            called, failure, attempts = await self._attempts(harness, function.name, step, message)
+            result.logs += called.logs
+            if failure is not None:
+                result.order.append(step.name)
+                result.errors.append(StepError(step.name, failure, attempts))
+                if message.wants_reply and result.reply is None:
+                    result.reply = _error_reply(failure, result.execution_id)
+                return []
+            outputs = called.outputs
+        result.order.append(step.name)
+        result.outputs.setdefault(step.name, []).extend(outputs)
+        if called is not None and called.reply is not None and message.wants_reply and result.reply is None:
+            result.reply = called.reply
+        return outputs
+
+    async def _attempts(
+        self, harness: ComponentHarness, function: str, step: StepSpec, message: component_pb2.Input
+    ) -> tuple[CallResult, Failure | None, int]:
+        failures = rebounds = 0
+        message.timeout_ms = round(step.timeout_s * 1000)
+        while True:
+            message.attempt = failures + rebounds + 1
+            called = await harness.call_with(function, message)
+            if called.rebound is not None:
+                rebounds += 1
+                if rebounds > REBOUNDS_AT_ONCE:
+                    failure = Failure("REBOUND_LIMIT", f"asked to try again later {rebounds} times", 0, False)
+                    return called, failure, message.attempt
+                continue
+            if called.error is None:
+                return called, None, message.attempt
+            failures += 1
+            if not called.error.retryable or failures >= step.retry.attempts:
+                return called, called.error, message.attempt
+
+    async def __aenter__(self) -> FlowHarness:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def __enter__(self) -> BlockingFlowHarness:
+        self._loop_thread = LoopThread()
+        try:
+            self._loop_thread.run(self.start())
+        except BaseException:
+            self._loop_thread.close()
+            raise
+        return BlockingFlowHarness(self, self._loop_thread)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._loop_thread is not None
+        try:
+            self._loop_thread.run(self.stop())
+        finally:
+            self._loop_thread.close()
+
+
+class BlockingFlowHarness:
+    """What `with FlowHarness(...)` gives: `send` blocks. Options as in FlowHarness.send."""
+
+    def __init__(self, harness: FlowHarness, loop_thread: LoopThread) -> None:
+        self._harness = harness
+        self._loop_thread = loop_thread
+
+    def send(self, value: Any = b"", **options: Any) -> FlowResult:
+        return self._loop_thread.run(self._harness.send(value, **options))
+
+
+def _passed_on(
+    parent: component_pb2.Input, step: StepSpec, receiver: str, index: int, output: Output
+) -> component_pb2.Input:
+    name = f"k:{output.key}" if output.key else str(index)
+    return component_pb2.Input(
+        body=output.body,
+        content_type=output.content_type,
+        headers=output.headers,
+        message_id=output_message_id(parent.message_id, step.name, name, receiver),
+        execution_id=parent.execution_id,
+        wants_reply=parent.wants_reply,
+    )
+
+
+def _error_reply(failure: Failure, execution: str) -> Reply:
+    status = failure.status if 400 <= failure.status <= 599 else 500
+    error = {"code": failure.code, "message": failure.message, "execution": execution}
+    return Reply(status, msgspec.json.encode({"error": error}), JSON, {})

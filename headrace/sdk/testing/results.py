@@ -1,0 +1,115 @@
+"""What came of a call: read from the same events that a sidecar would get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from headrace.sdk.event_frame import EventFrame
+from headrace.sdk.log import LogLine
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One message emitted."""
+
+    body: bytes
+    content_type: str
+    headers: dict[str, str]
+    key: str = ""
+
+    @property
+    def value(self) -> Any:
+        """The body decoded: JSON, text, or the bytes themselves, by its content type."""
+        return _decoded(self.body, self.content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to the waiting caller."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: dict[str, str]
+
+    @property
+    def value(self) -> Any:
+        return _decoded(self.body, self.content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How the call failed; `status` 0 means that the component chose none."""
+
+    code: str
+    message: str
+    status: int
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReboundAsked:
+    """The component asks for this input again later."""
+
+    reason: str
+    delay_s: float
+
+
+class CallResult:
+    """One call. `outputs` also shows what the component emits after the function returned (late emits)."""
+
+    def __init__(self, frame: EventFrame, logs: list[LogLine]) -> None:
+        self._events = frame.response.events
+        self.logs = logs
+
+    @property
+    def outputs(self) -> list[Output]:
+        found = (event.data for event in self._events if event.HasField("data"))
+        return [Output(emit.body, emit.content_type, dict(emit.headers), emit.key) for emit in found]
+
+    @property
+    def reply(self) -> Reply | None:
+        """The first reply: the caller gets no other."""
+        for event in self._events:
+            if event.HasField("reply"):
+                reply = event.reply
+                return Reply(reply.status or 200, reply.body, reply.content_type, dict(reply.headers))
+        return None
+
+    @property
+    def error(self) -> Failure | None:
+        for event in self._events:
+            if event.HasField("error"):
+                error = event.error
+                return Failure(error.code, error.message, error.status, error.retryable)
+        return None
+
+    @property
+    def rebound(self) -> ReboundAsked | None:
+        for event in self._events:
+            if event.HasField("rebound"):
+                return ReboundAsked(event.rebound.reason, event.rebound.delay_ms / 1000)
+        return None
+
+    @property
+    def value(self) -> Any:
+        """The value of the one output; AssertionError says what came instead."""
+        outputs = self.outputs
+        assert self.error is None, f"the call failed: {self.error}"
+        assert len(outputs) == 1, f"the call made {len(outputs)} outputs"
+        return outputs[0].value
+
+    def __repr__(self) -> str:
+        return f"CallResult(outputs={self.outputs}, reply={self.reply}, error={self.error}, rebound={self.rebound})"
+
+
+def _decoded(body: bytes, content_type: str) -> Any:
+    kind = content_type.partition(";")[0].strip()
+    if kind == "application/json" or kind.endswith("+json"):
+        return msgspec.json.decode(body)
+    if kind.startswith("text/"):
+        return body.decode()
+    return body
