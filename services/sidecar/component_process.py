@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.child_process import ChildProcess, Command, describe_exit
+from headrace.edge.parent_death import PARENT_PID_VARIABLE
 from headrace.edge.structured_log import get_logger
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
@@ -60,6 +61,7 @@ def component_command(
 ) -> Command:
     """Command line and environment of a component; -P keeps the bundle from shadowing the SDK's modules."""
     environment: dict[str, str | None] = {name: None for name in os.environ if name not in _PASSED_ON}
+    environment[PARENT_PID_VARIABLE] = str(os.getpid())
     environment["HEADRACE_COMPONENT_SOCKET"] = str(socket)
     environment["HEADRACE_INSTANCE"] = settings.instance
     environment["PYTHONUNBUFFERED"] = "1"

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
+from headrace.api.flow.v1 import flow_pb2
+from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.broker_process import BrokerProcess
 from headrace.model.message_ids import output_message_id
+from tests.support.eventually import eventually
 from tests.support.sidecar import STEP, sidecar_bench
+
+HEAD = """
+import asyncio, json, os, pathlib, sys
+from asyncio import sleep as pause
+from headrace.sdk import Component, ComponentError, Context, Rebound
+
+component = Component()
+"""
+
+
+def count_calls(folder: Path) -> str:
+    """Source of a function that counts calls outside the process, by body."""
+    return f"""
+CALLS = pathlib.Path({str(folder)!r})
+
+def note(body):
+    with open(CALLS / "calls", "ab") as file:
+        file.write(body + b"\\n")
+    return (CALLS / "calls").read_bytes().split(b"\\n").count(body)
+"""
 
 
 async def test_a_message_goes_in_and_its_output_comes_out(broker: BrokerProcess, tmp_path: Path) -> None:
@@ -22,4 +48,435 @@ async def test_a_message_goes_in_and_its_output_comes_out(broker: BrokerProcess,
         status = await bench.status()
         assert status.counters["processed"] == 1
         assert set(status.stage_ms) == {"fetch", "build", "start", "init", "self_check", "total"}
-        print(dict(status.stage_ms))
+
+
+async def test_fan_out_has_the_ids_that_law_4_says(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await ctx.emit(b"first")
+    await ctx.emit(b"second", key="mine")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, receivers=("left", "right")) as bench:
+        await bench.run()
+        message_id = await bench.inject(b"in")
+        for receiver in ("left", "right"):
+            first, second = await bench.take(2, receiver)
+            assert (first.envelope.body, second.envelope.body) == (b"first", b"second")
+            assert first.message_id == output_message_id(message_id, STEP, "0", receiver)
+            assert second.message_id == output_message_id(message_id, STEP, "k:mine", receiver)
+
+
+async def test_a_reply_reaches_the_caller_and_its_address_travels_on(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await ctx.emit(b"on")
+    await ctx.reply({"ok": True}, status=201, headers={"x-a": "b"})
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        await bench.inject(b"in", reply=True)
+        (arrived,) = await bench.take(1)
+        assert arrived.envelope.reply_to.subject
+        await eventually(lambda: bench.replies)
+        (reply,) = bench.replies
+        assert (reply.status, json.loads(reply.body), dict(reply.headers)) == (201, {"ok": True}, {"x-a": "b"})
+        assert (reply.step, reply.deployment, reply.version, reply.revision) == (STEP, 1, 1, bench.digest)
+        await bench.until_done()
+
+
+async def test_failures_are_tried_again_then_dead_lettered_with_their_attempts(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await ctx.emit(b"never to be seen")
+    raise ValueError(f"attempt {ctx.message.attempt}")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        message_id = await bench.inject(b"in", reply=True)
+        await eventually(lambda: bench.replies)
+        error = json.loads(bench.replies[0].body)["error"]
+        assert bench.replies[0].status == 500
+        assert error["execution"] == bench.replies[0].execution_id
+        (letter,) = await bench.dead_letters()
+        assert letter.original.id == message_id
+        assert letter.original.body == b"in"
+        assert (letter.flow, letter.step, letter.deployment, letter.revision) == ("bench", STEP, 1, bench.digest)
+        assert [attempt.attempt for attempt in letter.attempts] == [1, 2, 3]
+        await bench.until_done()
+        assert await bench.waiting("next") == 0
+        status = await bench.status()
+        assert (status.counters["retried"], status.counters["dead_lettered"]) == (2, 1)
+
+
+async def test_a_rejection_answers_that_caller_and_no_other(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    if body == b"bad":
+        raise ComponentError("UNKNOWN_SKU", "no such article", status=422)
+    await ctx.reply(b"fine")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        for body in (b"good", b"bad", b"good"):
+            await bench.inject(body, reply=True)
+        await eventually(lambda: len(bench.replies) == 3)
+        assert sorted(reply.status for reply in bench.replies) == [200, 200, 422]
+        (rejected,) = [reply for reply in bench.replies if reply.status == 422]
+        assert json.loads(rejected.body)["error"]["code"] == "UNKNOWN_SKU"
+        await bench.until_done()
+        assert await bench.dead_letters() == []
+        assert (await bench.status()).counters["rejected"] == 1
+        # Nobody waits: then it is a dead letter.
+        await bench.inject(b"bad")
+        await bench.until_done()
+        (letter,) = await bench.dead_letters()
+        assert letter.reason == "UNKNOWN_SKU"
+
+
+async def test_a_call_over_its_limit_is_abandoned_and_its_late_answer_ignored(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    source = (
+        HEAD
+        + count_calls(tmp_path)
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    if note(body) == 1:
+        await pause(0.8)
+        await ctx.emit(b"late")
+    else:
+        await ctx.emit(b"in time")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, timeout_s=0.4) as bench:
+        await bench.run()
+        await bench.inject(b"in")
+        (arrived,) = await bench.take(1)
+        assert arrived.envelope.body == b"in time"
+        status = await bench.until(lambda status: status.counters["late_ignored"] >= 1)
+        assert status.counters["timeouts"] == 1
+        assert await bench.waiting("next") == 0
+        await bench.until_done()
+
+
+async def test_the_last_timeout_answers_504(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await pause(30)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, timeout_s=0.1) as bench:
+        await bench.run()
+        await bench.inject(b"in", reply=True)
+        await eventually(lambda: bench.replies)
+        assert bench.replies[0].status == 504
+        assert json.loads(bench.replies[0].body)["error"]["code"] == "TIMEOUT"
+        (letter,) = await bench.dead_letters()
+        assert letter.reason == "TIMEOUT"
+
+
+async def test_outputs_beyond_the_limits_are_refused(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    if body == b"many":
+        for number in range(1001):
+            await ctx.emit(b"x")
+    else:
+        await ctx.emit(b"x" * (512 * 1024 + 1))
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        await bench.inject(b"many", reply=True)
+        await bench.inject(b"large", reply=True)
+        await eventually(lambda: len(bench.replies) == 2)
+        codes = {json.loads(reply.body)["error"]["code"] for reply in bench.replies}
+        assert codes == {"OUTPUT_REFUSED"}
+        await bench.until_done()
+        assert await bench.waiting("next") == 0
+
+
+async def test_a_rebound_is_tried_again_after_its_delay(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + count_calls(tmp_path)
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    if note(body) < 3:
+        raise Rebound("not yet", delay_s=0.05)
+    await ctx.emit(body)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        await bench.inject(b"in")
+        await bench.take(1)
+        await bench.until_done()
+        assert (await bench.status()).counters["rebounds"] == 2
+
+
+async def test_a_late_emit_is_published(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+tasks = set()
+
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    async def later():
+        await pause(0.1)
+        await ctx.emit(b"late")
+    tasks.add(asyncio.create_task(later()))
+    await ctx.emit(b"early")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        message_id = await bench.inject(b"in")
+        early, late = await bench.take(2)
+        assert (early.envelope.body, late.envelope.body) == (b"early", b"late")
+        assert late.message_id == output_message_id(message_id, STEP, "1", "next")
+
+
+async def test_component_output_becomes_log_lines(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    ctx.log.warning("seen", size=len(body))
+    print("plain")
+    print("x" * 20000)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.run()
+        await bench.inject(b"in")
+        await bench.until_done()
+
+        async def all_lines() -> list[flow_pb2.LogLine]:
+            lines = [flow_pb2.LogLine.FromString(raw) for raw in await bench.log_lines()]
+            lines = [line for line in lines if line.source == "component"]
+            assert len(lines) >= 3
+            return lines
+
+        lines = await eventually(all_lines)
+        by_text = {line.message[:5]: line for line in lines}
+        assert by_text["seen"].level == "warning"
+        assert json.loads(by_text["seen"].fields_json)["size"] == 2
+        assert by_text["plain"].level == "info"
+        assert len(by_text["xxxxx"].message) < 9000
+        assert by_text["plain"].instance == "default.bench.d1.work.0"
+
+
+# Death and repetition
+
+
+async def test_kill_9_of_the_component_loses_and_doubles_nothing(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await pause(0.2)
+    await ctx.emit(body)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, prefetch=16) as bench:
+        await bench.run()
+        bodies = {b"%d" % number for number in range(100)}
+        for body in sorted(bodies):
+            await bench.inject(body)
+        victim = await bench.until(lambda status: status.in_flight > 0)
+        assert victim.in_flight > 0
+        os.kill(victim.component_pid, signal.SIGKILL)
+        arrived = await bench.take(100)
+        assert {found.envelope.body for found in arrived} == bodies
+        await bench.until_done()
+        assert await bench.waiting("next") == 0
+        status = await bench.status()
+        assert status.component_starts == 2
+        assert status.counters["crashed_calls"] >= victim.in_flight > 0
+        assert "SIGKILL" in status.cause
+
+
+async def test_kill_9_of_the_sidecar_loses_and_doubles_nothing(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await ctx.emit(body)
+    await ctx.emit(body + b"!")
+    await pause(0.05)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, prefetch=16, ack_wait_s=1.0) as bench:
+        await bench.run()
+        bodies = {b"%d" % number for number in range(100)}
+        for body in sorted(bodies):
+            await bench.inject(body)
+        victim = await bench.until(lambda status: status.in_flight > 0 and status.counters["processed"] > 5)
+        await bench.kill_sidecar()
+        assert victim.in_flight > 0
+        await eventually(lambda: not _is_alive(victim.component_pid))
+        await bench.start()
+        await bench.until_active()
+        arrived = await bench.take(200)
+        assert {found.envelope.body for found in arrived} == bodies | {body + b"!" for body in bodies}
+        await bench.until_done()
+        assert await bench.waiting("next") == 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_a_message_that_kills_the_component_ends_alone(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await pause(0.05)
+    if body == b"poison":
+        os._exit(7)
+    await ctx.emit(body)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.prepare()
+        for body in (b"a", b"poison", b"b", b"c"):
+            await bench.inject(body, body.decode())
+        await bench.start()
+        arrived = await bench.take(3)
+        assert {found.envelope.body for found in arrived} == {b"a", b"b", b"c"}
+        await bench.until_done()
+        (letter,) = await bench.dead_letters()
+        assert (letter.original.body, letter.reason) == (b"poison", "COMPONENT_DIED")
+        status = await bench.status()
+        assert status.component_starts == 4
+        assert status.state == sidecar_pb2.STEP_STATE_RUNNING
+
+
+async def test_a_redelivery_doubles_nothing(broker: BrokerProcess, tmp_path: Path) -> None:
+    """The broker delivers again what the component still works on, and the ids of its outputs are forgotten."""
+    source = (
+        HEAD
+        + count_calls(tmp_path)
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    note(body)
+    await pause(0.5)
+    await ctx.emit(body)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
+        await bench.prepare()
+        # The sidecar believes in 30 s and extends every 10 s; this consumer delivers again after 0.2 s.
+        bench.ack_wait_s = 0.2
+        await bench.assets.delete_consumer(bench.stream, "d1_work")
+        await bench.make_consumer(STEP)
+        await bench.start()
+        await bench.inject(b"in", "same")
+        await bench.take(1)
+        await bench.until_done()
+        status = await bench.status()
+        assert status.counters["redelivered"] >= 1
+        assert (tmp_path / "calls").read_bytes() == b"in\n"
+        assert await bench.waiting("next") == 0
+
+
+async def test_the_same_message_stored_twice_is_handled_once(broker: BrokerProcess, tmp_path: Path) -> None:
+    async with sidecar_bench(broker.url, tmp_path) as bench:
+        await bench.run()
+        await bench.inject(b"in", "same")
+        await bench.take(1)
+        await bench.until_done()
+        # Kill -9 makes the broker forget the ids of consumed messages.
+        broker.kill()
+        assert broker.process is not None
+        await broker.process.wait()
+        await broker.start()
+        await eventually(lambda: bench.connection.is_connected)
+        await bench.inject(b"in", "same")
+        await bench.until_done()
+        await bench.until(lambda status: status.counters["received"] == 2)
+        assert await bench.waiting("next") == 0
+        assert (await bench.status()).counters["duplicates"] == 1
+
+
+async def test_a_broker_restart_under_load_loses_and_doubles_nothing(broker: BrokerProcess, tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await pause(0.02)
+    await ctx.emit(body)
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, prefetch=32, ack_wait_s=3.0) as bench:
+        await bench.run()
+        bodies = {b"%d" % number for number in range(300)}
+        for body in sorted(bodies):
+            await bench.inject(body)
+        await bench.until(lambda status: status.in_flight > 0 and status.counters["processed"] > 20)
+        broker.kill()
+        assert broker.process is not None
+        await broker.process.wait()
+        await broker.start()
+        await eventually(lambda: bench.connection.is_connected)
+        arrived = await bench.take(300, within_s=30)
+        assert {found.envelope.body for found in arrived} == bodies
+        await bench.until_done()
+        assert await bench.waiting("next") == 0
+
+
+async def test_a_full_edge_slows_the_step_and_recovers(broker: BrokerProcess, tmp_path: Path) -> None:
+    async with sidecar_bench(broker.url, tmp_path, max_waiting=20, prefetch=8) as bench:
+        await bench.prepare()
+        await bench.start()
+        await bench.until_active()
+        for number in range(20):
+            await bench.inject(b"%d" % number)
+        await bench.until_done()
+        for number in range(20, 40):
+            await bench.inject(b"%d" % number)
+        status = await bench.until(lambda status: status.counters["refused_full"] > 5)
+        assert status.in_flight == 8
+        assert await bench.waiting("next") == 20
+        arrived = await bench.take(40)
+        assert {found.envelope.body for found in arrived} == {b"%d" % number for number in range(40)}
+        await bench.until_done()

@@ -389,7 +389,7 @@ class SidecarBench:
         jetstream = self.connection.jetstream(timeout=5)
         info = await jetstream.stream_info(stream)
         found = []
-        for sequence in range(info.state.first_seq, info.state.last_seq + 1):
+        for sequence in range(max(1, info.state.first_seq), info.state.last_seq + 1):
             found.append((await jetstream.get_msg(stream, sequence)).data or b"")
         return found
 
