@@ -30,7 +30,9 @@ ROWS = [
     Row("gateway", "gateway-out", "", 10, 50.0),
     Row("gateway", "publish", "order", 10, 200.0),
     *hop("order", "price", 10, 10.0),
-    *hop("price", "check", 9, 20.0),
+    *(Row("price", phase, "", 10, 20.0) for phase in ("queue", "sidecar-in", "component")),
+    Row("price", "sidecar-out", "", 19, 7.0),
+    Row("price", "publish", "check", 9, 20.0),
     Row("price", "publish", "notify", 9, 5000.0),
     Row("price", "publish", "gateway", 1, 20.0),
     *hop("check", "gateway", 9, 30.0),
@@ -45,9 +47,10 @@ def test_the_path_has_every_step_that_leads_to_the_caller_and_no_other() -> None
 
 def test_the_side_branch_is_not_in_the_sum() -> None:
     budget = make_budget(ROWS, [900.0] * 10)
-    # price: its queue ... sidecar-out ran 9 times here, its publish 9 times to check and once to the caller
-    inner = (5 * 10 * 10 + 5 * 9 * 20 + 20 + 5 * 9 * 30) / 10
-    assert math.isclose(budget.phases_us, 350 + inner)
+    order, check = 5 * 10 * 10.0, 5 * 9 * 30.0
+    # price: ten inputs; nineteen outputs, of which nine went to check and one to the caller
+    price = 3 * 10 * 20.0 + 10 * 7.0 + 9 * 20.0 + 20.0
+    assert math.isclose(budget.phases_us, 350 + (order + price + check) / 10)
     assert math.isclose(budget.caller_us, 900.0)
     assert math.isclose(budget.difference_us, 900.0 - budget.phases_us)
 
