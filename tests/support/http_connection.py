@@ -57,6 +57,11 @@ class HttpConnection:
         self.sent = True
         self._writer.write(raw)
 
+    @property
+    def is_closed(self) -> bool:
+        """True when the peer has ended the connection, as far as is known."""
+        return self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
+
     async def drain(self) -> None:
         await self._writer.drain()
 

@@ -1,0 +1,128 @@
+"""The ledger checker: what callers attempted and were told, against what happened outside the mesh, as sets.
+
+Nothing here looks into the mesh. An attempt's outcome is what its caller knows: OK (answered as it should be),
+FAILED (refused, or never sent), UNKNOWN (the connection died, or a 503 or 504, after it was sent: it may have
+happened or not). An effect is a line in a file, written by a step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Outcome(StrEnum):
+    OK = "OK"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request. `wrong` says what was wrong with an answer that came, else it is empty."""
+
+    id: str
+    outcome: Outcome
+    status: int = 0
+    wrong: str = ""
+    latency_s: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One effect, with the revision that made it, the message that caused it and its delivery attempt."""
+
+    id: str
+    revision: str = ""
+    message_id: str = ""
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`ok` is the law: nothing acknowledged is lost, nothing doubled, nothing made up, no wrong answer."""
+
+    attempted: int
+    acknowledged: int
+    failed: int
+    unknown: int
+    effected: int
+    lost: frozenset[str]
+    """Acknowledged, but never effected."""
+    unexpected: frozenset[str]
+    """Effected, but never attempted."""
+    refused: frozenset[str]
+    """Effected although their caller was told that they failed."""
+    duplicated: frozenset[str]
+    """Effected more than once."""
+    wrong: tuple[Attempt, ...]
+    by_revision: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost or self.unexpected or self.refused or self.duplicated or self.wrong)
+
+    def line(self) -> str:
+        """The whole verdict in one printed line."""
+        revisions = ", ".join(f"{name}: {count}" for name, count in sorted(self.by_revision.items()))
+        return (
+            f"ledger {'ok' if self.ok else 'BROKEN'}: attempted {self.attempted} (ok {self.acknowledged}, "
+            f"failed {self.failed}, unknown {self.unknown}), effected {self.effected}; lost {len(self.lost)}, "
+            f"duplicated {len(self.duplicated)}, unexpected {len(self.unexpected)}, refused yet effected "
+            f"{len(self.refused)}, wrong answers {len(self.wrong)}; by revision {{{revisions}}}"
+        )
+
+
+def check(attempts: Iterable[Attempt], effects: Iterable[Effect]) -> Verdict:
+    """Compares the two. ValueError if one id was attempted twice: the traffic itself is broken then."""
+    outcomes: dict[str, Outcome] = {}
+    wrong: list[Attempt] = []
+    for attempt in attempts:
+        if attempt.id in outcomes:
+            raise ValueError(f"id {attempt.id} was attempted twice")
+        outcomes[attempt.id] = attempt.outcome
+        if attempt.wrong:
+            wrong.append(attempt)
+    counts = Counter[str]()
+    revisions = Counter[str]()
+    for effect in effects:
+        counts[effect.id] += 1
+        revisions[effect.revision] += 1
+    told = Counter(outcomes.values())
+    acknowledged = {id for id, outcome in outcomes.items() if outcome is Outcome.OK}
+    failed = {id for id, outcome in outcomes.items() if outcome is Outcome.FAILED}
+    effected = set(counts)
+    return Verdict(
+        attempted=len(outcomes),
+        acknowledged=told[Outcome.OK],
+        failed=told[Outcome.FAILED],
+        unknown=told[Outcome.UNKNOWN],
+        effected=len(effected),
+        lost=frozenset(acknowledged - effected),
+        unexpected=frozenset(effected - outcomes.keys()),
+        refused=frozenset(effected & failed),
+        duplicated=frozenset(id for id, count in counts.items() if count > 1),
+        wrong=tuple(wrong),
+        by_revision=dict(revisions),
+    )
+
+
+def read_effects(file: Path) -> list[Effect]:
+    """Lines of an effects file, in order; [] if there is none yet. ValueError for a line that is none."""
+    if not file.exists():
+        return []
+    effects = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            data = json.loads(line)
+            effects.append(
+                Effect(data["id"], data["revision"], str(data.get("message_id", "")), int(data.get("attempt", 1)))
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}, line {number} is no effect: {line[:200]!r}") from error
+    return effects

@@ -1,0 +1,154 @@
+"""Open-loop traffic: requests leave at their times, whatever the answers do, on raw keep-alive connections.
+
+Each request carries an id of its own in its body; what its caller learnt is kept as an Attempt. Nothing is ever
+sent twice: a request whose connection died is UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from tests.robustness.ledger import Attempt, Outcome
+from tests.support.http_connection import HttpAnswer, HttpConnection
+
+JSON_HEADERS = {"content-type": "application/json"}
+# After it was sent: the mesh does not say whether it happened.
+UNKNOWN_STATUSES = frozenset({502, 503, 504})
+MAX_WAITING = 2_000
+
+
+class Traffic:
+    """`async with Traffic([address], "/hook/orders", rate=200) as traffic: ...; await traffic.finish()`.
+
+    `rate` is requests a second. Latencies count from the moment a request was due. At most `MAX_WAITING`
+    requests are under way; one that finds no room counts as FAILED (never sent).
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        path: str,
+        *,
+        rate: float,
+        answer_limit_s: float = 30.0,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        self._addresses = addresses
+        self._path = path
+        self._rate = rate
+        self._answer_limit_s = answer_limit_s
+        self._extra = dict(extra or {})
+        self._idle: list[tuple[str, HttpConnection]] = []
+        self._stopping = asyncio.Event()
+        self._done = asyncio.Event()
+        self._under_way = 0
+        self._run = secrets.token_hex(3)
+        self.attempts: list[Attempt] = []
+
+    async def __aenter__(self) -> Traffic:
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+        self._generator = self._group.create_task(self._generate())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            for _, connection in self._idle:
+                await connection.close()
+
+    async def finish(self) -> list[Attempt]:
+        """Sends no more and waits for the answers that are due; answers all attempts."""
+        self._stopping.set()
+        async with asyncio.timeout(self._answer_limit_s + 10.0):
+            await self._generator
+            if self._under_way:
+                await self._done.wait()
+        return self.attempts
+
+    def counted(self, outcome: Outcome) -> int:
+        return sum(attempt.outcome is outcome for attempt in self.attempts)
+
+    async def _generate(self) -> None:
+        began = time.monotonic()
+        for number in itertools.count():
+            due = began + number / self._rate
+            delay = due - time.monotonic()
+            if delay > 0:
+                try:
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+            if self._stopping.is_set():
+                return
+            id = f"{self._run}-{number}"
+            if self._under_way >= MAX_WAITING:
+                self.attempts.append(Attempt(id, Outcome.FAILED, detail="no room"))
+                continue
+            self._under_way += 1
+            self._group.create_task(self._request(id, self._addresses[number % len(self._addresses)], due))
+
+    async def _request(self, id: str, address: str, due: float) -> None:
+        try:
+            self.attempts.append(await self._attempt(id, address, due))
+        finally:
+            self._under_way -= 1
+            if not self._under_way and self._stopping.is_set():
+                self._done.set()
+
+    async def _attempt(self, id: str, address: str, due: float) -> Attempt:
+        connection: HttpConnection | None = None
+        try:
+            connection = await self._connection(address)
+            body = json.dumps({"id": id, **self._extra}).encode()
+            answer = await connection.request("POST", self._path, body, JSON_HEADERS, limit_s=self._answer_limit_s)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            outcome = Outcome.UNKNOWN if connection is not None and connection.sent else Outcome.FAILED
+            if connection is not None:
+                connection.abort()
+            return Attempt(id, outcome, latency_s=time.monotonic() - due, detail=repr(error))
+        latency_s = time.monotonic() - due
+        if answer.headers.get("connection") == "close":
+            await connection.close()
+        else:
+            self._idle.append((address, connection))
+        return judge(id, answer, latency_s)
+
+    async def _connection(self, address: str) -> HttpConnection:
+        for index in range(len(self._idle) - 1, -1, -1):
+            if self._idle[index][0] == address:
+                connection = self._idle.pop(index)[1]
+                if not connection.is_closed:
+                    return connection
+                connection.abort()
+        return await HttpConnection.open(address)
+
+
+def judge(id: str, answer: HttpAnswer, latency_s: float = 0.0) -> Attempt:
+    """What an answer tells the caller: 2xx must be this id's own answer (or an acceptance)."""
+    status = answer.status
+    if status in UNKNOWN_STATUSES:
+        return Attempt(id, Outcome.UNKNOWN, status, "", latency_s, answer.body[:200].decode("utf-8", "replace"))
+    if not 200 <= status < 300:
+        return Attempt(id, Outcome.FAILED, status, "", latency_s, answer.body[:200].decode("utf-8", "replace"))
+    wrong = ""
+    if status != 202:
+        try:
+            answered = answer.json().get("id")
+            wrong = "" if answered == id else f"answered for {answered!r}"
+        except (ValueError, AttributeError):
+            wrong = f"not an answer: {answer.body[:80]!r}"
+    if not answer.headers.get("headrace-execution"):
+        wrong = wrong or "no execution id"
+    return Attempt(id, Outcome.OK, status, wrong, latency_s)
