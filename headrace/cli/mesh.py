@@ -18,10 +18,12 @@ from typing import Self
 from headrace.cli.mesh_plan import (
     AGENT,
     BROKER,
+    LOOPBACK,
     ORCHESTRATOR,
     REGISTRY,
     STOP_ORDER,
     MeshOptions,
+    address,
     check_options,
     choose_ports,
     mesh_environment,
@@ -147,7 +149,6 @@ class Mesh:
             directory.broker,
             profile=options.profile,
             port=self._ports[BROKER],
-            host=options.host,
             binary=options.nats_server,
             log_path=self._log_file(BROKER),
         )
@@ -182,20 +183,18 @@ class Mesh:
 
     @property
     def nats_url(self) -> str:
-        if self._broker is None:
-            return self.options.nats
-        return f"nats://{reachable(self.options.host)}:{self._broker.port}"
+        return self.options.nats if self._broker is None else self._broker.url
 
     @property
     def endpoints(self) -> Endpoints:
         """Addresses as other processes of this machine use them."""
-        local = reachable(self.options.host)
+        open_to = reachable(self.options.host)
         return Endpoints(
-            api=f"{local}:{self._ports[ORCHESTRATOR]}",
-            gateways=[f"{local}:{self._ports[role]}" for role in self.options.gateway_roles()],
+            api=address(open_to, self._ports[ORCHESTRATOR]),
+            gateways=[address(open_to, self._ports[role]) for role in self.options.gateway_roles()],
             nats=self.nats_url,
-            registry=f"{local}:{self._ports[REGISTRY]}",
-            agent=f"{local}:{self._ports[AGENT]}",
+            registry=address(LOOPBACK, self._ports[REGISTRY]),
+            agent=address(LOOPBACK, self._ports[AGENT]),
             pid=os.getpid(),
             profile=self.options.profile,
             data=str(self.directory.path),
@@ -222,7 +221,10 @@ class Mesh:
             elif process.state is ProcessState.STARTING:
                 continue
             self._told[role] = process.state
-        self.directory.write_endpoints(self.endpoints)
+        try:
+            self.directory.write_endpoints(self.endpoints)
+        except OSError as error:
+            log.error("endpoints cannot be written", error=str(error))
 
     async def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """Stops in order, all of it within the limit; what does not listen is killed. Nothing is left."""

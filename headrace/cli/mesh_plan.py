@@ -10,6 +10,7 @@ from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
 from headrace.model.errors import InvalidInput
+from headrace.model.names import check_name
 
 BROKER = "broker"
 REGISTRY = "registry"
@@ -17,6 +18,7 @@ ORCHESTRATOR = "orchestrator"
 AGENT = "agent"
 GATEWAY = "gateway"
 GATEWAY_LIMIT = 16
+LOOPBACK = "127.0.0.1"
 
 # Who is asked to stop after whom, and how long each may take (seconds).
 STOP_ORDER: tuple[tuple[str, float], ...] = (
@@ -33,7 +35,8 @@ class MeshOptions:
     """What a person may choose. Ports 0: those of the last run on this data directory, else free ones.
 
     `nats` is the URL of a server to use instead of an embedded one, `nats_server` the path of its binary.
-    Gateways take `http_port` and the ports after it.
+    `host` is where API and gateways listen; the rest never leaves loopback. Gateways take `http_port` and the
+    ports after it.
     """
 
     data: Path
@@ -58,6 +61,7 @@ class MeshOptions:
 
 def check_options(options: MeshOptions) -> None:
     """InvalidInput for what can be known to be wrong before anything is started."""
+    check_name("workspace", options.workspace)
     if not 1 <= options.gateways <= GATEWAY_LIMIT:
         raise InvalidInput.at("gateways", options.gateways, f"is not between 1 and {GATEWAY_LIMIT}")
     if options.profile not in ("durable", "fast"):
@@ -75,27 +79,38 @@ def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int
     chosen: dict[str, int] = {}
     for role in [BROKER, *options.roles()]:
         field, port = asked.get(role, (role, 0))
-        if port and not port_is_free(options.host, port):
+        host = listening_host(role, options)
+        if port and not port_is_free(host, port):
             raise InvalidInput.at(
                 field,
                 port,
-                f"is taken on {options.host}",
+                f"is taken on {host}",
                 next_step=f"Choose another --{field}, or 0 for a free one",
                 reason="PORT_TAKEN",
             )
         if not port:
             port = last.get(role, 0)
-            if not port or port in chosen.values() or not port_is_free(options.host, port):
-                port = free_port(options.host)
+            if not port or port in chosen.values() or not port_is_free(host, port):
+                port = free_port(host)
                 while port in chosen.values():
-                    port = free_port(options.host)
+                    port = free_port(host)
         chosen[role] = port
     return chosen
 
 
+def listening_host(role: str, options: MeshOptions) -> str:
+    """Broker, registry and agent have no authentication and are for this machine alone."""
+    return options.host if role == ORCHESTRATOR or role in options.gateway_roles() else LOOPBACK
+
+
 def reachable(host: str) -> str:
     """The host that processes of this machine use for a listening address."""
-    return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104
+    return {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, with the brackets that IPv6 needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def mesh_environment(directory: DataDirectory) -> dict[str, str | None]:
@@ -108,12 +123,12 @@ def service_command(
 ) -> Command:
     """How to run one service."""
     kind = role.partition("-")[0]
-    local = reachable(options.host)
-    arguments = ["--nats", nats_url, "--listen", f"{options.host}:{ports[role]}", "--log-level", options.log_level]
+    listen = address(listening_host(role, options), ports[role])
+    arguments = ["--nats", nats_url, "--listen", listen, "--log-level", options.log_level]
     if kind in (ORCHESTRATOR, AGENT):
-        arguments += ["--registry", f"{local}:{ports[REGISTRY]}"]
+        arguments += ["--registry", address(LOOPBACK, ports[REGISTRY])]
     if kind == ORCHESTRATOR:
-        arguments += ["--agent", f"{local}:{ports[AGENT]}", "--profile", options.profile]
+        arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.profile]
     if kind == AGENT:
         arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]
         arguments += ["--logs", str(directory.instance_logs)]

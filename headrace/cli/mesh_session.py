@@ -25,7 +25,7 @@ Body = Callable[[Mesh, asyncio.Event], Awaitable[int]]
 def run_in_mesh(options: MeshOptions, body: Body) -> int:
     """Starts a mesh, awaits `body(mesh, stopping)`, stops the mesh; answers the exit status.
 
-    The first Ctrl-C or SIGTERM sets `stopping`: a body that waits for it returns its status; one that is still
+    The first Ctrl-C, SIGTERM or hang-up sets `stopping`: a body that waits for it returns its status; one that is still
     at work is cancelled, and the status is 130. The second one ends everything at once. HeadraceError when the
     mesh cannot be started.
     """
@@ -48,8 +48,9 @@ async def _run(options: MeshOptions, body: Body) -> int:
         stopping.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, interrupted)
     working = loop.create_task(_start_and_work(mesh, body, stopping))
     asked = loop.create_task(stopping.wait())
     try:

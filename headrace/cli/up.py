@@ -30,7 +30,7 @@ def up(
     nats_server: Annotated[
         str | None, typer.Option(metavar="PATH", help="Binary to run; default: the one that came with Headrace.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address that API and gateways listen on.")] = "127.0.0.1",
     api_port: Annotated[int, typer.Option(metavar="PORT", help="Of the gRPC API; 0: last one, or free.")] = 0,
     http_port: Annotated[int, typer.Option(metavar="PORT", help="Of the first gateway; 0: last one, or free.")] = 0,
     gateways: Annotated[int, typer.Option(metavar="N", help="Gateways; they take ports in a row.")] = 1,
@@ -97,5 +97,12 @@ def summary(mesh: Mesh) -> str:
             f"  headrace flow apply FLOW.yaml{option}",
             f"  grpcurl -plaintext {ends.api} list",
             "  Ctrl-C ends it; the data stays",
+            *_warnings(mesh.options.host),
         ]
     )
+
+
+def _warnings(host: str) -> list[str]:
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return []
+    return [f"  Beware: API and gateways listen on {host}, without authentication"]

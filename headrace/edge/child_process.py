@@ -59,8 +59,11 @@ class Command:
 
 
 def own_module(module: str, *arguments: str) -> tuple[str, ...]:
-    """Arguments that run one of our packages with this interpreter."""
-    return (sys.executable, "-m", module, *arguments)
+    """Arguments that run one of our packages with this interpreter.
+
+    -P: a folder `services` or `headrace` where a person happens to stand must not be taken for ours.
+    """
+    return (sys.executable, "-P", "-m", module, *arguments)
 
 
 def adopt_orphans() -> None:
@@ -129,11 +132,11 @@ class ChildProcess:
         """Starts it; `readiness` gives it the pipe that `ready` reads. Unavailable when it cannot be started."""
         environment = dict(os.environ)
         environment.pop(READY_FD_VARIABLE, None)
-        environment[PARENT_PID_VARIABLE] = str(os.getpid())
         for variable, value in command.environment.items():
             environment.pop(variable, None)
             if value is not None:
                 environment[variable] = value
+        environment[PARENT_PID_VARIABLE] = str(os.getpid())
         arguments = tied_command(list(command.arguments)) if command.foreign else list(command.arguments)
         read_end = write_end = None
         with contextlib.ExitStack() as opened:

@@ -54,7 +54,8 @@ class Supervised:
 
     `command` is asked before each start. `wait_until_ready` gets the new process and answers what it reports;
     it must end when the process does. `clean_up` runs after each exit, with the pid that was.
-    `on_change` is called at every change of state, in the loop, and must not block.
+    `on_change` is called at every change of state, in the loop, and must neither block nor raise.
+    Through `gate` only so many processes become ready at a time: together they would all take too long.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Supervised:
         clean_up: Callable[[int], Awaitable[None]] | None = None,
         on_change: Callable[[], None] | None = None,
         ready_limit_s: float = READY_LIMIT_S,
+        gate: asyncio.Semaphore | None = None,
     ) -> None:
         self.name = name
         self.state = ProcessState.ENDED
@@ -78,6 +80,8 @@ class Supervised:
         self._clean_up = clean_up
         self._on_change = on_change
         self._ready_limit_s = ready_limit_s
+        self._gate = gate
+        self._at_gate: asyncio.Task[bool] | None = None
         self._child: ChildProcess | None = None
         self._failures = 0
         self._stopping = asyncio.Event()
@@ -114,6 +118,8 @@ class Supervised:
         self._stopping.set()
         if self._task is None:
             return
+        if self._at_gate is not None:
+            self._at_gate.cancel()
         if self._child is not None and self.state is not ProcessState.ENDED:
             self._change(ProcessState.STOPPING)
             await self._child.end(grace_s)
@@ -145,18 +151,24 @@ class Supervised:
     async def _run_once(self) -> None:
         """One process from start to end."""
         self.facts = {}
+        if not await self._pass_gate():
+            return
         try:
             command = self._command()
             bound_log(command.log_file)
             self._child = ChildProcess.spawn(command, readiness=self._wait_until_ready is read_readiness)
         except (HeadraceError, OSError) as error:
+            self._leave_gate()
             self._note_end(str(error), healthy=False)
             return
         child = self._child
         self.starts += 1
         self.started_at_unix_s = time.time()
         self._change(self.state)
-        up_since = await self._become_ready(child)
+        try:
+            up_since = await self._become_ready(child)
+        finally:
+            self._leave_gate()
         status = await self._wait_for_exit(child, command.log_file)
         healthy = up_since > 0 and time.monotonic() - up_since >= HEALTHY_AFTER_S
         self._note_end(describe_exit(status), healthy=healthy)
@@ -166,6 +178,26 @@ class Supervised:
                 await self._clean_up(child.pid)
         except TimeoutError as error:
             log.error("left over processes", name=self.name, error=str(error))
+
+    async def _pass_gate(self) -> bool:
+        """False when it is stopped while it waits."""
+        if self._gate is None:
+            return True
+        self._at_gate = asyncio.get_running_loop().create_task(self._gate.acquire())
+        try:
+            await asyncio.wait([self._at_gate])
+            passed = not self._at_gate.cancelled()
+        finally:
+            self._at_gate.cancel()
+            self._at_gate = None
+        if passed and self._stopping.is_set():
+            self._leave_gate()
+            return False
+        return passed
+
+    def _leave_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.release()
 
     async def _become_ready(self, child: ChildProcess) -> float:
         """Monotonic seconds since when it is up; 0 when it ended or did not come up, and was ended."""

@@ -6,13 +6,16 @@ component started itself is adopted by the agent (a subreaper) and ended with th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.edge.child_process import Command, adopt_orphans, end_adopted, own_module, reap_adopted
+from headrace.edge.child_process import Command, adopt_orphans, end_adopted, own_module
+from headrace.edge.data_directory import DataDirectory, DataDirectoryLock
 from headrace.edge.grpc_environment import prepare_grpc_environment
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
@@ -24,7 +27,10 @@ log = get_logger(__name__)
 INSTANCE_VARIABLE = "HEADRACE_INSTANCE"
 AGENT_VARIABLE = "HEADRACE_AGENT"
 LEFTOVER_LIMIT_S = 5.0
-KEPT_LOGS = 300
+KEPT_LOGS = 1_000
+LOG_QUIET_S = 24 * 3600.0
+STARTS_BETWEEN_CLEANINGS = 50
+STARTING_AT_ONCE = 16
 
 _STATES = {
     ProcessState.STARTING: InstanceState.STARTING,
@@ -51,10 +57,14 @@ class ProcessSettings:
 class ProcessInstance:
     """One supervised sidecar."""
 
-    def __init__(self, settings: ProcessSettings, spec: InstanceSpec, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: ProcessSettings, spec: InstanceSpec, gate: asyncio.Semaphore, on_change: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._spec = spec
-        self._supervised = Supervised(spec.name, self._command, clean_up=self._end_leftovers, on_change=on_change)
+        self._supervised = Supervised(
+            spec.name, self._command, clean_up=self._end_leftovers, on_change=on_change, gate=gate
+        )
         self._supervised.start()
 
     def _command(self) -> Command:
@@ -108,12 +118,16 @@ class ProcessDriver:
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings
+        self._gate = asyncio.Semaphore(STARTING_AT_ONCE)
+        self._lock: DataDirectoryLock | None = None
+        self._starts = 0
 
     async def prepare(self) -> None:
         adopt_orphans()
         settings = self._settings
         for folder in (settings.cache_dir, settings.run_dir, settings.log_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = DataDirectoryLock.take(DataDirectory(settings.run_dir))
         ended = await end_processes_with(AGENT_VARIABLE, str(settings.run_dir), limit_s=LEFTOVER_LIMIT_S)
         if ended:
             log.warning("ended processes left over from an earlier agent", count=len(ended))
@@ -123,8 +137,10 @@ class ProcessDriver:
         self._forget_old_logs()
 
     def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> ProcessInstance:
-        reap_adopted()
-        return ProcessInstance(self._settings, spec, on_change)
+        self._starts += 1
+        if self._starts % STARTS_BETWEEN_CLEANINGS == 0:
+            self._forget_old_logs()
+        return ProcessInstance(self._settings, spec, self._gate, on_change)
 
     async def close(self) -> None:
         try:
@@ -133,8 +149,11 @@ class ProcessDriver:
             log.error("left over processes", error=str(error))
 
     def _forget_old_logs(self) -> None:
-        """Keeps the newest logs; those of running instances are newer than any other."""
-        by_age = sorted(self._settings.log_dir.glob("*.log*"), key=lambda file: file.stat().st_mtime)
-        for file in by_age[:-KEPT_LOGS]:
+        """Keeps the newest logs, and those that somebody may be writing to."""
+        newest = time.time() - LOG_QUIET_S
+        aged = [(file.stat().st_mtime, file) for file in self._settings.log_dir.glob("*.log*")]
+        for changed_at, file in sorted(aged)[:-KEPT_LOGS]:
+            if changed_at > newest:
+                break
             with contextlib.suppress(OSError):
                 file.unlink()

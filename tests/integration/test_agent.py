@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
-from headrace.edge.child_process import ChildProcess, Command, own_module
+from headrace.edge.child_process import ChildProcess, Command
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.process_table import processes_with
 from tests.support.eventually import eventually
@@ -74,9 +75,8 @@ def spec(step: str, deployment: int = 1, replica: int = 0) -> agent_pb2.Instance
 
 @contextlib.asynccontextmanager
 async def run_agent(run_dir: Path, limit: int = 500) -> AsyncIterator[Agent]:
-    command = Command(
-        own_module("tests.support.agent_with_stand_in", str(run_dir), str(limit)), log_file=run_dir / "agent.log"
-    )
+    arguments = (sys.executable, "-m", "tests.support.agent_with_stand_in", str(run_dir), str(limit))
+    command = Command(arguments, log_file=run_dir / "agent.log")
     process = ChildProcess.spawn(command, readiness=True)
     try:
         facts = await process.ready(10)

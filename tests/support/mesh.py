@@ -67,13 +67,11 @@ class RunningMesh:
 
     def pids_of(self, role: str, flow: str, step: str) -> list[int]:
         """Sidecars or components of a step, one per replica."""
-        wanted = role == "component"
+        module = "headrace.sdk.serve" if role == "component" else "services.sidecar"
         return [
             pid
-            for pid in self.processes()
-            if environment_value(pid, "HEADRACE_FLOW") == flow
-            and environment_value(pid, "HEADRACE_STEP") == step
-            and _is_python_of(pid, "headrace.sdk.serve" if wanted else "services.sidecar")
+            for pid in processes_with(MESH_VARIABLE, str(locate(self.data).path))
+            if _flow_and_step(pid) == (flow, step) and _is_python_of(pid, module)
         ]
 
     def kill(self, role: str, flow: str = "", step: str = "", number: int = signal.SIGKILL) -> int:
@@ -91,6 +89,12 @@ class RunningMesh:
     def log(self, role: str) -> str:
         """What a role has logged so far."""
         return (locate(self.data).logs / f"{role}.log").read_text(errors="replace")
+
+
+def _flow_and_step(pid: int) -> tuple[str, str]:
+    """From the instance's name, `default.orders.d1.price.0`."""
+    parts = (environment_value(pid, "HEADRACE_INSTANCE") or "").split(".")
+    return (parts[1], parts[3]) if len(parts) == 5 else ("", "")
 
 
 def _is_python_of(pid: int, module: str) -> bool:
