@@ -93,6 +93,13 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
         self.show("RUNNING", "DRAINED")
         return sidecar_pb2.DrainResponse(status=self.status)
 
+    async def GetStatus(self, request: Any, context: Any) -> Any:
+        return sidecar_pb2.GetStatusResponse(status=self.status)
+
+    async def Shutdown(self, request: Any, context: Any) -> Any:
+        self._accept("Shutdown", request.generation)
+        return sidecar_pb2.ShutdownResponse(status=self.status)
+
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[Any]:
         while True:
             changed = self.changed
@@ -191,6 +198,10 @@ class ScriptedAgent(agent_pb2_grpc.AgentServiceServicer):
             self.stopped.append(request.name)
             self._tell(self._instance(sidecar, agent_pb2.INSTANCE_STATE_GONE))
         return agent_pb2.StopInstanceResponse()
+
+    async def ListInstances(self, request: Any, context: Any) -> Any:
+        up = agent_pb2.INSTANCE_STATE_UP
+        return agent_pb2.ListInstancesResponse(instances=[self._instance(item, up) for item in self.sidecars.values()])
 
     async def WatchInstances(self, request: Any, context: Any) -> AsyncIterator[Any]:
         queue: asyncio.Queue[Any] = asyncio.Queue()
