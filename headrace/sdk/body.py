@@ -64,13 +64,14 @@ def encode_body(value: Any, content_type: str = "") -> tuple[bytes, str]:
         body, default = value, OCTETS
     elif isinstance(value, (bytearray, memoryview)):
         body, default = bytes(value), OCTETS
-    elif isinstance(value, str) and not content_type.startswith(JSON):
-        body, default = value.encode(), TEXT
     else:
         try:
-            body, default = _encode(value), JSON
+            if isinstance(value, str) and not content_type.startswith(JSON):
+                body, default = value.encode(), TEXT
+            else:
+                body, default = _encode(value), JSON
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            raise UnencodableOutput(f"{type(value).__name__} is not JSON: {error}") from error
+            raise UnencodableOutput(f"{type(value).__name__} cannot be encoded: {error}") from error
     if len(body) > MAX_BODY_BYTES:
         raise UnencodableOutput(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken")
     return body, content_type or default

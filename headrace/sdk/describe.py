@@ -24,12 +24,11 @@ EXIT_BAD_COMPONENT = 3
 
 
 def describe(component: Component) -> dict[str, dict[str, Any]]:
-    """Kind and schemas of each function; DefinitionError if a type has no schema."""
-    described = {}
-    for function in component.functions.values():
-        in_schema, out_schema = function.schemas()
-        described[function.name] = {"kind": function.kind, "in": in_schema, "out": out_schema}
-    return described
+    """Kind and schemas of each function of a component that was resolved."""
+    return {
+        function.name: {"kind": function.kind, "in": function.in_schema, "out": function.out_schema}
+        for function in component.functions.values()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,6 +32,8 @@ class Function:
         self.decode: Decode | None = None
         self.in_type: Any = None
         self.out_type: Any = None
+        self.in_schema: dict[str, Any] | None = None
+        self.out_schema: dict[str, Any] | None = None
         self.invoke: Callable[[Any, Context], Any] = self._unresolved
         if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
             raise DefinitionError(f"function {name!r} is a generator: use `await ctx.emit(value)` in place of `yield`")
@@ -56,14 +58,11 @@ class Function:
                 self.decode = body_decoder(self.in_type)
             except (TypeError, NameError, KeyError) as error:
                 raise DefinitionError(f"{where}, parameter {value.name!r}: {error}") from error
-        self.invoke = _keyword_free(target, context, value)
-
-    def schemas(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """JSON Schemas of input and output; None where the function is not typed. DefinitionError."""
         try:
-            return json_schema(self.in_type), json_schema(self.out_type)
-        except TypeError as error:
-            raise DefinitionError(f"function {self.name!r}: no JSON Schema: {error}") from error
+            self.in_schema, self.out_schema = json_schema(self.in_type), json_schema(self.out_type)
+        except (TypeError, NameError, KeyError) as error:
+            raise DefinitionError(f"{where}: a type has no JSON Schema: {error}") from error
+        self.invoke = _keyword_free(target, context, value)
 
 
 class Hook:

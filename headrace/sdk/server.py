@@ -56,15 +56,11 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             interpreter=f"{platform.python_implementation()} {platform.python_version()}",
         )
         for function in self._component.functions.values():
-            try:
-                in_schema, out_schema = function.schemas()
-            except DefinitionError as error:
-                await _refuse(context, str(error))
             answer.functions.add(
                 name=function.name,
                 kind=_KINDS[function.kind],
-                in_schema_json=_json(in_schema),
-                out_schema_json=_json(out_schema),
+                in_schema_json=_json(function.in_schema),
+                out_schema_json=_json(function.out_schema),
             )
         return answer
 
