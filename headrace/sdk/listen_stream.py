@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import grpc
 
 from headrace.api.component.v1 import component_pb2
-from headrace.sdk.context import _CURRENT, DONE, Context, StepScope, checked_headers, encoded
+from headrace.sdk.context import _CURRENT, DONE, Context, StepScope, encoded
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError, EmitRefused
+from headrace.sdk.event_frame import copy_headers
 from headrace.sdk.function import Function
 
 DEFAULT_MAX_UNRESOLVED = 256
@@ -72,8 +73,11 @@ class ListenContext(Context):
         if len(source_id) > MAX_SOURCE_ID_CHARACTERS:
             raise ComponentError(OUTPUT_REFUSED, f"source_id is longer than {MAX_SOURCE_ID_CHARACTERS} characters")
         body, content_type = encoded(value, content_type)
-        emit = component_pb2.Emit(body=body, content_type=content_type, key=key)
-        emit.headers.update(checked_headers(headers) or {})
+        try:
+            emit = component_pb2.Emit(body=body, content_type=content_type, key=key)
+            copy_headers(headers or {}, emit.headers)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ComponentError(OUTPUT_REFUSED, f"content type, headers and key must be text: {error}") from error
         return emit, source_id
 
     def reply(self, *_: Any, **__: Any) -> Awaitable[None]:

@@ -89,8 +89,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
 
     async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         function, scope = await self._ready(context)
-        if function.kind == "listener":
-            await _refuse(context, f"function {function.name!r} is a listener: call Listen")
+        # A listener gets no calls here, but is checked by pings and watched through the stream like any other.
         await ProcessStream(function, scope, context).run()
 
     async def Listen(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
