@@ -146,7 +146,9 @@ class StreamClosed(ConnectionError):
 
 
 class StreamFull(Exception):
-    """More inputs wait for a frame than the stream allows; nothing of this call was queued."""
+    """More inputs (or bytes) wait for a frame than the stream allows; nothing of this call was queued.
+
+    Never raised while nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ MAX_FRAME_INPUTS = 300
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_INPUT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 MAX_QUEUED = 4096
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
 _INPUT_OVERHEAD = 256
 _HEADER_OVERHEAD = 16
 
@@ -47,6 +48,7 @@ class GrpcComponentStream:
         self._on_events, self._on_closed = on_events, on_closed
         self._max_queued = max_queued
         self._queue: deque[ComponentInput] = deque()
+        self._queued_bytes = 0
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._unsent_pings: deque[int] = deque()
         self._nonce = 0
@@ -82,12 +84,18 @@ class GrpcComponentStream:
         """See the port."""
         if self._cause is not None or self._closing or self._call is None:
             raise self._cause or StreamClosed("the stream is closed", "CANCELLED")
-        if len(self._queue) + len(inputs) > self._max_queued:
-            raise StreamFull(f"{len(self._queue)} inputs wait for the component (limit {self._max_queued})")
+        waiting, size = len(self._queue), 0
         for given in inputs:
-            if len(given.body) > MAX_INPUT_BYTES and _size(given) > MAX_INPUT_BYTES:
+            input_size = _size(given)
+            if input_size > MAX_INPUT_BYTES:
                 raise ValueError(f"body: {len(given.body)} bytes fit no frame (limit {MAX_INPUT_BYTES})")
+            size += input_size
+        # What comes while nothing waits is always let in, whatever its size.
+        too_many = waiting + len(inputs) > self._max_queued or self._queued_bytes + size > MAX_QUEUED_BYTES
+        if waiting and too_many:
+            raise StreamFull(f"{waiting} inputs ({self._queued_bytes} bytes) wait for the component")
         self._queue.extend(inputs)
+        self._queued_bytes += size
         self._wake.set()
 
     async def ping(self, timeout_s: float) -> None:
@@ -146,9 +154,10 @@ class GrpcComponentStream:
         size = 0
         while queue and len(inputs) < MAX_FRAME_INPUTS:
             given = queue[0]
-            size += _size(given)
-            if inputs and size > MAX_FRAME_BYTES:
+            input_size = _size(given)
+            if inputs and size + input_size > MAX_FRAME_BYTES:
                 break
+            size += input_size
             queue.popleft()
             inputs.append(
                 Input(
@@ -164,6 +173,7 @@ class GrpcComponentStream:
                     traceparent=given.traceparent,
                 )
             )
+        self._queued_bytes -= size
         return ProcessRequest(inputs=inputs)
 
     async def _read(self) -> None:
@@ -213,6 +223,7 @@ class GrpcComponentStream:
             return
         self._cause = cause
         self._queue.clear()
+        self._queued_bytes = 0
         self._unsent_pings.clear()
         for pong in self._pings.values():
             if not pong.done():

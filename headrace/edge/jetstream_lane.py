@@ -45,7 +45,7 @@ class NatsLane:
             connection,
             on_up=self._on_up,
             on_down=self._on_down,
-            on_closed=lambda: self._end("the connection is closed"),
+            on_closed=self._on_connection_closed,
         )
         self._inbox = connection.new_inbox()
         prefix = self._inbox.encode() + b"."
@@ -187,6 +187,11 @@ class NatsLane:
         self._kept.clear()
         self._kept_bytes = 0
         self._publishes.reconnected()
+
+    def _on_connection_closed(self) -> None:
+        if not self._ended:
+            log.error("the connection to the broker is closed for good", outstanding=self.outstanding)
+        self._end("the connection to the broker is closed")
 
     def _resume(self) -> None:
         for consumption in self._consumptions:

@@ -25,14 +25,19 @@ lost the last moments before a kill -9) and will deliver it again."""
 TOKEN_LETTER = b"a"
 
 
+# stream, consumer, stream sequence
+MessageKey = tuple[str, str, int]
+
+
 class _Ack:
-    __slots__ = ("absent_since", "deadline", "future", "subject", "tries", "try_at")
+    __slots__ = ("absent_since", "deadline", "future", "key", "subject", "tries", "try_at")
 
     def __init__(self, future: asyncio.Future[None], subject: bytes, deadline: float, try_at: float) -> None:
         self.future, self.subject = future, subject
         self.deadline, self.try_at = deadline, try_at
         self.tries = 0
         self.absent_since = 0.0
+        self.key: MessageKey | None = None
 
 
 class AckBook:
@@ -47,7 +52,7 @@ class AckBook:
         self._number = 0
         self._recovering: set[bytes] = set()
         self._recovery_end = 0.0
-        self._unsettled: dict[tuple[str, str, int], bytes] = {}
+        self._unsettled: dict[MessageKey, bytes] = {}
         self._recovery_limit: asyncio.TimerHandle | None = None
         self._timer = SweepTimer(self._sweep)
 
@@ -102,8 +107,8 @@ class AckBook:
         if slot is not None:
             if not slot.future.done():
                 slot.future.set_result(None)
-            if self._unsettled:
-                self._settle(token)
+            if slot.key is not None:
+                self._settle(token, slot.key)
 
     def disconnected(self) -> None:
         """Nothing is repeated until the reconnect; the longer limit holds."""
@@ -122,7 +127,8 @@ class AckBook:
             slot.try_at = now + REPEAT_AFTER_S
             slot.absent_since, slot.tries = 0.0, 0
             facts = parse_ack_subject(slot.subject.decode())
-            self._unsettled[facts.stream, facts.consumer, facts.stream_sequence] = token
+            slot.key = (facts.stream, facts.consumer, facts.stream_sequence)
+            self._unsettled[slot.key] = token
             self._write(token, slot)
         if not self._slots:
             self._on_recovered()
@@ -159,7 +165,8 @@ class AckBook:
                 del self._slots[token]
                 cause = "no responders" if absent else "not confirmed in time"
                 self._give_up(slot, AckUnknown(cause, no_responders=absent))
-                self._settle(token)
+                if slot.key is not None:
+                    self._settle(token, slot.key)
                 continue
             if up and now >= slot.try_at:
                 self._write(token, slot)
@@ -167,9 +174,8 @@ class AckBook:
             following = min(following, slot.try_at if up else slot.deadline)
         return following
 
-    def _settle(self, token: bytes) -> None:
-        if not self._slots:
-            self._unsettled.clear()
+    def _settle(self, token: bytes, key: MessageKey) -> None:
+        self._unsettled.pop(key, None)
         if token in self._recovering:
             self._recovering.discard(token)
             if self._recovering:

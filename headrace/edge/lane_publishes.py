@@ -99,10 +99,12 @@ class PublishBook:
         except jetstream.MalformedAnswer as error:
             future.set_exception(PublishUnknown(str(error)))
             return
-        if ack.error is not None:
-            future.set_exception(PublishRefused(ack.error.err_code, ack.error.description))
-        else:
+        if ack.error is None:
             future.set_result(Stored(ack.seq, ack.duplicate))
+        elif ack.error.err_code in jetstream.REPEATABLE:
+            future.set_exception(PublishUnknown(f"{ack.error.description} ({ack.error.err_code})"))
+        else:
+            future.set_exception(PublishRefused(ack.error.err_code, ack.error.description))
 
     def reconnected(self) -> None:
         for token, slot in list(self._slots.items()):

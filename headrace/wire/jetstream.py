@@ -16,7 +16,10 @@ IN_PROGRESS = b"+WPI"
 
 EDGE_FULL = 10077
 MESSAGE_TOO_LARGE = 10054
+TEMPORARILY_UNAVAILABLE = 10008
 DUPLICATE_IN_PROCESS = 10158
+REPEATABLE = frozenset({TEMPORARILY_UNAVAILABLE, DUPLICATE_IN_PROCESS})
+"""Answers that mean: repeat with the same id (10158: another publish of this id has no outcome yet)."""
 
 HEARTBEAT = 100
 NO_MESSAGES = 404

@@ -151,6 +151,20 @@ async def test_the_queue_is_bounded(opened: Opened, folder: Path) -> None:
         await eventually(lambda: len(seen.ended) == 4096)
 
 
+async def test_bytes_that_wait_are_bounded_too(opened: Opened, folder: Path) -> None:
+    component, seen = EchoComponent(), Seen()
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        component.hold.clear()
+        for call in range(60):
+            stream.send([given(call, bytes(1024 * 1024))])
+        with pytest.raises(StreamFull):
+            stream.send([given(call, bytes(1024 * 1024)) for call in range(60, 80)])
+        component.hold.set()
+        await eventually(lambda: len(seen.ended) == 60)
+        stream.send([given(call, bytes(1024 * 1024)) for call in range(60, 150)])
+        await eventually(lambda: len(seen.ended) == 150)
+
+
 async def test_a_component_that_dies_ends_the_stream_once(opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, server), opened(address, seen) as stream:
