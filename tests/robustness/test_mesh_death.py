@@ -71,7 +71,7 @@ async def running(mesh: RunningMesh) -> flow_pb2.FlowStatus | None:
 
 
 async def digests(mesh: RunningMesh) -> dict[str, str]:
-    status = await eventually(lambda: running(mesh), within_s=20)
+    status = await eventually(lambda: running(mesh), within_s=20, every_s=0.1)
     assert status is not None
     return {step.step: step.pin.digest for step in status.steps}
 

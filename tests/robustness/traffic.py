@@ -27,7 +27,8 @@ class Traffic:
     """`async with Traffic([address], "/hook/orders", rate=200) as traffic: ...; await traffic.finish()`.
 
     `rate` is requests a second. Latencies count from the moment a request was due. At most `MAX_WAITING`
-    requests are under way; one that finds no room counts as FAILED (never sent).
+    requests are under way; one that finds no room counts as FAILED (never sent). Ids are `<run>-<number>`;
+    `sent` is the number of the newest.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Traffic:
         self._stopping = asyncio.Event()
         self._done = asyncio.Event()
         self._under_way = 0
-        self._run = secrets.token_hex(3)
+        self.run = secrets.token_hex(3)
+        self.sent = 0
         self.attempts: list[Attempt] = []
 
     async def __aenter__(self) -> Traffic:
@@ -76,6 +78,10 @@ class Traffic:
                 await self._done.wait()
         return self.attempts
 
+    @property
+    def under_way(self) -> int:
+        return self._under_way
+
     def counted(self, outcome: Outcome) -> int:
         return sum(attempt.outcome is outcome for attempt in self.attempts)
 
@@ -92,7 +98,8 @@ class Traffic:
                     pass
             if self._stopping.is_set():
                 return
-            id = f"{self._run}-{number}"
+            id = f"{self.run}-{number}"
+            self.sent = number
             if self._under_way >= MAX_WAITING:
                 self.attempts.append(Attempt(id, Outcome.FAILED, detail="no room"))
                 continue
