@@ -17,6 +17,8 @@ from headrace.model.names import check_name, is_digest
 MAX_CHUNK_BYTES = 1024 * 1024
 PART_TIMEOUT_S = 30.0
 """How long a client may be silent between two parts."""
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,44 @@ class ReceivedBundle:
 @asynccontextmanager
 async def received_bundle(parts: AsyncIterator[registry_pb2.PushRevisionRequest]) -> AsyncIterator[ReceivedBundle]:
     """Reads header and chunks; InvalidInput as soon as the bytes show what is wrong with them."""
+    with TemporaryFile() as file:  # has no name: nothing is left when the process is killed
+        try:
+            content = await _receive(parts, file)
+        except InvalidInput:
+            await _drain(parts)
+            raise
+        yield ReceivedBundle(content, file)
+
+
+async def _receive(parts: AsyncIterator[registry_pb2.PushRevisionRequest], file: BinaryIO) -> BundleContent:
     header = await _header(parts)
     reader = BundleReader()
-    with TemporaryFile() as file:  # has no name: nothing is left when the process is killed
-        while (part := await _next(parts)) is not None:
-            if part.WhichOneof("part") != "chunk":
-                raise InvalidInput("header: only the first message may hold it", reason="BAD_PUSH")
-            if len(part.chunk) > MAX_CHUNK_BYTES:
-                raise InvalidInput(
-                    f"chunk: {len(part.chunk):,} bytes, more than {MAX_CHUNK_BYTES:,}",
-                    reason="BAD_PUSH",
-                    next_step="Send smaller chunks",
-                )
-            await asyncio.to_thread(_take, reader, file, part.chunk)
-        content = await asyncio.to_thread(reader.finish)
-        _compare(header, content)
-        yield ReceivedBundle(content, file)
+    while (part := await _next(parts)) is not None:
+        if part.WhichOneof("part") != "chunk":
+            raise InvalidInput("header: only the first message may hold it", reason="BAD_PUSH")
+        if len(part.chunk) > MAX_CHUNK_BYTES:
+            raise InvalidInput(
+                f"chunk: {len(part.chunk):,} bytes, more than {MAX_CHUNK_BYTES:,}",
+                reason="BAD_PUSH",
+                next_step="Send smaller chunks",
+            )
+        await asyncio.to_thread(_take, reader, file, part.chunk)
+    content = await asyncio.to_thread(reader.finish)
+    _compare(header, content)
+    return content
+
+
+async def _drain(parts: AsyncIterator[registry_pb2.PushRevisionRequest]) -> None:
+    """Reads on for a while: a client whose write fails reports that instead of the reason (grpc's does)."""
+    drained = 0
+    try:
+        async with asyncio.timeout(DRAIN_LIMIT_S):
+            async for part in parts:
+                drained += len(part.chunk)
+                if drained > DRAIN_BYTES:
+                    return
+    except TimeoutError:
+        return
 
 
 def _take(reader: BundleReader, file: BinaryIO, chunk: bytes) -> None:
