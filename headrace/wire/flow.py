@@ -61,7 +61,7 @@ def duration_from_seconds(seconds: float) -> duration_pb2.Duration:
 
 
 def seconds_from_duration(duration: duration_pb2.Duration) -> float:
-    return float(duration.seconds + duration.nanos / 1e9)
+    return float((duration.seconds * 1_000_000_000 + duration.nanos) / 1e9)
 
 
 def _seconds(message: Message, field: str, default: float) -> float:

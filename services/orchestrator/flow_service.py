@@ -22,6 +22,7 @@ from services.orchestrator.domain.documents import (
     OperationDocument,
     OperationIntent,
     VersionDocument,
+    change,
     encode,
     flow_key,
     operation_of,
@@ -62,6 +63,13 @@ class FlowService:
             raise self._taken(name)
         if validate_only:
             return document
+        if (before := await self.stores.deleted_flow(name)) is not None:
+            document = change(
+                document,
+                next_deployment=before.next_deployment,
+                parking_epoch=before.parking_epoch,
+                assets_generation=before.assets_generation,
+            )
         try:
             await self.stores.flows.create(flow_key(name), encode(document))
         except Conflict as error:
@@ -100,6 +108,7 @@ class FlowService:
                 reason="MESSAGES_WAIT",
                 next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
             )
+        await self.stores.remember_deleted(document)
         await self.stores.flows.delete(flow_key(name), revision)
         await self.assets.delete_stream(stream)
         for version in range(1, document.latest_version + 1):

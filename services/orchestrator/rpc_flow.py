@@ -107,7 +107,8 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
             plan, state = await asyncio.gather(
                 self._service.reader.plan(flow, number), self._service.stores.state(flow, number)
             )
-            answer.deployments.append(deployment_message(flow, number, plan, state[0] if state else None))
+            if plan is not None or state is not None:  # else it belonged to a deleted flow of this name
+                answer.deployments.append(deployment_message(flow, number, plan, state[0] if state else None))
         return answer
 
     async def GetFlowStatus(  # type: ignore[override]

@@ -25,10 +25,12 @@ from headrace.model.deployment import (
 from headrace.model.errors import Conflict, NotFound
 from headrace.model.route import Route, decode_route, encode_route
 from services.orchestrator.domain.documents import (
+    DeletedFlow,
     FlowDocument,
     OperationDocument,
     VersionDocument,
     decode,
+    deleted_flow_key,
     encode,
     flow_key,
     operation_key,
@@ -97,6 +99,15 @@ class Stores:
                 continue
             return changed
         raise Conflict(f"flow {name!r} keeps changing", reason="BUSY", next_step="Try again")
+
+    async def deleted_flow(self, name: str) -> DeletedFlow | None:
+        entry = await self.flows.get(deleted_flow_key(name))
+        return decode(entry.value or b"", DeletedFlow) if entry else None
+
+    async def remember_deleted(self, document: FlowDocument) -> None:
+        """Before the flow's document goes."""
+        remains = DeletedFlow(document.next_deployment, document.parking_epoch + 1, document.assets_generation + 1)
+        await self.flows.put(deleted_flow_key(document.flow), encode(remains))
 
     async def version(self, flow: str, number: int) -> VersionDocument:
         entry = await self.flows.get(version_key(flow, number))

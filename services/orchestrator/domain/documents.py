@@ -69,6 +69,15 @@ class FlowDocument(msgspec.Struct, frozen=True):
     overtaken: tuple[OperationIntent, ...] = ()
 
 
+class DeletedFlow(msgspec.Struct, frozen=True):
+    """What outlives a deleted flow: a flow of the same name goes on counting, so that no deployment number and
+    no parking epoch ever means two things (agents and sidecars remember them)."""
+
+    next_deployment: int
+    parking_epoch: int
+    assets_generation: int
+
+
 class VersionDocument(msgspec.Struct, frozen=True):
     """Immutable: what was published."""
 
@@ -118,6 +127,10 @@ def decode(raw: bytes, kind: type[T]) -> T:
 
 def flow_key(flow: str) -> str:
     return f"flow.{flow}"
+
+
+def deleted_flow_key(flow: str) -> str:
+    return f"deleted.{flow}"
 
 
 def version_key(flow: str, number: int) -> str:

@@ -140,7 +140,7 @@ def _switch(snapshot: Snapshot) -> Action | None:
 
 def _stopping(snapshot: Snapshot) -> Action | None:
     flow = snapshot.flow
-    if snapshot.route is None or snapshot.route.state != FlowState.STOPPING:
+    if snapshot.route != snapshot.wanted_route:
         return None  # gateways refuse first
     if flow.ingress:
         return UpdateFlow(give_ingress(flow, ""), "ingress closed")

@@ -1,0 +1,239 @@
+"""Laws of the planner, tried by Hypothesis on a mesh in memory (tests/support/planned_world.py)."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from headrace.model.deployment import DeploymentPhase
+from headrace.model.errors import WrongState
+from headrace.model.flow_spec import FlowSpec, StepSpec
+from services.orchestrator.domain.deployment_phases import OVER, TRANSITIONS, move
+from services.orchestrator.domain.documents import decode, encode
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.planner import make_plan
+from services.orchestrator.domain.snapshot import Progress
+from tests.support.planned_world import Refused, World
+
+SPEC = FlowSpec(
+    "realtime",
+    (
+        StepSpec("order", "hook", to=("price",)),
+        StepSpec("price", "work", to=("check",), replicas=2),
+        StepSpec("check", "work"),
+    ),
+)
+
+
+def fresh() -> World:
+    world = World(SPEC)
+    world.verb("publish")
+    world.converge()
+    return world
+
+
+class MeshMachine(RuleBasedStateMachine):
+    """Verbs, faults and half-done plans in any order; at the end everybody does what can be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = fresh()
+        self.old = self.world.snapshot()
+
+    @rule(
+        verb=st.sampled_from(["start", "stop", "publish"]),
+        mode=st.sampled_from(["DRAIN", "DROP"]),
+        limit_s=st.sampled_from([0.0, 5.0]),
+    )
+    def person(self, verb: str, mode: str, limit_s: float) -> None:
+        with contextlib.suppress(WrongState):
+            if verb == "publish":
+                self.world.draft()
+            self.world.verb(verb, mode, limit_s)
+
+    @rule()
+    def plan_and_apply(self) -> None:
+        snapshot = self.world.snapshot()
+        self._apply(snapshot, make_plan(snapshot).actions)
+
+    @rule(data=st.data())
+    def plan_and_crash(self, data: st.DataObject) -> None:
+        """Only some of the actions happen, in any order."""
+        snapshot = self.world.snapshot()
+        actions = make_plan(snapshot).actions
+        order = data.draw(st.permutations(range(len(actions))))
+        done = data.draw(st.integers(0, len(actions)))
+        self._apply(snapshot, [actions[index] for index in order[:done]])
+
+    @rule()
+    def look(self) -> None:
+        self.old = self.world.snapshot()
+
+    def _apply(self, snapshot: object, actions: object) -> None:
+        for action in actions:  # type: ignore[attr-defined]
+            with contextlib.suppress(Refused):
+                self.world.apply(snapshot, action)  # type: ignore[arg-type]
+
+    @rule(count=st.integers(1, 3))
+    def inject(self, count: int) -> None:
+        for _ in range(count):
+            self.world.inject()
+
+    @rule(count=st.integers(1, 6))
+    def handle(self, count: int) -> None:
+        for _ in range(count):
+            self.world.handle_one()
+
+    @precondition(lambda self: self.world.instances)
+    @rule(data=st.data(), what=st.sampled_from(["up", "warm", "fail", "die"]))
+    def instance(self, data: st.DataObject, what: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.instances)))
+        if what == "up":
+            self.world.come_up(name)
+        elif what == "die":
+            self.world.die(name)
+        else:
+            self.world.warm(name, fail=what == "fail")
+
+    @rule()
+    def agent_restarts(self) -> None:
+        for name in list(self.world.instances):
+            self.world.die(name)
+
+    @rule(known=st.booleans())
+    def agent_answers(self, known: bool) -> None:
+        self.world.agent_known = known
+
+    @precondition(lambda self: self.world.consumers)
+    @rule(data=st.data())
+    def consumer_vanishes(self, data: st.DataObject) -> None:
+        self.world.consumers.pop(data.draw(st.sampled_from(sorted(self.world.consumers))))
+
+    @rule(seconds=st.sampled_from([0.1, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @invariant()
+    def laws_hold(self) -> None:
+        self.world.check_laws()
+
+    def teardown(self) -> None:
+        self.world.converge()
+        self.world.check_laws()
+        flow = self.world.flow
+        assert flow.state in (FlowState.STOPPED, FlowState.RUNNING)
+        assert all(document.done for document in self.world.operations.values())
+        wanted = {flow.active} - {0}
+        assert {view.deployment for view in self.world.instances.values()} == wanted
+        assert set(flow.live) == wanted
+        assert {name.split("_")[0] for name in self.world.consumers} == {f"d{number}" for number in wanted}
+        assert {holder for holder in self.world.pinned if holder.startswith("d")} == {f"d{number}" for number in wanted}
+        if flow.state == FlowState.RUNNING:
+            assert flow.ingress == f"d{flow.active}"
+
+
+TestMesh = MeshMachine.TestCase
+TestMesh.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def test_a_start_takes_few_rounds_and_ends_running() -> None:
+    world = fresh()
+    world.verb("start")
+    rounds = 0
+    while world.flow.state != FlowState.RUNNING and rounds < 30:
+        rounds += 1
+        world.settle()
+        snapshot = world.snapshot()
+        for action in make_plan(snapshot).actions:
+            with contextlib.suppress(Refused):
+                world.apply(snapshot, action)
+    assert world.flow.state == FlowState.RUNNING
+    assert rounds <= 14
+
+
+def test_consumers_are_there_before_any_instance_is_prepared() -> None:
+    world = fresh()
+    world.verb("start")
+    for _ in range(20):
+        snapshot = world.snapshot()
+        for action in make_plan(snapshot).actions:
+            if getattr(action, "verb", "") == "Prepare":
+                assert len(world.consumers) == 3
+            with contextlib.suppress(Refused):
+                world.apply(snapshot, action)
+        for name in world.instances:
+            world.come_up(name)
+    assert all(status.progress == Progress.STARTING for status in world.statuses.values())
+    assert len(world.statuses) == 4
+
+
+def test_the_trigger_is_paused_until_the_ingress_is_proved() -> None:
+    world = fresh()
+    world.verb("start")
+    for _ in range(30):
+        world.settle()
+        snapshot = world.snapshot()
+        for action in make_plan(snapshot).actions:
+            with contextlib.suppress(Refused):
+                world.apply(snapshot, action)
+        trigger = world.consumers.get("d1_order")
+        if trigger is not None and not trigger.paused:
+            assert world.flow.ingress == "d1"
+            assert world.flow.ingress_confirmed
+    assert trigger is not None
+    assert not trigger.paused
+
+
+def test_a_running_flow_at_rest_needs_nothing() -> None:
+    world = fresh()
+    world.verb("start")
+    world.converge()
+    plan = make_plan(world.snapshot())
+    assert plan.actions == ()
+    assert plan.recheck_s is None
+
+
+def test_messages_that_come_late_reopen_a_closed_deployment() -> None:
+    world = fresh()
+    world.verb("start")
+    world.converge()
+    world.verb("stop")
+    while 1 not in world.flow.closed:
+        world.settle()
+        snapshot = world.snapshot()
+        for action in make_plan(snapshot).actions:
+            with contextlib.suppress(Refused):
+                world.apply(snapshot, action)
+    world.stored.append(("d1", "check", world.accepted))
+    world.accepted += 1
+    world.converge()
+    assert world.handled == {0}
+    assert world.flow.state == FlowState.STOPPED
+
+
+@pytest.mark.parametrize("phase", list(DeploymentPhase))
+def test_only_the_table_moves_a_deployment_and_each_move_raises_its_generation(phase: DeploymentPhase) -> None:
+    world = fresh()
+    world.verb("start")
+    world.converge()
+    state = world.states[1][0]
+    for target in DeploymentPhase:
+        before = type(state)(phase, 7, {})
+        if target in TRANSITIONS[phase]:
+            assert move(before, target, 1.0).generation == 8
+        else:
+            with pytest.raises(ValueError, match="no transition"):
+                move(before, target, 1.0)
+    assert not any(TRANSITIONS[over] for over in OVER)
+
+
+def test_documents_survive_storage() -> None:
+    world = fresh()
+    world.verb("start")
+    assert decode(encode(world.flow), type(world.flow)) == world.flow
