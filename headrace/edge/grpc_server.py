@@ -10,9 +10,9 @@ from typing import Any
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headrace.edge.error_interceptor import ErrorInterceptor
+from headrace.edge.server_reflection import ServerReflection
 from headrace.model.errors import InvalidInput
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -25,7 +25,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
 )
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
 class GrpcServer:
@@ -57,7 +56,7 @@ class GrpcServer:
 
     async def start(self, address: str) -> str:
         """Binds and serves; answers the address with the real port. InvalidInput when it cannot bind."""
-        self._enable_reflection()
+        self._server.add_generic_rpc_handlers((ServerReflection(self._services),))
         path = address.removeprefix("unix:")
         if path != address:
             with contextlib.suppress(FileNotFoundError):
@@ -77,23 +76,6 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return self.address
-
-    def _enable_reflection(self) -> None:
-        names = [*self._services, reflection.SERVICE_NAME, _REFLECTION_V1]
-        servicer = reflection.aio.ReflectionServicer(names)
-        reflection.enable_server_reflection(names, self._server)
-        # grpcio-reflection serves v1alpha only; the wire format of v1 is the same.
-        v1 = grpc.method_handlers_generic_handler(
-            _REFLECTION_V1,
-            {
-                "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                    servicer.ServerReflectionInfo,
-                    reflection_pb2.ServerReflectionRequest.FromString,
-                    reflection_pb2.ServerReflectionResponse.SerializeToString,
-                )
-            },
-        )
-        self._server.add_generic_rpc_handlers((v1,))
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """NOT_SERVING, then end streams, then wait for calls in flight up to the grace."""
