@@ -100,7 +100,7 @@ def describe_folder(folder: Path, manifest: Manifest) -> dict[str, Any] | None:
     None when the component has requirements and cannot be imported here, where they may be missing. Without
     requirements a failing import would fail in the mesh as well, and raises InvalidInput with its last lines.
     """
-    command = [sys.executable, "-m", "headrace.sdk.describe", str(folder)]
+    command = [sys.executable, "-P", "-m", "headrace.sdk.describe", str(folder)]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
