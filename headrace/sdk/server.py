@@ -135,6 +135,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
 def make_server(servicer: ComponentServicer) -> grpc.aio.Server:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((ServerReflection(["headrace.api.component.v1.ComponentService"]),))
     return server
 
 

@@ -150,11 +150,9 @@ def _list_files(root: Path) -> dict[str, str]:
 
 
 def _read_entrypoint(target: Path) -> str:
-    import yaml
-
-    from headrace.model.manifest import parse_manifest
+    from headrace.model.manifest import read_entrypoint
 
     try:
-        return parse_manifest(yaml.safe_load((target / "component.yaml").read_bytes())).entrypoint
-    except (OSError, yaml.YAMLError) as error:
+        return read_entrypoint((target / "component.yaml").read_bytes())
+    except OSError as error:
         raise InvalidInput(f"component.yaml cannot be read: {error}", reason="BAD_MANIFEST") from error

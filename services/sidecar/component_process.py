@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PROTOCOL_VERSION = 1
-SOCKET_LIMIT_S = 20.0
 HANDSHAKE_LIMIT_S = 5.0
 INIT_LIMIT_S = 60.0
 PING_LIMIT_S = 5.0
@@ -74,8 +73,9 @@ def component_command(
 class ComponentProcess:
     """Create with `spawn`; then `serve` once; `wait` for its end; `end` it."""
 
-    def __init__(self, child: ChildProcess, socket: Path, logs: LogCapture) -> None:
+    def __init__(self, child: ChildProcess, socket: Path, logs: LogCapture, start_limit_s: float) -> None:
         self._child = child
+        self._start_limit_s = start_limit_s
         self._socket = socket
         self._logs = logs
         self._channel: grpc.aio.Channel | None = None
@@ -91,7 +91,8 @@ class ComponentProcess:
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
         command = component_command(settings, bundle, python, entrypoint, socket, logs.feed)
-        return cls(ChildProcess.spawn(command, readiness=True), socket, logs)
+        child = ChildProcess.spawn(command, readiness=True)
+        return cls(child, socket, logs, settings.component_start_limit_s)
 
     @property
     def pid(self) -> int:
@@ -104,11 +105,11 @@ class ComponentProcess:
     async def wait_for_socket(self) -> None:
         """Until the component serves; ComponentFailed when it ends first or takes too long."""
         try:
-            await self._child.ready(SOCKET_LIMIT_S)
+            await self._child.ready(self._start_limit_s)
         except TimeoutError as error:
             raise self._failed(
                 "COMPONENT_SOCKET_NOT_OPENED",
-                f"the component did not open its socket within {SOCKET_LIMIT_S:g} s",
+                f"the component did not open its socket within {self._start_limit_s:g} s",
                 "Is there something at module level that waits?",
             ) from error
         except ConnectionError as error:

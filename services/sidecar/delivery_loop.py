@@ -57,7 +57,7 @@ def new_counters() -> dict[str, int]:
 
 
 class DeliveryLoop:
-    """`on_finished` is called after each processed message, `on_occupancy` when the loop gets its first held
+    """`on_finished` is called when the component finished a call, `on_occupancy` when the loop gets its first held
     input or has settled its last."""
 
     def __init__(
@@ -215,6 +215,7 @@ class DeliveryLoop:
                 held.entered_at_mono_ns = event.end.started_at_mono_ns
                 held.left_at_mono_ns = event.end.ended_at_mono_ns
                 self._end(held, self._outcome(held))
+                self._on_finished()
                 ended = True
             elif kind == "reply":
                 problem = check_reply(len(event.reply.body), event.reply.status)
@@ -294,7 +295,6 @@ class DeliveryLoop:
         self._held.pop(held.message_id, None)
         self._counters["processed"] += 1
         self._release()
-        self._on_finished()
         if not self._held:
             self._on_occupancy()
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-FETCH_TRIES_BEFORE_FAILED = 3
+# A registry or broker that is being restarted does not make the instance FAILED.
+UNAVAILABLE_FOR_S = 8.0
 COMPONENT_STOP_LIMIT_S = 3.0
 
 
@@ -155,6 +156,7 @@ class Instance:
     async def _prepare(self) -> ComponentSupervisor | None:
         """Tries until it has a program to run; None when it is being stopped."""
         tries = 0
+        began = asyncio.get_running_loop().time()
         self.status.start_clock()
         self._progress(Happening.PREPARE)
         while not self._stopping:
@@ -162,7 +164,8 @@ class Instance:
                 return await self._supervisor()
             except HeadraceError as error:
                 tries += 1
-                passing = isinstance(error, Unavailable) and tries < FETCH_TRIES_BEFORE_FAILED
+                since_s = asyncio.get_running_loop().time() - began
+                passing = isinstance(error, Unavailable) and since_s < UNAVAILABLE_FOR_S
                 log.warning("cannot be prepared", error=str(error), reason=error.reason, tries=tries)
                 if not passing:
                     self._preparation_failed = True

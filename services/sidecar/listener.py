@@ -33,10 +33,11 @@ DRAIN_LIMIT_S = 5.0
 
 
 class _Emit:
-    __slots__ = ("number", "pending", "run")
+    __slots__ = ("number", "outgoing", "run")
 
     def __init__(self, number: int, run: _Run) -> None:
-        self.number, self.run, self.pending = number, run, 0
+        self.number, self.run = number, run
+        self.outgoing: set[Outgoing] = set()
 
 
 class _Run:
@@ -155,6 +156,10 @@ class ListenerFeed:
                 task.cancel()
             await asyncio.gather(writer, drainer, return_exceptions=True)
             call.cancel()
+            # Whoever emitted is gone: its source has not committed and will give it again, under the same id.
+            for emit in run.unresolved.values():
+                for outgoing in tuple(emit.outgoing):
+                    self._outbox.withdraw(outgoing)
             self._run = None
 
     async def _write(self, call: Any, run: _Run) -> None:
@@ -203,28 +208,32 @@ class ListenerFeed:
         except MalformedMessage as error:
             self._resolve(emit, error.reason, error.message)
             return
-        emit.pending = len(self._edges)
         if not self._edges:
             self._resolve(emit)
         for receiver, subject in self._edges:
             message_id = output_message_id(stimulus, self._step.name, "0", receiver)
             stored, refused = partial(self._stored, emit), partial(self._refused, emit)
-            self._outbox.put(Outgoing(subject, message_id, shared, "", stored, refused))
+            emit.outgoing.add(Outgoing(subject, message_id, shared, "", stored, refused))
+        for outgoing in tuple(emit.outgoing):
+            if not outgoing.withdrawn:
+                self._outbox.put(outgoing)
 
     def _stored(self, emit: _Emit, outgoing: Outgoing, stored: Stored) -> None:
-        del outgoing, stored
+        del stored
         self._counters["emitted"] += 1
-        emit.pending -= 1
-        if emit.pending == 0:
+        emit.outgoing.discard(outgoing)
+        if not emit.outgoing:
             self._resolve(emit)
 
     def _refused(self, emit: _Emit, outgoing: Outgoing, problem: Problem) -> None:
-        del outgoing
+        emit.outgoing.discard(outgoing)
         self._resolve(emit, problem.code, problem.message)
 
     def _resolve(self, emit: _Emit, code: str = "", message: str = "") -> None:
         if emit.run.unresolved.pop(emit.number, None) is None:
             return  # resolved before, with an error
+        for outgoing in tuple(emit.outgoing):
+            self._outbox.withdraw(outgoing)
         from headrace.api.component.v1 import component_pb2
 
         if not code:

@@ -32,7 +32,7 @@ log = get_logger(__name__)
 _MESSAGE_TOO_LARGE = 10054
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """One message on its way to one subject. With `sealed` the payload is sent as it is; else the id and the
     time of writing are appended at each try."""
@@ -44,6 +44,7 @@ class Outgoing:
     on_stored: Callable[[Outgoing, Stored], None]
     on_refused: Callable[[Outgoing, Problem], None]
     sealed: bool = False
+    withdrawn: bool = False
     tries: int = 0
     written_at_unix_ns: int = 0
     written_at_mono_ns: int = 0
@@ -93,6 +94,14 @@ class Outbox:
         else:
             self._send(edge, outgoing)
 
+    def withdraw(self, outgoing: Outgoing) -> None:
+        """Its caller gives it up: it is not tried again, and unless an answer is under way nothing is called."""
+        outgoing.withdrawn = True
+        edge = self._edges.get(outgoing.subject)
+        if edge is not None and outgoing in edge.waiting:
+            edge.waiting.remove(outgoing)
+            self._one_settled()
+
     def _send(self, edge: _Edge, outgoing: Outgoing) -> bool:
         """False when the lane has no room: the message went back to the head of the line."""
         edge.window.sent()
@@ -134,7 +143,10 @@ class Outbox:
         elif isinstance(error, PublishRefused) and error.edge_full:
             self._counters["refused_full"] += 1
             edge.window.refused()
-            edge.waiting.appendleft(outgoing)
+            if outgoing.withdrawn:
+                self._one_settled()
+            else:
+                edge.waiting.appendleft(outgoing)
             self._probe_later(edge)
         elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
             edge.window.unanswered()
@@ -156,7 +168,9 @@ class Outbox:
             self._probe_later(edge)
 
     def _try_again(self, edge: _Edge, outgoing: Outgoing) -> None:
-        if self._retired():
+        if outgoing.withdrawn:
+            self._one_settled()
+        elif self._retired():
             reason = "the deployment is retired; its edges take no more messages"
             self._refuse(outgoing, Problem("DEPLOYMENT_RETIRED", reason))
         elif edge.window.may_send():

@@ -29,6 +29,8 @@ class Settings:
     replica: int
     plan_digest: str
     instance: str
+    component_start_limit_s: float = 20.0
+    """How long a component may take until it has opened its socket."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -51,6 +53,7 @@ class Settings:
             replica=replica,
             plan_digest=_required(environ, "HEADRACE_PLAN_DIGEST"),
             instance=name,
+            component_start_limit_s=_seconds(environ, "HEADRACE_COMPONENT_START_LIMIT_S", 20.0),
         )
 
     @property
@@ -72,6 +75,17 @@ def _required(environ: Mapping[str, str], name: str) -> str:
     if not value:
         raise InvalidInput.at(name, value, "is not set", next_step="The agent sets it; start sidecars through it")
     return value
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    value = environ.get(name, "")
+    try:
+        seconds = float(value) if value else default
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise InvalidInput.at(name, value, "is not a number of seconds, above 0, at most 3600")
+    return seconds
 
 
 def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:

@@ -103,6 +103,7 @@ class SidecarBench:
     phase: DeploymentPhase = DeploymentPhase.ACTIVE
     generation: int = 1
     registry: str = ""
+    component_start_limit_s: float = 20.0
     log_level: str = "warning"
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
@@ -247,6 +248,7 @@ class SidecarBench:
             "HEADRACE_REGISTRY": self.registry,
             "HEADRACE_CACHE_DIR": str(self.cache),
             "HEADRACE_RUN_DIR": str(self.run_dir),
+            "HEADRACE_COMPONENT_START_LIMIT_S": str(self.component_start_limit_s),
             "HEADRACE_WORKSPACE": WORKSPACE,
             "HEADRACE_FLOW": self.flow,
             "HEADRACE_DEPLOYMENT": str(self.deployment),

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace.model.flow_spec import RetryPolicy
+from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.retry_delay import REBOUND_LIMIT, rebound_delay_s, retry_delay_s
-
-MAX_OUTPUTS = 1_000
-MAX_BODY_BYTES = 512 * 1024
 
 
 class Ending(StrEnum):
