@@ -83,21 +83,30 @@ def parse_manifest(data: object) -> Manifest:
     language = check_text("language", top.get("language", "python"), limit=40)
     if language not in LANGUAGES:
         raise InvalidInput.at("language", language, "is not supported", next_step=f"Use {' or '.join(LANGUAGES)}")
-    entrypoint = check_text("entrypoint", top.get("entrypoint", DEFAULT_ENTRYPOINT), limit=200)
-    if not _ENTRYPOINT.fullmatch(entrypoint):
-        raise InvalidInput.at(
-            "entrypoint", entrypoint, "is not module:attribute", next_step="For example price:component"
-        )
     return Manifest(
         component=name,
         title=check_text("title", top.get("title", ""), limit=MAX_TITLE),
         description=check_text("description", top.get("description", ""), limit=MAX_DESCRIPTION),
         version=version,
         language=language,
-        entrypoint=entrypoint,
+        entrypoint=_entrypoint(top),
         functions=_functions(top.get("functions")),
         requirements=_requirements(top.get("requirements")),
     )
+
+
+def read_entrypoint(raw: bytes) -> str:
+    """Only the entry point of a component.yaml that was checked when it was pushed: loads no schema checker."""
+    return _entrypoint(check_mapping(MANIFEST_FILE, load_yaml(MANIFEST_FILE, raw, max_bytes=MAX_MANIFEST_BYTES)))
+
+
+def _entrypoint(top: Mapping[str, Any]) -> str:
+    entrypoint = check_text("entrypoint", top.get("entrypoint", DEFAULT_ENTRYPOINT), limit=200)
+    if not _ENTRYPOINT.fullmatch(entrypoint):
+        raise InvalidInput.at(
+            "entrypoint", entrypoint, "is not module:attribute", next_step="For example price:component"
+        )
+    return entrypoint
 
 
 def _functions(data: object) -> tuple[FunctionManifest, ...]:
