@@ -12,6 +12,7 @@ import msgspec
 
 from headrace import __version__
 from headrace.api.component.v1 import component_pb2, component_pb2_grpc
+from headrace.edge.server_reflection import ServerReflection
 from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity, StepScope
 from headrace.sdk.errors import DefinitionError
