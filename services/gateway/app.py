@@ -145,6 +145,8 @@ def make_app(hook: Hook) -> ASGIApp:
     more than the hook does); the rest is Starlette's. Errors are JSON everywhere."""
 
     async def health(request: Request) -> Response:
+        if hook.stopping:
+            return _refusal_response(refusals.gateway_stopping())
         return Response(b'{"status":"serving"}', media_type="application/json")
 
     async def refuse(request: Request, error: Exception) -> Response:

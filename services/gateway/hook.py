@@ -87,12 +87,12 @@ class Hook:
         self._hops = hops
         self._body_limit_s = body_limit_s
         self._reply_subject = subjects.reply_subject(workspace, gateway)
-        self._stopping = False
+        self.stopping = False
         self._idle = asyncio.Event()
 
     async def finish(self, limit_s: float) -> None:
         """Refuses new requests from now on; returns when none is in work, or past the limit."""
-        self._stopping = True
+        self.stopping = True
         if not self._admission.requests:
             return
         with contextlib.suppress(TimeoutError):
@@ -103,7 +103,7 @@ class Hook:
         reader = BodyReader(receive, self._admission, self._body_limit_s)
         entered = False
         try:
-            if self._stopping:
+            if self.stopping:
                 raise refusals.gateway_stopping()
             route, headers = self._check(scope)
             self._admission.enter()
@@ -123,7 +123,7 @@ class Hook:
         finally:
             if entered:
                 self._admission.leave(reader.taken)
-                if self._stopping and not self._admission.requests:
+                if self.stopping and not self._admission.requests:
                     self._idle.set()
 
     def _check(self, scope: Scope) -> tuple[Route, RequestHeaders]:
