@@ -41,7 +41,7 @@ from headrace.model.errors import HeadraceError, Unavailable
 
 log = get_logger(__name__)
 
-START_LIMIT_S = 30.0
+START_LIMIT_S = 90.0
 STOP_LIMIT_S = 4.5
 LEFTOVER_LIMIT_S = 3.0
 BROKER_RECOVERY_LIMIT_S = 60.0
@@ -115,8 +115,16 @@ class Mesh:
         self.directory.write_endpoints(self.endpoints)
 
     async def _until_all_are_up(self) -> None:
-        """The first failure counts: what fails after it usually fails because of it."""
-        waiting = {asyncio.ensure_future(process.started()) for process in self._processes.values()}
+        """The first failure counts: what fails after it usually fails because of it.
+
+        Services wait for the broker by themselves, but not as long as it may need to recover a large store.
+        """
+        broker = self._processes.get(BROKER)
+
+        def broker_is_not_up() -> bool:
+            return broker is not None and broker.state is ProcessState.STARTING
+
+        waiting = {asyncio.ensure_future(process.started(broker_is_not_up)) for process in self._processes.values()}
         try:
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

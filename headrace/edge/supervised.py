@@ -104,11 +104,16 @@ class Supervised:
         self._change(ProcessState.STARTING)
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"supervise {self.name}")
 
-    async def started(self) -> Facts:
-        """Until it is up for the first time; Unavailable, with the end of its log, when its first run ends first."""
+    async def started(self, excused: Callable[[], bool] = lambda: False) -> Facts:
+        """Until it is up for the first time; Unavailable, with the end of its log, when a run ends before.
+
+        A run that ends while `excused` answers True (what it needs is not there yet) does not count.
+        """
         while self.state is not ProcessState.UP:
             if self.state is not ProcessState.STARTING or self._failures:
-                raise self._not_started()
+                if self._stopping.is_set() or not excused():
+                    raise self._not_started()
+                self._failures = 0
             self._changed.clear()
             await self._changed.wait()
         return self.facts

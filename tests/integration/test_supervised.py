@@ -152,3 +152,16 @@ def test_a_log_past_its_limit_begins_anew(tmp_path: Path) -> None:
         writer.write(b"y")
     assert log_file.read_bytes() == b"y"
     assert (tmp_path / "registry.log.1").read_bytes() == b"x" * 200
+
+
+async def test_a_first_run_that_fails_for_want_of_another_is_excused(tmp_path: Path) -> None:
+    needed = tmp_path / "broker"
+    code = f"import os; os.path.exists({str(needed)!r}) or exit(1); {READY}{STAY}"
+    process = Supervised("registry", lambda: python(code))
+    process.start()
+    waiting = asyncio.ensure_future(process.started(lambda: not needed.exists()))
+    await eventually(lambda: process.starts >= 2)
+    needed.touch()
+    async with asyncio.timeout(5):
+        assert (await waiting)["address"] == "here"
+    await process.stop(1)

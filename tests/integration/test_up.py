@@ -190,6 +190,17 @@ def test_a_broker_that_is_too_old_is_refused(tmp_path: Path) -> None:
     assert missing[0] == f"headrace: nats-server: '{tmp_path / 'none'}' cannot be run"
 
 
+def test_a_broker_that_does_not_start_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "nats-server"
+    broken.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && echo 'nats-server: v2.15.1' || { echo 'disk is full' >&2; exit 1; }\n"
+    )
+    broken.chmod(0o755)
+    lines = refused_up(tmp_path / "data", "--nats-server", str(broken))
+    assert lines[0] == "headrace: broker did not start (exit status 1): disk is full"
+    assert lines[1] == f"  See {tmp_path / 'data' / 'logs' / 'broker.log'}"
+
+
 def test_a_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
     url = f"nats://127.0.0.1:{free_port()}"
     lines = refused_up(tmp_path / "data", "--nats", url)
@@ -248,3 +259,30 @@ def test_help_imports_no_command(arguments: list[str]) -> None:
     assert "headrace" in done.stdout
     for heavy in ("grpc", "nats", "asyncio", "rich", "headrace.cli.up", "headrace.cli.flow"):
         assert f" {heavy}\n" not in done.stderr, heavy
+
+
+async def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for moment in ("lock", "logs/broker.log", "logs/orchestrator.log"):
+        with open(tmp_path / "out", "wb") as out:
+            process = subprocess.Popen(up_command(data), stdout=out, stderr=out, start_new_session=True)  # noqa: ASYNC220
+        try:
+            await eventually(lambda moment=moment: (data / moment).exists())
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) in (0, 130)
+        finally:
+            process.kill()
+            process.wait(5)
+        assert processes_with(MESH_VARIABLE, str(data)) == []
+        assert lock_holder(locate(data)) == 0
+        assert "Traceback" not in (tmp_path / "out").read_text()
+        shutil.rmtree(data)
+
+
+async def test_status_while_the_api_is_away_shows_the_rest(mesh: RunningMesh) -> None:
+    mesh.kill("orchestrator", number=signal.SIGSTOP)
+    done = headrace("status", "--data", str(mesh.data))
+    assert done.returncode == 3
+    assert "gateway" in done.stdout
+    assert done.stderr.startswith("headrace: ")
+    mesh.kill("orchestrator")
