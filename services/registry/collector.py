@@ -25,6 +25,7 @@ class Collector:
     def __init__(self, catalogue: Catalogue, *, orphan_age_s: float = ORPHAN_AGE_S) -> None:
         self._catalogue = catalogue
         self._orphan_age_s = orphan_age_s
+        self._suspects: dict[str, int] = {}
 
     async def run(self) -> None:
         """Looks at once, then now and then; a broker that does not answer only delays it."""
@@ -54,20 +55,25 @@ class Collector:
         return done
 
     async def drop_orphans(self) -> int:
-        """Removes old bundles that no revision has, and old chunks of uploads that were cut off."""
-        bundles = self._catalogue.bundles
-        candidates = [one for one in await bundles.list_objects() if time.time() - one.stored_at > self._orphan_age_s]
-        # Read after the objects: a push that renewed one since is either seen here, or wins the delete's
-        # compare-and-set.
-        known = {
-            entry.digest.removeprefix("sha256:")
-            for found in await self._catalogue.components.list()
-            for entry in found.record.revisions
-        }
+        """Removes old bundles and records that no revision has, and old chunks of uploads that were cut off.
+
+        What is a candidate is read before the components: a push that renewed it since is either seen there,
+        or its renewal makes the delete here fail. A record says no age: it goes when it was a candidate,
+        unchanged, the last time already.
+        """
+        components, bundles = self._catalogue.components, self._catalogue.bundles
+        objects = [one for one in await bundles.list_objects() if time.time() - one.stored_at > self._orphan_age_s]
+        records = await components.list_bundles()
+        known = {entry.digest for found in await components.list() for entry in found.record.revisions}
         dropped = 0
-        for stored in candidates:
-            if stored.info.name not in known and await bundles.delete(stored):
+        for stored in objects:
+            if f"sha256:{stored.info.name}" not in known and await bundles.delete(stored):
                 dropped += 1
+        suspects = {digest: revision for digest, revision in records.items() if digest not in known}
+        for digest, revision in suspects.items():
+            if self._suspects.get(digest) == revision and await components.delete_bundle(digest, revision):
+                dropped += 1
+        self._suspects = suspects
         dropped += await bundles.drop_chunks_without_object(self._orphan_age_s)
         if dropped:
             log.info("orphans removed", count=dropped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 from headrace.edge.kv_bucket import KvBucket
@@ -67,14 +66,22 @@ class ComponentStore:
             return None
         return decode_bundle(entry.value), entry.revision
 
+    async def list_bundles(self) -> dict[str, int]:
+        """Digest of every bundle record, and the KV revision to delete it by."""
+        entries = await self._bucket.entries("digest.*")
+        return {"sha256:" + one.key.removeprefix("digest."): one.revision for one in entries}
+
     async def put_bundle(self, record: BundleRecord) -> None:
         """Writes the record anew, which keeps a delete that began earlier from taking it away."""
         await self._bucket.put(_bundle_key(record.digest), encode_bundle(record))
 
-    async def delete_bundle(self, digest: str, revision: int) -> None:
-        """Deletes the record unless somebody wrote it since `revision`."""
-        with contextlib.suppress(Conflict):
+    async def delete_bundle(self, digest: str, revision: int) -> bool:
+        """Deletes the record; False when somebody wrote it since `revision`."""
+        try:
             await self._bucket.delete(_bundle_key(digest), revision)
+        except Conflict:
+            return False
+        return True
 
 
 def _bundle_key(digest: str) -> str:

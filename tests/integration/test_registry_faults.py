@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import msgspec
 import nats.js.errors
 import psutil
 import pytest
@@ -294,6 +295,9 @@ async def test_what_killed_registries_left_is_cleared_up(
     with tempfile.TemporaryFile() as file:
         file.write(orphan)
         await catalogue.bundles.ensure(digest_of(orphan), file)
+    left = await catalogue.components.find_bundle(digests[3])
+    assert left is not None
+    await catalogue.components.put_bundle(msgspec.structs.replace(left[0], digest=digest_of(orphan)))
     await connection.jetstream().publish("$O.hr_default_bundles.C.cutoff", b"half")
 
     async with running_registry(broker.url, tmp_path / "second.log") as registry:
@@ -307,7 +311,11 @@ async def test_what_killed_registries_left_is_cleared_up(
             await registry.download(digests[1])
         assert refusals[0].code == grpc.StatusCode.NOT_FOUND
     assert await Collector(catalogue, orphan_age_s=3600).drop_orphans() == 0
-    assert await Collector(catalogue, orphan_age_s=-1).drop_orphans() == 2
+    collector = Collector(catalogue, orphan_age_s=-1)
+    assert await collector.drop_orphans() == 2
+    assert await collector.drop_orphans() == 1
+    assert await collector.drop_orphans() == 0
+    assert set(await catalogue.components.list_bundles()) == {digests[2], digests[3]}
     assert await catalogue.bundles.find(digest_of(orphan)) is None
     assert {one.info.name for one in await catalogue.bundles.list_objects()} == {
         digests[number].removeprefix("sha256:") for number in (2, 3)
