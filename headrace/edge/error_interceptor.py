@@ -1,7 +1,8 @@
 """Domain errors to gRPC status with details, at the door; whatever else fails is masked and logged.
 
 `ErrorInfo{reason, domain, metadata}` always, `BadRequest` for wrong fields, `Help`-like next step in
-metadata under `next_step` (AIP-193). No stack trace and no text of an unexpected exception leaves.
+metadata under `next_step`, `RetryInfo` where metadata has `retry_after_ms` (AIP-193). No stack trace and no
+text of an unexpected exception leaves.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ def status_of(error: HeadraceError) -> status_pb2.Status:
         for violation in error.violations:
             request.field_violations.add(field=violation.field, description=violation.description)
         details.append(_pack(request))
+    if error.metadata.get("retry_after_ms", "").isdigit():
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(error.metadata["retry_after_ms"]))
+        details.append(_pack(retry))
     code = code_pb2.Code.Value(error.code)
     return status_pb2.Status(code=code, message=str(error), details=details)
 

@@ -28,6 +28,7 @@ from services.orchestrator.flow_service import FlowService
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_view import MeshView
+from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import Resolver
@@ -41,6 +42,7 @@ from services.orchestrator.wall_clock import WallClock
 log = get_logger(__name__)
 
 WATCH_PAUSE_S = 0.5
+PRUNE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class OrchestratorApp:
         self._tasks = [
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
             tasks.create_task(self._resync(stores), name="resync"),
+            tasks.create_task(self._prune(stores, clock), name="prune operations"),
         ]
         report_ready({"address": self.address})
         log.info("orchestrator serves", address=self.address)
@@ -160,3 +163,11 @@ class OrchestratorApp:
             except HeadraceError as error:
                 log.warning("resync failed, it is repeated", error=str(error)[:300])
             await asyncio.sleep(RESYNC_S)
+
+    async def _prune(self, stores: Stores, clock: WallClock) -> None:
+        while True:
+            try:
+                await prune_operations(stores, clock.now())
+            except HeadraceError as error:
+                log.warning("operations could not be pruned", error=str(error)[:300])
+            await asyncio.sleep(PRUNE_S)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError
 from services.orchestrator.applier import Applier, touches
 from services.orchestrator.domain import actions as do
@@ -45,6 +46,7 @@ class FlowLoop:
     _pause_s: float = FIRST_PAUSE_S
     _task: asyncio.Task[None] | None = None
     gone: bool = False
+    _strays: int = 0
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"reconcile {self.flow}")
@@ -83,6 +85,7 @@ class FlowLoop:
                 self.gone = True
                 return RESYNC_S
             self.gone = False
+            self._watch_for_strays(snapshot)
             plan = make_plan(snapshot)
             changed = await self._apply(snapshot, plan.actions)
         except Conflict:
@@ -94,6 +97,13 @@ class FlowLoop:
             self.on_round(self.flow)
             return 0
         return min(RESYNC_S, plan.recheck_s if plan.recheck_s is not None else RESYNC_S)
+
+    def _watch_for_strays(self, snapshot: Snapshot) -> None:
+        """Anything stored under the ingress itself is an alarm: no step reads there."""
+        strays = snapshot.waiting(subjects.INGRESS)
+        if strays and strays != self._strays:
+            log.error("messages are stored under the ingress, the stream was changed", flow=self.flow, count=strays)
+        self._strays = strays
 
     def _failed(self, error: Exception) -> float:
         expected = isinstance(error, HeadraceError | grpc.aio.AioRpcError | TimeoutError)

@@ -111,7 +111,9 @@ def _call(
     """The lifecycle call that brings an instance to where its deployment's phase wants it."""
     status = snapshot.statuses.get(instance.name)
     if status is None:
-        return None
+        # It serves but has not reported yet: in PREPARING there is only one thing it can be told.
+        first = state.phase == DeploymentPhase.PREPARING and _consumers_ready(snapshot, view)
+        return CallInstance(instance.name, "Prepare", state.generation) if first else None
     behind = status.generation < state.generation
     progress = status.progress
     if progress == Progress.FAILED:
