@@ -33,12 +33,11 @@ class SenderMemory:
     def confirm(self, input_id: str, output_id: str, now: float) -> None:
         """The broker has that output of an input that is not finished yet."""
         key = _key(input_id)
-        known = self._confirmed.get(key)
-        if known is None:
-            self._forget_unfinished(now)
-            self._confirmed[key] = (now, {output_id})
-        else:
-            known[1].add(output_id)
+        known = self._confirmed.pop(key, None)
+        outputs = known[1] if known is not None else set()
+        outputs.add(output_id)
+        self._forget_unfinished(now)
+        self._confirmed[key] = (now, outputs)  # last in order: the oldest are forgotten first
 
     def is_confirmed(self, input_id: str, output_id: str) -> bool:
         known = self._confirmed.get(_key(input_id))
@@ -67,7 +66,9 @@ class SenderMemory:
         age_s = now - self._turned_at
         if age_s >= 2 * self._window_s:
             self._young, self._old, self._turned_at = set(), set(), now
-        elif age_s >= self._window_s or len(self._young) >= self._half:
+        elif age_s >= self._window_s:
+            self._old, self._young, self._turned_at = self._young, set(), self._turned_at + self._window_s
+        elif len(self._young) >= self._half:
             self._old, self._young, self._turned_at = self._young, set(), now
 
     def _forget_unfinished(self, now: float) -> None:

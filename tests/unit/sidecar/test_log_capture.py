@@ -1,0 +1,70 @@
+"""Lines of a component, whatever bytes it writes."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.api.flow.v1 import flow_pb2
+from services.sidecar.log_capture import BURST_LINES, MAX_LINE_BYTES, LogCapture
+
+
+def capture(clock_s: list[float] | None = None) -> tuple[LogCapture, list[flow_pb2.LogLine]]:
+    lines: list[flow_pb2.LogLine] = []
+    now = clock_s or [0.0]
+    logs = LogCapture(
+        flow="f",
+        step="s",
+        deployment=3,
+        instance="i",
+        publish=lambda raw: lines.append(flow_pb2.LogLine.FromString(raw)),
+        clock=lambda: now[0],
+    )
+    return logs, lines
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\n\r{"), min_size=1).filter(str.strip), max_size=30),
+       st.integers(1, 50))  # fmt: skip
+def test_lines_are_whole_however_they_are_cut(texts: list[str], size: int) -> None:
+    logs, lines = capture()
+    raw = "".join(f"{text}\n" for text in texts).encode()
+    for first in range(0, len(raw), size):
+        logs.feed(raw[first : first + size])
+    assert [line.message for line in lines] == texts
+    assert logs.last_lines == texts[-20:]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20))
+def test_any_bytes_are_taken(chunks: list[bytes]) -> None:
+    logs, lines = capture()
+    for chunk in chunks:
+        logs.feed(chunk)
+    logs.end()
+    assert all(len(line.message) <= MAX_LINE_BYTES + 2 for line in lines)
+
+
+def test_the_sdk_lines_keep_level_and_fields() -> None:
+    logs, lines = capture()
+    logs.feed(json.dumps({"level": "error", "message": "no", "fields": {"sku": "A"}}).encode() + b"\n")
+    logs.feed(b'{"message": 5}\n{broken\n')
+    assert (lines[0].level, lines[0].message, json.loads(lines[0].fields_json)) == ("error", "no", {"sku": "A"})
+    assert [line.level for line in lines[1:]] == ["info", "info"]
+    assert (lines[0].flow, lines[0].step, lines[0].deployment, lines[0].instance) == ("f", "s", 3, "i")
+
+
+def test_long_lines_are_cut_and_fast_ones_counted() -> None:
+    now = [0.0]
+    logs, lines = capture(now)
+    logs.feed(b"x" * 100_000)
+    logs.feed(b"y" * 100_000 + b"\nnext\n")
+    assert [len(line.message) <= MAX_LINE_BYTES + 2 for line in lines] == [True, True]
+    assert lines[1].message == "next"
+    logs.feed(b"flood\n" * (BURST_LINES * 2))
+    assert len(lines) == BURST_LINES
+    assert logs.dropped == BURST_LINES + 2
+    now[0] += 10
+    logs.feed(b"again\n")
+    assert lines[-2].source == "sidecar"
+    assert lines[-1].message == "again"
