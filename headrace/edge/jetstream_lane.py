@@ -144,6 +144,12 @@ class NatsLane:
         self._kept.append(command)
         self._kept_bytes += len(command)
 
+    def listen(self, subject: str, on_message: Callable[[bytes], None]) -> None:
+        """Core NATS subscription, until the lane is closed: each payload is handed over, on the loop, as it is
+        read; restored after a reconnect."""
+        self._check_subject(subject)
+        self._tap.subscribe(subject, lambda _subject, _reply, payload, _headers: on_message(payload))
+
     async def flush(self, timeout_s: float = 2.0) -> None:
         """See the port. Calls of one turn of the loop share one PING."""
         async with asyncio.timeout(timeout_s):

@@ -40,9 +40,6 @@ log = get_logger(__name__)
 
 START_LIMIT_S = 10.0
 CLOSE_LIMIT_S = 1.0
-# Replies that wait in the process while the loop is busy; past it nats-py drops (the caller gets 504).
-MAX_PENDING_REPLIES = 16 * 1024
-MAX_PENDING_REPLY_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +94,8 @@ class Gateway:
             hops=self._hops,
             body_limit_s=settings.body_limit_s,
         )
+        self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)
+        await self._lane.flush()
         await routes.wait_until_read(START_LIMIT_S)
         self._server = HttpServer(
             make_app(self._hook), settings.host, settings.port, head_limit_s=settings.head_limit_s
@@ -109,12 +108,6 @@ class Gateway:
     async def _subscribe(self) -> None:
         assert self._connection is not None
         workspace = self._settings.workspace
-        await self._connection.subscribe(
-            subjects.reply_subject(workspace, self._name),
-            cb=self._desk.on_message,
-            pending_msgs_limit=MAX_PENDING_REPLIES,
-            pending_bytes_limit=MAX_PENDING_REPLY_BYTES,
-        )
         await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
         await HopResponder(self._connection, workspace, "*", self._hops.snapshot).start()
         await self._connection.flush()

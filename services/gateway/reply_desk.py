@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from nats.aio.msg import Msg
-
 from headrace.edge.structured_log import get_logger
 from headrace.wire.envelope import MalformedMessage, Reply, decode_reply
 
@@ -80,12 +78,12 @@ class ReplyDesk:
         if not waiters:
             del self._waiting[waiter.execution]
 
-    async def on_message(self, message: Msg) -> None:
-        """Subscription callback: never raises, whatever arrives."""
+    def on_message(self, payload: bytes) -> None:
+        """A message on the reply subject: never raises, whatever arrives."""
         read_at_mono_ns = time.monotonic_ns()
         read_at_unix_ns = time.time_ns()
         try:
-            reply = decode_reply(message.data)
+            reply = decode_reply(payload)
         except MalformedMessage as error:
             log.warning("a reply could not be read", problem=error.message)
             return

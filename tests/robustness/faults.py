@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -93,7 +92,8 @@ async def fault_round(
         kill()
         killed_at = time.monotonic()
         recovered_s = await _recovery(traffic, killed_at)
-        await asyncio.sleep(after_s)
+        enough = traffic.sent + int(after_s * rate)
+        await eventually(lambda: traffic.sent >= enough, within_s=after_s + 10.0)
         attempts = await traffic.finish()
     await eventually(in_flight.is_empty, within_s=RECOVERY_LIMIT_S, every_s=0.1)
     acknowledged = {attempt.id for attempt in attempts if attempt.outcome is Outcome.OK}

@@ -54,7 +54,7 @@ async def _chunks_without_end(connection: HttpConnection) -> None:
     while True:
         connection.write(b"4000\r\n" + b"y" * 0x4000 + b"\r\n")
         await connection.drain()
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # tidy: pace
 
 
 @pytest.mark.parametrize(
