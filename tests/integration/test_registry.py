@@ -219,7 +219,7 @@ async def test_bad_pushes_are_refused_and_leave_nothing(registry: Registry) -> N
 
 
 async def test_health_is_served(registry: Registry) -> None:
-    answer = await health_pb2_grpc.HealthStub(registry.channel).Check(
+    answer = await health_pb2_grpc.HealthStub(registry.channel).Check(  # type: ignore[attr-defined]
         health_pb2.HealthCheckRequest(service="headrace.api.registry.v1.RegistryService")
     )
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
