@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from services.agent.driver import InstanceDriver, RunningInstance
 log = get_logger(__name__)
 
 WATCHER_LIMIT = 64
+WATCH_SILENCE_S = 5.0
 
 
 @dataclass
@@ -129,7 +131,8 @@ class InstanceTable:
         return [self._entries[name].view() for name in sorted(self._entries)]
 
     async def watch(self) -> AsyncIterator[list[InstanceView]]:
-        """First all, then those that changed since the last time; ends when the table closes."""
+        """First all, then those that changed since the last time, at least every 5 s an empty list; ends when
+        the table closes."""
         if len(self._watchers) >= WATCHER_LIMIT:
             raise Exhausted(f"{WATCHER_LIMIT} watchers already", reason="WATCHER_LIMIT", next_step="End one of them")
         watcher = _Watcher()
@@ -137,10 +140,12 @@ class InstanceTable:
         try:
             yield self.all()
             while not self._closing:
-                await watcher.wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_SILENCE_S):
+                        await watcher.wake.wait()
                 watcher.wake.clear()
                 changed, watcher.pending = watcher.pending, {}
-                if changed:
+                if not self._closing or changed:
                     yield list(changed.values())
         finally:
             self._watchers.discard(watcher)

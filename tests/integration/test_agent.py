@@ -253,3 +253,12 @@ async def refusal(call: object) -> tuple[grpc.StatusCode, str]:
     assert status is not None
     assert status.details[0].Unpack(info)
     return raised.value.code(), info.reason
+
+
+async def test_a_silent_watch_says_that_it_lives(agent: Agent) -> None:
+    watch = agent.stub.WatchInstances(agent_pb2.WatchInstancesRequest())
+    try:
+        async with asyncio.timeout(8):
+            assert [len((await watch.read()).instances) for _ in range(2)] == [0, 0]
+    finally:
+        watch.cancel()
