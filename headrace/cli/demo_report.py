@@ -14,6 +14,8 @@ from headrace.cli.order_check import Difference
 from headrace.cli.tables import table
 
 SHOWN_DIFFERENCES = 10
+# Of a deployment, then of one instance.
+STAGES = ("resolve", "assets", "prepare", "activate", "fetch", "build", "start", "init", "self_check")
 
 
 @dataclass(slots=True)
@@ -94,7 +96,7 @@ def start_text(result: DemoResult) -> str:
     """How long each stage of the start took."""
     start = "  ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.start_s.items())
     steps = [
-        (step, "  ".join(f"{stage} {millis:.0f}" for stage, millis in stages.items() if millis >= 0.5))
+        (step, "  ".join(f"{stage} {millis:.0f}" for stage, millis in in_order(stages) if millis >= 0.5))
         for step, stages in result.stage_ms.items()
     ]
     lines = [f"start: {start}"]
@@ -102,6 +104,12 @@ def start_text(result: DemoResult) -> str:
         lines.append(table(("STEP", "STAGES, ms"), steps))
     lines.append(f"durability profile: {result.profile} ({profile_words(result.profile)})")
     return "\n".join(lines)
+
+
+def in_order(stages: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Stages of a start as they come one after the other, the total last; unknown ones before it."""
+    place = {stage: number for number, stage in enumerate(STAGES)}
+    return sorted(stages.items(), key=lambda item: (item[0] == "total", place.get(item[0], len(STAGES)), item[0]))
 
 
 def profile_words(profile: str) -> str:
@@ -126,17 +134,16 @@ def verdict_text(result: DemoResult) -> str:
     return "\n".join([head, *shown])
 
 
-def next_text(*, data: str, webhook_url: str, sample: str) -> str:
+def next_text(*, flow: str, data: str, webhook_url: str, sample: str) -> str:
     """What to type next, ready to paste."""
-    command = f".venv/bin/headrace --data {data}"
     return "\n".join(
         [
             "try next, in another terminal:",
             f"  curl -i {webhook_url} -H 'content-type: application/json' -d '{sample}'",
-            f"  {command} flow status orders",
-            f"  {command} logs orders -f",
-            f"  {command} component list",
-            f"  {command} status",
+            f"  .venv/bin/headrace flow status {flow} --data {data}",
+            f"  .venv/bin/headrace logs {flow} -f --data {data}",
+            f"  .venv/bin/headrace component list --data {data}",
+            f"  .venv/bin/headrace status --data {data}",
             "the demo's data is fresh each run and goes with it; `headrace up` keeps its data",
             "Ctrl-C ends the demo",
         ]
@@ -160,7 +167,7 @@ def report_json(result: DemoResult) -> dict[str, Any]:
                 "digest": step.pin.digest,
                 "instances": len(step.instances),
                 "running": running_instances(step),
-                "stage_ms": {stage: round(ms, 2) for stage, ms in result.stage_ms.get(step.step, {}).items()},
+                "stage_ms": {stage: round(ms, 2) for stage, ms in in_order(result.stage_ms.get(step.step, {}))},
             }
             for step in result.status.steps
         ],

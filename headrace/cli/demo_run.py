@@ -55,7 +55,7 @@ class DemoRun:
         self._tell(result)
         if self._stay:
             url = result.status.webhook_url
-            self._say(next_text(data=str(data), webhook_url=url, sample=example.sample))
+            self._say(next_text(flow=example.flow, data=str(data), webhook_url=url, sample=example.sample))
             await stopping.wait()
             self._say("stopping")
         return 0 if result.ok else 1
@@ -72,7 +72,7 @@ class DemoRun:
         started = await client.start(example.flow)
         running = time.perf_counter()
         self._start_s |= {"push": applied - began, "publish": published - applied, "flow": running - published}
-        self._start_s["total"] = sum(self._start_s.values())
+        self._start_s = {"total": sum(self._start_s.values()), **self._start_s}
         self._say(
             f"{example.flow}: version {version.version} RUNNING as deployment {started.deployment}, "
             f"started in {self._start_s['flow']:.2f} s"
@@ -134,7 +134,8 @@ def _through_the_flow(answer: HttpAnswer) -> bool:
 
 def _stages(status: flow_pb2.FlowStatus) -> dict[str, dict[str, float]]:
     """Per step, the stages of the start of its first instance; the deployment's own under `deployment`."""
-    stages = {f"({status.flow.removeprefix('flows/')})": dict(item.deployment.start_ms) for item in status.deployments}
+    flow = status.flow.removeprefix("flows/")
+    stages = {f"({flow})": dict(item.deployment.start_ms) for item in status.deployments}
     for step in status.steps:
         if step.instances:
             stages[step.step] = dict(step.instances[0].stage_ms)

@@ -82,7 +82,7 @@ def print_error(error: HeadraceError, *, as_json: bool = False) -> None:
         return
     print(f"headrace: {error.message}", file=sys.stderr)
     for violation in error.violations:
-        if violation.field not in error.message:
+        if violation.field not in error.message and violation.description not in error.message:
             print(f"  {violation.field}: {violation.description}", file=sys.stderr)
     next_step = error.next_step or ("See `headrace flow list`" if isinstance(error, NotFound) else "")
     if next_step:

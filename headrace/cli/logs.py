@@ -37,6 +37,10 @@ def logs(
 def _as_text(line: flow_pb2.LogLine) -> str:
     moment = line.time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
     fields = json.loads(line.fields_json) if line.fields_json else {}
+    fields.pop("message_id", None)  # in --json; the execution is what a person looks for
+    execution = fields.pop("execution_id", None)
+    if execution is not None:
+        fields["execution"] = execution
     rest = "".join(f"  {key}={_value(value)}" for key, value in fields.items())
     return f"{moment}  {line.step or '-':<12} {line.level:<7} {line.message}{rest}"
 

@@ -1,0 +1,258 @@
+"""The commands of a first look, from outside, against a real mesh."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.cli.http_caller import HttpRequest, call_all
+from tests.support.commands import COMMAND, ROOT, Done, headrace
+from tests.support.eventually import eventually
+from tests.support.mesh import RunningMesh
+
+FLOW = """
+name: {name}
+type: realtime
+reply_timeout: 5s
+steps:
+  receive: {{component: {webhook}, function: receive, to: [shout]}}
+  shout: {{component: ./shout, config: {{mark: "!"}}}}
+"""
+MANIFEST = """
+name: {name}
+functions:
+  shout:
+    kind: action
+    config: {{type: object, properties: {{mark: {{type: string}}}}}}
+"""
+CODE = """
+from headrace.sdk import Component, Context
+
+component = Component()
+
+
+@component.action
+async def shout(message: dict, ctx: Context) -> None:
+    ctx.log.info("shouting", word=message["word"])
+    await ctx.reply({"shout": message["word"].upper() + ctx.config["mark"]})
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A flow file with a component folder of its own, under names that no other test uses, and a mesh."""
+
+    name: str
+    folder: Path
+    data: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "flow.yaml"
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "shout" / "component.py"
+
+    def flow(self, verb: str, *options: str) -> Done:
+        """`headrace flow VERB` of this flow."""
+        return headrace("flow", verb, self.folder if verb == "apply" else self.name, *options, data=self.data)
+
+    def run(self) -> str:
+        """Applied, published, started; answers what `start` said."""
+        self.flow("apply").ok()
+        self.flow("publish").ok()
+        return self.flow("start").ok()
+
+    def status(self) -> Any:
+        return self.flow("status", "--json").json()
+
+
+@pytest.fixture
+def project(module_mesh: RunningMesh, tmp_path: Path) -> Iterator[Project]:
+    name = f"shout-{secrets.token_hex(4)}"
+    (tmp_path / "shout").mkdir()
+    (tmp_path / "shout" / "component.yaml").write_text(MANIFEST.format(name=name))
+    (tmp_path / "shout" / "component.py").write_text(CODE)
+    (tmp_path / "flow.yaml").write_text(FLOW.format(name=name, webhook=ROOT / "components" / "webhook"))
+    made = Project(name, tmp_path, module_mesh.data)
+    yield made
+    if made.flow("show").status == 0:
+        if made.status()["state"] != "STOPPED":
+            made.flow("stop", "--drop", "--yes").ok()
+        made.flow("delete", "--yes").ok()
+
+
+def test_a_flow_from_file_to_answer_and_back(project: Project) -> None:
+    name = project.name
+    applied = project.flow("apply").ok()
+    assert f"{name}: pushed revision 1\n" in applied
+    assert applied.endswith(f"{name}: created, draft is ready\n")
+    again = project.flow("apply").ok()
+    assert f"{name}: unchanged, revision 1\n" in again
+    assert again.endswith(f"{name}: unchanged\n")
+    assert project.flow("publish").ok() == f"{name}: published version 1\n"
+    assert project.flow("apply").ok().endswith(f"{name}: unchanged\n")
+
+    started = project.flow("start").ok()
+    assert started.startswith(f"{name}: RUNNING, version 1, deployment 1 (")
+    url = started.split("webhook ")[1].strip()
+    host, _, rest = url.removeprefix("http://").partition(":")
+    port, _, path = rest.partition("/")
+    request = HttpRequest(f"/{path}", '{"word": "hü"}'.encode())
+    (answer,) = call_all([request], host=host, port=int(port), timeout_s=10)
+    assert (answer.status, json.loads(answer.body)) == (200, {"shout": "HÜ!"})
+    assert answer.headers["headrace-deployment"] == "1"
+
+    text = project.flow("status").ok()
+    assert text.startswith(f"{name}  RUNNING  version 1  deployment 1  profile fast\n")
+    assert f"{name}@1" in text
+    facts = project.status()
+    assert facts["state"] == "RUNNING"
+    assert [(step["step"], step["state"], step["pin"]["component"]) for step in facts["steps"]] == [
+        ("receive", "RUNNING", "webhook"),
+        ("shout", "RUNNING", name),
+    ]
+    assert name in headrace("flow", "list", data=project.data).ok()
+    assert "DEPLOYMENT" in project.flow("show").ok()
+
+    assert project.flow("stop").ok() == f"{name}: STOPPED, nothing waits\n"
+    assert project.status()["state"] == "STOPPED"
+    assert project.flow("delete", "--yes").ok() == f"{name}: deleted\n"
+
+
+def test_a_flow_made_again_under_its_name_runs(project: Project) -> None:
+    project.run()
+    project.flow("stop").ok()
+    project.flow("delete", "--yes").ok()
+    assert "RUNNING, version 1, deployment 2 (" in project.run()
+
+
+async def test_inject_and_logs(project: Project) -> None:
+    name, data = project.name, project.data
+    project.run()
+    injected = headrace("inject", name, '{"word": "one"}', "--request-id", "i-1", data=data).ok()
+    assert injected.startswith("execution ")
+    again = headrace("inject", name, '{"word": "one"}', "--request-id", "i-1", "--json", data=data).json()
+    assert again == {"execution_id": injected.split()[1], "duplicate": True}
+    headrace("inject", name, "-", stdin='{"word": "two"}', data=data).ok()
+
+    def shouted() -> bool:
+        lines = headrace("logs", name, "--step", "shout", data=data).ok().splitlines()
+        return [line.split("word=")[1].split()[0] for line in lines if "shouting" in line] == ["one", "two"]
+
+    await eventually(shouted, within_s=15)
+    last = headrace("logs", name, "--step", "shout", "--lines", "1", "--json", data=data).ok()
+    line = json.loads(last)
+    assert (line["message"], line["fields"]["word"], line["level"]) == ("shouting", "two", "info")
+    assert (line["step"], line["source"]) == ("shout", "component")
+
+
+def test_logs_follow_until_ctrl_c(project: Project) -> None:
+    project.run()
+    process = subprocess.Popen(
+        [*COMMAND, "logs", project.name, "-f", "--step", "shout", "--data", str(project.data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout is not None
+        headrace("inject", project.name, '{"word": "later"}', data=project.data).ok()
+        while "word=later" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(2)
+        _, error = process.communicate(timeout=5)
+        assert (process.returncode, error) == (130, "")
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def test_new_code_is_pushed_and_seen_but_not_run(project: Project) -> None:
+    project.run()
+    before = project.status()["steps"][1]["pin"]
+    project.code.write_text(project.code.read_text().replace(".upper()", ".title()"))
+    folder = project.code.parent
+    pushed = headrace("component", "push", folder, "--tag", "next", "--json", data=project.data).json()
+    assert pushed["created"]
+    step = project.status()["steps"][1]
+    assert step["pin"] == before
+    assert step["newer_revision"] == pushed["revision"]["number"] == 2
+    assert "(2 is newer)" in project.flow("status").ok()
+    assert f"flows/{project.name}/deployments/1" in headrace("component", "show", project.name, data=project.data).ok()
+    assert "next=2" in headrace("component", "list", data=project.data).ok()
+
+
+def test_refusals_name_what_is_wrong_and_what_to_type(project: Project) -> None:
+    data = project.data
+    for command in (["flow", "status"], ["flow", "start"], ["flow", "publish"], ["flow", "show"], ["logs"]):
+        error = headrace(*command, "nosuch", data=data).refused()
+        assert "nosuch" in error
+        assert "headrace flow list" in error
+    assert "nosuch" in headrace("inject", "nosuch", "{}", data=data).refused()
+    assert "component push" in headrace("component", "show", "nosuch", data=data).refused()
+    assert "component.yaml" in headrace("component", "push", project.folder, data=data).refused()
+    project.flow("apply").ok()
+    assert "publish" in project.flow("start").refused()
+    assert "--yes" in project.flow("stop", "--drop").refused(2)
+    assert "--yes" in project.flow("delete").refused(2)
+    error = json.loads(headrace("flow", "status", "nosuch", "--json", data=data).refused())["error"]
+    assert "NOT_FOUND" in error["reason"]
+    assert error["next_step"]
+
+
+def test_a_bad_flow_file_is_refused_with_its_line_and_nothing_is_made(project: Project) -> None:
+    file, good = project.file, project.file.read_text()
+    file.write_text(good.replace("to: [shout]", "to: [shuot]"))
+    error = project.flow("apply").refused()
+    assert f"{file}:6: steps.receive.to[0]: 'shuot' is not a step" in error
+    assert "Did you mean `shout`?" in error
+    file.write_text(good.replace("name: ", "name: [", 1))
+    assert re.search(rf"{re.escape(str(file))}:\d+: is not YAML", project.flow("apply").refused())
+    missing = project.folder / "no.yaml"
+    assert str(missing) in headrace("flow", "apply", missing, data=project.data).refused()
+    file.write_text(good.replace('config: {mark: "!"}', 'config: {mark: "!"}, to: [shout]'))
+    assert "shout" in project.flow("apply").refused_after_pushes()
+    assert project.name in project.flow("show").refused()
+
+
+def test_a_component_that_does_not_import_is_named_with_its_cause(project: Project) -> None:
+    project.code.write_text("import nothing_of_that_name\n")
+    done = project.flow("apply")
+    if done.status == 0:
+        project.flow("publish").ok()
+        done = project.flow("start", "--timeout", "20")
+    assert done.status == 1
+    assert "nothing_of_that_name" in done.error
+
+
+def test_where_nobody_answers_the_status_is_three(tmp_path: Path) -> None:
+    for command in (["flow", "list"], ["logs", "orders"]):
+        assert "headrace up" in headrace(*command, "--address", "127.0.0.1:1").refused(3)
+    for command in (["component", "list"], ["inject", "orders", "{}"]):
+        assert "headrace up" in headrace(*command, data=tmp_path / "none").refused(3)
+
+
+def test_usage_errors_have_status_two() -> None:
+    assert headrace("flow", "applly", "x").status == 2
+    assert headrace("inject", "orders").status == 2
+    assert headrace("inject", "orders", "{}", "--header", "no-equals").status == 2
+
+
+def test_the_example_can_be_applied_from_wherever_it_lies(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    for part in ("examples/orders", "components/webhook"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    out = headrace("flow", "apply", tmp_path / "examples" / "orders", data=module_mesh.data).ok()
+    assert sorted(line.split(":")[0] for line in out.splitlines()) == ["check", "notify", "orders", "price", "webhook"]
+    headrace("flow", "delete", "orders", "--yes", data=module_mesh.data).ok()

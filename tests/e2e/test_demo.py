@@ -1,0 +1,157 @@
+"""`headrace demo` from outside: right, caught when wrong, gone when interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.edge.data_directory import MESH_VARIABLE
+from headrace.edge.process_table import processes_with
+from tests.support.commands import COMMAND, ROOT, headrace
+
+STOP_LIMIT_S = 5.0
+
+
+def left_over(data: Path | str) -> list[int]:
+    return processes_with(MESH_VARIABLE, str(data))
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A copy of the example that a test may spoil."""
+    for part in ("examples/orders", "components/webhook"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    return tmp_path / "examples" / "orders"
+
+
+def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    done = headrace("demo", "--once", "--json", "--profile", "fast", data=data)
+    result = done.json()
+    assert len(done.out.splitlines()) == 1
+    assert result["ok"], result["differing"]
+    expected = (ROOT / "examples" / "orders" / "expected.jsonl").read_text().count("\n")
+    assert result["orders"] == result["correct"] == expected >= 200
+    assert result["profile"] == "fast"
+    assert result["start_s"]["total"] >= result["start_s"]["flow"] > 0
+    assert [(step["step"], step["state"], step["instances"]) for step in result["steps"]] == [
+        (name, "RUNNING", 1) for name in ("order", "price", "check", "notify")
+    ]
+    assert all(step["digest"].startswith("sha256:") for step in result["steps"])
+    measured = {(row["step"], row["phase"]): row for row in result["hops"]}
+    for step in ("order", "price", "check", "notify"):
+        for phase in ("queue", "sidecar-in", "component", "sidecar-out", "publish"):
+            row = measured[step, phase]
+            assert row["count"] > 0
+            assert 0 <= row["p50_us"] <= row["p95_us"] <= row["p99_us"]
+    caller = result["caller"]
+    assert 0 < caller["p50_us"] <= caller["p99_us"]
+    gap_us = abs(caller["mean_us"] - caller["phases_mean_us"])
+    assert gap_us <= max(0.02 * caller["mean_us"], 300), caller
+    assert left_over(data) == []
+
+
+def test_one_cent_in_price_fails_the_demo_and_the_orders_are_shown(example: Path) -> None:
+    catalogue = example / "price" / "catalogue.py"
+    text = catalogue.read_text()
+    spoiled = text.replace('"SEAL-KIT": Article(3_333,', '"SEAL-KIT": Article(3_334,')
+    assert spoiled != text
+    catalogue.write_text(spoiled)
+    done = headrace("demo", "--once", "--profile", "fast", "--example", example)
+    assert done.status == 1, done.error
+    assert re.search(r"\d+ of \d+ orders differ from what is expected", done.out)
+    assert re.search(r"O-\d{4}  total_cents\n    expected \d+\n    got      \d+", done.out)
+
+
+def test_an_effect_that_is_missing_fails_the_demo(example: Path) -> None:
+    component = example / "notify" / "component.py"
+    text = component.read_text()
+    spoiled = text.replace("    line = {", '    if order.order_id == "O-0111":\n        return\n    line = {')
+    assert spoiled != text
+    component.write_text(spoiled)
+    done = headrace("demo", "--once", "--json", "--profile", "fast", "--example", example)
+    assert done.status == 1, done.error
+    result = json.loads(done.out)
+    assert [(item["order"], item["what"]) for item in result["differing"]] == [("O-0111", "effect missing")]
+    assert (result["ok"], result["orders"] - result["correct"]) == (False, 1)
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    assert "empty folder" in headrace("demo", "--once", data=tmp_path).refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_an_example_that_is_none_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert "orders.jsonl" in headrace("demo", "--once", "--example", tmp_path, data=data).error
+    assert left_over(data) == []
+
+
+@pytest.fixture
+def staying() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--profile", "fast"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    yield process
+    process.kill()
+    process.communicate(timeout=10)
+
+
+def read_until(process: subprocess.Popen[str], wanted: str) -> str:
+    """What it printed up to the line with `wanted`; the test's own limit ends a wait in vain."""
+    assert process.stdout is not None
+    text = ""
+    while wanted not in text:
+        line = process.stdout.readline()
+        assert line, f"ended early:\n{text}"
+        text += line
+    return text
+
+
+def interrupt(process: subprocess.Popen[str], data: str) -> int:
+    began = time.monotonic()
+    process.send_signal(2)
+    process.communicate(timeout=10)
+    assert time.monotonic() - began < STOP_LIMIT_S
+    assert left_over(data) == []
+    assert not Path(data).exists()
+    return process.returncode
+
+
+def test_what_to_try_next_works_and_ctrl_c_ends_it_all(staying: subprocess.Popen[str]) -> None:
+    text = read_until(staying, "Ctrl-C ends the demo")
+    data = re.search(r"data (/\S+)", text)
+    assert data is not None
+    commands = re.findall(r"^  \.venv/bin/headrace (.*)$", text, re.M)
+    assert "flow status orders --data " + data[1] in commands
+    for command in commands:
+        if " -f " not in command:
+            headrace(*command.split()).ok()
+    curl = re.search(r"^  (curl .*)$", text, re.M)
+    assert curl is not None
+    if shutil.which("curl"):
+        answer = subprocess.run(["bash", "-c", curl[1]], capture_output=True, text=True, timeout=20)
+        assert "200" in answer.stdout.splitlines()[0]
+        assert "headrace-deployment: 1" in answer.stdout.lower()
+    assert interrupt(staying, data[1]) == 0
+
+
+def test_ctrl_c_while_the_flow_starts(staying: subprocess.Popen[str]) -> None:
+    text = read_until(staying, "pushed revision")
+    data = re.search(r"data (/\S+)", text)
+    assert data is not None
+    assert interrupt(staying, data[1]) == 130
