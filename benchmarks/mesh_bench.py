@@ -38,7 +38,8 @@ class BenchMesh:
         """Applies and publishes a flow of the bench; answers its name. It is not started."""
         applied = await self.client.apply(FLOWS / f"{name}.yaml")
         flow = applied.flow.name.removeprefix("flows/")
-        await self.client.publish(flow)
+        if applied.change != "unchanged":
+            await self.client.publish(flow)
         return flow
 
     async def load(self, flow: str, body: bytes, content_type: str) -> IngressLoad:

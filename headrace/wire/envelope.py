@@ -54,6 +54,7 @@ def encode_shared(
     sender: str = "",
     reply_to: ReplyTo | None = None,
     incarnation: int = 0,
+    input_stored_at_unix_ns: int = 0,
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
@@ -66,6 +67,7 @@ def encode_shared(
             sender=sender,
             reply_to=reply_to,
             incarnation=incarnation,
+            input_stored_at_unix_ns=input_stored_at_unix_ns,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error
@@ -129,6 +131,7 @@ def encode_reply(
     deployment: int = 0,
     version: int = 0,
     revision: str = "",
+    input_stored_at_unix_ns: int = 0,
 ) -> bytes:
     """Reply bytes; `status` is an HTTP status, 100 to 599."""
     if not 100 <= status <= 599:
@@ -145,6 +148,7 @@ def encode_reply(
             version=version,
             sent_at_unix_ns=sent_at_unix_ns,
             revision=revision,
+            input_stored_at_unix_ns=input_stored_at_unix_ns,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the reply cannot be written: {error}") from error

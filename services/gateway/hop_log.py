@@ -17,15 +17,18 @@ class _FlowLog:
         self.recorder = HopRecorder(instance, 0)
         self.gateway_in = self.recorder.phase(GATEWAY_STEP, "gateway-in")
         self.gateway_out = self.recorder.phase(GATEWAY_STEP, "gateway-out")
-        self._replies: dict[tuple[str, str], Histogram] = {}
+        self._replies: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
 
-    def reply_phase(self, step: str, revision: str) -> Histogram:
-        """How long replies of a step's revision take to arrive."""
+    def reply_phases(self, step: str, revision: str) -> tuple[Histogram, Histogram]:
+        """Of a replying step's revision: how long its replies take to arrive, and its whole hop."""
         key = (step, revision)
-        histogram = self._replies.get(key)
-        if histogram is None:
-            histogram = self._replies[key] = self.recorder.phase(step, "publish", GATEWAY_STEP, revision)
-        return histogram
+        found = self._replies.get(key)
+        if found is None:
+            found = self._replies[key] = (
+                self.recorder.phase(step, "publish", GATEWAY_STEP, revision),
+                self.recorder.phase(step, "hop", GATEWAY_STEP, revision),
+            )
+        return found
 
 
 class HopLog:
@@ -60,7 +63,10 @@ class HopLog:
         log.gateway_in.record(written_at_mono_ns - received_at_mono_ns)
         log.gateway_out.record(time.monotonic_ns() - read_at_mono_ns)
         if reply.sent_at_unix_ns:
-            log.reply_phase(reply.step, reply.revision).record(read_at_unix_ns - reply.sent_at_unix_ns)
+            publish, hop = log.reply_phases(reply.step, reply.revision)
+            publish.record(read_at_unix_ns - reply.sent_at_unix_ns)
+            if reply.input_stored_at_unix_ns:
+                hop.record(read_at_unix_ns - reply.input_stored_at_unix_ns)
 
     def snapshot(self, flow: str) -> HopSnapshot | None:
         """None when the flow has not been served here."""

@@ -25,6 +25,7 @@ class HopPhases:
 
     def __init__(self, plan: DeploymentPlan, step: StepPlan, recorder: HopRecorder) -> None:
         self._step = step.name
+        self._has_receivers = bool(step.receivers)
         self._revision_of = {known.name: known.pin.digest for known in plan.steps}
         self._recorder = recorder
 
@@ -39,6 +40,9 @@ class HopPhases:
         if envelope.sent_at_unix_ns:
             sender = envelope.sender or INGRESS_SENDER
             self._record(sender, "publish", self._step, delivery.stored_at_unix_ns - envelope.sent_at_unix_ns)
+        if envelope.input_stored_at_unix_ns:
+            whole_ns = delivery.stored_at_unix_ns - envelope.input_stored_at_unix_ns
+            self._record(envelope.sender, "hop", self._step, whole_ns)
 
     def called(self, held: HeldInput) -> None:
         """A call ended for good."""
@@ -60,6 +64,8 @@ class HopPhases:
 
     def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
         """An input without output or reply ends with its acknowledgement."""
-        if held.first_try and held.left_at_mono_ns and not held.outputs and not held.replied:
+        sent = held.replied or (held.outputs and self._has_receivers)
+        if held.first_try and held.left_at_mono_ns and not sent:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
+            self._record(self._step, "hop", "", time.time_ns() - held.delivery.stored_at_unix_ns)

@@ -86,6 +86,7 @@ class Settlement:
         """An emit that came after its call's end; its input is acknowledged already or soon."""
         index = context.next_index
         context.next_index += 1
+        context.input_stored_at_unix_ns = 0
         for receiver, outgoing in self._outgoing(context, index, emit, self._late_stored, self._late_refused):
             del receiver
             self._counters["emitted_late"] += 1
@@ -153,6 +154,7 @@ class Settlement:
             sender=self._step.name,
             reply_to=context.reply_to,
             incarnation=context.incarnation,
+            input_stored_at_unix_ns=context.input_stored_at_unix_ns,
         )
         output = f"k:{emit.key}" if emit.key else str(index)
         found = []
@@ -218,6 +220,7 @@ class Settlement:
             deployment=self._plan.deployment,
             version=self._plan.version,
             revision=self._step.pin.digest,
+            input_stored_at_unix_ns=held.delivery.stored_at_unix_ns if held.first_try else 0,
         )
 
     def _put_reply(self, held: HeldInput, payload: bytes) -> None:
@@ -283,7 +286,15 @@ class Settlement:
 class LateContext:
     """What outputs take over from their input; kept for a while for late emits."""
 
-    __slots__ = ("execution_id", "incarnation", "message_id", "next_index", "reply_to", "traceparent")
+    __slots__ = (
+        "execution_id",
+        "incarnation",
+        "input_stored_at_unix_ns",
+        "message_id",
+        "next_index",
+        "reply_to",
+        "traceparent",
+    )
 
     def __init__(self, held: HeldInput) -> None:
         envelope = held.envelope
@@ -293,6 +304,7 @@ class LateContext:
         self.reply_to: ReplyTo | None = envelope.reply_to if envelope.HasField("reply_to") else None
         self.traceparent = held.delivery.traceparent
         self.next_index = len(held.outputs)
+        self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
 
 
 def failed_attempt(attempt: int, problem: Problem) -> FailedAttempt:
