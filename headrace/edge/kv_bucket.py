@@ -16,6 +16,8 @@ from nats.js.kv import KeyValue
 from headrace.model.errors import Conflict, Unavailable
 
 TIMEOUT_S = 5.0
+# How long the broker keeps the consumer of a watch that ended (nats-py leaves it behind, by default for 5 min).
+ENDED_WATCH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class KvBucket:
 
         A watch may miss changes when the broker restarts: whoever watches also re-reads now and then.
         """
-        watcher = await self._store.watch(pattern)
+        watcher = await self._store.watch(pattern, inactive_threshold=ENDED_WATCH_S)
         try:
             while True:
                 try:
