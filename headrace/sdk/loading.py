@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -49,13 +50,15 @@ def load_component(folder: Path, entrypoint: str) -> Component:
     return import_component(entrypoint)
 
 
-def import_component(entrypoint: str) -> Component:
-    """Like `load_component`, from wherever the path leads now."""
+def import_component(
+    entrypoint: str, import_module: Callable[[str], ModuleType] = importlib.import_module
+) -> Component:
+    """Like `load_component`, from wherever `import_module` finds the module."""
     module_name, colon, attribute = entrypoint.partition(":")
     if not module_name or not colon or not attribute:
         raise DefinitionError(f"entrypoint {entrypoint!r} is not `module:attribute`, for example {DEFAULT_ENTRYPOINT}")
     try:
-        module: ModuleType = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name == module_name:
             raise DefinitionError(f"entrypoint {entrypoint!r}: the bundle has no module {module_name!r}") from error

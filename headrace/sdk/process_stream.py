@@ -1,8 +1,9 @@
 """The `Process` stream of a component: frames of calls in, frames of events out.
 
 One task leads: it reads a frame and begins its calls one after the other. A call that has to wait keeps the
-task it began in, and a new task takes the lead with the rest of the frame: so only calls that wait cost a task,
-and each function still runs inside a real one. How many calls run at once is the sidecar's credit.
+task it began in, and a new task takes the lead: so only calls that wait cost a task, and each function still
+runs inside a real one. While calls are seen to wait, each gets its own task from the start, so that those of
+one frame are begun together. How many calls run at once is the sidecar's credit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -25,17 +26,27 @@ from headrace.sdk.threaded_calls import ThreadedCalls
 LONG_TURN_NS = 2_000_000
 CLOSE_TIMEOUT_S = 2.0
 
-ServicerContext = grpc.aio.ServicerContext[component_pb2.ProcessRequest, component_pb2.ProcessResponse]
+EOF = grpc.aio.EOF
+
+
+class ProcessRpc(Protocol):
+    """The sidecar's side of the stream: a gRPC servicer context."""
+
+    async def read(self) -> Any:
+        """The next ProcessRequest, or EOF."""
+
+    async def write(self, frame: component_pb2.ProcessResponse, /) -> None:
+        """One at a time."""
 
 
 class ProcessStream:
     """Serves one stream: `await run()` returns when the sidecar ended it and every call of it is answered."""
 
-    def __init__(self, function: Function, scope: StepScope, context: ServicerContext) -> None:
+    def __init__(self, function: Function, scope: StepScope, rpc: ProcessRpc) -> None:
         loop = asyncio.get_running_loop()
         self._function = function
         self._scope = scope
-        self._rpc = context
+        self._rpc = rpc
         self._loop = loop
         self._outbox = Outbox(loop, self._start_writing)
         self._finished: asyncio.Future[None] = loop.create_future()
@@ -44,6 +55,7 @@ class ProcessStream:
         self._writing = False
         self._ended = False
         self._closing = False
+        self._waits = False
         self._threads: ThreadedCalls | None = None
         if not function.is_async:
             self._threads = ThreadedCalls(function, scope, self._outbox, self._start_writing)
@@ -89,6 +101,9 @@ class ProcessStream:
         task = asyncio.current_task()
         assert task is not None
         while not self._closing:
+            if self._waits:
+                for item in inputs:
+                    self._spawn(self._one(item))
             outbox.held = True
             turn_ns = monotonic_ns()
             for item in inputs:
@@ -101,6 +116,7 @@ class ProcessStream:
                         turn_ns = monotonic_ns()
                     continue
                 outbox.held = False
+                self._waits = call is not None
                 self._spawn(self._lead(inputs))
                 if call is not None:
                     await self._follow(call, item.timeout_ms)
@@ -108,7 +124,7 @@ class ProcessStream:
             outbox.held = False
             await self._write_one()
             frame: Any = await self._rpc.read()
-            if frame is grpc.aio.EOF:
+            if frame is EOF:
                 self._ended = True
                 return
             if frame.HasField("ping"):
@@ -117,6 +133,13 @@ class ProcessStream:
                 inputs = iter(frame.inputs)
             else:
                 self._threads.submit(frame.inputs)
+
+    async def _one(self, item: component_pb2.Input) -> None:
+        """A call in a task of its own: calls that wait are begun together, and their answers go together."""
+        call = begin_call(self._function, item, self._scope, self._outbox)
+        self._waits = call is not None
+        if call is not None:
+            await self._follow(call, item.timeout_ms)
 
     async def _follow(self, call: Suspended, timeout_ms: int) -> None:
         """Drives a waiting call; the wake-up of its last event writes it out, with all others of that turn."""

@@ -90,8 +90,15 @@ async def _serve(component: Component, path: str) -> int:
     return 0
 
 
-def _exit(status: int) -> None:
-    """Ends at once: a function stuck in a thread must not keep the process."""
+def run() -> None:
+    """`main`, then the end at once: a function stuck in a thread must not keep the process."""
+    status = 1
+    try:
+        status = main()
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException as error:
+        traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -99,4 +106,4 @@ def _exit(status: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit(main())
+    run()

@@ -15,7 +15,7 @@ from headrace.api.component.v1 import component_pb2, component_pb2_grpc
 from headrace.edge.server_reflection import ServerReflection
 from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity, StepScope
-from headrace.sdk.errors import DefinitionError
+from headrace.sdk.errors import ComponentError, DefinitionError
 from headrace.sdk.function import Function
 from headrace.sdk.hooks import run_hook
 from headrace.sdk.listen_stream import ListenStream
@@ -90,7 +90,9 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
 
     async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         function, scope = await self._ready(context)
-        # A listener gets no calls here, but is checked by pings and watched through the stream like any other.
+        if function.kind == "listener":
+            # It is checked by pings and watched through this stream like any other, but calls are refused.
+            function = _uncallable(function.name)
         await ProcessStream(function, scope, context).run()
 
     async def Listen(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
@@ -131,6 +133,15 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         if self._function is None or self._scope is None:
             await _refuse(context, "call Init first")
         return self._function, self._scope
+
+
+def _uncallable(name: str) -> Function:
+    async def refuse() -> None:
+        raise ComponentError("NOT_CALLABLE", f"function {name!r} is a listener: call Listen")
+
+    function = Function(name, "action", refuse)
+    function.resolve()
+    return function
 
 
 def make_server(servicer: ComponentServicer) -> grpc.aio.Server:

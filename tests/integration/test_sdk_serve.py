@@ -288,6 +288,21 @@ async def test_listen_stream(tmp_path: Path) -> None:
         assert await stream.code() is grpc.StatusCode.OK
 
 
+async def test_a_listener_answers_pings_and_refuses_calls(tmp_path: Path) -> None:
+    async with served(tmp_path / "b") as it:
+        await it.init("poll")
+        stream = it.stub.Process()
+        await stream.write(pb.ProcessRequest(ping=pb.Ping(nonce=3), inputs=[message(1, {})]))
+        events: list[Any] = []
+        pongs: list[int] = []
+        async with asyncio.timeout(5):
+            while not pongs or not events:
+                frame = await stream.read()
+                pongs += [frame.pong.nonce] if frame.HasField("pong") else []
+                events += frame.events
+        assert (pongs, events[0].error.code) == ([3], "NOT_CALLABLE")
+
+
 async def test_logs_are_lines(tmp_path: Path) -> None:
     async with served(tmp_path / "b") as it:
         await it.init("work")

@@ -45,6 +45,7 @@ class ComponentHarness:
         self._scope: StepScope | None = None
         self._component: Component | None = None
         self._calls = 0
+        self._isolated: IsolatedFolder | None = None
         self._loop_thread: LoopThread | None = None
         self.logs: list[LogLine] = []
 
@@ -62,16 +63,26 @@ class ComponentHarness:
             folder = Path(self._source)
             if not folder.is_dir():
                 raise DefinitionError(f"{folder}: is not a component's folder")
-            self._component = IsolatedFolder(folder).load()
-        self._scope = StepScope(self._config, self._step, asyncio.Event(), ComponentLog(self.logs.append))
-        await run_hook(self._component.init_hook, self._scope)
+            self._isolated = IsolatedFolder(folder)
+            self._component = self._isolated.load()
+        scope = StepScope(self._config, self._step, asyncio.Event(), ComponentLog(self.logs.append))
+        try:
+            await run_hook(self._component.init_hook, scope)
+        except BaseException:
+            await self.stop()
+            raise
+        self._scope = scope
 
     async def stop(self) -> None:
-        """Runs the shutdown hook."""
-        if self._scope is not None and self._component is not None:
-            self._scope.draining.set()
-            scope, self._scope = self._scope, None
-            await run_hook(self._component.shutdown_hook, scope)
+        """Runs the shutdown hook and forgets the folder's modules."""
+        scope, self._scope = self._scope, None
+        try:
+            if scope is not None and self._component is not None:
+                scope.draining.set()
+                await run_hook(self._component.shutdown_hook, scope)
+        finally:
+            if self._isolated is not None:
+                self._isolated.close()
 
     async def call(
         self,

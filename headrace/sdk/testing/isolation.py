@@ -1,18 +1,19 @@
-"""Imports a component's folder without leaving a trace in `sys.modules`.
+"""Imports a component's folder apart from all others.
 
 In the mesh each step has its own process, so two folders may both have a `component.py`, and two steps of one
-folder share no state. Here each load keeps its own modules: they are in `sys.modules` only while something of
-that folder is being imported, also later, inside a function.
+folder share no state. Here every load gives the folder's modules names of their own in `sys.modules`, and their
+`import` statements (also those inside functions) look into the folder first.
 """
 
 from __future__ import annotations
 
 import builtins
+import importlib
+import itertools
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,11 +21,11 @@ from typing import Any
 from headrace.sdk.component import Component
 from headrace.sdk.loading import import_component, read_entrypoint
 
-_importing = threading.RLock()
+_numbers = itertools.count(1)
 
 
 class _Loader(SourceFileLoader):
-    """Gives each module of the folder an `__import__` that looks into the folder first."""
+    """Gives each module of the folder the folder's own `__import__`."""
 
     folder: IsolatedFolder
 
@@ -34,68 +35,69 @@ class _Loader(SourceFileLoader):
 
 
 class IsolatedFolder:
-    """The modules of one loaded folder."""
+    """The modules of one loaded folder; `close` forgets them."""
 
     def __init__(self, folder: Path) -> None:
-        self._place = str(folder.resolve())
-        self._modules: dict[str, ModuleType] = {}
-        self._own = type("_OwnLoader", (_Loader,), {"folder": self})
+        self._place = folder.resolve()
+        self._prefix = f"_headrace_{next(_numbers)}_"
+        self._loader = type("_FolderLoader", (_Loader,), {"folder": self})
         self.builtins = {**vars(builtins), "__import__": self._import}
 
     def load(self, entrypoint: str = "") -> Component:
         """The folder's component; DefinitionError, or what its code raises."""
-        entrypoint = entrypoint or read_entrypoint(Path(self._place))
-        with self._entered():
-            return import_component(entrypoint)
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        try:
+            return import_component(entrypoint or read_entrypoint(self._place), self._import_module)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for name in [name for name in sys.modules if name.startswith(self._prefix)]:
+            del sys.modules[name]
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finder for sys.meta_path; packages of the folder are searched too."""
-        for place in path if path is not None else (self._place,):
-            if place == self._place or place.startswith(self._place + "/"):
-                spec = FileFinder(place, (self._own, [".py"])).find_spec(name)
-                if spec is not None:
-                    return spec
+        """Finder for sys.meta_path: knows the prefixed names only."""
+        if not name.startswith(self._prefix):
+            return None
+        if path is not None:
+            found = (FileFinder(place, (self._loader, [".py"])).find_spec(name) for place in path)
+            return next((spec for spec in found if spec is not None), None)
+        file = self._file_of(name.removeprefix(self._prefix))
+        if file is None:
+            return None
+        inside = [str(file.parent)] if file.name == "__init__.py" else None
+        loader = self._loader(name, str(file))
+        return spec_from_file_location(name, file, loader=loader, submodule_search_locations=inside)
+
+    def _file_of(self, name: str) -> Path | None:
+        for file in (self._place / name / "__init__.py", self._place / f"{name}.py"):
+            if file.is_file():
+                return file
         return None
+
+    def _import_module(self, name: str) -> ModuleType:
+        try:
+            return importlib.import_module(self._prefix + name)
+        except ModuleNotFoundError as error:
+            if error.name != self._prefix + name:
+                raise
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name) from None
 
     def _import(
         self,
         name: str,
         globals: Mapping[str, Any] | None = None,
         locals: Mapping[str, Any] | None = None,
-        fromlist: Sequence[str] = (),
+        fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        with self._entered():
-            return builtins.__import__(name, globals, locals, fromlist, level)
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        """The folder's modules are importable, and stand in for others of the same name."""
-        with _importing:
-            if self in sys.meta_path:
-                yield
-                return
-            names = self._names()
-            hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
-            sys.modules.update(self._modules)
-            sys.meta_path.insert(0, self)
-            try:
-                yield
-            finally:
-                sys.meta_path.remove(self)
-                for name in list(sys.modules):
-                    if name.partition(".")[0] in names:
-                        self._modules[name] = sys.modules.pop(name)
-                sys.modules.update(hidden)
-
-    def _names(self) -> set[str]:
-        """Top-level names that the folder's own files take."""
-        found = set()
-        for entry in Path(self._place).iterdir():
-            if entry.suffix == ".py" and entry.is_file():
-                found.add(entry.stem)
-            elif entry.is_dir() and entry.name.isidentifier() and any(entry.glob("*.py")):
-                found.add(entry.name)
-        return found
+        """`import name` as seen by a module of the folder."""
+        if level == 0 and self._file_of(name.partition(".")[0]) is not None:
+            name = self._prefix + name
+        return builtins.__import__(name, globals, locals, fromlist or (), level)

@@ -1,0 +1,159 @@
+"""The Process stream under every mix of calls: each is answered, once, and holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.api.component.v1 import component_pb2 as pb
+from headrace.sdk import Component, ComponentError, Context, Rebound, StepIdentity
+from headrace.sdk.context import StepScope
+from headrace.sdk.log import ComponentLog
+from headrace.sdk.process_stream import EOF, ProcessStream
+
+
+class Wire:
+    """The sidecar's end of a stream, in memory; a write takes a turn of the loop, as a real one does."""
+
+    def __init__(self) -> None:
+        self._frames: asyncio.Queue[Any] = asyncio.Queue()
+        self.events: list[Any] = []
+        self.frames = 0
+        self.writing = 0
+
+    def send(self, *bodies: Any) -> None:
+        inputs = [pb.Input(call=call, body=json.dumps(body).encode()) for call, body in bodies]
+        self._frames.put_nowait(pb.ProcessRequest(inputs=inputs))
+
+    def end(self) -> None:
+        self._frames.put_nowait(EOF)
+
+    async def read(self) -> Any:
+        return await self._frames.get()
+
+    async def write(self, frame: Any) -> None:
+        assert self.writing == 0, "two writes at once"
+        self.writing += 1
+        await asyncio.sleep(0)
+        self.writing -= 1
+        self.frames += 1
+        self.events.extend(pb.ProcessResponse.FromString(frame.SerializeToString()).events)
+
+
+component = Component()
+
+
+@component.action
+async def act(todo: list[str], ctx: Context) -> str | None:
+    for verb in todo:
+        await do(verb, ctx)
+    return None
+
+
+@component.action
+def act_plainly(todo: list[str], ctx: Context) -> None:
+    for verb in todo:
+        match verb:
+            case "emit" | "turn" | "background":
+                ctx.emit({"v": verb})
+            case "wait":
+                time.sleep(0.001)
+            case _:
+                fail(verb)
+
+
+async def do(verb: str, ctx: Context) -> None:
+    match verb:
+        case "emit":
+            await ctx.emit({"v": verb})
+        case "turn":
+            await asyncio.sleep(0)
+            await ctx.emit({"v": verb})
+        case "wait":
+            await asyncio.sleep(0.001)
+        case "background":
+            asyncio.get_running_loop().call_soon(ctx.emit, {"v": verb})
+        case "cancel":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        case _:
+            fail(verb)
+
+
+def fail(verb: str) -> None:
+    match verb:
+        case "fail":
+            raise ComponentError("NO")
+        case "crash":
+            raise SystemExit(1)
+        case "rebound":
+            raise Rebound("later")
+
+
+VERBS = ["emit", "emit", "turn", "wait", "background", "fail", "crash", "rebound", "cancel"]
+FRAMES = st.lists(st.lists(st.lists(st.sampled_from(VERBS), max_size=4), max_size=6), max_size=5)
+
+
+async def run_stream(function: str, frames: list[list[list[str]]]) -> tuple[Wire, dict[int, list[str]]]:
+    component.resolve()
+    scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
+    wire = Wire()
+    calls: dict[int, list[str]] = {}
+    for frame in frames:
+        numbered = [(len(calls) + offset, todo) for offset, todo in enumerate(frame)]
+        calls.update(numbered)
+        wire.send(*numbered)
+    wire.end()
+    async with asyncio.timeout(10):
+        await ProcessStream(component.function(function), scope, wire).run()
+    return wire, calls
+
+
+@pytest.mark.parametrize("function", ["act", "act_plainly"])
+@settings(max_examples=60, deadline=None)
+@given(frames=FRAMES)
+def test_every_call_ends_once(function: str, frames: list[list[list[str]]]) -> None:
+    wire, calls = asyncio.run(run_stream(function, frames))
+    ends = Counter(event.call for event in wire.events if event.HasField("end"))
+    assert ends == Counter(dict.fromkeys(calls, 1))
+    for call, todo in calls.items():
+        mine = [event.WhichOneof("kind") for event in wire.events if event.call == call]
+        stop = next((verb for verb in todo if verb in ("fail", "crash", "rebound")), None)
+        if "cancel" not in todo:
+            done = todo[: todo.index(stop)] if stop else todo
+            assert mine.count("data") == sum(verb in ("emit", "turn", "background") for verb in done)
+            assert mine.count("error") == (stop in ("fail", "crash"))
+            assert mine.count("rebound") == (stop == "rebound")
+
+
+async def test_a_turns_answers_share_a_frame() -> None:
+    wire, _ = await run_stream("act", [[["emit"]] * 100])
+    assert wire.frames == 1
+    wire, _ = await run_stream("act", [[["turn"]] * 100])
+    assert wire.frames <= 3
+
+
+async def test_a_closed_stream_refuses_late_emits() -> None:
+    kept: list[Context] = []
+    keeping = Component()
+
+    @keeping.action
+    async def keep(_: list[str], ctx: Context) -> None:
+        kept.append(ctx)
+
+    keeping.resolve()
+    scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
+    wire = Wire()
+    wire.send((1, []))
+    wire.end()
+    await ProcessStream(keeping.function("keep"), scope, wire).run()
+    with pytest.raises(ConnectionError):
+        await kept[0].emit({})
