@@ -26,6 +26,8 @@ def write_component(folder: Path, code: str, **files: str) -> Path:
 
 
 NEIGHBOUR = """
+from __future__ import annotations
+import msgspec
 from headrace.sdk import Component
 import table
 component = Component()
@@ -39,7 +41,16 @@ def init(config: dict):
 async def run(value: dict) -> list:
     import late
     calls.append(1)
-    return [table.NAME, late.NAME, len(calls), table.__name__]
+    first = msgspec.json.decode(b'{"names": [{"name": "x"}]}', type=Names).names[0]
+    return [table.NAME, late.NAME, len(calls), first.name]
+
+
+class Names(msgspec.Struct):
+    names: list[Name]
+
+
+class Name(msgspec.Struct):
+    name: str
 """
 
 
@@ -47,13 +58,35 @@ async def test_folders_with_the_same_module_names_do_not_meet(tmp_path: Path) ->
     one = write_component(tmp_path / "one", NEIGHBOUR, table="NAME = 'one'", late="NAME = 'late one'")
     two = write_component(tmp_path / "two", NEIGHBOUR, table="NAME = 'two'", late="NAME = 'late two'")
     async with ComponentHarness(one) as first, ComponentHarness(two) as second, ComponentHarness(one) as third:
-        assert (await first.call("run", {})).value == ["one", "late one", 2, "table"]
-        assert (await second.call("run", {})).value == ["two", "late two", 2, "table"]
-        assert (await first.call("run", {})).value == ["one", "late one", 3, "table"]
-        assert (await third.call("run", {})).value == ["one", "late one", 2, "table"]
+        assert (await first.call("run", {})).value == ["one", "late one", 2, "x"]
+        assert (await second.call("run", {})).value == ["two", "late two", 2, "x"]
+        assert (await first.call("run", {})).value == ["one", "late one", 3, "x"]
+        assert (await third.call("run", {})).value == ["one", "late one", 2, "x"]
     import sys
 
+    assert not [name for name in sys.modules if name.endswith(("component", "table", "late")) and "headrace_" in name]
     assert not {"component", "table", "late"} & set(sys.modules)
+
+
+async def test_packages_in_a_folder(tmp_path: Path) -> None:
+    folder = write_component(
+        tmp_path / "one",
+        "from headrace.sdk import Component\nimport rules.tax\nfrom rules import RATE\nfrom rules.tax import due\n"
+        "component = Component()\n@component.action\ndef run(value: int) -> list:\n"
+        "    return [due(value), RATE, rules.tax.top.NAME]\n",
+        top="NAME = 'top'",
+    )
+    (folder / "rules").mkdir()
+    (folder / "rules" / "__init__.py").write_text("RATE = 2")
+    (folder / "rules" / "tax.py").write_text("import top\nfrom . import RATE\ndef due(n): return n * RATE\n")
+    async with ComponentHarness(folder) as harness:
+        assert (await harness.call("run", 21)).value == [42, 2, "top"]
+    (folder / "component.py").write_text("import nowhere_at_all")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+        await ComponentHarness(folder).start()
+    (folder / "component.py").unlink()
+    with pytest.raises(DefinitionError, match="no module 'component'"):
+        await ComponentHarness(folder).start()
 
 
 def test_blocking_face_hooks_and_logs() -> None:
