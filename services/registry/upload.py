@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from headrace.api.registry.v1 import registry_pb2
 from headrace.edge.bundle_reader import BundleContent, BundleReader
-from headrace.model.errors import DeadlineExceeded, InvalidInput
+from headrace.model.errors import DeadlineExceeded, Exhausted, InvalidInput
 from headrace.model.names import check_name, is_digest
 
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -35,7 +35,7 @@ async def received_bundle(parts: AsyncIterator[registry_pb2.PushRevisionRequest]
     with TemporaryFile() as file:  # has no name: nothing is left when the process is killed
         try:
             content = await _receive(parts, file)
-        except InvalidInput:
+        except (InvalidInput, Exhausted):
             await _drain(parts)
             raise
         yield ReceivedBundle(content, file)
@@ -74,7 +74,14 @@ async def _drain(parts: AsyncIterator[registry_pb2.PushRevisionRequest]) -> None
 
 def _take(reader: BundleReader, file: BinaryIO, chunk: bytes) -> None:
     reader.feed(chunk)
-    file.write(chunk)
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise Exhausted(
+            f"the registry has no room for the bundle: {error.strerror}",
+            reason="REGISTRY_DISK_FULL",
+            next_step="Free space in the registry's temporary folder, then push again",
+        ) from error
 
 
 async def _header(parts: AsyncIterator[registry_pb2.PushRevisionRequest]) -> registry_pb2.PushHeader:

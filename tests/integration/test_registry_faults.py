@@ -175,6 +175,43 @@ async def test_altered_and_missing_bytes_are_never_served_and_a_push_repairs_the
         assert digest_of(await registry.download(revision.digest)) == revision.digest
 
 
+async def test_pushes_and_downloads_given_up_leave_nothing(registry: Registry, tmp_path: Path) -> None:
+    folder = component_folder(tmp_path / "price", padding=os.urandom(3 << 20))
+    with pack_folder(folder) as packed:
+        bundle = packed.path.read_bytes()
+
+    async def half(sent: asyncio.Event) -> AsyncIterator[registry_pb2.PushRevisionRequest]:
+        count = 0
+        async for part in push_parts(bundle):
+            yield part
+            count += 1
+            if count == 5:
+                sent.set()
+                await asyncio.Event().wait()
+
+    for _ in range(6):  # more than may run at once
+        sent = asyncio.Event()
+        call = registry.stub.PushRevision(half(sent), timeout=30)
+        await asyncio.wait_for(sent.wait(), 10)
+        call.cancel()
+    assert not (await registry.stub.ListComponents(registry_pb2.ListComponentsRequest())).components
+    revision = (await registry.push_bytes(bundle)).revision
+    for _ in range(6):
+        download = registry.stub.DownloadBundle(registry_pb2.DownloadBundleRequest(digest=revision.digest))
+        await download.read()
+        download.cancel()
+    assert await registry.download(revision.digest) == bundle
+
+    def temporary_files() -> list[str]:
+        links = []
+        for descriptor in Path(f"/proc/{registry.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(descriptor))
+        return [link for link in links if link.endswith("(deleted)")]
+
+    await eventually(lambda: not temporary_files())
+
+
 @pytest.mark.parametrize("bomb", ZERO_BOMBS.values(), ids=ZERO_BOMBS.keys())
 async def test_zeros_are_refused_quickly_in_little_memory(registry: Registry, bomb: bytes) -> None:
     process = psutil.Process(registry.process.pid)
