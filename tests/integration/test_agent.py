@@ -182,6 +182,7 @@ async def test_a_start_during_a_stop_waits_and_starts_anew(agent: Agent) -> None
     await agent.start("stubborn")
     await stop
     assert (await agent.up(name)).pid != first.pid
+    await agent.stop(name, grace_ms=100)
 
 
 async def is_state(agent: Agent, name: str, state: agent_pb2.InstanceState.ValueType) -> bool:

@@ -127,15 +127,15 @@ async def test_the_next_up_ends_what_an_earlier_one_left(tmp_path: Path) -> None
     await left.wait()
 
 
-def test_a_second_up_on_the_same_data_is_refused(mesh: RunningMesh) -> None:
-    command = up_command(mesh.data, "--profile", "fast")
+def test_a_second_up_on_the_same_data_is_refused(module_mesh: RunningMesh) -> None:
+    command = up_command(module_mesh.data, "--profile", "fast")
     done = subprocess.run(command, capture_output=True, text=True, timeout=40)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"headrace: data directory {mesh.data} is in use by pid {mesh.process.pid}",
-        f"  Use that mesh, end it with `headrace down --data {mesh.data}`, or give another --data",
+        f"headrace: data directory {module_mesh.data} is in use by pid {module_mesh.process.pid}",
+        f"  Use that mesh, end it with `headrace down --data {module_mesh.data}`, or give another --data",
     ]
-    assert mesh.endpoints.pid == mesh.process.pid
+    assert module_mesh.endpoints.pid == module_mesh.process.pid
 
 
 def test_down_ends_the_mesh_and_says_so(tmp_path: Path) -> None:
@@ -149,14 +149,14 @@ def test_down_ends_the_mesh_and_says_so(tmp_path: Path) -> None:
         assert again.stderr.startswith(f"headrace: no mesh runs on {mesh.data}\n")
 
 
-def test_status_shows_processes_and_profile(mesh: RunningMesh) -> None:
-    done = headrace("status", "--data", str(mesh.data), "--json")
+def test_status_shows_processes_and_profile(module_mesh: RunningMesh) -> None:
+    done = headrace("status", "--data", str(module_mesh.data), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     facts = json.loads(done.stdout)
     assert facts["profile"] == "fast"
     assert facts["flows"] == []
     assert [item["role"] for item in facts["processes"] if item["state"] == "UP"] == ROLES
-    text = headrace("status", HEADRACE_DATA=str(mesh.data)).stdout
+    text = headrace("status", HEADRACE_DATA=str(module_mesh.data)).stdout
     assert all(role in text for role in ROLES)
 
 
@@ -279,10 +279,10 @@ async def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
         shutil.rmtree(data)
 
 
-async def test_status_while_the_api_is_away_shows_the_rest(mesh: RunningMesh) -> None:
-    mesh.kill("orchestrator", number=signal.SIGSTOP)
-    done = headrace("status", "--data", str(mesh.data))
+async def test_status_while_the_api_is_away_shows_the_rest(module_mesh: RunningMesh) -> None:
+    module_mesh.kill("orchestrator", number=signal.SIGSTOP)
+    done = headrace("status", "--data", str(module_mesh.data))
     assert done.returncode == 3
     assert "gateway" in done.stdout
     assert done.stderr.startswith("headrace: ")
-    mesh.kill("orchestrator")
+    module_mesh.kill("orchestrator")

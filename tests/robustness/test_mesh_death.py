@@ -94,35 +94,31 @@ def _tied(pid: int) -> bool:
     return b"signal.pause" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-async def test_a_running_flow_ends_with_ctrl_c_within_five_seconds(tmp_path: Path) -> None:
+async def test_a_flow_survives_its_sidecar_and_the_agent_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     with start_mesh(tmp_path) as mesh:
         await start_flow(mesh, tmp_path)
+        pins = await digests(mesh)
+
+        component = mesh.pid_of("component", "echo", "answer")
+        mesh.kill("sidecar", "echo", "answer")
+        await eventually(lambda: not is_running(component), within_s=2)
+        assert await digests(mesh) == pins
+
+        await eventually(lambda: len(instance_processes(mesh)) == 6)  # two sidecars, components, grandchildren
+        before = instance_processes(mesh)
+        mesh.kill("agent")
+        await eventually(lambda: not any(is_running(pid) for pid in before), within_s=3)
+        assert await digests(mesh) == pins
+        await eventually(lambda: not any(is_zombie(pid) for pid in children_of(mesh.process.pid)))
+
         began = time.monotonic()
         assert mesh.stop(signal.SIGINT) == 0
         assert time.monotonic() - began < 5
         assert mesh.processes() == []
 
 
-async def test_after_the_agents_death_nothing_of_it_is_left_and_the_flow_comes_back(tmp_path: Path) -> None:
-    with start_mesh(tmp_path) as mesh:
-        await start_flow(mesh, tmp_path)
-        pins = await digests(mesh)
-        before = [pid for pid in mesh.processes() if "HEADRACE_INSTANCE" in _environment(pid)]
-        assert len(before) >= 6  # two sidecars, two components, their grandchildren
-        mesh.kill("agent")
-        await eventually(lambda: not any(is_running(pid) for pid in before), within_s=3)
-        assert await digests(mesh) == pins
-        await eventually(lambda: not any(is_zombie(pid) for pid in children_of(mesh.process.pid)))
-
-
-async def test_a_killed_sidecar_takes_its_component_along_and_both_come_back(tmp_path: Path) -> None:
-    with start_mesh(tmp_path) as mesh:
-        await start_flow(mesh, tmp_path)
-        pins = await digests(mesh)
-        component = mesh.pid_of("component", "echo", "answer")
-        mesh.kill("sidecar", "echo", "answer")
-        await eventually(lambda: not is_running(component), within_s=2)
-        assert await digests(mesh) == pins
+def instance_processes(mesh: RunningMesh) -> list[int]:
+    return [pid for pid in mesh.processes() if "HEADRACE_INSTANCE" in _environment(pid)]
 
 
 def _environment(pid: int) -> str:
