@@ -83,10 +83,11 @@ async def fault_round(
     effects_file: Path,
     rate: float = 80.0,
     after_s: float = 1.5,
+    repeat_s: float = 0.0,
 ) -> Round:
     """Runs traffic, kills while `held_by` (a step's name, or a number) is not zero, waits until answers come
     again and everything stored is worked off, and checks the ledger of this round's ids."""
-    async with Traffic(addresses, path, rate=rate) as traffic:
+    async with Traffic(addresses, path, rate=rate, repeat_s=repeat_s) as traffic:
         await eventually(lambda: traffic.counted(Outcome.OK) >= 30, within_s=20)
         held = await _wait_until_held(held_by, traffic, in_flight)
         kill()

@@ -112,6 +112,31 @@ async def test_kill_during_traffic(
             await eventually(partial(serves, address), within_s=20)
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("role", ["gateway", "broker"])
+async def test_careful_callers_get_everything_done_once(
+    running: LedgerMesh, in_flight: InFlight, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Callers that repeat under an Idempotency-Key end with every request acknowledged and effected once."""
+    result = await fault_round(
+        victim=role,
+        kill=lambda: running.mesh.kill(role),
+        held_by=VICTIMS[role][1],
+        in_flight=in_flight,
+        addresses=running.mesh.endpoints.gateways,
+        path=f"/hook/{FLOW}",
+        effects_file=running.effects,
+        repeat_s=30.0,
+    )
+    with capsys.disabled():
+        print("\nrepeating callers, " + result.line())
+    assert result.held > 0, "the victim held nothing: the round does not count"
+    assert result.verdict.ok, describe(result.verdict)
+    assert result.verdict.acknowledged == result.verdict.attempted == result.verdict.effected
+    for address in running.mesh.endpoints.gateways:
+        await eventually(partial(serves, address), within_s=20)
+
+
 async def serves(address: str) -> bool:
     """True when the gateway there is up."""
     try:

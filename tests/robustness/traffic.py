@@ -1,7 +1,8 @@
 """Open-loop traffic: requests leave at their times, whatever the answers do, on raw keep-alive connections.
 
-Each request carries an id of its own in its body; what its caller learnt is kept as an Attempt. Nothing is ever
-sent twice: a request whose connection died is UNKNOWN.
+Each request carries an id of its own in its body; what its caller learnt is kept as an Attempt. Nothing is sent
+twice: a request whose connection died is UNKNOWN. With `repeat_s`, callers behave as careful ones do: the id is
+the Idempotency-Key too, and what was not answered is repeated through the next gateway.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from tests.robustness.ledger import Attempt, Outcome
@@ -21,6 +22,7 @@ JSON_HEADERS = {"content-type": "application/json"}
 # After it was sent: the mesh does not say whether it happened.
 UNKNOWN_STATUSES = frozenset({502, 503, 504})
 MAX_WAITING = 2_000
+REPEAT_AFTER_S = 0.5
 
 
 class Traffic:
@@ -28,7 +30,7 @@ class Traffic:
 
     `rate` is requests a second. Latencies count from the moment a request was due. At most `MAX_WAITING`
     requests are under way; one that finds no room counts as FAILED (never sent). Ids are `<run>-<number>`;
-    `sent` is the number of the newest.
+    `sent` is the number of the newest. `repeat_s` is how long a caller repeats; 0: never.
     """
 
     def __init__(
@@ -38,13 +40,14 @@ class Traffic:
         *,
         rate: float,
         answer_limit_s: float = 30.0,
-        extra: Mapping[str, object] | None = None,
+        repeat_s: float = 0.0,
     ) -> None:
         self._addresses = addresses
         self._path = path
         self._rate = rate
         self._answer_limit_s = answer_limit_s
-        self._extra = dict(extra or {})
+        self._repeat_s = repeat_s
+        self.repeats = 0
         self._idle: list[tuple[str, HttpConnection]] = []
         self._stopping = asyncio.Event()
         self._done = asyncio.Event()
@@ -72,7 +75,7 @@ class Traffic:
     async def finish(self) -> list[Attempt]:
         """Sends no more and waits for the answers that are due; answers all attempts."""
         self._stopping.set()
-        async with asyncio.timeout(self._answer_limit_s + 10.0):
+        async with asyncio.timeout(self._repeat_s + self._answer_limit_s + 10.0):
             await self._generator
             if self._under_way:
                 await self._done.wait()
@@ -104,22 +107,32 @@ class Traffic:
                 self.attempts.append(Attempt(id, Outcome.FAILED, detail="no room"))
                 continue
             self._under_way += 1
-            self._group.create_task(self._request(id, self._addresses[number % len(self._addresses)], due))
+            self._group.create_task(self._request(id, number, due))
 
-    async def _request(self, id: str, address: str, due: float) -> None:
+    async def _request(self, id: str, number: int, due: float) -> None:
         try:
-            self.attempts.append(await self._attempt(id, address, due))
+            attempt = await self._attempt(id, self._address(number), due)
+            while attempt.outcome is not Outcome.OK and time.monotonic() < due + self._repeat_s:
+                await asyncio.sleep(REPEAT_AFTER_S)  # tidy: pace
+                number += 1
+                self.repeats += 1
+                attempt = await self._attempt(id, self._address(number), due)
+            self.attempts.append(attempt)
         finally:
             self._under_way -= 1
             if not self._under_way and self._stopping.is_set():
                 self._done.set()
 
+    def _address(self, number: int) -> str:
+        return self._addresses[number % len(self._addresses)]
+
     async def _attempt(self, id: str, address: str, due: float) -> Attempt:
         connection: HttpConnection | None = None
         try:
             connection = await self._connection(address)
-            body = json.dumps({"id": id, **self._extra}).encode()
-            answer = await connection.request("POST", self._path, body, JSON_HEADERS, limit_s=self._answer_limit_s)
+            body = json.dumps({"id": id}).encode()
+            headers = {**JSON_HEADERS, "idempotency-key": id} if self._repeat_s else JSON_HEADERS
+            answer = await connection.request("POST", self._path, body, headers, limit_s=self._answer_limit_s)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             outcome = Outcome.UNKNOWN if connection is not None and connection.sent else Outcome.FAILED
             if connection is not None:
