@@ -45,7 +45,8 @@ async def init(config: dict):
 async def work(value: dict, ctx: Context):
     what = value.get("do")
     if what == "sleep":
-        await asyncio.sleep(value["s"])
+        print("sleeping", flush=True)
+        await asyncio.sleep(value["s"])  # tidy: pace
     elif what == "cancel myself":
         asyncio.current_task().cancel()
     elif what == "exit":
@@ -56,7 +57,7 @@ async def work(value: dict, ctx: Context):
         import threading
         thread = threading.Thread(target=ctx.emit, args=({"from": "thread"},))
         thread.start()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # tidy: pace
     elif what == "log":
         ctx.log.info("priced", sku="A")
         logging.getLogger("lib").warning("careful")
@@ -65,7 +66,7 @@ async def work(value: dict, ctx: Context):
 
 @component.action
 def plain(value: dict, ctx: Context):
-    time.sleep(value.get("s", 0))
+    time.sleep(value.get("s", 0))  # tidy: pace
     return value
 
 @component.trigger
@@ -332,7 +333,7 @@ async def test_a_closed_stream_cancels_its_calls(tmp_path: Path) -> None:
         await it.init("work")
         stream = it.stub.Process()
         await stream.write(pb.ProcessRequest(inputs=[message(1, {"do": "sleep", "s": 60})]))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: "sleeping" in it.output.read_text())
         stream.cancel()
         again = it.stub.Process()
         await again.write(pb.ProcessRequest(inputs=[message(1, {"n": 1})]))
@@ -377,7 +378,7 @@ child = subprocess.Popen(
     env={**os.environ, "HEADRACE_PARENT_PID": str(os.getpid()), "HEADRACE_COMPONENT_SOCKET": sys.argv[2]},
 )
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(60)  # tidy: pace
 """
 
 

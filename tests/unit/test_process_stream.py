@@ -41,7 +41,7 @@ class Wire:
     async def write(self, frame: Any) -> None:
         assert self.writing == 0, "two writes at once"
         self.writing += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # tidy: pace
         self.writing -= 1
         self.frames += 1
         self.events.extend(pb.ProcessResponse.FromString(frame.SerializeToString()).events)
@@ -64,7 +64,7 @@ def act_plainly(todo: list[str], ctx: Context) -> None:
             case "emit" | "turn" | "background":
                 ctx.emit({"v": verb})
             case "wait":
-                time.sleep(0.001)
+                time.sleep(0.001)  # tidy: pace
             case _:
                 fail(verb)
 
@@ -74,10 +74,10 @@ async def do(verb: str, ctx: Context) -> None:
         case "emit":
             await ctx.emit({"v": verb})
         case "turn":
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # tidy: pace
             await ctx.emit({"v": verb})
         case "wait":
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # tidy: pace
         case "background":
             asyncio.get_running_loop().call_soon(ctx.emit, {"v": verb})
         case "cancel":

@@ -50,7 +50,7 @@ async def test_async_function_returns_one_message() -> None:
 
 async def test_plain_function_runs_in_a_thread_and_emits_without_await() -> None:
     def plain(ctx: Context, line: Line) -> None:
-        time.sleep(0.001)
+        time.sleep(0.001)  # tidy: pace
         ctx.emit({"n": 1})
         ctx.reply("fine", status=201, headers={"x-a": "b"})
 
@@ -149,7 +149,7 @@ async def test_what_is_raised_becomes_the_failure_of_that_call_only(
         raise raised
 
     async def after_waiting(_: bytes) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # tidy: pace
         raise raised
 
     def in_a_thread(_: bytes) -> None:
@@ -220,7 +220,7 @@ async def test_emits_keep_order_headers_keys_and_content_type() -> None:
     async def three(_: bytes, ctx: Context) -> dict[str, int]:
         await ctx.emit(b"raw", headers={"a": "1"}, content_type="image/png")
         await ctx.emit("text", key="k1")
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # tidy: pace
         return {"last": 3}
 
     outputs = (await call(three)).outputs
@@ -244,7 +244,7 @@ async def test_late_emit_after_the_function_returned() -> None:
 
     async def late(_: bytes, ctx: Context) -> None:
         async def afterwards() -> None:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # tidy: pace
             await ctx.emit({"late": True})
 
         tasks.append(asyncio.create_task(afterwards()))
@@ -259,10 +259,10 @@ async def test_timeouts_task_groups_and_the_current_task_work_from_the_first_ste
         task = asyncio.current_task()
         async with asyncio.timeout(5):
             async with asyncio.TaskGroup() as group:
-                child = group.create_task(asyncio.sleep(0, "child"))
+                child = group.create_task(asyncio.sleep(0, "child"))  # tidy: pace
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
-                await asyncio.sleep(5)
+                await asyncio.sleep(5)  # tidy: pace
         assert asyncio.current_task() is task
         return child.result()
 
@@ -274,7 +274,7 @@ async def test_a_call_past_its_limit_is_cancelled_and_retryable() -> None:
 
     async def slow(_: bytes) -> None:
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(30)  # tidy: pace
         finally:
             cleaned.append(True)
 
@@ -290,7 +290,7 @@ async def test_each_call_has_its_own_context_variables() -> None:
     async def sets(value: str, ctx: Context) -> str:
         before = VARIABLE.get()
         token = VARIABLE.set(value)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # tidy: pace
         assert VARIABLE.get() == value
         assert current_context() is ctx
         VARIABLE.reset(token)

@@ -206,7 +206,7 @@ async def test_unresolved_emits_are_bounded_and_a_stubborn_listener_is_cancelled
             async with asyncio.TaskGroup() as group:
                 for n in range(10):
                     group.create_task(ctx.emit(n))  # type: ignore[arg-type]
-                await asyncio.sleep(60)
+                await asyncio.sleep(60)  # tidy: pace
         finally:
             cancelled.append(True)
 
