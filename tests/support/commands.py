@@ -34,9 +34,12 @@ class Done:
     def __init__(self, status: int, out: str, error: str) -> None:
         self.status, self.out, self.error = status, out, error
 
+    def __str__(self) -> str:
+        return f"status {self.status}\n{self.out[:2000]}\n{self.error[-2000:]}"
+
     def ok(self) -> str:
         """Standard output of a command that must have succeeded."""
-        assert self.status == 0, f"status {self.status}\n{self.out}\n{self.error}"
+        assert self.status == 0, str(self)
         return self.out
 
     def json(self) -> Any:
@@ -50,7 +53,7 @@ class Done:
 
     def refused_after_pushes(self, status: int = 1) -> str:
         """Like `refused`, where lines of what was done before are allowed on standard output."""
-        assert self.status == status, f"status {self.status}\n{self.out}\n{self.error}"
+        assert self.status == status, str(self)
         assert "Traceback" not in self.error
         assert 1 <= len(self.error.splitlines()) <= 3, self.error
         return self.error
