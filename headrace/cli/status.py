@@ -68,10 +68,11 @@ def _local_facts(data: Path | None, as_json: bool) -> tuple[dict[str, Any], Head
 
 def local_facts(endpoints: Endpoints) -> dict[str, Any]:
     """What the data directory says."""
+    from headrace.edge.broker_greeting import without_password
     from headrace.edge.process_table import is_running
 
     addresses = {"orchestrator": endpoints.api, "registry": endpoints.registry, "agent": endpoints.agent}
-    addresses["broker"] = endpoints.nats
+    addresses["broker"] = without_password(endpoints.nats)
     roles = [role for role in endpoints.processes if role.startswith("gateway")]
     addresses |= dict(zip(roles, (f"http://{gateway}" for gateway in endpoints.gateways), strict=False))
     return {

@@ -70,11 +70,14 @@ async def _stay_up(mesh: Mesh, stopping: asyncio.Event) -> int:
 def summary(mesh: Mesh) -> str:
     """What runs where, and what to type next."""
     from headrace.cli.tables import table
+    from headrace.edge.broker_greeting import without_password
     from headrace.edge.data_directory import DEFAULT_DATA, locate
 
     ends = mesh.endpoints
     if mesh.options.nats:
-        broker = f"{ends.nats} (yours, {mesh.broker_version}; its own settings decide what is durable)"
+        broker = (
+            f"{without_password(ends.nats)} (yours, {mesh.broker_version}; its own settings decide what is durable)"
+        )
         profile = f"{ends.profile} (assumed)"
     else:
         broker = f"{ends.nats} (nats-server {mesh.broker_version})"

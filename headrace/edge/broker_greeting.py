@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from urllib.parse import urlsplit
 
 from headrace.edge.broker_process import check_reported_version
@@ -23,19 +24,28 @@ async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:
         try:
             greeting = await _greeting(url.strip(), timeout_s)
         except (OSError, TimeoutError, ValueError) as error:
-            problems.append(f"{url}: {str(error) or type(error).__name__}")
+            problems.append(f"{without_password(url)}: {str(error) or type(error).__name__}")
             continue
-        version = check_reported_version(str(greeting.get("version", "")), url)
+        version = check_reported_version(str(greeting.get("version", "")), without_password(url))
         if not greeting.get("jetstream"):
             raise InvalidInput.at(
-                "nats", url, "has no JetStream", next_step="Start nats-server with -js", reason="NO_JETSTREAM"
+                "nats",
+                without_password(url),
+                "has no JetStream",
+                next_step="Start nats-server with -js",
+                reason="NO_JETSTREAM",
             )
         return version
     raise Unavailable(
-        f"no NATS server answers at {urls} ({'; '.join(problems)})",
+        f"no NATS server answers at {without_password(urls)} ({'; '.join(problems)})",
         reason="BROKER_UNREACHABLE",
         next_step="Check --nats and that the server runs, or leave --nats away to use the embedded one",
     )
+
+
+def without_password(urls: str) -> str:
+    """The URLs as they may be shown: `nats://***@host:4222`."""
+    return re.sub(r"//[^/@,]*@", "//***@", urls)
 
 
 async def _greeting(url: str, timeout_s: float) -> dict[str, object]:

@@ -203,12 +203,11 @@ def read_endpoints(data: Path | None = None) -> Endpoints:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Readers see the old content or the new, never a part."""
+    """Readers see the old content or the new, never a part. Only this user can read it (a URL may hold a password)."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with os.fdopen(descriptor, "wb") as opened:
             opened.write(content)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, file)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -77,7 +77,9 @@ class InstanceTable:
                 return self._begin(spec, generation)
             if entry.ending is None:
                 check_same_spec(entry.spec, spec)
-                entry.generation = generation
+                if entry.generation != generation:
+                    entry.generation = generation
+                    self._tell(entry.view())
                 return entry.view()
             await asyncio.wait([entry.ending])
 

@@ -66,6 +66,7 @@ def test_endpoints_count_only_while_the_mesh_runs(tmp_path: Path) -> None:
         read_endpoints(tmp_path)
     directory.write_endpoints(ENDPOINTS)
     assert read_endpoints(tmp_path) == ENDPOINTS
+    assert directory.endpoints_file.stat().st_mode & 0o777 == 0o600
     lock.release()
     with pytest.raises(NotFound, match="does not run any more"):
         read_endpoints(tmp_path)
@@ -123,6 +124,9 @@ async def test_a_broker_is_known_by_its_greeting(broker: BrokerProcess) -> None:
     assert await check_broker(f"{nobody},{broker.url}") == broker.version
     with pytest.raises(Unavailable, match="no NATS server answers"):
         await check_broker(nobody)
+    with pytest.raises(Unavailable) as refused:
+        await check_broker(nobody.replace("//", "//ann:secret@"))
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
