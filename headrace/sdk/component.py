@@ -71,7 +71,7 @@ class Component:
 
     def _register(self, kind: str, function: _F | None, name: str) -> _F | Callable[[_F], _F]:
         def register(target: _F) -> _F:
-            made = Function(name or target.__name__, kind, target)
+            made = Function(name or getattr(target, "__name__", ""), kind, target)
             if made.name in self._functions:
                 raise DefinitionError(f"the component has two functions named {made.name!r}")
             self._functions[made.name] = made

@@ -28,7 +28,8 @@ class Function:
         self.name = name
         self.kind = kind
         self.target = target
-        self.is_async = inspect.iscoroutinefunction(target)
+        # A decorator that keeps `__wrapped__` hides neither that the function is async nor what it takes.
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(target))
         self.decode: Decode | None = None
         self.in_type: Any = None
         self.out_type: Any = None
@@ -70,7 +71,7 @@ class Hook:
 
     def __init__(self, target: Callable[..., Any]) -> None:
         self.target = target
-        self.is_async = inspect.iscoroutinefunction(target)
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(target))
         self._config_type: Any = Any
         self._takes_config = False
         self._invoke: Callable[[Any, Context], Any] | None = None

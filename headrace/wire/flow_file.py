@@ -16,6 +16,7 @@ import yaml
 
 from headrace.model.durations import parse_duration
 from headrace.model.errors import FieldViolation, InvalidInput, NotFound
+from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_STEP_TIMEOUT_S, MAX_WAITING_LIMIT
 from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
@@ -34,16 +35,13 @@ MAX_FLOW_FILE_BYTES = 1024 * 1024
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
 STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry")
 RETRY_KEYS = ("attempts", "backoff", "max_delay")
-FLOW_TYPES = ("realtime", "ordinary")
-MAX_WAITING_LIMIT = 10_000_000
-MAX_ATTEMPTS = 100
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class FlowFile:
-    """A flow as its file says it. `folders` has the steps whose `component` is a folder (starts with `.` or
+    """A flow as its file says it; without `type` it is real-time. `folders` has the steps whose `component` is a folder (starts with `.` or
     `/`), absolute; in `spec` such a step keeps the text as written."""
 
     name: str
@@ -181,8 +179,9 @@ class _FlowReader:
         if function:
             self._checked(f"{field}.function", check_function, function)
         timeout_s = self._duration("timeout", step, DEFAULT_TIMEOUT_S, field)
-        if timeout_s <= 0:
-            self._fail(f"{field}.timeout", step.get("timeout"), "is not more than 0", "Write for example 30s")
+        if not 0 < timeout_s <= MAX_STEP_TIMEOUT_S:
+            problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
+            self._fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         return StepSpec(
             name=name,
             component=component,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
@@ -170,6 +171,18 @@ async def test_an_error_without_text_is_still_an_error() -> None:
     error = (await call(fails)).error
     assert error is not None
     assert error.message.startswith("Unspeakable: ")
+
+
+async def test_a_decorated_async_function_stays_async() -> None:
+    async def plain(line: Line, ctx: Context) -> str:
+        await asyncio.sleep(0)  # tidy: pace
+        return line.sku
+
+    @functools.wraps(plain)
+    def decorated(*arguments: Any) -> Any:
+        return plain(*arguments)
+
+    assert (await call(decorated, {"sku": "A", "quantity": 1})).value == "A"
 
 
 async def test_rebound() -> None:
