@@ -41,8 +41,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class FlowFile:
-    """A flow as its file says it; without `type` it is real-time. `folders` has the steps whose `component` is a folder (starts with `.` or
-    `/`), absolute; in `spec` such a step keeps the text as written."""
+    """A flow as its file says it; without `type` it is real-time. `folders` has the steps whose `component` is
+    a folder (starts with `.` or `/`), absolute; in `spec` such a step keeps the text as written."""
 
     name: str
     spec: FlowSpec
