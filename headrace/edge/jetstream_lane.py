@@ -51,7 +51,7 @@ class NatsLane:
         prefix = self._inbox.encode() + b"."
         self._skip = len(prefix)
         self._publishes = PublishBook(self._tap, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
-        self._acks = AckBook(self._tap, prefix, on_recovered=self._resume)
+        self._acks = AckBook(self._tap, prefix, on_recovered=self._resume, on_unsettled=self._refill)
         self._heartbeat_s = heartbeat_s
         self._consumptions: list[PullConsumption] = []
         self._consumptions_made = 0
@@ -202,6 +202,10 @@ class NatsLane:
     def _resume(self) -> None:
         for consumption in self._consumptions:
             consumption.resume()
+
+    def _refill(self) -> None:
+        for consumption in self._consumptions:
+            consumption.release(0)
 
     def _forget(self, consumption: PullConsumption) -> None:
         if consumption in self._consumptions:

@@ -16,12 +16,13 @@ DOWN_LIMIT_S = 120.0
 """While it cannot."""
 ABSENT_LIMIT_S = 5.0
 """While the server says that nobody listens on the ack's subject (a consumer that is gone, or not up yet)."""
-REPEAT_AFTER_S = 2.0
+REPEAT_AFTER_S = 0.5
+REPEAT_LIMIT_S = 2.0
 FIRST_BACKOFF_S = 0.05
 RECOVERY_LIMIT_S = 5.0
 QUIET_S = 0.2
-"""A server that has not answered a repeated ack for so long does not know the message as delivered (its consumer
-lost the last moments before a kill -9) and will deliver it again."""
+"""A server that has not answered a repeated ack for so long does not know the message as delivered: its consumer
+lost the last moments before a kill -9. It answers only after it has delivered the message again."""
 TOKEN_LETTER = b"a"
 
 
@@ -43,10 +44,20 @@ class _Ack:
 class AckBook:
     """After a reconnect every unconfirmed ack is repeated first; `on_recovered` is called when the broker has
     confirmed them, or falls silent (0.2 s, 5 s at most), and only then may pulls begin, or it would deliver those
-    messages again. One that it delivers again all the same is claimed: acknowledged under its new subject."""
+    messages again. Those it delivers again all the same are claimed: acknowledged under their new subject. Whoever
+    pulls asks for `unsettled` more than its credit, since the server may wait for just that; `on_unsettled` is
+    called when there are more of them."""
 
-    def __init__(self, tap: NatsTap, prefix: bytes, *, on_recovered: Callable[[], None]) -> None:
-        self._tap, self._prefix, self._on_recovered = tap, prefix, on_recovered
+    def __init__(
+        self,
+        tap: NatsTap,
+        prefix: bytes,
+        *,
+        on_recovered: Callable[[], None],
+        on_unsettled: Callable[[], None],
+    ) -> None:
+        self._tap, self._prefix = tap, prefix
+        self._on_recovered, self._on_unsettled = on_recovered, on_unsettled
         self._loop = asyncio.get_running_loop()
         self._slots: dict[bytes, _Ack] = {}
         self._number = 0
@@ -65,6 +76,12 @@ class AckBook:
     @property
     def recovering(self) -> bool:
         return bool(self._recovering)
+
+    def unsettled(self, stream: str, consumer: str) -> int:
+        """Acks of that consumer that were repeated and not confirmed."""
+        if not self._unsettled:
+            return 0
+        return sum(key[0] == stream and key[1] == consumer for key in self._unsettled)
 
     def claim(self, facts: AckSubject, subject: str) -> bool:
         """Whether a delivery was acknowledged before the connection broke; then it is acknowledged anew here."""
@@ -98,7 +115,7 @@ class AckBook:
             if slot is not None:
                 now = self._loop.time()
                 slot.absent_since = slot.absent_since or now
-                slot.try_at = now + min(REPEAT_AFTER_S, FIRST_BACKOFF_S * 2**slot.tries)
+                slot.try_at = now + min(REPEAT_LIMIT_S, FIRST_BACKOFF_S * 2**slot.tries)
                 slot.tries += 1
                 self._timer.arm(slot.try_at)
                 self._extend_recovery()
@@ -126,10 +143,7 @@ class AckBook:
             slot.deadline = now + LIMIT_S
             slot.try_at = now + REPEAT_AFTER_S
             slot.absent_since, slot.tries = 0.0, 0
-            facts = parse_ack_subject(slot.subject.decode())
-            slot.key = (facts.stream, facts.consumer, facts.stream_sequence)
-            self._unsettled[slot.key] = token
-            self._write(token, slot)
+            self._repeat(token, slot)
         if not self._slots:
             self._on_recovered()
             return
@@ -158,7 +172,7 @@ class AckBook:
         self._tap.write(b"PUB %b %b%b 4\r\n+ACK\r\n" % (slot.subject, self._prefix, token))
 
     def _sweep(self, now: float) -> float:
-        following, up = NEVER, self._tap.up
+        following, up, repeated = NEVER, self._tap.up, False
         for token, slot in list(self._slots.items()):
             absent = slot.absent_since > 0
             if now >= slot.deadline or (absent and up and now - slot.absent_since >= ABSENT_LIMIT_S):
@@ -169,10 +183,21 @@ class AckBook:
                     self._settle(token, slot.key)
                 continue
             if up and now >= slot.try_at:
-                self._write(token, slot)
-                slot.try_at = now + REPEAT_AFTER_S
+                repeated = True
+                self._repeat(token, slot)
+                slot.tries += 1
+                slot.try_at = now + min(REPEAT_LIMIT_S, REPEAT_AFTER_S * 2**slot.tries)
             following = min(following, slot.try_at if up else slot.deadline)
+        if repeated and not self._recovering:
+            self._on_unsettled()
         return following
+
+    def _repeat(self, token: bytes, slot: _Ack) -> None:
+        if slot.key is None:
+            facts = parse_ack_subject(slot.subject.decode())
+            slot.key = (facts.stream, facts.consumer, facts.stream_sequence)
+        self._unsettled[slot.key] = token
+        self._write(token, slot)
 
     def _settle(self, token: bytes, key: MessageKey) -> None:
         self._unsettled.pop(key, None)

@@ -1,13 +1,16 @@
 """Pulls one durable consumer through a NatsTap: credit, overlapping requests, heartbeats, recovery.
 
 Accounting: `asked` messages may still come from open pull requests (`open_pulls`), `held` were handed over and
-not released; asked + held never exceeds the credit.
+not released; asked + held never exceeds the credit. One exception: a server that forgot deliveries whose acks are
+not confirmed (see `lane_acks`) is asked for them again, whatever the credit; should it send others instead, they
+wait here as `surplus`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 
 from headrace.edge.lane_acks import AckBook
@@ -58,6 +61,7 @@ class PullConsumption:
         self._sid = 0
         self._held = 0
         self._ready: list[Delivery] = []
+        self._surplus: deque[Delivery] = deque()
         self._read_at = (0, 0)
         self._refill_scheduled = False
         self._paused = True
@@ -87,6 +91,8 @@ class PullConsumption:
 
     def release(self, count: int = 1) -> None:
         self._held = max(0, self._held - count)
+        while self._surplus and self._held < self._credit:
+            self._make_ready(self._surplus.popleft())
         if not self._refill_scheduled:
             self._refill_scheduled = True
             self._loop.call_soon(self._refill)
@@ -108,8 +114,9 @@ class PullConsumption:
         """Ends at once, without a word to the server; hands over what has arrived."""
         self._stopping = True
         self._cancel_timers()
-        if self._ready:
-            self._hand_over()
+        self._ready.extend(self._surplus)
+        self._surplus.clear()
+        self._hand_over()
         if self._sid:
             self._tap.forget(self._sid)
             self._sid = 0
@@ -129,7 +136,8 @@ class PullConsumption:
         if self._paused or self._stopping or self._backoff is not None:
             return
         asked = self._pulls.asked
-        wanted = self._credit - self._held - asked
+        limit = self._credit + self._acks.unsettled(self._stream, self._consumer)
+        wanted = limit - self._held - len(self._surplus) - asked
         # Half of the credit at a time; less only when nothing more would come otherwise.
         if wanted < 1 or (asked and 2 * wanted < self._credit):
             return
@@ -152,25 +160,30 @@ class PullConsumption:
             self.release(0)
             return
         message_id, traceparent = jetstream.parse_delivery_headers(headers) if headers else ("", "")
-        ready = self._ready
-        if not ready:
+        if not self._ready:
             self._read_at = (time.time_ns(), time.monotonic_ns())
-            self._loop.call_soon(self._hand_over)
         unix_ns, mono_ns = self._read_at
-        ready.append(
-            Delivery(
-                subject.decode(),
-                data,
-                message_id,
-                traceparent,
-                facts.stream_sequence,
-                facts.delivered,
-                facts.stored_at_unix_ns,
-                unix_ns,
-                mono_ns,
-                token,
-            )
+        delivery = Delivery(
+            subject.decode(),
+            data,
+            message_id,
+            traceparent,
+            facts.stream_sequence,
+            facts.delivered,
+            facts.stored_at_unix_ns,
+            unix_ns,
+            mono_ns,
+            token,
         )
+        if self._held >= self._credit:
+            self._surplus.append(delivery)
+        else:
+            self._make_ready(delivery)
+
+    def _make_ready(self, delivery: Delivery) -> None:
+        if not self._ready:
+            self._loop.call_soon(self._hand_over)
+        self._ready.append(delivery)
         self._held += 1
 
     def _hand_over(self) -> None:

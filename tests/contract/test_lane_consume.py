@@ -157,6 +157,43 @@ async def test_acks_lost_with_the_connection_are_repeated_before_pulling(world: 
     assert [delivery.attempt for delivery in inbox.deliveries] == [1] * 21
 
 
+@pytest.mark.parametrize("others", [0, 30])
+async def test_a_consumer_that_forgot_deliveries_is_asked_for_them_again(world: World, others: int) -> None:
+    """What a kill -9 of the broker can do, here by hand: acks for messages it does not know as delivered stay
+    without an answer until it has delivered them again, while they hold the whole credit."""
+    first = await world.fill(10)
+    inbox = Inbox()
+    async with world.lane() as lane:
+
+        def take(deliveries: list[Delivery]) -> None:
+            inbox.take(deliveries)
+            assert held() <= 10
+
+        def held() -> int:
+            return len(inbox.deliveries) - len(released)
+
+        released: list[object] = []
+        consumption = lane.consume(STREAM, CONSUMER, credit=10, on_deliveries=take)
+        await eventually(lambda: len(inbox.deliveries) == 10)
+        world.proxy.drop_sent = lambda chunk: b"+ACK" in chunk
+        acks = [lane.acknowledge(delivery) for delivery in inbox.deliveries]
+        await eventually(lambda: b"+ACK" in world.proxy.sent)
+        await world.delete_consumer()
+        await world.make_consumer()
+        more = await world.fill(others)
+        world.proxy.drop_sent = lambda chunk: False
+        world.proxy.cut()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*acks)
+        assert await world.stored() == others
+        while len(released) < len(inbox.deliveries) < 10 + others or not released:
+            released.append(None)
+            consumption.release()
+            await asyncio.sleep(0.005)
+        await eventually(lambda: inbox.bodies == first + more)
+        assert lane.outstanding == 0
+
+
 async def test_kill_9_of_the_broker_delivers_nothing_acknowledged_again(world: World) -> None:
     await world.delete_consumer()
     await world.make_consumer(ack_wait_s=3.0)

@@ -244,6 +244,25 @@ async def test_close_ends_what_is_outstanding(world: World) -> None:
             await lane.acknowledge(inbox.deliveries[0])
         with pytest.raises(ConnectionError):
             lane.consume(STREAM, CONSUMER, credit=1, on_deliveries=inbox.take)
+        world.proxy.thaw()
+
+
+async def test_what_is_sent_while_the_connection_is_down_arrives_after_the_reconnect(world: World) -> None:
+    subscription = await world.admin.subscribe("hr.default._reply.gw")
+    await world.admin.flush()
+    async with world.lane() as lane:
+        world.proxy.freeze()
+        world.proxy.cut()
+        with pytest.raises(ConnectionError):
+            await lane.flush(5.0)
+        lane.send("hr.default._reply.gw", b"kept")
+        for _ in range(7):
+            lane.send("hr.default._reply.other", bytes(1024 * 1024))
+        with pytest.raises(LaneFull):
+            lane.send("hr.default._reply.other", bytes(1024 * 1024))
+        world.proxy.thaw()
+        await lane.flush(5.0)
+        assert (await subscription.next_msg(timeout=5)).data == b"kept"
 
 
 async def test_close_waits_for_answers_on_their_way(world: World) -> None:
