@@ -11,7 +11,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "components.md"
 
 
 def block(containing: str) -> str:
-    found = [text for text in re.findall(r"```\w+\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)]
+    found: list[str] = re.findall(r"```\w+\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
     return next(text for text in found if containing in text)
 
 
