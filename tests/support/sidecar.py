@@ -105,6 +105,7 @@ class SidecarBench:
     registry: str = ""
     component_start_limit_s: float = 20.0
     log_level: str = "warning"
+    replica: int = 0
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
     sidecar: ChildProcess | None = field(default=None, init=False)
@@ -242,7 +243,7 @@ class SidecarBench:
 
     # The sidecar
 
-    def environment(self, replica: int = 0) -> dict[str, str | None]:
+    def environment(self) -> dict[str, str | None]:
         return {
             "HEADRACE_NATS_URL": self.nats_url,
             "HEADRACE_REGISTRY": self.registry,
@@ -253,9 +254,9 @@ class SidecarBench:
             "HEADRACE_FLOW": self.flow,
             "HEADRACE_DEPLOYMENT": str(self.deployment),
             "HEADRACE_STEP": STEP,
-            "HEADRACE_REPLICA": str(replica),
+            "HEADRACE_REPLICA": str(self.replica),
             "HEADRACE_PLAN_DIGEST": self.plan_digest,
-            "HEADRACE_INSTANCE": instance_name(WORKSPACE, self.flow, self.deployment, STEP, replica),
+            "HEADRACE_INSTANCE": instance_name(WORKSPACE, self.flow, self.deployment, STEP, self.replica),
         }
 
     async def start(self, *, ready_within_s: float = 20.0) -> None:
