@@ -20,7 +20,10 @@ from services.gateway.domain import refusals
 log = get_logger(__name__)
 
 RETRY_S = 0.05
+# nats-py does not notice that the answer to a request was lost with its connection: try again early.
+TRY_LIMIT_S = 1.0
 CLOSING_LIMIT_S = 2.0
+NOTE_LIMIT_S = 0.5
 
 
 @dataclass(slots=True)
@@ -54,7 +57,7 @@ class AnswerBook:
         holder = secrets.token_hex(8)
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, loop.time() + TRY_LIMIT_S)):
                     found = await self._try_reserve(key, body_digest, execution, holder)
             except (Unavailable, TimeoutError) as error:
                 log.warning("the answers bucket does not answer", error=str(error))
@@ -104,7 +107,7 @@ class AnswerBook:
         repeat publishes the same id again and the broker knows it."""
         value = answers.encode_answer(answers.accepted(reservation.answer, replies=replies))
         try:
-            async with asyncio.timeout(CLOSING_LIMIT_S):
+            async with asyncio.timeout(NOTE_LIMIT_S):
                 await self._bucket.update(reservation.key, value, reservation.revision)
         except Conflict:
             return  # finished by the replying sidecar already, or taken over
