@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.edge.broker_process import BrokerProcess, free_port
+from headrace.edge.broker_process import BrokerProcess, free_port, port_is_free
 from headrace.edge.child_process import ChildProcess, Command
 from headrace.edge.data_directory import MESH_VARIABLE, locate, lock_holder, read_endpoints
 from headrace.edge.process_table import is_running, processes_with
@@ -168,10 +168,12 @@ def test_status_without_a_mesh_says_how_to_start_one(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    while not port_is_free("127.0.0.1", port - 1):
+        port = free_port()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         assert refused_up(tmp_path / "data", "--api-port", str(port)) == [
             f"headrace: api-port: {port} is taken on 127.0.0.1",
             "  Choose another --api-port, or 0 for a free one",
