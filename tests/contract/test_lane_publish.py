@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -185,6 +186,8 @@ async def test_a_frozen_broker_is_outlived(world: World) -> None:
     async with world.lane() as lane:
         assert world.broker.process is not None
         world.broker.process.send_signal(signal.SIGSTOP)
+        status = Path(f"/proc/{world.broker.process.pid}/status")
+        await eventually(lambda: "T (stopped)" in status.read_text())
         futures = [lane.publish(SUBJECT, b"x", message_id=f"{number}", timeout_s=0.3) for number in range(50)]
         with pytest.raises(TimeoutError):
             await lane.flush(0.1)
