@@ -23,7 +23,13 @@ def main() -> int:
     )
     parser.add_argument("--max-requests", type=int, default=2_000, help="requests in work at once, then 429")
     parser.add_argument("--head-limit", type=float, default=HEAD_LIMIT_S, metavar="SECONDS", help="then 408")
-    parser.add_argument("--body-limit", type=float, default=BODY_LIMIT_S, metavar="SECONDS", help="then 408")
+    parser.add_argument(
+        "--body-limit",
+        type=float,
+        default=BODY_LIMIT_S,
+        metavar="SECONDS",
+        help="for a request's body to come (then 408), and for a response to be read",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")

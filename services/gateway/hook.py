@@ -113,6 +113,8 @@ class Hook:
             body = await reader.read(headers.content_length, arrived=arrived)
             check_json(headers, body)
             await self._handle(_begin(scope, route, headers, body), scope, send)
+            if connection is not None:
+                await connection.wait_until_read(self._body_limit_s)
         except Refusal as refusal:
             await send_refusal(send, refusal, reader)
         except CallerGone:

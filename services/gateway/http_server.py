@@ -74,6 +74,17 @@ class GatewayProtocol(HttpToolsProtocol):
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_limit_s, self._head_too_slow)
 
+    async def wait_until_read(self, limit_s: float) -> None:
+        """Returns when the caller has taken its response but for a small rest; past the limit the connection is
+        cut, so that callers who do not read cannot pile up memory here."""
+        if not self.flow.write_paused:
+            return
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.flow.drain()
+        except TimeoutError:
+            self.transport.abort()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True

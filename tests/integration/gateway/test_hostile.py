@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.gateway_rig import GatewayProcess, GatewayRig, echo
+from tests.support.gateway_rig import Answering, GatewayProcess, GatewayRig, echo
 from tests.support.http_connection import HttpConnection, fetch
 
 SIZE = 512 * 1024
@@ -187,3 +189,40 @@ async def test_rubbish_after_a_request_does_not_cost_its_answer(rig: GatewayRig)
     assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"1", "close")
     assert await connection.at_end()
     await connection.close()
+
+
+async def test_callers_that_do_not_read_are_cut_off(rig: GatewayRig) -> None:
+    await rig.flow("orders")
+    await rig.responder("orders", lambda envelope: Answering(200, b"z" * SIZE))
+    gateway = await rig.gateway("--body-limit", "0.5", "--max-requests", "3")
+    host, _, port = gateway.address.rpartition(":")
+    silent: list[socket.socket] = []
+    for _ in range(3):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        for _ in range(12):
+            connection.sendall(HEAD + b"content-length: 1\r\n\r\n1")
+        silent.append(connection)
+
+    async def served() -> bool:
+        return (await fetch(gateway.address, "POST", "/hook/orders", b"x")).status == 200
+
+    # They read nothing for three times the limit; then each finds that its connection has ended early.
+    until = time.monotonic() + 1.5
+    await eventually(lambda: time.monotonic() > until)
+    for connection in silent:
+        assert await asyncio.to_thread(_read_to_the_end, connection) < 12 * SIZE
+        connection.close()
+    await eventually(served)
+
+
+def _read_to_the_end(connection: socket.socket) -> int:
+    connection.settimeout(10)
+    total = 0
+    try:
+        while chunk := connection.recv(1 << 20):
+            total += len(chunk)
+    except ConnectionError:
+        pass
+    return total
