@@ -57,10 +57,13 @@ class SidecarService:
         logs = LogCapture(
             flow=settings.flow, step=settings.step, deployment=settings.deployment, instance=settings.instance
         )
-        self._first = start_early(settings, plans.cached_plan(), bundles, environments, logs)
+        settings.remove_stale_sockets()
+        # What is wrong with plan or bundle is told by the instance when it is wanted.
+        with contextlib.suppress(HeadraceError):
+            self._first = start_early(settings, plans.cached_plan(), bundles, environments, logs)
         await self._connect(plans)
         if self._first is None:
-            with contextlib.suppress(HeadraceError):  # told by the instance when it is wanted
+            with contextlib.suppress(HeadraceError):
                 self._first = start_early(settings, await plans.plan(), bundles, environments, logs)
         await self._open_lane(logs)
         await self._serve(tasks, plans, bundles, environments, logs)

@@ -129,6 +129,7 @@ class DataPlane:
                     await self._emptied.wait()
         if self.held:
             log.warning("given back to the broker", held=self.held)
+        self.loop.close()
         self._timers.close()
         if self._listener is not None:
             await self._listener.close()

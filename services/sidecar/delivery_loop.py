@@ -90,6 +90,7 @@ class DeliveryLoop:
         self._held: dict[str, HeldInput] = {}
         self._consumption: Consumption | None = None
         self._to_release = 0
+        self._closed = False
         self._outbox = outbox
         self._replies = replies
         self._settlement = Settlement(
@@ -124,6 +125,10 @@ class DeliveryLoop:
                 credit=self._step.prefetch,
                 on_deliveries=self.on_deliveries,
             )
+
+    def close(self) -> None:
+        """From here on what is held is left to be delivered again."""
+        self._closed = True
 
     async def stop_pulling(self) -> None:
         """Asks for no more; what was delivered is handled on."""
@@ -193,6 +198,8 @@ class DeliveryLoop:
 
     def component_lost(self, cause: str) -> None:
         """The component is gone: its calls become new attempts once it is back. Nothing is lost."""
+        if self._closed:
+            return  # ended on purpose: what is left is delivered again, to whoever is next
         self._ended.clear()
         for held in self._dispatch.component_lost():
             self._counters["crashed_calls"] += 1
@@ -267,7 +274,7 @@ class DeliveryLoop:
             self._hops.called(held)
             if self._step.receivers:
                 self._ended.add(held.call, LateContext(held), self._clock())
-            self._settlement.deliver(held)
+            self._deliver(held)
             return
         problem = decision.error or outcome.problem
         if problem is not None:
@@ -283,6 +290,15 @@ class DeliveryLoop:
         self._hops.called(held)
         self._settlement.give_up(held, decision.error, dead_letter=decision.dead_letter)
 
+    def _deliver(self, held: HeldInput) -> None:
+        try:
+            self._settlement.deliver(held)
+        except MalformedMessage as error:
+            # What is under way already is settled by itself; the input must not be held for ever.
+            problem = Problem("OUTPUT_REFUSED", error.message)
+            held.attempts.append(failed_attempt(held.attempt, problem))
+            self._settlement.give_up(held, problem, dead_letter=True)
+
     def _retry(self, held: HeldInput, delay_s: float, *, rebound: bool) -> None:
         self._counters["rebounds" if rebound else "retried"] += 1
         if delay_s <= 0:
@@ -293,7 +309,7 @@ class DeliveryLoop:
 
     def _settled(self, held: HeldInput) -> None:
         self._held.pop(held.message_id, None)
-        self._counters["processed"] += 1
+        self._counters["processed"] += not held.dead
         self._release()
         if not self._held:
             self._on_occupancy()

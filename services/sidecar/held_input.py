@@ -47,6 +47,8 @@ class HeldInput:
     calls: int = 0
     """Attempts begun here, of this delivery."""
     # Settling.
+    dead: bool = False
+    """It ends among the dead letters."""
     pending: int = 0
     entered_at_mono_ns: int = 0
     left_at_mono_ns: int = 0

@@ -133,7 +133,7 @@ class Instance:
             await self._wanted_changed.wait()
             while not self._stopping:
                 prepared = await self._prepare()
-                if prepared is None:
+                if prepared is None or self._stopping:
                     return
                 await prepared.run()
         finally:

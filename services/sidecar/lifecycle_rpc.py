@@ -33,6 +33,9 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
     """The present status as the API tells it."""
     board = instance.status.board
     plane, supervisor = instance.plane, instance.supervisor
+    cause, reason = board.cause, board.cause_reason
+    if not cause and plane is not None and plane.loop.problem:
+        cause, reason = plane.loop.problem, "NOTHING_DELIVERED"
     status = sidecar_pb2.InstanceStatus(
         instance=name,
         state=sidecar_pb2.StepState.Value(f"STEP_STATE_{instance.status.state.value}"),
@@ -41,8 +44,8 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         revision=board.revision,
         in_flight=plane.held if plane is not None else 0,
         component_starts=supervisor.starts if supervisor is not None else 0,
-        cause=board.cause,
-        cause_reason=board.cause_reason,
+        cause=cause,
+        cause_reason=reason,
         last_log_lines=instance.logs.last_lines,
         stage_ms=board.stage_ms,
         sidecar_pid=os.getpid(),

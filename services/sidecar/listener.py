@@ -151,6 +151,11 @@ class ListenerFeed:
             return f"{code.name}: {await call.details()}"
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return "cancelled at the limit of its drain"
         finally:
             for task in (writer, drainer):
                 task.cancel()

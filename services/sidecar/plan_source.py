@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import (
@@ -69,7 +71,7 @@ class PlanSource:
             raw = self._file.read_bytes()
         except OSError:
             return None
-        return decode_plan(raw) if plan_digest(raw) == self._settings.plan_digest else None
+        return _decode(raw) if plan_digest(raw) == self._settings.plan_digest else None
 
     async def plan(self) -> DeploymentPlan:
         """The plan; NotFound when there is none, WrongState when it is not the one the agent named."""
@@ -89,7 +91,7 @@ class PlanSource:
                 next_step="Start the instance anew through the agent",
             )
         _write_atomically(self._file, entry.value)
-        return decode_plan(entry.value)
+        return _decode(entry.value)
 
     async def read_state(self) -> DeploymentState | None:
         """Reads the state from the broker; None when there is none (yet)."""
@@ -122,6 +124,17 @@ def step_of(plan: DeploymentPlan, name: str) -> StepPlan:
         return plan.step(name)
     except KeyError:
         raise NotFound(f"the plan has no step {name!r}", reason="STEP_NOT_FOUND") from None
+
+
+def _decode(raw: bytes) -> DeploymentPlan:
+    try:
+        return decode_plan(raw)
+    except msgspec.MsgspecError as error:
+        raise WrongState(
+            f"the plan cannot be read: {error}",
+            reason="PLAN_UNREADABLE",
+            next_step="It was written by another version of the mesh; restart the flow",
+        ) from error
 
 
 def _write_atomically(file: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from headrace.edge.structured_log import get_logger
 from headrace.model.answer import finished
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.ports import LaneFull
 from services.sidecar.domain.retry_delay import republish_delay_s
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class OutgoingReply:
     execution_id: str
     answer_key: str
     on_sent: Callable[[], None]
+    written: bool = False
 
 
 class ReplySender:
@@ -69,12 +71,19 @@ class ReplySender:
             await self._flush()
 
     def _send(self, reply: OutgoingReply) -> None:
+        self._write(reply)
+        self._unflushed.append(reply)
+
+    def _write(self, reply: OutgoingReply) -> None:
         try:
             self._lane.send(reply.subject, reply.payload)
-        except (ConnectionError, ValueError) as error:
-            # ValueError: a subject or size the broker would refuse; trying again cannot help the caller.
+        except (ConnectionError, LaneFull) as error:
+            log.debug("reply not written yet", error=str(error), execution=reply.execution_id)
+            return
+        except ValueError as error:
+            # A subject or size the broker would refuse: trying again cannot help the caller.
             log.warning("reply not sent", error=str(error), execution=reply.execution_id)
-        self._unflushed.append(reply)
+        reply.written = True
 
     async def _flush(self) -> None:
         batch, self._unflushed = self._unflushed, []
@@ -82,18 +91,19 @@ class ReplySender:
         while batch:
             try:
                 await self._lane.flush()
-                break
+                for reply in batch:
+                    if reply.written:
+                        self.unsettled -= 1
+                        reply.on_sent()
+                batch = [reply for reply in batch if not reply.written]
             except (TimeoutError, OSError):
+                for reply in batch:
+                    reply.written = False  # lost with the connection, for all we know
+            if batch:
                 tries += 1
                 await asyncio.sleep(republish_delay_s(tries))
                 for reply in batch:
-                    try:
-                        self._lane.send(reply.subject, reply.payload)
-                    except (ConnectionError, ValueError) as error:
-                        log.debug("reply not sent again", error=str(error))
-        for reply in batch:
-            self.unsettled -= 1
-            reply.on_sent()
+                    self._write(reply)
 
     async def _store(self, reply: OutgoingReply) -> None:
         """First answer wins; a caller must not lose its reply because the bucket does not answer."""

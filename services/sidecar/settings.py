@@ -65,6 +65,11 @@ class Settings:
         """The component's socket; one at a time belongs to an instance."""
         return self.run_dir / f"{_short(self.instance)}.c{os.getpid()}.sock"
 
+    def remove_stale_sockets(self) -> None:
+        """Sockets of components whose sidecar was killed."""
+        for path in self.run_dir.glob(f"{_short(self.instance)}.c*.sock"):
+            path.unlink(missing_ok=True)
+
 
 def _short(name: str) -> str:
     return blake2b(name.encode(), digest_size=6).hexdigest()

@@ -97,6 +97,7 @@ class Settlement:
         held.phase = Phase.SETTLING
         held.outputs, held.reply = [], None
         if dead_letter:
+            held.dead = True
             self._counters["dead_lettered"] += 1
             raw = self._dead_letter(held.envelope, self._step.name, problem.code, held.attempts)
             after = partial(self._reply_error, held, problem)
@@ -107,6 +108,7 @@ class Settlement:
     def dead_letter_unreadable(self, delivery: Delivery, held: HeldInput, problem: Problem) -> None:
         """A message that is no envelope: its bytes go to the dead letters as they are."""
         held.phase = Phase.SETTLING
+        held.dead = True
         self._counters["dead_lettered"] += 1
         attempt = failed_attempt(1, problem)
         raw = self._dead_letter(Envelope(id=held.message_id, body=delivery.payload), self._step.name,

@@ -13,6 +13,10 @@ from headrace.model.flow_spec import RetryPolicy
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.retry_delay import REBOUND_LIMIT, rebound_delay_s, retry_delay_s
 
+LAST_CRASH = 3
+"""A message that was running at so many crashes, at the last one alone, is given up. Not the retry policy's
+number: a crash may be anybody's fault, an operator's kill included."""
+
 
 class Ending(StrEnum):
     """How a call ended."""
@@ -89,7 +93,7 @@ def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy) -> Decision:
             return _give_up(Problem("REBOUND_LIMIT", f"the component asked to try again later {rebounds} times"), trail)
         case Ending.COMPONENT_DIED:
             crashes = trail.crashes + 1
-            if not outcome.alone or crashes < policy.attempts:
+            if not outcome.alone or crashes < LAST_CRASH:
                 # Whose fault it was is known only when nothing else was running.
                 return Decision(retry_after_s=0.0, counts_as_crash=True)
             return _give_up(outcome.problem or Problem("COMPONENT_DIED", "the component process died", 502), trail)

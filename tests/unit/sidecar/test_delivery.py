@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.delivery import (
+    LAST_CRASH,
     Decision,
     Ending,
     Outcome,
@@ -98,7 +99,7 @@ def test_only_who_was_alone_is_blamed_for_a_crash(policy: RetryPolicy) -> None:
     crowd = decide(Outcome(Ending.COMPONENT_DIED), Trail(crashes=50), policy)
     assert crowd.retry_after_s == 0
     attempts, decision = _follow(Outcome(Ending.COMPONENT_DIED, alone=True), policy)
-    assert attempts == policy.attempts
+    assert attempts == LAST_CRASH
     assert decision.error is not None
     assert decision.error.status == 502
 

@@ -25,8 +25,10 @@ def capture(clock_s: list[float] | None = None) -> tuple[LogCapture, list[flow_p
     return logs, lines
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\n\r{"), min_size=1).filter(str.strip), max_size=30),
-       st.integers(1, 50))  # fmt: skip
+LINE_TEXTS = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n\r{"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(LINE_TEXTS, max_size=30), st.integers(1, 50))
 def test_lines_are_whole_however_they_are_cut(texts: list[str], size: int) -> None:
     logs, lines = capture()
     raw = "".join(f"{text}\n" for text in texts).encode()
