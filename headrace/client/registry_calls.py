@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from headrace.client.packing import prepare_bundle
 from headrace.client.session import PAGE_SIZE, Session, resource
 
 CHUNK_BYTES = 512 * 1024
@@ -23,6 +22,8 @@ class RegistryCalls(Session):
         Writes the lock of its requirements and the schemas of its typed functions into the bundle (not into
         the folder). InvalidInput when the folder is no component.
         """
+        from headrace.client.packing import prepare_bundle  # only here: it takes a while to import
+
         packed = await asyncio.to_thread(prepare_bundle, Path(folder))
         try:
             return await self.push_bundle(packed.path, component=packed.component, digest=packed.digest)
