@@ -32,6 +32,9 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Folder like examples/orders: flow, orders, what is expected.")
     ] = None,
     connections: Annotated[int, typer.Option(help="HTTP connections that post orders.", min=1, max=64)] = 4,
+    rate: Annotated[
+        float, typer.Option(help="Orders a second in all; 0 for as fast as they are answered.", min=0)
+    ] = 100,
 ) -> None:
     """Start a fresh mesh, run the orders example on it, check every answer and effect, show every hop."""
     from headrace.cli.demo_run import DemoRun
@@ -42,6 +45,7 @@ def demo(
     run = DemoRun(
         example=example,
         connections=connections,
+        rate=rate,
         stay=not once,
         say=lambda line: print(line, file=out, flush=True),
         tell=_tell_json if as_json else _tell_text,

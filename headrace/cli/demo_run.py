@@ -31,12 +31,14 @@ class DemoRun:
         *,
         example: Path | None,
         connections: int,
+        rate: float,
         stay: bool,
         say: Callable[[str], None],
         tell: Callable[[DemoResult], None],
     ) -> None:
         self._example_folder = example
         self._connections = connections
+        self._rate = rate
         self._stay = stay
         self._say = say
         self._tell = tell
@@ -87,10 +89,13 @@ class DemoRun:
             host=host,
             port=port,
             connections=self._connections,
+            rate=self._rate,
             timeout_s=ANSWER_TIMEOUT_S,
         )
         took_s = time.perf_counter() - began
-        self._say(f"orders: {len(answers)} posted over {self._connections} connections in {took_s:.2f} s")
+        pace = f"{self._rate:g} a second" if self._rate else "as fast as they are answered"
+        over = f"over {self._connections} connections" if self._connections > 1 else "over one connection"
+        self._say(f"orders: {len(answers)} posted {over}, {pace}, in {took_s:.2f} s")
         status = await self._settled(client, example)
         effects = example.read_effects()
         return DemoResult(

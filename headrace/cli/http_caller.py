@@ -89,19 +89,31 @@ class HttpConnection:
 
 
 def call_all(
-    requests: Sequence[HttpRequest], *, host: str, port: int, connections: int = 4, timeout_s: float = 30.0
+    requests: Sequence[HttpRequest],
+    *,
+    host: str,
+    port: int,
+    connections: int = 4,
+    rate: float = 0.0,
+    timeout_s: float = 30.0,
 ) -> list[HttpAnswer]:
     """Sends all requests over a fixed number of connections, each one request at a time, in their order.
 
-    Answers stand in the order of the requests. Ends at the latest after `timeout_s` per request in sequence.
+    `rate` is requests a second in all, 0 for as fast as they are answered; one whose connection is still busy
+    when it is due goes right after. Answers stand in the order of the requests. Ends at the latest after
+    `timeout_s` per request in sequence.
     """
     lanes = _spread(requests, connections)
     answers: dict[int, HttpAnswer] = {}
+    began = time.perf_counter()
 
     def work(lane: list[int]) -> None:
         connection = HttpConnection(host, port, timeout_s=timeout_s)
         try:
             for index in lane:
+                early_s = began + index / rate - time.perf_counter() if rate else 0.0
+                if early_s > 0:
+                    time.sleep(early_s)
                 answers[index] = connection.call(requests[index])
         finally:
             connection.close()
@@ -113,7 +125,7 @@ def call_all(
     for thread in threads:
         thread.start()
     for thread, lane in zip(threads, lanes, strict=True):
-        thread.join(timeout_s * max(1, len(lane)))
+        thread.join(timeout_s * max(1, len(lane)) + (len(requests) / rate if rate else 0.0))
     late = HttpAnswer(0, {}, b"", 0, 0, problem="not answered within the limit")
     return [answers.get(index, late) for index in range(len(requests))]
 
