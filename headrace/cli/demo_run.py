@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,15 +84,20 @@ class DemoRun:
     async def _post_and_check(self, client: AsyncClient, example: Example, profile: str) -> DemoResult:
         host, port = await self._webhook(client, example)
         began = time.perf_counter()
-        answers = await asyncio.to_thread(
-            call_all,
-            example.requests,
-            host=host,
-            port=port,
-            connections=self._connections,
-            rate=self._rate,
-            timeout_s=ANSWER_TIMEOUT_S,
-        )
+        stopping = threading.Event()
+        try:
+            answers = await asyncio.to_thread(
+                call_all,
+                example.requests,
+                host=host,
+                port=port,
+                connections=self._connections,
+                rate=self._rate,
+                timeout_s=ANSWER_TIMEOUT_S,
+                stopping=stopping,
+            )
+        finally:
+            stopping.set()
         took_s = time.perf_counter() - began
         pace = f"{self._rate:g} a second" if self._rate else "as fast as they are answered"
         over = f"over {self._connections} connections" if self._connections > 1 else "over one connection"

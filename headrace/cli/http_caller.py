@@ -96,13 +96,15 @@ def call_all(
     connections: int = 4,
     rate: float = 0.0,
     timeout_s: float = 30.0,
+    stopping: threading.Event | None = None,
 ) -> list[HttpAnswer]:
     """Sends all requests over a fixed number of connections, each one request at a time, in their order.
 
     `rate` is requests a second in all, 0 for as fast as they are answered; one whose connection is still busy
     when it is due goes right after. Answers stand in the order of the requests. Ends at the latest after
-    `timeout_s` per request in sequence.
+    `timeout_s` per request in sequence, and soon after `stopping` is set: what was not sent then has status 0.
     """
+    stop = stopping or threading.Event()
     lanes = _spread(requests, connections)
     answers: dict[int, HttpAnswer] = {}
     began = time.perf_counter()
@@ -112,8 +114,8 @@ def call_all(
         try:
             for index in lane:
                 early_s = began + index / rate - time.perf_counter() if rate else 0.0
-                if early_s > 0:
-                    time.sleep(early_s)
+                if stop.wait(early_s) if early_s > 0 else stop.is_set():
+                    return
                 answers[index] = connection.call(requests[index])
         finally:
             connection.close()
@@ -126,7 +128,7 @@ def call_all(
         thread.start()
     for thread, lane in zip(threads, lanes, strict=True):
         thread.join(timeout_s * max(1, len(lane)) + (len(requests) / rate if rate else 0.0))
-    late = HttpAnswer(0, {}, b"", 0, 0, problem="not answered within the limit")
+    late = HttpAnswer(0, {}, b"", 0, 0, problem="not sent, or not answered within the limit")
     return [answers.get(index, late) for index in range(len(requests))]
 
 

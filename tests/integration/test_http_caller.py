@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -79,6 +80,19 @@ def test_a_closed_connection_is_a_problem_once_and_opened_again(server: Threadin
     answer = connection.call(HttpRequest("/", b"b", {"idempotency-key": "k"}))
     assert (answer.body, answer.headers["x-key"]) == (b"b", "k")
     connection.close()
+
+
+def test_requests_are_paced_and_end_when_asked_to(server: ThreadingHTTPServer) -> None:
+    requests = [HttpRequest("/") for _ in range(20)]
+    began = time.monotonic()
+    call_all(requests, host="127.0.0.1", port=server.server_port, rate=100, timeout_s=5)
+    assert 0.19 <= time.monotonic() - began < 2
+    stopping = threading.Event()
+    threading.Timer(0.1, stopping.set).start()
+    answers = call_all(requests, host="127.0.0.1", port=server.server_port, rate=1, timeout_s=5, stopping=stopping)
+    assert answers[0].status == 201
+    assert {answer.status for answer in answers[1:]} == {0}
+    assert time.monotonic() - began < 4
 
 
 def test_nobody_listens() -> None:
