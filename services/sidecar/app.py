@@ -14,7 +14,7 @@ from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
-from headrace.model.errors import HeadraceError
+from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.bundle_cache import BundleCache
 from services.sidecar.component_process import ComponentProcess
 from services.sidecar.environment import EnvironmentCache
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LANE_CLOSE_LIMIT_S = 2.0
+CONNECTION_LOOK_S = 5.0
 
 
 class SidecarService:
@@ -144,6 +145,7 @@ class SidecarService:
             tasks.create_task(plans.follow(), name="plans"),
             tasks.create_task(self._open_answers(), name="answers"),
             tasks.create_task(self._until_shutdown(instance), name="shutdown"),
+            tasks.create_task(self._watch_connection(), name="connection"),
         ]
         self._rpc = LifecycleRpc(settings.instance, instance)
         self._server = GrpcServer()
@@ -162,6 +164,14 @@ class SidecarService:
             except HeadraceError as error:
                 log.debug("answers not reachable", error=str(error))
                 await asyncio.sleep(1.0)
+
+    async def _watch_connection(self) -> None:
+        """The client reconnects for ever; one that gave up all the same (credentials taken away) ends this
+        process, so that the agent starts it anew and its exit is seen."""
+        while True:
+            await asyncio.sleep(CONNECTION_LOOK_S)
+            if self._connection.is_closed:
+                raise Unavailable("the connection to the broker was closed for good", reason="BROKER_UNREACHABLE")
 
     async def _until_shutdown(self, instance: Instance) -> None:
         await instance.shutdown_requested.wait()

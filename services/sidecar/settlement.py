@@ -78,8 +78,9 @@ class Settlement:
         held.phase = Phase.SETTLING
         # One more than there are outputs, so that the count cannot reach zero before all are under way.
         held.pending = 1
+        context = LateContext(held)
         for index, emit in enumerate(held.outputs):
-            self._publish_output(held, index, emit)
+            self._publish_output(held, context, index, emit)
         self._one_stored(held)
 
     def publish_late(self, context: LateContext, emit: Any) -> None:
@@ -124,8 +125,7 @@ class Settlement:
 
         self._lane.acknowledge(delivery).add_done_callback(acknowledged)
 
-    def _publish_output(self, held: HeldInput, index: int, emit: Any) -> None:
-        context = LateContext(held)
+    def _publish_output(self, held: HeldInput, context: LateContext, index: int, emit: Any) -> None:
         settle = partial(self._output_stored, held)
         refuse = partial(self._output_refused, held)
         for receiver, outgoing in self._outgoing(context, index, emit, settle, refuse):
