@@ -96,10 +96,10 @@ class FlowService:
 
     async def delete(self, name: str, etag: str) -> None:
         """Deletes a stopped flow: its stream (refused while messages wait), versions, pins, route."""
+        await self._settled(name)
         document, revision = await self.stores.existing_flow(name)
         flow_verbs.check_etag(document, etag)
-        if document.state != FlowState.STOPPED or document.live or document.operation is not None:
-            raise wrong_state(name, document.state, "delete")
+        flow_verbs.check_idle(document, "delete")
         stream = subjects.flow_stream(self.stores.workspace, name)
         info = await self.assets.stream_info(stream) if document.has_stream else None
         if info is not None and int(info["state"]["messages"]):
@@ -210,14 +210,17 @@ class FlowService:
                     found = await self.stores.operation(document.operation.id)
                     ending = document.operation.verb == "publish" and not document.operation.deployment
                     if not ending and not (found and found[0].done):
-                        return
+                        return  # it is really being worked on
                     self.loops.wake(name)
                     await changed.wait()
 
     async def _decided(self, name: str, document: FlowDocument, intent: OperationIntent) -> OperationDocument:
-        self.loops.wake(name)
         begun = document.operation if document.operation and document.operation.id == intent.id else intent
-        return operation_of(name, begun)
+        operation = operation_of(name, begun)
+        # The flow document says the same: whoever writes it first, it is there when the caller asks for it.
+        await self.stores.begin_operation(operation)
+        self.loops.wake(name)
+        return operation
 
     async def inject(
         self, name: str, body: bytes, content_type: str, headers: dict[str, str], request_id: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ class Stores:
 
     async def operations(self) -> list[OperationDocument]:
         return [decode(entry.value or b"", OperationDocument) for entry in await self.flows.entries("operation.*")]
+
+    async def begin_operation(self, document: OperationDocument) -> None:
+        """Writes it unless it is there already."""
+        with contextlib.suppress(Conflict):
+            await self.flows.create(operation_key(document.id), encode(document))
 
     async def write_operation(self, document: OperationDocument) -> None:
         """Creates or replaces; an operation that is done is never changed again."""

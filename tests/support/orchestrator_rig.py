@@ -43,6 +43,7 @@ class OrchestratorRig:
     assets: JetStreamAssets
     process: ChildProcess
     address: str
+    pushes: int = 0
 
     async def kill(self) -> None:
         self.process.kill()
@@ -55,14 +56,26 @@ class OrchestratorRig:
     def client(self) -> AsyncClient:
         return AsyncClient(self.address)
 
-    async def push(self, manifest: str, source: str = "x = 1\n") -> str:
-        """Pushes a component made of a manifest and a source; answers its digest."""
+    async def push(self, manifest: str) -> str:
+        """Pushes a new revision of a component with this manifest; answers its digest."""
+        self.pushes += 1
         name = manifest.split(":")[1].split()[0]
         folder = self.folder / "components" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "component.yaml").write_text(manifest)
-        (folder / "component.py").write_text(source)
+        (folder / "component.py").write_text(f"revision = {self.pushes}\n")
         return (await self.registry.push(folder)).revision.digest
+
+    async def clean(self) -> None:
+        """Deletes every flow, so that the next test finds nothing of this one."""
+        agent = self.agent
+        for script in (agent.fail, agent.hold, agent.keep, agent.handled, agent.started, agent.stopped):
+            script.clear()
+        async with self.client() as client:
+            for flow in await client.list_flows():
+                name = flow.name.removeprefix("flows/")
+                await client.stop(name, drop=True)
+                await client.delete_flow(name)
 
     async def counts(self, flow: str) -> dict[str, int]:
         """Messages per subject of the flow's stream."""
@@ -97,7 +110,7 @@ def _spawn(folder: Path, broker: BrokerProcess, registry: Registry, agent: str, 
     arguments = own_module(
         "services.orchestrator",
         *("--nats", broker.url, "--registry", registry.address, "--agent", agent),
-        *("--listen", listen, "--profile", broker.profile, "--log-level", "debug"),
+        *("--listen", listen, "--profile", broker.profile, "--log-level", "info"),
     )
     return ChildProcess.spawn(Command(arguments, log_file=folder / "orchestrator.log"), readiness=True)
 

@@ -47,8 +47,11 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
     async def stop(self) -> None:
         self.ended = True
         if self.puller is not None:  # a cancelled pull would still be given a message
+            await asyncio.wait([self.puller], timeout=1.0)
+            self.puller.cancel()
             await asyncio.gather(self.puller, return_exceptions=True)
-        await self.server.stop(0)
+        async with asyncio.timeout(2.0):
+            await self.server.stop(0)
 
     def show(self, state: str, progress: str, **facts: Any) -> None:
         self.status.state = sidecar_pb2.StepState.Value(f"STEP_STATE_{state}")
@@ -150,7 +153,8 @@ class ScriptedAgent(agent_pb2_grpc.AgentServiceServicer):
         return await self._server.start(address)
 
     async def stop(self) -> None:
-        await self._server.stop(0)
+        async with asyncio.timeout(2.0):
+            await self._server.stop(0)
         for sidecar in list(self.sidecars.values()):
             await sidecar.stop()
 

@@ -38,6 +38,14 @@ def set_draft(document: FlowDocument, spec: FlowSpec) -> FlowDocument:
     return change(document, draft=spec, flow_type=flow_type, edit=document.edit + 1)
 
 
+def check_idle(document: FlowDocument, verb: str) -> None:
+    """WrongState unless the flow is stopped and nothing is being done for it."""
+    if document.state != FlowState.STOPPED:
+        raise wrong_state(document.flow, document.state, verb)
+    if document.operation is not None or document.live:
+        raise _busy(document, verb)
+
+
 def begin_publish(document: FlowDocument, intent: OperationIntent) -> tuple[FlowDocument, OperationIntent]:
     """The draft becomes the next version; where the flow runs, a deployment of it is begun."""
     if document.draft is None:
@@ -134,10 +142,13 @@ def _numbered(intent: OperationIntent, version: int, deployment: int) -> Operati
 
 
 def _busy(document: FlowDocument, verb: str) -> WrongState:
-    running = document.operation.id if document.operation else f"deployment {document.target}"
+    if document.operation is not None:
+        running = f"operations/{document.operation.id}"
+    else:
+        running = f"deployment {document.target or (document.live[0] if document.live else 0)}"
     return WrongState(
         f"flow {document.flow!r} is busy with {running}: cannot {verb} now",
         reason="BUSY",
-        next_step=f"Wait for operations/{running}",
-        metadata={"operation": running},
+        next_step=f"Wait for it: headrace flow status {document.flow}",
+        metadata={"busy_with": running},
     )
