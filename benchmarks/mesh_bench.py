@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -75,6 +76,24 @@ class BenchMesh:
             for found in status.steps
             for instance in found.instances
         }
+
+    async def cpu_s(self, flow: str) -> dict[str, float]:
+        """CPU seconds used so far: the broker, and the flow's sidecars and components together."""
+        status = await self.client.get_status(flow)
+        instances = [instance for found in status.steps for instance in found.instances]
+        return {
+            "broker": cpu_of(self.mesh.pid_of("broker")),
+            "sidecars": sum(cpu_of(instance.sidecar_pid) for instance in instances),
+            "components": sum(cpu_of(instance.component_pid) for instance in instances),
+        }
+
+
+def cpu_of(pid: int) -> float:
+    """User and system CPU seconds of a process, from /proc/<pid>/stat (proc(5)); 0.0 where it cannot be read."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def pss_of(pid: int) -> float:

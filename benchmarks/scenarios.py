@@ -75,10 +75,12 @@ async def throughput(bench: BenchMesh, kind: str, count: int) -> dict[str, Any]:
     load = await bench.load(flow, body, content_type)
     try:
         before = await bench.processed(flow, STEPS[-1])
+        cpu_before = await bench.cpu_s(flow)
         began = time.monotonic()
         await load.saturate(count)
         await load.settle()
         ended = await bench.until_processed(flow, STEPS[-1], before + count)
+        cpu_after = await bench.cpu_s(flow)
     finally:
         load.close()
     await bench.client.stop(flow)
@@ -88,6 +90,9 @@ async def throughput(bench: BenchMesh, kind: str, count: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "messages_per_s": round(count / seconds),
         "refused_by_full_edges": load.refused,
+        "cpu_us_per_message": {
+            name: round((cpu_after[name] - cpu_before[name]) / count * 1e6, 1) for name in cpu_after
+        },
     }
 
 
