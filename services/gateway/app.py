@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from starlette.applications import Starlette
@@ -140,7 +141,8 @@ def make_app(hook: Hook) -> ASGIApp:
     async def health(request: Request) -> Response:
         if hook.stopping:
             return _refusal_response(refusals.gateway_stopping())
-        return Response(b'{"status":"serving"}', media_type="application/json")
+        state = {"status": "serving", "requests": hook.requests_in_work}
+        return Response(msgspec.json.encode(state), media_type="application/json")
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

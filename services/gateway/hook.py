@@ -90,6 +90,10 @@ class Hook:
         self.stopping = False
         self._idle = asyncio.Event()
 
+    @property
+    def requests_in_work(self) -> int:
+        return self._admission.requests
+
     async def finish(self, limit_s: float) -> None:
         """Refuses new requests from now on; returns when none is in work, or past the limit."""
         self.stopping = True

@@ -146,6 +146,10 @@ async def test_callers_that_go_away_leave_nothing_behind(rig: GatewayRig) -> Non
     await rig.flow("orders", reply_timeout_s=30)
     responder = await rig.responder("orders", lambda envelope: None)
     gateway = await rig.gateway("--max-requests", "20")
+
+    async def nothing_in_work() -> bool:
+        return bool((await fetch(gateway.address, "GET", "/healthz")).json()["requests"] == 0)
+
     for _ in range(3):
         before = len(responder.seen)
         connections = [await HttpConnection.open(gateway.address) for _ in range(20)]
@@ -155,11 +159,13 @@ async def test_callers_that_go_away_leave_nothing_behind(rig: GatewayRig) -> Non
         await eventually(lambda before=before: len(responder.seen) == before + 20)  # type: ignore[misc]
         for connection in connections:
             connection.abort()
+        await eventually(nothing_in_work)
     # Also half-way through a body.
     connection = await HttpConnection.open(gateway.address)
     connection.write(HEAD + b"content-length: 4\r\n\r\nbo")
     await connection.drain()
     connection.abort()
+    await eventually(nothing_in_work)
     # All twenty places are free again, and the executions were left alone.
     responder.handler = echo
     answers = await asyncio.gather(*(fetch(gateway.address, "POST", "/hook/orders", b"x") for _ in range(20)))

@@ -9,5 +9,5 @@ component = Component()
 
 @component.action
 async def work(order: dict, ctx: Context) -> None:  # type: ignore[type-arg]
-    await asyncio.sleep(float(ctx.config.get("seconds", 0.05)))
+    await asyncio.sleep(float(ctx.config.get("seconds", 0.05)))  # tidy: pace
     await ctx.emit(order)
