@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient
@@ -20,19 +19,11 @@ from services.orchestrator.domain.documents import decode, flow_key
 from tests.support.eventually import eventually
 from tests.support.orchestrator_rig import HOOK, WORK, OrchestratorRig, chain, orchestrator_rig, published
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OrchestratorRig]:
-    async with orchestrator_rig(tmp_path_factory.mktemp("rig")) as running:
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
+    async with orchestrator_rig(tmp_path) as running:
         yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: OrchestratorRig) -> AsyncIterator[OrchestratorRig]:
-    yield shared
-    await shared.clean()
 
 
 async def state_of(client: AsyncClient, flow: str) -> str:

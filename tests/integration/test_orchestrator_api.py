@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -30,29 +29,14 @@ from tests.support.eventually import eventually
 from tests.support.orchestrator_rig import WORK, OrchestratorRig, chain, orchestrator_rig, published
 from tests.support.registry_rig import push_parts
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OrchestratorRig]:
-    async with orchestrator_rig(tmp_path_factory.mktemp("rig")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def rig(shared: OrchestratorRig) -> AsyncIterator[OrchestratorRig]:
-    yield shared
-    await shared.clean()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def own_rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
-    """For tests that end a process for good."""
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
     async with orchestrator_rig(tmp_path) as running:
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest.fixture
 async def channel(rig: OrchestratorRig) -> AsyncIterator[grpc.aio.Channel]:
     async with open_channel(rig.address) as opened:
         yield opened
@@ -162,8 +146,7 @@ async def test_a_start_that_is_cancelled_is_undone(rig: OrchestratorRig, channel
         await eventually(lambda: not rig.agent.sidecars)
 
 
-async def test_a_watch_shows_each_change_and_ends_with_the_server(own_rig: OrchestratorRig) -> None:
-    rig = own_rig
+async def test_a_watch_shows_each_change_and_ends_with_the_server(rig: OrchestratorRig) -> None:
     async with rig.client() as client:
         await published(rig, client, "orders-5", chain("order"))
         seen: list[str] = []

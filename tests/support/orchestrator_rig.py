@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis  # noqa: F401  (else its pytest plugin imports it at the end, where gRPC finalises inside the import)
 from nats.aio.client import Client
 
 from headrace.client import AsyncClient
@@ -65,17 +66,6 @@ class OrchestratorRig:
         (folder / "component.yaml").write_text(manifest)
         (folder / "component.py").write_text(f"revision = {self.pushes}\n")
         return (await self.registry.push(folder)).revision.digest
-
-    async def clean(self) -> None:
-        """Deletes every flow, so that the next test finds nothing of this one."""
-        agent = self.agent
-        for script in (agent.fail, agent.hold, agent.keep, agent.handled, agent.started, agent.stopped):
-            script.clear()
-        async with self.client() as client:
-            for flow in await client.list_flows():
-                name = flow.name.removeprefix("flows/")
-                await client.stop(name, drop=True)
-                await client.delete_flow(name)
 
     async def counts(self, flow: str) -> dict[str, int]:
         """Messages per subject of the flow's stream."""
