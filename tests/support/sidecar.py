@@ -189,7 +189,8 @@ class SidecarBench:
                 "durable_name": subjects.step_consumer(self.deployment, step),
                 "filter_subject": self.edge(step),
                 "ack_policy": "explicit",
-                "ack_wait": int(self.ack_wait_s * 1e9),
+                # `take` reads the other edges, and may hold a whole batch for a while.
+                "ack_wait": int((self.ack_wait_s if step == STEP else 60.0) * 1e9),
                 "max_deliver": -1,
                 "max_ack_pending": 1000,
             },
@@ -357,13 +358,14 @@ class SidecarBench:
                 if left_s <= 0:
                     raise AssertionError(f"{len(found)} of {count} arrived at {step}\n{self.sidecar_log()}")
                 with contextlib.suppress(TimeoutError):
-                    for message in await subscription.fetch(count - len(found), timeout=min(left_s, 1.0)):
+                    for message in await subscription.fetch(min(count - len(found), 500), timeout=min(left_s, 1.0)):
                         headers = message.headers or {}
                         envelope = decode_envelope(message.data)
                         found.append(Arrived(envelope, headers["Nats-Msg-Id"], message.metadata.sequence.stream))
                         await message.ack()
         finally:
             await subscription.unsubscribe()
+        await self.connection.flush()  # the acknowledgements, too, are with the broker
         return found
 
     async def waiting(self, step: str = "next") -> int:
