@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import msgspec
+import nats.errors
 from nats.aio.client import Client
 
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
@@ -343,7 +344,16 @@ class SidecarBench:
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> None:
         jetstream = self.connection.jetstream(timeout=5)
-        await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+
+        async def stored() -> bool:
+            try:
+                await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+            except (nats.errors.Error, TimeoutError) as error:
+                # A broker that has just come back has no stream yet; the id makes a repeat harmless.
+                raise AssertionError(f"not stored: {error!r}") from error
+            return True
+
+        await eventually(stored)
 
     async def take(self, count: int, step: str = "next", *, within_s: float = 15.0) -> list[Arrived]:
         """Takes (and acknowledges) that many messages from an edge."""
