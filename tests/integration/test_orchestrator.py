@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,12 +208,12 @@ async def test_killed_at_any_moment_of_start_and_stop_it_ends_them(rig: Orchestr
         await published(rig, client, "orders-9", chain("order", "price"))
         for round_number in range(4):
             starting = await client.begin_start("orders-9")
-            await asyncio.sleep(0.03 * round_number)
+            await asyncio.sleep(0.03 * round_number)  # tidy: pace
             await rig.kill()
             await rig.restart()
             await client.wait_operation(starting, timeout_s=20)
             stopping = await client.begin_stop("orders-9")
-            await asyncio.sleep(0.02 * round_number)
+            await asyncio.sleep(0.02 * round_number)  # tidy: pace
             await rig.kill()
             await rig.restart()
             await client.wait_operation(stopping, timeout_s=20)

@@ -120,7 +120,7 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
             try:
                 messages = await reader.fetch(10, timeout=PULL_S)
             except (TimeoutError, nats.errors.Error):
-                await asyncio.sleep(PULL_S / 10)
+                await asyncio.sleep(PULL_S / 10)  # tidy: pace
                 continue
             for message in messages:
                 if spec.step in self.agent.keep:
