@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help setup stubs demo up test unit soak lint bench fmt tools lock clean
+.PHONY: help setup stubs demo test unit soak lint breaking bench fmt tools lock clean
 
 help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
@@ -49,6 +49,16 @@ lint: stubs
 	@$(BIN)/lint-imports --no-logo
 	@mkdir -p build && $(BIN)/python tools/generate_stubs.py --descriptor build/protos.binpb
 	@$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
+	@$(MAKE) -s breaking
+
+# The API may grow, not change: compares the protos with those of the last commit that is over a day old.
+AGAINST ?= $(shell git rev-list -1 --before='1 day ago' HEAD 2>/dev/null)
+breaking: stubs
+	@if [ -z "$(AGAINST)" ]; then echo "buf breaking: no commit is a day old yet; nothing to compare with"; else \
+	  rm -rf build/against && mkdir -p build/against && git archive $(AGAINST) protos | tar -x -C build/against \
+	  && $(BIN)/python tools/generate_stubs.py --protos build/against/protos --descriptor build/against.binpb \
+	  && $(BIN)/python tools/generate_stubs.py --descriptor build/protos.binpb \
+	  && $(BIN)/buf breaking build/protos.binpb --against build/against.binpb --config protos/buf.yaml; fi
 
 fmt: stubs
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format .

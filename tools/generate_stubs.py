@@ -21,7 +21,7 @@ TARGET = ROOT / "headrace" / "api"
 STAMP = TARGET / ".stamp"
 
 
-def include_paths(scratch: Path) -> list[str]:
+def include_paths(scratch: Path, protos: Path) -> list[str]:
     """Folders of imported protos: ours, protoc's own, and googleapis' as shipped in its wheel.
 
     The wheel ships `operations.proto` under another file name, so it is copied into `scratch`.
@@ -34,7 +34,7 @@ def include_paths(scratch: Path) -> list[str]:
     renamed = scratch / "google" / "longrunning" / "operations.proto"
     renamed.parent.mkdir(parents=True)
     shutil.copy(shipped / "operations_proto.proto", renamed)
-    return [str(PROTOS), str(scratch), str(Path(tools.origin).parent / "_proto"), str(shipped.parent.parent)]
+    return [str(protos), str(scratch), str(Path(tools.origin).parent / "_proto"), str(shipped.parent.parent)]
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -48,11 +48,11 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def run_protoc(arguments: list[str]) -> None:
+def run_protoc(arguments: list[str], protos: Path = PROTOS) -> None:
     from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as scratch:
-        includes = [f"-I{path}" for path in include_paths(Path(scratch))]
+        includes = [f"-I{path}" for path in include_paths(Path(scratch), protos)]
         if protoc.main(["protoc", *includes, *arguments]) != 0:
             sys.exit("generate_stubs: protoc failed; see the message above")
 
@@ -91,8 +91,9 @@ def _plugin(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--descriptor", metavar="FILE", help="write a FileDescriptorSet with comments instead")
+    parser.add_argument("--protos", type=Path, default=PROTOS, help="with --descriptor: folder of the protos")
     arguments = parser.parse_args()
-    files = sorted(PROTOS.rglob("*.proto"))
+    files = sorted(arguments.protos.resolve().rglob("*.proto"))
     if arguments.descriptor:
         run_protoc(
             [
@@ -100,7 +101,8 @@ def main() -> None:
                 "--include_source_info",
                 f"--descriptor_set_out={arguments.descriptor}",
                 *[str(file) for file in files],
-            ]
+            ],
+            arguments.protos.resolve(),
         )
     elif generate(files):
         print(f"generated stubs of {len(files)} protos into {TARGET.relative_to(ROOT)}")
