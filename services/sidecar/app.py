@@ -109,9 +109,13 @@ class SidecarService:
         from services.sidecar.data_plane import DataPlane
         from services.sidecar.instance import Instance
         from services.sidecar.lifecycle_rpc import SERVICE_NAME, LifecycleRpc
+        from services.sidecar.reclaim import reclaim
 
         settings = self._settings
         recorder = HopRecorder(settings.instance, settings.deployment)
+        redelivered_until = 0
+        if plans.is_only_replica(settings.step):
+            redelivered_until = await reclaim(self._connection, settings)
         self._hops = HopResponder(
             self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
         )
@@ -125,6 +129,7 @@ class SidecarService:
                 plans,
                 tasks,
                 recorder=recorder,
+                redelivered_until=redelivered_until,
                 answers=lambda: self._answers,
                 on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
                 on_occupancy=instance.occupancy_changed,

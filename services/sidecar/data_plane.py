@@ -41,6 +41,7 @@ class DataPlane:
         tasks: asyncio.TaskGroup,
         *,
         recorder: HopRecorder,
+        redelivered_until: int = 0,
         answers: Callable[[], KvBucket | None],
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
@@ -72,6 +73,7 @@ class DataPlane:
             self.counters,
             on_finished=on_finished,
             on_occupancy=self._changed,
+            redelivered_until=redelivered_until,
         )
         self._listener: ListenerFeed | None = None
         if step.kind == "listener":

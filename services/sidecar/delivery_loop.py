@@ -58,7 +58,7 @@ def new_counters() -> dict[str, int]:
 
 class DeliveryLoop:
     """`on_finished` is called when the component finished a call, `on_occupancy` when the loop gets its first held
-    input or has settled its last."""
+    input or has settled its last. Messages up to stream sequence `redelivered_until` were delivered before."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class DeliveryLoop:
         *,
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
+        redelivered_until: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
@@ -83,6 +84,7 @@ class DeliveryLoop:
         self._hops = hops
         self._on_finished = on_finished
         self._on_occupancy = on_occupancy
+        self._redelivered_until = redelivered_until
         self._clock = clock
         self._memory = SenderMemory(plan.duplicate_window_s)
         self._dispatch = CallDispatch(step, clock)
@@ -142,6 +144,8 @@ class DeliveryLoop:
         fresh: list[HeldInput] = []
         for delivery in deliveries:
             self._counters["received"] += 1
+            if delivery.attempt == 1 and delivery.stream_sequence <= self._redelivered_until:
+                delivery.attempt = 2  # the broker's own count began anew when the messages were reclaimed
             if delivery.attempt > 1:
                 self._counters["redelivered"] += 1
             held = self._take(delivery, now)

@@ -62,6 +62,11 @@ class PlanSource:
     def goes_on_by_itself(self) -> bool:
         return self._state is not None and self._state.phase in WORKING_PHASES
 
+    def is_only_replica(self, step: str) -> bool:
+        """The deployment works, and this instance is its step's only one: whatever its consumer shows as held
+        was held by a predecessor that is dead."""
+        return self.goes_on_by_itself and self._state is not None and self._state.replicas.get(step) == 1
+
     def connect(self, bucket: KvBucket) -> None:
         self._bucket = bucket
 
