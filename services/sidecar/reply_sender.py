@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_STORE_TRIES = 8
+# One try; a request that met a broker's restart is never answered.
+STORE_TIMEOUT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -106,21 +107,21 @@ class ReplySender:
                     self._write(reply)
 
     async def _store(self, reply: OutgoingReply) -> None:
-        """First answer wins; a caller must not lose its reply because the bucket does not answer."""
-        for tries in range(1, _STORE_TRIES + 1):
-            bucket = self._answers()
+        """First answer wins. While the broker does not answer it is tried again, as publishes are: an answer
+        that were given up would leave its key without one until it expires."""
+        tries = 0
+        while (bucket := self._answers()) is not None:
+            tries += 1
             try:
-                if bucket is None:
-                    return
-                entry = await bucket.get(reply.answer_key)
-                stored = entry.value if entry is not None else None
-                value = finished(stored, execution=reply.execution_id, reply=reply.payload)
-                if value is None or entry is None:
-                    return
-                await bucket.update(reply.answer_key, value, entry.revision)
+                async with asyncio.timeout(STORE_TIMEOUT_S):
+                    entry = await bucket.get(reply.answer_key)
+                    stored = entry.value if entry is not None else None
+                    value = finished(stored, execution=reply.execution_id, reply=reply.payload)
+                    if value is not None and entry is not None:
+                        await bucket.update(reply.answer_key, value, entry.revision)
                 return
             except Conflict:
-                continue
-            except HeadraceError as error:
-                log.warning("answer not stored", error=str(error), execution=reply.execution_id)
+                continue  # somebody else wrote the record meanwhile: look again
+            except (HeadraceError, TimeoutError) as error:
+                log.warning("answer not stored yet", error=repr(error), execution=reply.execution_id, tries=tries)
                 await asyncio.sleep(republish_delay_s(tries))
