@@ -9,7 +9,7 @@ from typing import Any
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2
 from headrace.cli.flow_tables import revision_words, running_instances, step_word, steps_table
-from headrace.cli.latency_budget import PHASES, PUBLISH, Budget, in_flow_order, make_budget, percentile
+from headrace.cli.latency_budget import CALLER, PHASES, PUBLISH, Budget, in_flow_order, make_budget, percentile
 from headrace.cli.order_check import Difference
 from headrace.cli.tables import table
 
@@ -30,6 +30,8 @@ class DemoResult:
     hops: hop_pb2.GetHopsResponse
     latencies_us: list[float]
     """The caller's clock, of the requests that went through the flow."""
+    unread_us: Sequence[float] = ()
+    """Of the same requests: how long the answer lay at the caller's socket before it was read."""
     effects: int = 0
     stage_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Per step: the stages of its instance's start."""
@@ -43,15 +45,20 @@ class DemoResult:
         return not self.differences and self.orders > 0
 
     @property
+    def phases(self) -> list[hop_pb2.HopPhase]:
+        """The mesh's, and the caller's own."""
+        return [*self.hops.phases, *_caller_phases(self.unread_us)]
+
+    @property
     def budget(self) -> Budget:
-        return make_budget(self.hops.phases, self.latencies_us)
+        return make_budget(self.phases, self.latencies_us)
 
 
 def report_text(result: DemoResult) -> str:
     """All tables, for a person."""
     parts = [
         steps_table(result.status.steps),
-        hops_table(result.hops.phases),
+        hops_table(result.phases),
         budget_text(result),
         start_text(result),
         verdict_text(result),
@@ -75,7 +82,7 @@ def ordered_phases(phases: Sequence[hop_pb2.HopPhase]) -> list[hop_pb2.HopPhase]
     kept = [row for row in phases if row.count and row.phase in PHASES]
     edges = {(row.step, row.receiver) for row in kept if row.phase == PUBLISH and row.receiver}
     edges = {(sender, receiver) for sender, receiver in edges if receiver != "gateway"}
-    order = in_flow_order(sorted({row.step for row in kept}), edges)
+    order = [*in_flow_order(sorted({row.step for row in kept} - {CALLER}), edges), CALLER]
     return sorted(kept, key=lambda row: (order.index(row.step), PHASES.index(row.phase), row.receiver))
 
 
@@ -88,8 +95,22 @@ def budget_text(result: DemoResult) -> str:
         f" ms over {budget.requests} requests\n"
         f"phases along {' → '.join(budget.path)} → caller: {budget.phases_us / 1000:.3f} ms a request; the caller"
         f" measured {budget.caller_us / 1000:.3f} ms ({budget.difference_us / 1000:+.3f} ms, {share:+.1f} %)\n"
-        "(means, sum of mean x count over all phases by the number of requests, because medians do not add)"
+        "(means, sum of mean x count over all phases by the number of requests, because medians do not add;\n"
+        " caller queue: how long answers lay at the caller's socket before it read them)"
     )
+
+
+def _caller_phases(unread_us: Sequence[float]) -> list[hop_pb2.HopPhase]:
+    """How long answers waited to be read, as a row beside the mesh's; none where the kernel does not say."""
+    stamped = [value for value in unread_us if value]
+    if not stamped:
+        return []
+    p50, p95, p99 = (percentile(stamped, share) for share in (0.5, 0.95, 0.99))
+    mean = sum(stamped) / len(stamped)
+    row = hop_pb2.HopPhase(
+        step=CALLER, phase="queue", count=len(stamped), p50_us=p50, p95_us=p95, p99_us=p99, mean_us=mean
+    )
+    return [row]
 
 
 def start_text(result: DemoResult) -> str:
@@ -179,15 +200,17 @@ def report_json(result: DemoResult) -> dict[str, Any]:
                 "p50_us": round(row.p50_us, 1),
                 "p95_us": round(row.p95_us, 1),
                 "p99_us": round(row.p99_us, 1),
+                "mean_us": round(row.mean_us, 1),
                 "count": row.count,
             }
-            for row in ordered_phases(result.hops.phases)
+            for row in ordered_phases(result.phases)
         ],
         "caller": {
             "p50_us": round(percentile(latencies, 0.5), 1),
             "p99_us": round(percentile(latencies, 0.99), 1),
             "mean_us": round(budget.caller_us, 1),
             "phases_mean_us": round(budget.phases_us, 1),
+            "requests": budget.requests,
         },
         "effects": result.effects,
         "differing": [

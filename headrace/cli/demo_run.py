@@ -112,6 +112,7 @@ class DemoRun:
             status=status,
             hops=await client.hops(example.flow),
             latencies_us=[answer.latency_us for answer in answers if _through_the_flow(answer)],
+            unread_us=[answer.unread_ns / 1000 for answer in answers if _through_the_flow(answer)],
             effects=len(effects),
             stage_ms=_stages(status),
         )

@@ -1,8 +1,9 @@
 """A lean HTTP/1.1 caller over keep-alive connections, for measuring from outside.
 
 Blocking sockets in a few threads: the clock is read right before the first byte is written and right after the
-last byte was read, so that neither parsing nor another connection's work is in the figure. Loopback, plain
-HTTP, answers with Content-Length only.
+last byte was read, so that neither parsing nor another connection's work is in the figure. How long the answer
+waited at the socket for its thread to get a processor is in the figure, and measured apart by the kernel's stamp.
+Loopback, plain HTTP, answers with Content-Length only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from headrace.edge.arrival_stamp import ANCILLARY_BYTES, arrived_at_unix_ns, stamp_arrivals
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -37,6 +40,9 @@ class HttpAnswer:
     body: bytes
     sent_ns: int
     received_ns: int
+    unread_ns: int = 0
+    """How long the whole answer had been at the caller's socket before the caller came to read its end; part of
+    the latency. 0 where the kernel does not stamp."""
     problem: str = ""
 
     @property
@@ -61,14 +67,14 @@ class HttpConnection:
             connection = self._connect()
             sent_ns = time.perf_counter_ns()
             connection.sendall(wire)
-            head, body, received_ns = _read_answer(connection)
+            head, body, received_ns, unread_ns = _read_answer(connection)
         except (OSError, ValueError) as error:
             self.close()
             return HttpAnswer(0, {}, b"", sent_ns, time.perf_counter_ns(), problem=repr(error))
         status, headers = _parse_head(head)
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return HttpAnswer(status, headers, body, sent_ns, received_ns)
+        return HttpAnswer(status, headers, body, sent_ns, received_ns, unread_ns)
 
     def close(self) -> None:
         if self._socket is not None:
@@ -79,6 +85,7 @@ class HttpConnection:
         if self._socket is None:
             self._socket = socket.create_connection((self._host, self._port), timeout=self._timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stamp_arrivals(self._socket)
         return self._socket
 
     def _encode(self, request: HttpRequest) -> bytes:
@@ -144,11 +151,11 @@ def _spread(requests: Sequence[HttpRequest], connections: int) -> list[list[int]
     return lanes
 
 
-def _read_answer(connection: socket.socket) -> tuple[bytes, bytes, int]:
-    """Head, body, and when the last byte was there."""
-    received = connection.recv(MAX_HEAD_BYTES)
+def _read_answer(connection: socket.socket) -> tuple[bytes, bytes, int, int]:
+    """Head, body, when the last byte was read, and how long it had lain there (nanoseconds)."""
+    received, ancillary, _, _ = connection.recvmsg(MAX_HEAD_BYTES, ANCILLARY_BYTES)
     while (end := received.find(b"\r\n\r\n")) < 0:
-        more = connection.recv(MAX_HEAD_BYTES) if received else b""
+        more, ancillary, _, _ = connection.recvmsg(MAX_HEAD_BYTES, ANCILLARY_BYTES) if received else (b"", [], 0, None)
         if not more:
             raise ConnectionError("the connection was closed before an answer")
         received += more
@@ -158,13 +165,15 @@ def _read_answer(connection: socket.socket) -> tuple[bytes, bytes, int]:
     chunks = [received[end + 4 :]]
     missing = length - len(chunks[0])
     while missing > 0:
-        chunk = connection.recv(min(missing, 1 << 20))
+        chunk, ancillary, _, _ = connection.recvmsg(min(missing, 1 << 20), ANCILLARY_BYTES)
         if not chunk:
             raise ConnectionError("the connection was closed within an answer")
         chunks.append(chunk)
         missing -= len(chunk)
-    received_ns = time.perf_counter_ns()
-    return received[:end], b"".join(chunks)[:length], received_ns
+    received_ns, read_at_unix_ns = time.perf_counter_ns(), time.time_ns()
+    arrived_ns = arrived_at_unix_ns(ancillary)
+    unread_ns = max(0, read_at_unix_ns - arrived_ns) if arrived_ns else 0
+    return received[:end], b"".join(chunks)[:length], received_ns, unread_ns
 
 
 def _content_length(head: bytes) -> int:

@@ -1,5 +1,9 @@
 """Whether the phases add up to the caller's own clock. Pure.
 
+The phases of the mesh begin when a request's bytes are at the gateway's socket and end when the response is
+written there. What lies outside is the caller's own: its writing, and how long the answer lies at its socket until
+it comes to read it, which it measures by the kernel's stamp and adds as step `caller`, phase `queue`.
+
 Medians do not add, totals do: the sum over phases of mean x count along the reply's path, divided by the
 number of requests, stands against the mean of the caller's latencies.
 """
@@ -12,9 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 GATEWAY = "gateway"
+CALLER = "caller"
 PUBLISH = "publish"
 WAY_OUT = "sidecar-out"
-PHASES = ("gateway-in", "queue", "sidecar-in", "component", "sidecar-out", PUBLISH, "gateway-out")
+PHASES = ("queue", "gateway-in", "sidecar-in", "component", "sidecar-out", PUBLISH, "gateway-out")
 TOLERANCE_SHARE = 0.02
 TOLERANCE_US = 300.0
 
@@ -96,7 +101,7 @@ def _samples_on_path(row: PhaseRow, rows: Sequence[PhaseRow], path: tuple[str, .
 
     An output for a side branch has its own way out and its own publish: neither counts.
     """
-    if row.step not in path or row.phase not in PHASES:
+    if row.step not in (*path, CALLER) or row.phase not in PHASES:
         return 0
     if row.phase == PUBLISH:
         return row.count if row.receiver in path else 0

@@ -10,7 +10,7 @@ from headrace.api.hop.v1.hop_pb2 import GetHopsResponse, HopPhase, HopSnapshot, 
 from headrace.model.errors import InvalidInput
 from headrace.model.histogram import Histogram
 
-PHASES = ("gateway-in", "queue", "sidecar-in", "component", "sidecar-out", "publish", "hop", "gateway-out")
+PHASES = ("queue", "gateway-in", "sidecar-in", "component", "sidecar-out", "publish", "hop", "gateway-out")
 """In the order of a message's way; lines of a table are sorted by it."""
 
 # step, phase, receiver, revision

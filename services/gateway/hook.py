@@ -32,12 +32,13 @@ from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.request_headers import RequestHeaders, read_headers
 from services.gateway.domain.trace_context import stimulus_traceparent
 from services.gateway.hop_log import HopLog
-from services.gateway.http_server import CONNECTION, RECEIVED_AT
+from services.gateway.http_server import ARRIVAL, CONNECTION
 from services.gateway.ingress import STOPPED_STATES, Ingress, Stimulus
 from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
 from services.gateway.request_body import BodyReader, CallerGone, check_json
 from services.gateway.responses import send_accepted, send_refusal, send_reply
 from services.gateway.routes import RouteTable
+from services.gateway.socket_reader import NO_READ, SocketRead
 
 log = get_logger(__name__)
 
@@ -57,7 +58,7 @@ class _Work:
     stimulus: str
     deadline: float
     limit_s: float
-    received_at_mono_ns: int
+    arrival: SocketRead
     written_at_mono_ns: int = 0
     answer_key: str = ""
     reservation: Reservation | None = field(default=None)
@@ -158,7 +159,7 @@ class Hook:
         if work.route.reply_timeout_s <= 0:
             await self._publish(work, None)
             await send_accepted(send, work.execution)
-            self._hops.accepted(work.route.flow, work.received_at_mono_ns, work.written_at_mono_ns)
+            self._hops.accepted(work.route.flow, work.arrival, work.written_at_mono_ns)
             return
         waiter = self._desk.expect(work.execution, work.deadline)
         connection = scope.get(CONNECTION)
@@ -179,7 +180,7 @@ class Hook:
                 self._hops.replied(
                     work.route.flow,
                     outcome.reply,
-                    received_at_mono_ns=work.received_at_mono_ns,
+                    arrival=work.arrival,
                     written_at_mono_ns=work.written_at_mono_ns,
                     read_at_mono_ns=outcome.read_at_mono_ns,
                     read_at_unix_ns=outcome.read_at_unix_ns,
@@ -268,7 +269,7 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes) -> 
         stimulus=stimulus,
         deadline=asyncio.get_running_loop().time() + limit_s,
         limit_s=limit_s,
-        received_at_mono_ns=scope.get(RECEIVED_AT, 0),
+        arrival=scope.get(ARRIVAL, NO_READ),
     )
 
 

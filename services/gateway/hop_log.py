@@ -8,6 +8,7 @@ from headrace.api.hop.v1.hop_pb2 import HopSnapshot
 from headrace.edge.hop_recorder import HopRecorder
 from headrace.model.histogram import Histogram
 from headrace.wire.envelope import Reply
+from services.gateway.socket_reader import SocketRead
 
 GATEWAY_STEP = "gateway"
 
@@ -15,9 +16,16 @@ GATEWAY_STEP = "gateway"
 class _FlowLog:
     def __init__(self, instance: str) -> None:
         self.recorder = HopRecorder(instance, 0)
+        self.queue = self.recorder.phase(GATEWAY_STEP, "queue")
         self.gateway_in = self.recorder.phase(GATEWAY_STEP, "gateway-in")
         self.gateway_out = self.recorder.phase(GATEWAY_STEP, "gateway-out")
         self._replies: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
+
+    def request_written(self, arrival: SocketRead, written_at_mono_ns: int) -> None:
+        """The way in; without the kernel's stamp its first phase is not known and not recorded."""
+        if arrival.arrived_at_unix_ns:
+            self.queue.record(arrival.at_unix_ns - arrival.arrived_at_unix_ns)
+        self.gateway_in.record(written_at_mono_ns - arrival.at_mono_ns)
 
     def reply_phases(self, step: str, revision: str) -> tuple[Histogram, Histogram]:
         """Of a replying step's revision: how long its replies take to arrive, and its whole hop."""
@@ -44,23 +52,23 @@ class HopLog:
             found = self._flows[flow] = _FlowLog(self._instance)
         return found
 
-    def accepted(self, flow: str, received_at_mono_ns: int, written_at_mono_ns: int) -> None:
+    def accepted(self, flow: str, arrival: SocketRead, written_at_mono_ns: int) -> None:
         """A request whose stimulus was stored and that was answered 202."""
-        self._of(flow).gateway_in.record(written_at_mono_ns - received_at_mono_ns)
+        self._of(flow).request_written(arrival, written_at_mono_ns)
 
     def replied(
         self,
         flow: str,
         reply: Reply,
         *,
-        received_at_mono_ns: int,
+        arrival: SocketRead,
         written_at_mono_ns: int,
         read_at_mono_ns: int,
         read_at_unix_ns: int,
     ) -> None:
-        """A request whose reply was handed to the HTTP server just now."""
+        """A request whose response has been written just now."""
         log = self._of(flow)
-        log.gateway_in.record(written_at_mono_ns - received_at_mono_ns)
+        log.request_written(arrival, written_at_mono_ns)
         log.gateway_out.record(time.monotonic_ns() - read_at_mono_ns)
         if reply.sent_at_unix_ns:
             publish, hop = log.reply_phases(reply.step, reply.revision)

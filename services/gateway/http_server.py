@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Callable, Generator
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,8 +15,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from headrace.edge.arrival_stamp import stamp_arrivals
 from headrace.model.errors import InvalidInput
 from services.gateway.domain.refusals import Refusal, headers_too_large
+from services.gateway.socket_reader import NO_READ, SocketReader
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
@@ -27,17 +28,23 @@ BACKLOG = 2_048
 START_LIMIT_S = 5.0
 
 CONNECTION = "headrace.connection"
-RECEIVED_AT = "headrace.received_at_mono_ns"
+ARRIVAL = "headrace.arrival"
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """One connection. Sets `scope[CONNECTION]` (itself) and `scope[RECEIVED_AT]` for the endpoint."""
+    """One connection. Sets `scope[CONNECTION]` (itself) and `scope[ARRIVAL]` for the endpoint."""
 
     on_gone: Callable[[], None] | None = None
     """Called once when the connection ends while a request is in work; set by the endpoint."""
 
     head_limit_s = HEAD_LIMIT_S
 
+    read = NO_READ
+    """Of the bytes in `data_received`."""
+
+    between_requests = True
+
+    _arrival = NO_READ
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
@@ -87,6 +94,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._arrival = self.read
+        self.between_requests = False
         self._in_head = True
         self._head_bytes = 0
 
@@ -98,7 +107,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(headers_too_large(MAX_HEAD_BYTES))
             return
         scope = cast("dict[str, Any]", self.scope)
-        scope[RECEIVED_AT] = time.monotonic_ns()
+        scope[ARRIVAL] = self._arrival
         scope[CONNECTION] = self
         super().on_headers_complete()
 
@@ -107,6 +116,7 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self.between_requests = True
         if not self._refused:
             super().on_message_complete()
 
@@ -183,9 +193,10 @@ class HttpServer:
     async def start(self, tasks: asyncio.TaskGroup) -> str:
         """Answers the address, `host:port`; InvalidInput if it cannot be had."""
         listener = _listen(self._host, self._port)
+        stamp_arrivals(listener)  # for what it accepts
         config = uvicorn.Config(
             self._app,
-            http=self._protocol,
+            http=cast("Any", self._make_reader),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -205,6 +216,9 @@ class HttpServer:
             await self._server.listening.wait()
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{port}"
+
+    def _make_reader(self, **uvicorn_gives: Any) -> SocketReader:
+        return SocketReader(self._protocol(**uvicorn_gives))
 
     @property
     def connections(self) -> int:

@@ -83,12 +83,11 @@ class Ingress:
 
     async def _attempt(self, stimulus: Stimulus, loop: asyncio.AbstractEventLoop) -> Stored:
         limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
-        stored = self._lane.publish(
+        stimulus.written_at_mono_ns, written_at_unix_ns = time.monotonic_ns(), time.time_ns()
+        return await self._lane.publish(
             subjects.ingress_subject(self._workspace, stimulus.flow, stimulus.trigger),
-            seal(stimulus.shared, stimulus.message_id, time.time_ns()),
+            seal(stimulus.shared, stimulus.message_id, written_at_unix_ns),
             message_id=stimulus.message_id,
             traceparent=stimulus.traceparent,
             timeout_s=limit_s,
         )
-        stimulus.written_at_mono_ns = time.monotonic_ns()
-        return await stored

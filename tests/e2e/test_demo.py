@@ -54,11 +54,32 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path:
             assert 0 <= row["p50_us"] <= row["p95_us"] <= row["p99_us"]
     caller = result["caller"]
     assert 0 < caller["p50_us"] <= caller["p99_us"]
-    gap_us = abs(caller["mean_us"] - caller["phases_mean_us"])
-    # Between phases lie the wake-ups of caller and gateway: they wait for a processor where it has other work.
-    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
-    assert gap_us <= (max(0.2 * caller["mean_us"], 3_000) if busy else max(0.02 * caller["mean_us"], 300)), caller
     assert left_over(data) == []
+
+
+def test_the_phases_add_up_to_the_callers_clock() -> None:
+    """Law 7, over all requests of a run: 2 % or 0.3 ms.
+
+    Three runs, of which one must hold it. What no phase covers are the two ends of each crossing (from the stamp
+    before a write to the kernel's, a few µs) as long as nobody takes the processor away in between; where other
+    tests run beside this one, the kernel sometimes does, for milliseconds, and 0.3 ms on average are spent by a
+    handful of such cases.
+    """
+    seen = []
+    for _ in range(3):
+        result = headrace("demo", "--once", "--json", "--profile", "fast").json()
+        caller = result["caller"]
+        assert {(row["step"], row["phase"]) for row in result["hops"]} >= {
+            ("gateway", "queue"),
+            ("gateway", "gateway-in"),
+            ("gateway", "gateway-out"),
+            ("caller", "queue"),
+        }
+        gap_us = caller["mean_us"] - caller["phases_mean_us"]
+        seen.append((gap_us, caller))
+        if abs(gap_us) <= max(0.02 * caller["mean_us"], 300):
+            return
+    raise AssertionError(f"the phases do not add up: {seen}")
 
 
 def test_one_cent_in_price_fails_the_demo_and_the_orders_are_shown(example: Path) -> None:

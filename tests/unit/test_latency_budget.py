@@ -55,6 +55,13 @@ def test_the_side_branch_is_not_in_the_sum() -> None:
     assert math.isclose(budget.difference_us, 900.0 - budget.phases_us)
 
 
+def test_how_long_answers_lay_at_the_callers_socket_counts_too() -> None:
+    without = make_budget(ROWS, [900.0] * 10)
+    budget = make_budget([*ROWS, Row("caller", "queue", "", 10, 70.0)], [900.0] * 10)
+    assert math.isclose(budget.phases_us, without.phases_us + 70.0)
+    assert budget.path == without.path
+
+
 def test_a_flow_without_replies_has_an_empty_path() -> None:
     assert reply_path([]) == ("gateway",)
     assert make_budget([], []).adds_up
