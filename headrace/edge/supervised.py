@@ -107,13 +107,15 @@ class Supervised:
     async def started(self, excused: Callable[[], bool] = lambda: False) -> Facts:
         """Until it is up for the first time; Unavailable, with the end of its log, when a run ends before.
 
-        A run that ends while `excused` answers True (what it needs is not there yet) does not count.
+        A run does not count that began, or ended, while `excused` answers True (what it needs is not there yet).
         """
+        began_excused = excused()
         while self.state is not ProcessState.UP:
             if self.state is not ProcessState.STARTING or self._failures:
-                if self._stopping.is_set() or not excused():
+                if self._stopping.is_set() or not (began_excused or excused()):
                     raise self._not_started()
                 self._failures = 0
+            began_excused = excused()
             self._changed.clear()
             await self._changed.wait()
         return self.facts

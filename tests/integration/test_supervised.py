@@ -156,7 +156,7 @@ def test_a_log_past_its_limit_begins_anew(tmp_path: Path) -> None:
 
 async def test_a_first_run_that_fails_for_want_of_another_is_excused(tmp_path: Path) -> None:
     needed = tmp_path / "broker"
-    code = f"import os; os.path.exists({str(needed)!r}) or exit(1); {READY}{STAY}"
+    code = f"import os; os.path.exists({str(needed)!r}) or os._exit(1); {READY}{STAY}"
     process = Supervised("registry", lambda: python(code))
     process.start()
     waiting = asyncio.ensure_future(process.started(lambda: not needed.exists()))
@@ -164,4 +164,16 @@ async def test_a_first_run_that_fails_for_want_of_another_is_excused(tmp_path: P
     needed.touch()
     async with asyncio.timeout(5):
         assert (await waiting)["address"] == "here"
+    await process.stop(1)
+
+
+async def test_what_was_missing_may_come_before_the_end_of_the_run_is_seen(tmp_path: Path) -> None:
+    needed = tmp_path / "broker"
+    first_run = f"os.path.exists({str(needed)!r}) or (open({str(needed)!r}, 'w').close(), os._exit(1))"
+    code = f"import os; {first_run}; {READY}{STAY}"
+    process = Supervised("registry", lambda: python(code))
+    process.start()
+    async with asyncio.timeout(5):
+        assert (await process.started(lambda: not needed.exists()))["address"] == "here"
+    assert process.starts == 2
     await process.stop(1)
