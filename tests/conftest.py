@@ -7,10 +7,17 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc.aio
 import pytest
 
 from headrace.edge.broker_process import BrokerProcess
 from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
+
+# gRPC's aio ends its poller when its last object goes, and waits for it, for ever if a call of a loop that is gone
+# is still open (a killed server's). Here every test has its own loop and the collector decides when objects go, so
+# that wait would stop some later test. A process of the mesh has one loop, and a server for as long as it lives.
+grpc.aio.init_grpc_aio()
 
 
 @pytest.fixture

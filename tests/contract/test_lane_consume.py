@@ -9,7 +9,7 @@ import pytest
 
 from headrace.ports import AckUnknown, Consumption, Delivery
 from tests.contract.lane_world import CONSUMER, STREAM, SUBJECT, Inbox, World
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, remains
 
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -186,11 +186,14 @@ async def test_a_consumer_that_forgot_deliveries_is_asked_for_them_again(world: 
         async with asyncio.timeout(10):
             await asyncio.gather(*acks)
         assert await world.stored() == others
-        while len(released) < len(inbox.deliveries) < 10 + others or not released:
-            released.append(None)
-            consumption.release()
-            await asyncio.sleep(0.005)
-        await eventually(lambda: inbox.bodies == first + more)
+
+        def released_one_by_one() -> bool:
+            if len(released) < len(inbox.deliveries):
+                released.append(None)
+                consumption.release()
+            return len(released) == 10 + others and inbox.bodies == first + more
+
+        await eventually(released_one_by_one, every_s=0.005)
         assert lane.outstanding == 0
 
 
@@ -279,8 +282,7 @@ async def test_paused_then_resumed(world: World) -> None:
     async with world.lane(heartbeat_s=0.1) as lane:
         lane.consume(STREAM, CONSUMER, credit=8, on_deliveries=inbox.take)
         pulls = bytes(world.proxy.sent).count(b"MSG.NEXT")
-        await asyncio.sleep(0.5)
-        assert inbox.deliveries == []
+        await remains(lambda: inbox.deliveries == [], for_s=0.5)
         assert bytes(world.proxy.sent).count(b"MSG.NEXT") - pulls < 10, "a busy loop of pulls"
         await world.pause_consumer(-1)
         await eventually(lambda: inbox.bodies == expected)
@@ -305,8 +307,7 @@ async def test_idle_for_many_heartbeats_then_at_once(world: World) -> None:
     inbox = Inbox()
     async with world.lane(heartbeat_s=0.05) as lane:
         consumption = lane.consume(STREAM, CONSUMER, credit=8, on_deliveries=inbox.take)
-        await asyncio.sleep(0.5)
-        assert consumption.problem == ""
+        await remains(lambda: consumption.problem == "", for_s=0.5)
         assert bytes(world.proxy.sent).count(b"MSG.NEXT") == 1
         await world.fill(1)
         await eventually(lambda: inbox.deliveries)

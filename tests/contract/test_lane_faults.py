@@ -43,15 +43,15 @@ async def test_nothing_is_lost_or_handed_over_twice_while_the_connection_breaks(
                         await lane.publish(SUBJECT, body, message_id=body.decode(), timeout_s=1.0)
                     except PublishUnknown:
                         unknown += 1
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(0.01)  # tidy: pace
                         continue
                     stored.add(body)
 
         async def trouble() -> None:
             for _ in range(8):
-                await asyncio.sleep(chance.uniform(0.01, 0.12))
+                await asyncio.sleep(chance.uniform(0.01, 0.12))  # tidy: pace
                 world.proxy.freeze()
-                await asyncio.sleep(chance.uniform(0.0, 0.05))
+                await asyncio.sleep(chance.uniform(0.0, 0.05))  # tidy: pace
                 world.proxy.cut()
                 world.proxy.thaw()
 
@@ -89,11 +89,11 @@ async def test_many_kills_of_the_broker(world: World) -> None:
                         await lane.publish(SUBJECT, b"m%d" % number, message_id=f"m{number}", timeout_s=1.0)
                         return
                     except PublishUnknown:
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(0.01)  # tidy: pace
 
         async def trouble() -> None:
             for _ in range(3):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # tidy: pace
                 world.broker.kill()
                 assert world.broker.process is not None
                 await world.broker.process.wait()

@@ -139,7 +139,7 @@ async def test_kill_9_of_the_broker_and_a_repeat_with_the_same_ids_stores_each_o
                     try:
                         answer = await lane.publish(SUBJECT, message_id.encode(), message_id=message_id, timeout_s=2.0)
                     except PublishUnknown:
-                        await asyncio.sleep(0.02)
+                        await asyncio.sleep(0.02)  # tidy: pace
                         continue
                     confirmed[message_id] = answer.sequence
                     return

@@ -11,6 +11,16 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 
+async def remains(check: Callable[[], bool], *, for_s: float, every_s: float = 0.01) -> None:
+    """Asserts that `check` holds now and for the whole time: for what must not happen."""
+    deadline = time.monotonic() + for_s
+    while True:
+        assert check(), f"no longer so after {for_s - (deadline - time.monotonic()):.3f} s"
+        if time.monotonic() >= deadline:
+            return
+        await asyncio.sleep(every_s)
+
+
 @overload
 async def eventually(check: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = 0.02) -> T: ...
 @overload
