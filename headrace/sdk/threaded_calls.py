@@ -87,9 +87,12 @@ class ThreadedCalls:
         with self._lock:
             self._waiting.extend(inputs)
             wanted = min(len(self._waiting), MAX_THREADS) if self._slow else min(len(self._waiting), 1)
-        for _ in range(wanted - self._working):
+            missing = wanted - self._working
+            # Also a single call is watched over when it waits for a thread that is in a call already.
+            watched = len(self._waiting) > 1 or (missing <= 0 and bool(self._waiting))
+        for _ in range(missing):
             self._add_thread()
-        if len(self._waiting) > 1 and self._watch is None:
+        if watched and self._watch is None:
             self._watch = self._loop.call_later(BLOCKED_AFTER_S, self._check_progress)
 
     def _add_thread(self) -> None:

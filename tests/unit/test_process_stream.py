@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -17,6 +18,7 @@ from headrace.sdk import Component, ComponentError, Context, Rebound, StepIdenti
 from headrace.sdk.context import StepScope
 from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import EOF, ProcessStream
+from tests.support.eventually import eventually
 
 
 class Wire:
@@ -157,3 +159,30 @@ async def test_a_closed_stream_refuses_late_emits() -> None:
     await ProcessStream(keeping.function("keep"), scope, wire).run()
     with pytest.raises(ConnectionError):
         await kept[0].emit({})
+
+
+async def test_a_plain_call_that_blocks_does_not_hold_up_a_later_one() -> None:
+    entered, released = threading.Event(), threading.Event()
+    blocking = Component()
+
+    @blocking.action
+    def act(todo: list[str], ctx: Context) -> None:
+        if todo == ["block"]:
+            entered.set()
+            released.wait(10)
+
+    blocking.resolve()
+    scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
+    wire = Wire()
+    running = asyncio.ensure_future(ProcessStream(blocking.function("act"), scope, wire).run())
+    try:
+        wire.send((1, ["block"]))
+        await eventually(entered.is_set)
+        wire.send((2, []))
+        await eventually(lambda: [event.call for event in wire.events if event.HasField("end")] == [2], within_s=5)
+    finally:
+        released.set()
+    wire.end()
+    async with asyncio.timeout(5):
+        await running
+    assert {event.call for event in wire.events} == {1, 2}
