@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SUSPECT_CRASHES = 2
 INPUTS_A_SEND = 64
+# A component ends a call itself at its limit, which stops the work. One that does not (plain code that blocks)
+# has this much longer until the call is given up: else two attempts of one message would run side by side.
+END_GRACE_S = 0.1
 
 
 class CallDispatch:
@@ -116,7 +119,7 @@ class CallDispatch:
         held.start_attempt()
         held.call = self._last_call
         held.phase = Phase.RUNNING
-        held.deadline = self._clock() + self._timeout_s if self._timeout_s > 0 else float("inf")
+        held.deadline = self._clock() + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
         self.running[held.call] = held
         envelope = held.envelope
         return ComponentInput(

@@ -34,6 +34,8 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.settlement import LateContext, Settlement, failed_attempt
 from services.sidecar.timers import Timers
 
+TIMEOUT = "TIMEOUT"
+
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.hop_phases import HopPhases
@@ -283,6 +285,7 @@ class DeliveryLoop:
         problem = decision.error or outcome.problem
         if problem is not None:
             held.attempts.append(failed_attempt(held.attempt, problem))
+            self._counters["timeouts"] += problem.code == TIMEOUT
         held.failures += decision.counts_as_failure
         held.rebounds += decision.counts_as_rebound
         held.crashes += decision.counts_as_crash
@@ -341,9 +344,8 @@ class DeliveryLoop:
         self._sweeping = False
         now = self._clock()
         for held in self._dispatch.expired(now):
-            self._counters["timeouts"] += 1
             limit = f"{self._step.timeout_s:g} s"
-            problem = Problem("TIMEOUT", f"step {self._step.name} took longer than {limit}", 504)
+            problem = Problem(TIMEOUT, f"step {self._step.name} took longer than {limit}", 504)
             self._end(held, Outcome(Ending.TIMED_OUT, problem))
         for held in self._held.values():
             if now - held.extended_at >= self._extend_every_s:

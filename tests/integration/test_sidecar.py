@@ -15,7 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.sidecar import STEP, sidecar_bench
 
 HEAD = """
-import asyncio, json, os, pathlib, sys
+import asyncio, json, os, pathlib, sys, threading
 from asyncio import sleep as pause
 from headrace.sdk import Component, ComponentError, Context, Rebound
 
@@ -32,6 +32,10 @@ def note(body):
     with open(CALLS / "calls", "ab") as file:
         file.write(body + b"\\n")
     return (CALLS / "calls").read_bytes().split(b"\\n").count(body)
+
+def block_until(name):
+    while not (CALLS / name).exists():
+        threading.Event().wait(0.01)
 """
 
 
@@ -151,7 +155,7 @@ async def work(body: bytes, ctx: Context) -> None:
         assert letter.reason == "UNKNOWN_SKU"
 
 
-async def test_a_call_over_its_limit_is_abandoned_and_its_late_answer_ignored(
+async def test_a_call_that_waits_over_its_limit_is_ended_before_it_is_tried_again(
     broker: BrokerProcess, tmp_path: Path
 ) -> None:
     source = (
@@ -160,18 +164,49 @@ async def test_a_call_over_its_limit_is_abandoned_and_its_late_answer_ignored(
         + """
 @component.action
 async def work(body: bytes, ctx: Context) -> None:
-    if note(body) == 1:
-        await pause(0.8)
-        await ctx.emit(b"late")
-    else:
+    if note(body) > 1:
+        assert note(b"ended") == 2  # the first call wrote it once
         await ctx.emit(b"in time")
+        return
+    try:
+        await pause(30)
+    finally:
+        note(b"ended")
 """
     )
-    async with sidecar_bench(broker.url, tmp_path, source=source, timeout_s=0.4) as bench:
+    async with sidecar_bench(broker.url, tmp_path, source=source, timeout_s=0.3) as bench:
         await bench.run()
         await bench.inject(b"in")
         (arrived,) = await bench.take(1)
         assert arrived.envelope.body == b"in time"
+        await bench.until_done()
+        counters = (await bench.status()).counters
+        assert (counters["timeouts"], counters["retried"], counters["processed"]) == (1, 1, 1)
+
+
+async def test_a_call_that_blocks_over_its_limit_is_abandoned_and_its_late_answer_ignored(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    """A plain function cannot be stopped: the sidecar goes on without it."""
+    source = (
+        HEAD
+        + count_calls(tmp_path)
+        + """
+@component.action
+def work(body: bytes, ctx: Context) -> None:
+    if note(body) == 1:
+        block_until("answered")
+        ctx.emit(b"late")
+    else:
+        ctx.emit(b"in time")
+"""
+    )
+    async with sidecar_bench(broker.url, tmp_path, source=source, timeout_s=0.3) as bench:
+        await bench.run()
+        await bench.inject(b"in")
+        (arrived,) = await bench.take(1)
+        assert arrived.envelope.body == b"in time"
+        (tmp_path / "answered").touch()
         status = await bench.until(lambda status: status.counters["late_ignored"] >= 1)
         assert status.counters["timeouts"] == 1
         assert await bench.waiting("next") == 0
