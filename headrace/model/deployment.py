@@ -41,7 +41,7 @@ class PinPlan(msgspec.Struct, frozen=True):
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """One step of a deployment. `kind` is `action`, `trigger` or `listener`."""
+    """One step of a deployment. `kind` is `action`, `trigger` or `listener`; `every_s` makes a trigger a timer."""
 
     name: str
     kind: str
@@ -53,6 +53,7 @@ class StepPlan(msgspec.Struct, frozen=True):
     timeout_s: float
     retry: RetryPolicy
     exclusive: bool = False
+    every_s: float = 0.0
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True):

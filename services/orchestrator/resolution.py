@@ -192,6 +192,15 @@ def _problems(index: int, step: StepSpec, function: registry_pb2.Function, is_tr
                 reason="NOT_AN_ACTION",
             )
         )
+    if step.every_s and kind != "trigger":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.every",
+                step.every_s,
+                f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
+                reason="NOT_A_TRIGGER",
+            )
+        )
     if function.exclusive and step.replicas > 1:
         problems.append(
             InvalidInput.at(f"{path}.replicas", step.replicas, "is more than 1, but the function is exclusive")
@@ -256,6 +265,7 @@ def make_plan(
             timeout_s=item.step.timeout_s,
             retry=item.step.retry,
             exclusive=item.function.exclusive,
+            every_s=item.step.every_s,
         )
         for item in found
     )
