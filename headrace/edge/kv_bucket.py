@@ -16,6 +16,7 @@ from nats.js.kv import KeyValue
 from headrace.model.errors import Conflict, Unavailable
 
 TIMEOUT_S = 5.0
+WRONG_LAST_SEQUENCE = 10071
 # How long the broker keeps the consumer of a watch that ended (nats-py leaves it behind, by default for 5 min).
 ENDED_WATCH_S = 5.0
 
@@ -90,7 +91,9 @@ class KvBucket:
         """Deletes a key (with compare-and-set where a revision is given); absent is fine."""
         try:
             await self._store.delete(key, last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError as error:
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise _unavailable(self.name, error) from error
             raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED") from error
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(self.name, error) from error
