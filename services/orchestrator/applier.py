@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, encode_plan, plan_digest
 from headrace.model.errors import Conflict, Unavailable
 from services.orchestrator.domain import actions as do
-from services.orchestrator.domain.documents import change
+from services.orchestrator.domain.documents import kept_for, without_deployment
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.instance_observer import InstanceObserver
@@ -142,17 +143,13 @@ class Applier:
         flow, number = snapshot.flow.flow, action.deployment
         plan = snapshot.deployments[number].plan
         if action.keep_for_version and plan is not None:
-            digests = {step.pin.digest for step in plan.steps}
+            kept = [await self._reader.plan(flow, other) for other in kept_for(snapshot.flow, action.version)]
+            digests = {step.pin.digest for item in kept if item is not None for step in item.steps}
             holder = f"v{action.version}"
             await self._stores.pin(digests, flow, holder, f"flows/{flow}/versions/{action.version}")
             await self._stores.unpin(flow, holder, keep=frozenset(digests))
         await self._stores.unpin(flow, f"d{number}")
-        document = change(
-            snapshot.flow,
-            live=tuple(other for other in snapshot.flow.live if other != number),
-            closed=tuple(other for other in snapshot.flow.closed if other != number),
-        )
-        await self._stores.write_flow(document, snapshot.flow_revision)
+        await self._stores.write_flow(without_deployment(snapshot.flow, number), snapshot.flow_revision)
 
     # Assets.
 
@@ -179,13 +176,14 @@ class Applier:
         """Repeats barriers until one lands where the decision says, then notes it."""
         flow, workspace = snapshot.flow.flow, snapshot.workspace
         stream = subjects.flow_stream(workspace, flow)
-        deadline = time.monotonic() + BARRIER_LIMIT_S
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + BARRIER_LIMIT_S
         while True:
             landed = await self._assets.barrier(stream, subjects.barrier_subject(workspace, flow))
             owner = subjects.parse_data_subject(landed).owner if landed else ""
             if owner == action.owner:
                 break
-            if time.monotonic() > deadline:
+            if clock.time() > deadline:
                 raise Unavailable(f"the ingress of {flow!r} still belongs to {owner!r}, not {action.owner!r}")
         await self._stores.write_flow(
             msgspec.structs.replace(snapshot.flow, ingress_confirmed=True), snapshot.flow_revision

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 import jsonschema
 import jsonschema.exceptions
+import msgspec
 from grpc_status import rpc_status
 
 import headrace
@@ -22,8 +23,9 @@ from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput, U
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
-from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
 _KINDS = {
@@ -46,9 +48,10 @@ class Found:
 class Resolver:
     """Resolves through the registry's API; all steps at once."""
 
-    def __init__(self, registry: grpc.aio.Channel, stores: Stores) -> None:
+    def __init__(self, registry: grpc.aio.Channel, stores: Stores, clock: WallClock) -> None:
         self._registry = registry_pb2_grpc.RegistryServiceStub(registry)
         self._stores = stores
+        self._clock = clock
 
     async def check(self, spec: FlowSpec) -> list[Found]:
         """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
@@ -84,6 +87,7 @@ class Resolver:
         started = time.monotonic()
         flow = document.flow
         try:
+            spec = await self._with_pins(flow, spec, document.rollout.pins_of)
             found = await self.check(spec)
             digests = {item.revision.digest for item in found}
             holder = f"flows/{flow}/deployments/{deployment}"
@@ -92,7 +96,7 @@ class Resolver:
         except Unavailable:
             raise
         except HeadraceError as error:
-            now = time.time()
+            now = self._clock.now()
             state = DeploymentState(
                 DeploymentPhase.FAILED, 1, {}, str(error), error.reason, created_at=now, changed_at=now
             )
@@ -100,16 +104,32 @@ class Resolver:
             return
         plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
         await self._stores.create_plan(plan)
-        now = time.time()
+        now = self._clock.now()
         state = DeploymentState(
             DeploymentPhase.PREPARING,
             1,
-            {step.name: step.replicas for step in spec.steps},
+            await self._replicas(flow, spec, document.rollout.replicas_of),
             created_at=now,
             changed_at=now,
             start_ms={"resolve": round((time.monotonic() - started) * 1000, 1)},
         )
         await self._stores.write_state(flow, deployment, state, 0)
+
+    async def _with_pins(self, flow: str, spec: FlowSpec, deployment: int) -> FlowSpec:
+        """The spec with the digests of a deployment in place of its references; 0: as it is."""
+        if not deployment:
+            return spec
+        plan = await self._stores.plan(flow, deployment)
+        if plan is None:
+            raise InvalidInput(f"deployment {deployment} of flow {flow!r} is gone", reason="DEPLOYMENT_NOT_FOUND")
+        return pinned_spec(spec, plan)
+
+    async def _replicas(self, flow: str, spec: FlowSpec, deployment: int) -> dict[str, int]:
+        """Replicas as the spec says, but as many as a deployment has for steps that it has too."""
+        wanted = {step.name: step.replicas for step in spec.steps}
+        state = await self._stores.state(flow, deployment) if deployment else None
+        kept = state[0].replicas if state is not None else {}
+        return {step: kept.get(step, count) for step, count in wanted.items()}
 
     async def _find(self, index: int, step: StepSpec) -> Found:
         revision = await self._ask(f"steps[{index}].component", step.component)
@@ -240,11 +260,18 @@ def _merged(problems: list[InvalidInput]) -> InvalidInput:
     )
 
 
+def pinned_spec(spec: FlowSpec, plan: DeploymentPlan) -> FlowSpec:
+    """The spec with exact digests in place of references: those that a deployment of the same version runs."""
+    pins = {step.name: f"{step.pin.component}@{step.pin.digest}" for step in plan.steps}
+    steps = tuple(msgspec.structs.replace(step, component=pins[step.name]) for step in spec.steps)
+    return msgspec.structs.replace(spec, steps=steps)
+
+
 def make_plan(
     workspace: str, document: FlowDocument, deployment: int, version: int, spec: FlowSpec, found: list[Found]
 ) -> DeploymentPlan:
-    """The immutable document of a deployment. Only one that is started (not switched to) has a parking epoch."""
-    epoch = document.parking_epoch if not document.active and not document.parking_used else 0
+    """The immutable document of a deployment. One that is switched to while another runs has no parking epoch."""
+    epoch = current_epoch(document) if parks(document) else 0
     steps = tuple(
         StepPlan(
             name=item.step.name,

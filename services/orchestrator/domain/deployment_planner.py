@@ -15,6 +15,7 @@ from services.orchestrator.domain.actions import (
 )
 from services.orchestrator.domain.assets import dropping
 from services.orchestrator.domain.deployment_phases import OVER, move
+from services.orchestrator.domain.documents import is_held, kept_for
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 
@@ -40,17 +41,28 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
 def _unresolved(snapshot: Snapshot, number: int) -> list[Action]:
     flow = snapshot.flow
     if number != flow.target or flow.state == FlowState.STOPPING:
-        state = DeploymentState(
-            DeploymentPhase.FAILED,
-            1,
-            {},
-            cause="the flow was stopped before the deployment was resolved",
-            cause_reason="STOPPED",
-            created_at=snapshot.now,
-            changed_at=snapshot.now,
-        )
+        state = _never_resolved(snapshot, "the flow was stopped before the deployment was resolved", "STOPPED")
         return [SetState(number, state, "stopped before it was resolved")]
+    if flow.target_deadline and snapshot.now > flow.target_deadline:
+        cause = f"not ready within {_limit(snapshot):g} s: its references could not be resolved, see headrace status"
+        return [SetState(number, _never_resolved(snapshot, cause, "START_TIMEOUT"), "START_TIMEOUT")]
     return [Resolve(number, flow.target_version)]
+
+
+def _never_resolved(snapshot: Snapshot, cause: str, reason: str) -> DeploymentState:
+    now = snapshot.now
+    return DeploymentState(
+        DeploymentPhase.FAILED, 1, {}, cause=cause, cause_reason=reason, created_at=now, changed_at=now
+    )
+
+
+def _limit(snapshot: Snapshot) -> float:
+    """How long the target was given, seconds."""
+    flow = snapshot.flow
+    if flow.rollout.limit_s:
+        return flow.rollout.limit_s
+    began = flow.operation.created_at if flow.operation else flow.target_deadline
+    return flow.target_deadline - began
 
 
 def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
@@ -70,15 +82,14 @@ def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> l
     if any(name.startswith(subjects.step_consumer(number, "")) for name in snapshot.consumers):
         return []
     version = view.plan.version if view.plan else 0
-    keep = snapshot.flow.last_deployments.get(str(version)) == number
-    return [Forget(number, version, keep)]
+    return [Forget(number, version, number in kept_for(snapshot.flow, version))]
 
 
 def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
     if not snapshot.agent_known or view.plan is None:
         return []
     wanted = snapshot.wanted_instances(view.number)
-    if dropping(snapshot.flow):
+    if dropping(snapshot.flow) or is_held(snapshot.flow, view.number):
         return []
     actions: list[Action] = []
     asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
@@ -192,9 +203,8 @@ def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None
         if running is not None and not running.up and running.starts > MAX_SIDECAR_STARTS:
             cause = f"step {instance.step!r}: its sidecar does not come up: {running.last_exit or 'no exit reported'}"
             return "SIDECAR_NOT_STARTED", cause
-    operation = flow.operation
-    if operation is not None and operation.deadline and snapshot.now > operation.deadline:
-        return "START_TIMEOUT", _late_cause(snapshot, view, operation.deadline - operation.created_at)
+    if flow.target_deadline and snapshot.now > flow.target_deadline and not is_held(flow, view.number):
+        return "START_TIMEOUT", _late_cause(snapshot, view, _limit(snapshot))
     return None
 
 

@@ -5,6 +5,7 @@ A flow document holds what was decided; everything else (stream, consumers, inst
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,26 @@ DRAIN = "DRAIN"
 DROP = "DROP"
 
 
+class Strategy(StrEnum):
+    """How a new deployment takes over from the one that runs."""
+
+    WARM_SWITCH = "WARM_SWITCH"
+    RESTART = "RESTART"
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """How the target takes over. `limit_s` is how long it may take to get ready, 0 for no limit."""
+
+    strategy: Strategy = Strategy.WARM_SWITCH
+    # Its trigger waits until every older deployment has drained.
+    strict_order: bool = False
+    limit_s: float = 0.0
+    # Deployment whose digests are used again; 0: references are resolved afresh.
+    pins_of: int = 0
+    # Deployment whose numbers of replicas are kept; 0: those of the version.
+    replicas_of: int = 0
+
+
 class OperationIntent(msgspec.Struct, frozen=True):
     """The operation a flow is busy with. `deadline` and `created_at` are Unix seconds; deadline 0 is none."""
 
@@ -26,6 +47,8 @@ class OperationIntent(msgspec.Struct, frozen=True):
     deployment: int = 0
     created_at: float = 0.0
     deadline: float = 0.0
+    # Deployment that ran when it began: what its difference is shown against.
+    against: int = 0
 
 
 class FlowDocument(msgspec.Struct, frozen=True):
@@ -45,6 +68,11 @@ class FlowDocument(msgspec.Struct, frozen=True):
     active_version: int = 0
     target: int = 0
     target_version: int = 0
+    # How the target takes over, and until when (Unix seconds, 0: no limit) it must be ready.
+    rollout: Rollout = Rollout()
+    target_deadline: float = 0.0
+    # Deployments whose trigger waits for older ones to drain.
+    strict: tuple[int, ...] = ()
     # Deployments of which something (instances, consumers, pins) may be left, oldest first.
     live: tuple[int, ...] = ()
     # Of those, the ones whose owner was taken out of the stream.
@@ -64,6 +92,11 @@ class FlowDocument(msgspec.Struct, frozen=True):
     max_waiting: int = 10_000
     # Version number to the deployment it last ran with.
     last_deployments: dict[str, int] = {}
+    # Version number to the deployment that ran it before the last one: where a rollback from the last one leads.
+    earlier_deployments: dict[str, int] = {}
+    deleted_versions: tuple[int, ...] = ()
+    # When it began to run (Unix seconds), after a stop or a suspension: no ticks are made up for what was before.
+    running_since: float = 0.0
     operation: OperationIntent | None = None
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
@@ -111,6 +144,7 @@ class OperationDocument(msgspec.Struct, frozen=True):
     failure: OperationFailure | None = None
     dropped: int = 0
     message: str = ""
+    against: int = 0
 
 
 T = TypeVar("T")
@@ -143,7 +177,9 @@ def operation_key(operation: str) -> str:
 
 def operation_of(flow: str, intent: OperationIntent) -> OperationDocument:
     """The document of an operation that has just begun."""
-    return OperationDocument(intent.id, flow, intent.verb, intent.version, intent.deployment, intent.created_at)
+    return OperationDocument(
+        intent.id, flow, intent.verb, intent.version, intent.deployment, intent.created_at, against=intent.against
+    )
 
 
 def change(document: FlowDocument, **changes: object) -> FlowDocument:
@@ -171,3 +207,33 @@ def owner_of(deployment: int) -> str:
 
 def parked_under(epoch: int) -> str:
     return parking_owner(epoch)
+
+
+def parks(document: FlowDocument) -> bool:
+    """Whether the target begins with what was parked for it: at a start, and with RESTART."""
+    return not document.active or document.rollout.strategy == Strategy.RESTART
+
+
+def is_held(document: FlowDocument, deployment: int) -> bool:
+    """Whether a target of RESTART must wait: something of an older deployment is left."""
+    return (
+        deployment == document.target
+        and document.rollout.strategy == Strategy.RESTART
+        and any(other != deployment for other in document.live)
+    )
+
+
+def kept_for(document: FlowDocument, version: int) -> frozenset[int]:
+    """Deployments whose digests a version keeps pinned: those a rollback to it may use."""
+    found = (document.last_deployments.get(str(version), 0), document.earlier_deployments.get(str(version), 0))
+    return frozenset(found) - {0}
+
+
+def without_deployment(document: FlowDocument, deployment: int) -> FlowDocument:
+    """After nothing of a deployment is left."""
+    return change(
+        document,
+        live=tuple(other for other in document.live if other != deployment),
+        closed=tuple(other for other in document.closed if other != deployment),
+        strict=tuple(other for other in document.strict if other != deployment),
+    )

@@ -22,6 +22,8 @@ class FlowEvent(StrEnum):
 
     START = "start"
     STOP = "stop"
+    # A running flow's ingress is parked: its old deployment drains, then the new one starts.
+    PARKED = "parked"
     STARTED = "started"
     START_FAILED = "start failed"
     STOPPED = "stopped"
@@ -33,6 +35,7 @@ TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
     (FlowState.STARTING, FlowEvent.STARTED): FlowState.RUNNING,
     (FlowState.STARTING, FlowEvent.START_FAILED): FlowState.STOPPED,
     (FlowState.STARTING, FlowEvent.STOP): FlowState.STOPPING,
+    (FlowState.RUNNING, FlowEvent.PARKED): FlowState.STARTING,
     (FlowState.RUNNING, FlowEvent.STOP): FlowState.STOPPING,
     (FlowState.STOPPING, FlowEvent.STOP): FlowState.STOPPING,
     (FlowState.STOPPING, FlowEvent.STOPPED): FlowState.STOPPED,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
+from headrace.model.subjects import deployment_owner
 from services.orchestrator.domain.actions import Action, UpdateFlow, WriteOperation
+from services.orchestrator.domain.assets import waits_for_older
 from services.orchestrator.domain.documents import (
     OperationDocument,
     OperationFailure,
     OperationIntent,
     change,
     current_epoch,
+    is_held,
     operation_of,
     parked_under,
 )
@@ -58,7 +61,12 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
         return _stop_outcome(snapshot, intent, document)
     if intent.deployment == 0:
         return _done(document, now, message=f"version {intent.version} waits for start")
+    late = _late_drain(snapshot, intent)
+    if late is not None:
+        return _done(document, now, failure=late)
     if flow.active == intent.deployment and not flow.target:
+        if waits_for_older(snapshot, intent.deployment):
+            return None
         return _done(document, now, message=f"version {intent.version} runs as deployment {intent.deployment}")
     view = snapshot.deployments.get(intent.deployment)
     if view is None or view.state is None or intent.deployment in flow.live:
@@ -70,10 +78,41 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
         _CODES.get(reason, "FAILED_PRECONDITION"),
         reason,
         f"{intent.verb} of {flow.flow!r} failed: {view.state.cause}{kept}",
-        next_step=f"Correct it, push, and run: headrace flow {intent.verb} {flow.flow}",
+        next_step=_after_failure(snapshot, intent),
         metadata={"flow": flow.flow, "deployment": str(intent.deployment)},
     )
     return _done(document, now, failure=failure)
+
+
+def _after_failure(snapshot: Snapshot, intent: OperationIntent) -> str:
+    flow = snapshot.flow
+    again = {
+        "publish": f"headrace flow apply FILE, then headrace flow publish {flow.flow}",
+        "rollback": f"headrace flow rollback {flow.flow} {intent.version}",
+    }.get(intent.verb, f"headrace flow {intent.verb} {flow.flow}")
+    if flow.active:
+        return f"Deployment {flow.active} runs on, untouched. Correct the cause, then: {again}"
+    return f"Correct it, push, and run: {again if intent.verb == 'rollback' else f'headrace flow start {flow.flow}'}"
+
+
+def _late_drain(snapshot: Snapshot, intent: OperationIntent) -> OperationFailure | None:
+    """Past its limit the operation ends though older deployments still drain; what was decided goes on."""
+    flow = snapshot.flow
+    held = flow.target == intent.deployment and not flow.active and is_held(flow, intent.deployment)
+    waits = flow.active == intent.deployment and waits_for_older(snapshot, intent.deployment)
+    if not (held or waits) or not intent.deadline or snapshot.now <= intent.deadline:
+        return None
+    older = [number for number in flow.live if number != intent.deployment]
+    left = sum(snapshot.waiting(deployment_owner(number)) for number in older)
+    names = ", ".join(f"deployment {number}" for number in older)
+    return OperationFailure(
+        "DEADLINE_EXCEEDED",
+        "STILL_DRAINING",
+        f"{names} of {flow.flow!r} still drains: {left} messages wait after {intent.deadline - intent.created_at:g} s;"
+        f" deployment {intent.deployment} begins when it has",
+        next_step=f"It goes on by itself; see headrace flow status {flow.flow}",
+        metadata={"flow": flow.flow, "deployment": str(older[0]) if older else ""},
+    )
 
 
 def _stop_outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDocument) -> OperationDocument | None:

@@ -21,9 +21,18 @@ from services.orchestrator.domain.actions import (
     UpdateFlow,
     WriteRoute,
 )
-from services.orchestrator.domain.assets import dropping, wanted_consumers, wanted_stream
+from services.orchestrator.domain.assets import dropping, waits_for_older, wanted_consumers, wanted_stream
 from services.orchestrator.domain.deployment_planner import plan_deployment
-from services.orchestrator.domain.documents import change, give_ingress
+from services.orchestrator.domain.documents import (
+    FlowDocument,
+    Rollout,
+    Strategy,
+    change,
+    current_epoch,
+    give_ingress,
+    is_held,
+    parked_under,
+)
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
@@ -113,29 +122,65 @@ def _switch(snapshot: Snapshot) -> Action | None:
     if phase == DeploymentPhase.FAILED:
         if flow.state == FlowState.STARTING:
             stopped = next_state(flow.flow, flow.state, FlowEvent.START_FAILED)
-            document = give_ingress(flow, "", state=stopped, target=0, target_version=0)
-            return UpdateFlow(document, "start failed")
-        return UpdateFlow(change(flow, target=0, target_version=0), "publish failed, the old deployment stays")
+            return UpdateFlow(_without_target(give_ingress(flow, "", state=stopped)), "start failed")
+        return UpdateFlow(_without_target(flow), "the new deployment failed, the old one stays")
+    if flow.rollout.strategy == Strategy.RESTART and flow.ingress != subjects.deployment_owner(flow.target):
+        restarting = _restarting(snapshot)
+        if restarting is not None:
+            return restarting
     if phase != DeploymentPhase.ACTIVE or not all_active(snapshot, flow.target):
         return _closing(snapshot)
     owner = subjects.deployment_owner(flow.target)
     if flow.ingress != owner:
         return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
-    if flow.ingress_confirmed and _trigger_open(snapshot, flow.target):
-        plan = snapshot.deployments[flow.target].plan
-        assert plan is not None
-        state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
-        document = change(
-            flow,
-            state=state,
-            active=flow.target,
-            active_version=flow.target_version,
-            target=0,
-            target_version=0,
-            last_deployments={**flow.last_deployments, str(flow.target_version): flow.target},
-        )
-        return UpdateFlow(document, "deployment took over")
+    if flow.ingress_confirmed and (_trigger_open(snapshot, flow.target) or waits_for_older(snapshot, flow.target)):
+        return UpdateFlow(_taken_over(flow), "deployment took over")
     return _closing(snapshot)
+
+
+def _restarting(snapshot: Snapshot) -> Action | None:
+    """Parks the ingress once the target's pins are known, and gives the target its time once the old are gone."""
+    flow = snapshot.flow
+    view = snapshot.deployments[flow.target]
+    if flow.active:
+        if view.plan is None or view.state is None:
+            return None
+        epoch = current_epoch(flow)
+        parked = give_ingress(
+            flow,
+            parked_under(epoch),
+            state=next_state(flow.flow, flow.state, FlowEvent.PARKED),
+            active=0,
+            active_version=0,
+            parking_epoch=epoch,
+            parking_used=False,
+            target_deadline=0.0,
+        )
+        return UpdateFlow(parked, "ingress parked, the old deployment drains")
+    if flow.target_deadline or not flow.rollout.limit_s or is_held(flow, flow.target):
+        return None
+    return UpdateFlow(change(flow, target_deadline=snapshot.now + flow.rollout.limit_s), "the old deployment is gone")
+
+
+def _taken_over(flow: FlowDocument) -> FlowDocument:
+    version = str(flow.target_version)
+    state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
+    earlier, last = dict(flow.earlier_deployments), flow.last_deployments.get(version)
+    if last:
+        earlier[version] = last
+    taken = change(
+        flow,
+        state=state,
+        active=flow.target,
+        active_version=flow.target_version,
+        last_deployments={**flow.last_deployments, version: flow.target},
+        earlier_deployments=earlier,
+    )
+    return _without_target(taken)
+
+
+def _without_target(flow: FlowDocument) -> FlowDocument:
+    return change(flow, target=0, target_version=0, rollout=Rollout(), target_deadline=0.0)
 
 
 def _stopping(snapshot: Snapshot) -> Action | None:
@@ -152,8 +197,8 @@ def _stopping(snapshot: Snapshot) -> Action | None:
     if flow.has_stream and not flow.ingress_confirmed:
         return None
     stopped = next_state(flow.flow, flow.state, FlowEvent.STOPPED)
-    document = change(flow, state=stopped, stop_mode="", active=0, active_version=0, target=0, target_version=0)
-    return UpdateFlow(document, "stopped")
+    document = change(flow, state=stopped, stop_mode="", active=0, active_version=0)
+    return UpdateFlow(_without_target(document), "stopped")
 
 
 def _closing(snapshot: Snapshot) -> Action | None:
@@ -225,4 +270,6 @@ def _recheck(snapshot: Snapshot) -> float | None:
         times.append(DRAIN_RECHECK_S)
     if flow.operation is not None and flow.operation.deadline > snapshot.now:
         times.append(flow.operation.deadline - snapshot.now + DEADLINE_SLACK_S)
+    if flow.target_deadline > snapshot.now:
+        times.append(flow.target_deadline - snapshot.now + DEADLINE_SLACK_S)
     return min(times, default=None)
