@@ -12,9 +12,9 @@ import uuid
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
 
 from headrace.model.errors import Unavailable
+from headrace.ports import Requests
 
 API = "$JS.API"
 TIMEOUT_S = 5.0
@@ -42,7 +42,7 @@ class NoResponders(Exception):
 class JetStreamAssets:
     """The asset calls that the orchestrator needs; Unavailable when the broker does not answer."""
 
-    def __init__(self, connection: Client, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, connection: Requests, *, timeout_s: float = TIMEOUT_S) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
@@ -14,20 +13,12 @@ from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
 from headrace.model.errors import Conflict, Unavailable
+from headrace.ports import Entry as Entry
 
 TIMEOUT_S = 5.0
 WRONG_LAST_SEQUENCE = 10071
 # How long the broker keeps the consumer of a watch that ended (nats-py leaves it behind, by default for 5 min).
 ENDED_WATCH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A key's value and revision; `value` None means deleted (only from a watch)."""
-
-    key: str
-    value: bytes | None
-    revision: int
 
 
 class KvBucket:

@@ -80,7 +80,7 @@ class OrchestratorApp:
         )
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = Resolver(registry, stores)
+        resolver = Resolver(registry, stores, clock)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake)
         reader = SnapshotReader(stores, assets, observer, clock)
         self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader))

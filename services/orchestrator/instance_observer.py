@@ -61,10 +61,18 @@ class _Watch:
 class InstanceObserver:
     """Owns the channels to agent and sidecars and the tasks that watch them; `stop` ends and awaits them."""
 
-    def __init__(self, agent_address: str, workspace: str, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        agent_address: str,
+        workspace: str,
+        on_change: Callable[[str], None],
+        *,
+        channel_to: Callable[[str], grpc.aio.Channel] = open_channel,
+    ) -> None:
         self._workspace = workspace
         self._on_change = on_change
-        self._agent_channel = open_channel(agent_address)
+        self._channel_to = channel_to
+        self._agent_channel = channel_to(agent_address)
         self._agent = agent_pb2_grpc.AgentServiceStub(self._agent_channel)
         self._agent_task: asyncio.Task[None] | None = None
         self._watches: dict[str, _Watch] = {}
@@ -207,7 +215,7 @@ class InstanceObserver:
             if watch.address == address and not afresh:
                 return
             self._unfollow(name)
-        channel = open_channel(address)
+        channel = self._channel_to(address)
         task = asyncio.create_task(self._watch_instance(name, channel), name=f"watch {name}")
         self._watches[name] = _Watch(address, channel, task)
 

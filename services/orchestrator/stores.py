@@ -25,6 +25,7 @@ from headrace.model.deployment import (
 )
 from headrace.model.errors import Conflict, NotFound
 from headrace.model.route import Route, decode_route, encode_route
+from headrace.ports import Bucket
 from services.orchestrator.domain.documents import (
     DeletedFlow,
     FlowDocument,
@@ -47,10 +48,10 @@ class Stores:
     """All buckets of one workspace."""
 
     workspace: str
-    flows: KvBucket
-    deployments: KvBucket
-    routes: KvBucket
-    pins: KvBucket
+    flows: Bucket
+    deployments: Bucket
+    routes: Bucket
+    pins: Bucket
 
     @classmethod
     async def open(cls, connection: Client, workspace: str) -> Stores:
