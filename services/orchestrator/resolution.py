@@ -26,7 +26,6 @@ from headrace.model.names import parse_reference
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
-from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
 _KINDS = {
