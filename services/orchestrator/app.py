@@ -35,6 +35,7 @@ from services.orchestrator.resolution import Resolver
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
+from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -65,6 +66,7 @@ class OrchestratorApp:
         self._stopping = asyncio.Event()
         self._loops: FlowLoops | None = None
         self._observer: InstanceObserver | None = None
+        self._scheduler: Scheduler | None = None
         self._connection: Client | None = None
         self._server: GrpcServer | None = None
         self._registry: grpc.aio.Channel | None = None
@@ -83,7 +85,8 @@ class OrchestratorApp:
         resolver = Resolver(registry, stores, clock)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake)
         reader = SnapshotReader(stores, assets, observer, clock)
-        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader))
+        self._scheduler = scheduler = Scheduler(stores, assets)
+        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader), scheduler.observe)
         service = FlowService(stores, assets, resolver, reader, loops, clock)
         leader = f"{socket.gethostname()}-{os.getpid()}"
         mesh = MeshView(connection, reader, observer, resolver, settings.profile, leader)
@@ -108,6 +111,7 @@ class OrchestratorApp:
         server.on_stop(self._stopping.set)
         self.address = await server.start(settings.listen)
         observer.start()
+        scheduler.start()
         self._tasks = [
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
             tasks.create_task(self._resync(stores), name="resync"),
@@ -125,6 +129,8 @@ class OrchestratorApp:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._loops is not None:
             await self._loops.stop()
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         if self._observer is not None:
             await self._observer.stop()
         if self._registry is not None:

@@ -40,6 +40,7 @@ class FlowLoop:
     reader: SnapshotReader
     applier: Applier
     on_round: Callable[[str], None]
+    observe: Callable[[Snapshot], None]
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _slow: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _resting: dict[str, float] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class FlowLoop:
                 self.gone = True
                 return RESYNC_S
             self.gone = False
+            self.observe(snapshot)
             self._watch_for_strays(snapshot)
             plan = make_plan(snapshot)
             changed = await self._apply(snapshot, plan.actions)
@@ -157,8 +159,11 @@ class FlowLoop:
 class FlowLoops:
     """The loops of all flows; one is begun when a flow is first heard of."""
 
-    def __init__(self, reader: SnapshotReader, applier: Applier) -> None:
+    def __init__(
+        self, reader: SnapshotReader, applier: Applier, observe: Callable[[Snapshot], None] = lambda snapshot: None
+    ) -> None:
         self._reader = reader
+        self._observe = observe
         self._applier = applier
         self._loops: dict[str, FlowLoop] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -171,7 +176,7 @@ class FlowLoops:
         for name in [flow] if flow else list(self._loops):
             loop = self._loops.get(name)
             if loop is None or loop.gone:
-                loop = FlowLoop(name, self._reader, self._applier, self.announce)
+                loop = FlowLoop(name, self._reader, self._applier, self.announce, self._observe)
                 self._loops[name] = loop
                 loop.start()
             loop.wake()

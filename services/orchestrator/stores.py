@@ -38,6 +38,7 @@ from services.orchestrator.domain.documents import (
     operation_key,
     version_key,
 )
+from services.orchestrator.domain.tick_plan import TickCursor, tick_key
 
 CAS_ATTEMPTS = 8
 T = TypeVar("T", bound=msgspec.Struct)
@@ -176,6 +177,18 @@ class Stores:
         if revision == 0:
             return await self.deployments.create(key, encode_state(state))
         return await self.deployments.update(key, encode_state(state), revision)
+
+    # Timers.
+
+    async def tick_cursor(self, flow: str) -> tuple[TickCursor, int] | None:
+        entry = await self.flows.get(tick_key(flow))
+        return (decode(entry.value or b"", TickCursor), entry.revision) if entry else None
+
+    async def write_tick_cursor(self, flow: str, cursor: TickCursor, revision: int) -> int:
+        """Compare-and-set; revision 0 creates."""
+        if revision == 0:
+            return await self.flows.create(tick_key(flow), encode(cursor))
+        return await self.flows.update(tick_key(flow), encode(cursor), revision)
 
     # Routes and pins.
 

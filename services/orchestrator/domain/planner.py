@@ -36,6 +36,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
+from services.orchestrator.domain.tick_plan import begun_to_tick
 
 DRAIN_RECHECK_S = 0.05
 DEADLINE_SLACK_S = 0.05
@@ -52,6 +53,8 @@ def make_plan(snapshot: Snapshot) -> Plan:
         actions += plan_deployment(snapshot, number)
     flow_change = _flow_change(snapshot)
     operation_actions = plan_operations(snapshot)
+    if isinstance(flow_change, UpdateFlow):
+        flow_change = UpdateFlow(begun_to_tick(snapshot.flow, flow_change.document, snapshot.now), flow_change.why)
     if flow_change is not None:
         operation_actions = [action for action in operation_actions if not isinstance(action, UpdateFlow)]
         actions.append(flow_change)
