@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import nats.errors
@@ -22,6 +23,8 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 EDGE_FULL = 10077
+# Requests that change nothing.
+READS = ("STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.LIST.", "CONSUMER.INFO.")
 # "For ever" for a paused consumer; resumed explicitly.
 PAUSED_UNTIL = "2200-01-01T00:00:00Z"
 
@@ -48,6 +51,8 @@ class JetStreamAssets:
 
     async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One API call, for example `STREAM.INFO.orders`; JetStreamApiError on an error answer."""
+        if not verb.startswith(READS):
+            self._guard()
         subject = f"{API}.{verb}"
         payload = json.dumps(body).encode() if body is not None else b""
         try:
