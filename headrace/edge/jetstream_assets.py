@@ -45,9 +45,13 @@ class NoResponders(Exception):
 class JetStreamAssets:
     """The asset calls that the orchestrator needs; Unavailable when the broker does not answer."""
 
-    def __init__(self, connection: Requests, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, connection: Requests, *, timeout_s: float = TIMEOUT_S, guard: Callable[[], None] = lambda: None
+    ) -> None:
+        """`guard` is called before everything that changes the broker, and raises where that may not be."""
         self._connection = connection
         self._timeout_s = timeout_s
+        self._guard = guard
 
     async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One API call, for example `STREAM.INFO.orders`; JetStreamApiError on an error answer."""
@@ -140,6 +144,7 @@ class JetStreamAssets:
 
         NoResponders when no stream has the subject; JetStreamApiError when the broker refuses it.
         """
+        self._guard()
         try:
             answer = await self._connection.request(subject, payload, timeout=self._timeout_s, headers=headers)
         except nats.errors.NoRespondersError as error:

@@ -24,11 +24,11 @@ ENDED_WATCH_S = 5.0
 class KvBucket:
     """All waits are limited; a broker that does not answer raises Unavailable."""
 
-    def __init__(self, name: str, store: KeyValue, guard: Callable[[], None] | None = None) -> None:
+    def __init__(self, name: str, store: KeyValue, guard: Callable[[], None] = lambda: None) -> None:
         """`guard` is called before each change and raises where this process may not change anything."""
         self.name = name
         self._store = store
-        self._guard = guard or (lambda: None)
+        self._guard = guard
 
     @classmethod
     async def open(
@@ -39,7 +39,7 @@ class KvBucket:
         ttl_s: float = 0,
         history: int = 1,
         replicas: int = 1,
-        guard: Callable[[], None] | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> KvBucket:
         """Creates the bucket if it is not there; `ttl_s` is for the whole bucket, 0 for none."""
         stream = connection.jetstream(timeout=TIMEOUT_S)

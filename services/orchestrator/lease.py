@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.client import Client
 
-from headrace.edge.kv_bucket import Entry, KvBucket
+from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError, Unavailable
+from headrace.ports import Bucket, Entry
 from services.orchestrator.domain.documents import decode, encode
 from services.orchestrator.domain.leadership import EpochDocument, LeaseDocument, LeaseTerms
 
@@ -37,7 +38,7 @@ class Lease:
         self,
         connection: Client,
         workspace: str,
-        epochs: KvBucket,
+        epochs: Bucket,
         *,
         name: str = "",
         terms: LeaseTerms | None = None,
