@@ -38,6 +38,9 @@ class Rollout(msgspec.Struct, frozen=True):
     replicas_of: int = 0
 
 
+DEFAULT_ROLLOUT = Rollout()
+
+
 class OperationIntent(msgspec.Struct, frozen=True):
     """The operation a flow is busy with. `deadline` and `created_at` are Unix seconds; deadline 0 is none."""
 
@@ -49,6 +52,23 @@ class OperationIntent(msgspec.Struct, frozen=True):
     deadline: float = 0.0
     # Deployment that ran when it began: what its difference is shown against.
     against: int = 0
+    # A person gave it up while it could still be undone.
+    cancelled: bool = False
+    # Of a `drain-choice`: what was chosen, and the number in the ids of moved messages.
+    choice: str = ""
+    incarnation: int = 0
+    # Of a `scale`.
+    step: str = ""
+    replicas: int = 0
+
+
+class SuspensionRecord(msgspec.Struct, frozen=True):
+    """Limits of a suspended flow. Unix seconds; `reached` names the limit that closed the ingress: TIME or COUNT."""
+
+    since: float
+    until: float
+    max_messages: int
+    reached: str = ""
 
 
 class FlowDocument(msgspec.Struct, frozen=True):
@@ -69,7 +89,7 @@ class FlowDocument(msgspec.Struct, frozen=True):
     target: int = 0
     target_version: int = 0
     # How the target takes over, and until when (Unix seconds, 0: no limit) it must be ready.
-    rollout: Rollout = Rollout()
+    rollout: Rollout = DEFAULT_ROLLOUT
     target_deadline: float = 0.0
     # Deployments whose trigger waits for older ones to drain.
     strict: tuple[int, ...] = ()
@@ -98,6 +118,10 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # When it began to run (Unix seconds), after a stop or a suspension: no ticks are made up for what was before.
     running_since: float = 0.0
     operation: OperationIntent | None = None
+    # Set while the flow is suspended (or about to be).
+    suspension: SuspensionRecord | None = None
+    # Seconds after which a drain asks for a person's choice.
+    drain_limit_s: float = 60.0
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
 
@@ -144,6 +168,8 @@ class OperationDocument(msgspec.Struct, frozen=True):
     failure: OperationFailure | None = None
     dropped: int = 0
     message: str = ""
+    dead_lettered: int = 0
+    moved: int = 0
     against: int = 0
 
 

@@ -10,6 +10,7 @@ from headrace.model.errors import Conflict, NotFound, WrongState
 from headrace.model.flow_graph import find_trigger
 from headrace.model.flow_spec import FlowSpec
 from services.orchestrator.domain.documents import (
+    DEFAULT_ROLLOUT,
     DRAIN,
     DROP,
     FlowDocument,
@@ -53,7 +54,7 @@ def check_idle(document: FlowDocument, verb: str) -> None:
 
 
 def begin_publish(
-    document: FlowDocument, intent: OperationIntent, rollout: Rollout = Rollout()
+    document: FlowDocument, intent: OperationIntent, rollout: Rollout = DEFAULT_ROLLOUT
 ) -> tuple[FlowDocument, OperationIntent]:
     """The draft becomes the next version; where the flow runs, a deployment of it is begun."""
     if document.draft is None:
@@ -175,7 +176,7 @@ def _without(deployments: dict[str, int], version: int) -> dict[str, int]:
 
 
 def begin_start(
-    document: FlowDocument, version: int, spec: FlowSpec, intent: OperationIntent, rollout: Rollout = Rollout()
+    document: FlowDocument, version: int, spec: FlowSpec, intent: OperationIntent, rollout: Rollout = DEFAULT_ROLLOUT
 ) -> tuple[FlowDocument, OperationIntent]:
     """STOPPED to STARTING: a deployment number, and the ingress to a parking epoch of its own."""
     state = next_state(document.flow, document.state, FlowEvent.START)
