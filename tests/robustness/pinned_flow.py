@@ -43,10 +43,11 @@ class Pushed:
 
 
 class PinnedFlow:
-    """`await flow.begin()`, then `push`, `publish`, `judge`. One flow, one effects file."""
+    """`flow.use(client)`, `await flow.begin()`, then `push`, `publish`, `judge`. One flow, one effects file."""
 
-    def __init__(self, client: AsyncClient, name: str, folder: Path, **work_config: Any) -> None:
-        self.client = client
+    client: AsyncClient
+
+    def __init__(self, name: str, folder: Path, **work_config: Any) -> None:
         self.name = name
         self.effects_file = folder / f"{name}.effects.jsonl"
         self.work_config = work_config
@@ -55,6 +56,11 @@ class PinnedFlow:
         self.pushes = 0
         self.reigns: dict[int, Reign] = {}
         self._pins: dict[int, dict[str, str]] = {}
+
+    def use(self, client: AsyncClient) -> PinnedFlow:
+        """The client for all calls from now on."""
+        self.client = client
+        return self
 
     @property
     def path(self) -> str:
@@ -107,13 +113,13 @@ class PinnedFlow:
     async def note(self, result: flow_pb2.FlowOperationResult, began: float) -> Reign:
         """The reign that an operation which is done has begun."""
         took_over = time.monotonic()
-        await self.observe(began)
-        reign = replace(self.reigns[result.deployment], took_over=took_over)
+        await self.observe()
+        reign = self.reigns[result.deployment]
         assert reign.version == result.version
-        self.reigns[result.deployment] = reign
-        return reign
+        self.reigns[result.deployment] = replace(reign, began=began, took_over=took_over)
+        return self.reigns[result.deployment]
 
-    async def observe(self, began: float | None = None) -> list[flow_pb2.Deployment]:
+    async def observe(self) -> list[flow_pb2.Deployment]:
         """Reads what every deployment pins; AssertionError when a pin set has changed."""
         deployments = await self.client.list_deployments(self.name)
         for deployment in deployments:
@@ -122,11 +128,15 @@ class PinnedFlow:
             pins = {pin.step: pin.digest for pin in deployment.pins}
             known = self._pins.setdefault(deployment.number, pins)
             assert known == pins, f"the pins of d{deployment.number} changed from {known} to {pins}"
-            if deployment.number not in self.reigns:
-                constants = {step: self.constants[digest] for step, digest in pins.items() if digest in self.constants}
-                moment = time.monotonic() - 60.0 if began is None else began
-                self.reigns[deployment.number] = Reign(deployment.number, deployment.version, constants, moment)
+            # What a digest's code says is known as soon as its push was answered, which may be later.
+            constants = {step: self.constants[digest] for step, digest in pins.items() if digest in self.constants}
+            reign = self.reigns.get(deployment.number, Reign(deployment.number, deployment.version, {}, began=0.0))
+            self.reigns[deployment.number] = replace(reign, pins=constants)
         return deployments
+
+    async def active(self) -> int:
+        """The deployment that runs."""
+        return (await self.client.get_flow(self.name)).active_deployment
 
     def effects(self, run: str) -> list[Effect]:
         """Effects of one traffic run."""

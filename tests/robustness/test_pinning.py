@@ -41,7 +41,7 @@ async def client(mesh: RunningMesh) -> AsyncIterator[AsyncClient]:
 async def test_publishes_in_a_row_under_load(
     mesh: RunningMesh, client: AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flow = PinnedFlow(client, "row", tmp_path)
+    flow = PinnedFlow("row", tmp_path).use(client)
     await flow.begin()
     took: list[float] = []
     async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE) as traffic:
