@@ -9,6 +9,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.cli.plain import enum_word
 from headrace.cli.tables import short_digest, table
+from headrace.model.durations import format_duration
 
 
 def status_text(status: flow_pb2.FlowStatus) -> str:
@@ -24,6 +25,8 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     lines = ["  ".join(head)]
     if status.webhook_url:
         lines.append(f"webhook {status.webhook_url}")
+    if status.HasField("timer"):
+        lines.append(_timer_line(status.timer))
     if status.steps:
         lines += ["", steps_table(status.steps)]
     if len(status.deployments) > 1:
@@ -31,6 +34,18 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     lines += [f"problem: {problem}" for problem in status.problems]
     lines += _instance_troubles(status.steps)
     return "\n".join(lines)
+
+
+def _timer_line(timer: flow_pb2.TimerStatus) -> str:
+    words = [f"timer {timer.step} every {format_duration(timer.every.ToTimedelta().total_seconds())}"]
+    if timer.HasField("next_instant"):
+        words.append(f"next {_moment(timer.next_instant)}")
+    words.append(f"{timer.ticks} ticks")
+    if timer.skipped:
+        words.append(f"{timer.skipped} skipped (too late after an outage)")
+    if timer.edge_full:
+        words.append(f"{timer.edge_full} dropped (the step had too many waiting)")
+    return "  ".join(words)
 
 
 def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
