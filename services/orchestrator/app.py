@@ -32,6 +32,7 @@ from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import Resolver
+from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
@@ -93,7 +94,7 @@ class OrchestratorApp:
         self._server = server = GrpcServer()
         server.add(
             flow_pb2_grpc.add_FlowServiceServicer_to_server,
-            FlowRpc(service, mesh, self._stopping),
+            FlowRpc(service, Rollouts(service), mesh, self._stopping),
             "headrace.api.flow.v1.FlowService",
         )
         server.add(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from headrace.api.message.v1 import message_pb2
@@ -21,7 +22,6 @@ from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
     OperationIntent,
-    VersionDocument,
     change,
     encode,
     flow_key,
@@ -121,47 +121,8 @@ class FlowService:
         self.reader.forget(name)
         self.loops.wake(name)
 
-    async def publish(self, name: str, etag: str, request_id: str) -> OperationDocument:
-        intent, known = await self._begin(name, "publish", request_id, START_LIMIT_S)
-        if known is not None:
-            return known
-        await self._settled(name)
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
-            flow_verbs.check_etag(document, etag)
-            changed, _ = flow_verbs.begin_publish(document, intent)
-            assert document.draft is not None
-            await self.resolver.check(document.draft)
-            await self._write_version(name, changed.latest_version, document.draft)
-            return changed
-
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
-
-    async def _write_version(self, name: str, number: int, spec: FlowSpec) -> None:
-        """A version nobody points at yet may be left by a killed orchestrator: it is replaced."""
-        version = encode(VersionDocument(name, number, spec, self.clock.now()))
-        try:
-            await self.stores.flows.create(version_key(name, number), version)
-        except Conflict:
-            document, _ = await self.stores.existing_flow(name)
-            if document.latest_version >= number:
-                raise Conflict(
-                    f"flow {name!r} was published meanwhile", next_step="Look at its versions, then try again"
-                ) from None
-            await self.stores.flows.put(version_key(name, number), version)
-
     async def start(self, name: str, version: int, request_id: str, timeout_s: float) -> OperationDocument:
-        limit = _limit("timeout", timeout_s, START_LIMIT_S)
-        intent, known = await self._begin(name, "start", request_id, limit)
-        if known is not None:
-            return known
-        await self._settled(name)
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
+        async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             if document.state != FlowState.STOPPED:
                 raise wrong_state(name, document.state, "start")
             number = flow_verbs.pick_version(document, version)
@@ -170,22 +131,40 @@ class FlowService:
             await self.resolver.check(spec)
             return changed
 
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+        return await self.begin(name, "start", request_id, limit_of("timeout", timeout_s, START_LIMIT_S), edit)
 
     async def stop(self, name: str, mode: str, request_id: str, timeout_s: float) -> OperationDocument:
-        limit = _limit("timeout", timeout_s, STOP_LIMIT_S)
-        intent, known = await self._begin(name, "stop", request_id, limit)
-        if known is not None:
-            return known
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
+        async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             return flow_verbs.begin_stop(document, mode, intent)[0]
 
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+        limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
+        return await self.begin(name, "stop", request_id, limit, edit, overtakes=True)
 
-    async def _begin(
+    async def begin(
+        self,
+        name: str,
+        verb: str,
+        request_id: str,
+        limit_s: float,
+        edit: Callable[[FlowDocument, OperationIntent], Awaitable[FlowDocument]],
+        *,
+        overtakes: bool = False,
+    ) -> OperationDocument:
+        """Begins an operation by one compare-and-set of the flow document, or answers the one that the same
+        request id began. `edit` decides; it may be called again when somebody else was faster."""
+        intent, known = await self._intent(name, verb, request_id, limit_s)
+        if known is not None:
+            return known
+        if not overtakes:
+            await self._settled(name)
+
+        async def decide(document: FlowDocument) -> FlowDocument:
+            begun = document.operation is not None and document.operation.id == intent.id
+            return document if begun else await edit(document, intent)
+
+        return await self._decided(name, await self.stores.change_flow(name, decide), intent)
+
+    async def _intent(
         self, name: str, verb: str, request_id: str, limit_s: float
     ) -> tuple[OperationIntent, OperationDocument | None]:
         """The intent, and the operation that this request id began before, if it did."""
@@ -294,7 +273,8 @@ class FlowService:
         raise NotFound(f"there is no operation {identifier!r}", reason="OPERATION_NOT_FOUND")
 
 
-def _limit(field: str, value: float, default: float) -> float:
+def limit_of(field: str, value: float, default: float) -> float:
+    """A caller's limit in seconds, the default where none is given."""
     if value == 0:
         return default
     if not 0 < value <= LONGEST_LIMIT_S:

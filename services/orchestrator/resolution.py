@@ -78,6 +78,15 @@ class Resolver:
         answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
         return answer
 
+    async def newest_number(self, component: str) -> int:
+        """Number of a component's newest revision, wherever `latest` points."""
+        request = registry_pb2.GetComponentRequest(name=f"components/{component}")
+        try:
+            answer = await self._registry.GetComponent(request, timeout=REGISTRY_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _registry_error("component", component, error) from error
+        return int(answer.latest_revision)
+
     async def resolve(self, document: FlowDocument, deployment: int, spec: FlowSpec, version: int) -> None:
         """Writes pins, then looks that every revision is still there, then plan and first state.
 
@@ -165,24 +174,25 @@ class Resolver:
             answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
             return answer
         except grpc.aio.AioRpcError as error:
-            refused = (
-                grpc.StatusCode.NOT_FOUND,
-                grpc.StatusCode.INVALID_ARGUMENT,
-                grpc.StatusCode.FAILED_PRECONDITION,
-            )
-            if error.code() in refused:
-                raise InvalidInput.at(
-                    path,
-                    reference,
-                    f"cannot be resolved: {_message(error)}",
-                    reason="COMPONENT_NOT_FOUND",
-                    next_step="Push it first: headrace component push FOLDER",
-                ) from error
-            raise Unavailable(
-                f"the registry did not answer: {error.code().name} {error.details()}",
-                reason="REGISTRY_UNREACHABLE",
-                next_step="Try again; headrace status shows which services run",
-            ) from error
+            raise _registry_error(path, reference, error) from error
+
+
+def _registry_error(path: str, reference: str, error: grpc.aio.AioRpcError) -> HeadraceError:
+    """InvalidInput where the registry refused, else Unavailable."""
+    refused = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    if error.code() in refused:
+        return InvalidInput.at(
+            path,
+            reference,
+            f"cannot be resolved: {_message(error)}",
+            reason="COMPONENT_NOT_FOUND",
+            next_step="Push it first: headrace component push FOLDER",
+        )
+    return Unavailable(
+        f"the registry did not answer: {error.code().name} {error.details()}",
+        reason="REGISTRY_UNREACHABLE",
+        next_step="Try again; headrace status shows which services run",
+    )
 
 
 def _message(error: grpc.aio.AioRpcError) -> str:

@@ -79,8 +79,7 @@ def begin_restart(
     document: FlowDocument, spec: FlowSpec, intent: OperationIntent, rollout: Rollout
 ) -> tuple[FlowDocument, OperationIntent]:
     """A new deployment of the version that runs; `spec` is that version's."""
-    if document.state != FlowState.RUNNING:
-        raise wrong_state(document.flow, document.state, "restart")
+    check_running(document, "restart")
     check_free(document, "restart")
     rollout = msgspec.structs.replace(rollout, replicas_of=document.active)
     changed = change(document, edit=document.edit + 1)
@@ -253,6 +252,12 @@ def _with_target(
 
 def _numbered(intent: OperationIntent, version: int, deployment: int) -> OperationIntent:
     return msgspec.structs.replace(intent, version=version, deployment=deployment)
+
+
+def check_running(document: FlowDocument, verb: str) -> None:
+    """WrongState unless the flow runs."""
+    if document.state != FlowState.RUNNING:
+        raise wrong_state(document.flow, document.state, verb)
 
 
 def check_free(document: FlowDocument, verb: str) -> None:
