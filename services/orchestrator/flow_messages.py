@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, timestamp_pb2
 from google.rpc import status_pb2
@@ -88,7 +90,13 @@ def deployment_message(
     return message
 
 
-def operation_message(document: OperationDocument, steps: dict[str, str] | None = None) -> operations_pb2.Operation:
+def operation_message(
+    document: OperationDocument,
+    steps: dict[str, str] | None = None,
+    *,
+    draining: Sequence[str] = (),
+    difference: flow_pb2.FlowDifference | None = None,
+) -> operations_pb2.Operation:
     """Metadata is a FlowOperationMetadata, the response a FlowOperationResult."""
     metadata = flow_pb2.FlowOperationMetadata(
         verb=document.verb,
@@ -97,6 +105,8 @@ def operation_message(document: OperationDocument, steps: dict[str, str] | None 
         deployment=document.deployment,
         steps=steps or {},
         create_time=timestamp(document.created_at),
+        draining=draining,
+        difference=difference,
     )
     message = operations_pb2.Operation(name=f"operations/{document.id}", done=document.done, metadata=_packed(metadata))
     if document.failure is not None:
@@ -107,6 +117,7 @@ def operation_message(document: OperationDocument, steps: dict[str, str] | None 
             version=document.version,
             deployment=document.deployment,
             dropped=document.dropped,
+            difference=difference,
             message=document.message,
         )
         message.response.CopyFrom(_packed(result))

@@ -100,6 +100,13 @@ class DropMessages:
 
 
 @dataclass(frozen=True, slots=True)
+class SettleMessages:
+    """Stores the next batch of what waits for a deployment elsewhere, as a person chose, then removes it."""
+
+    deployment: int
+
+
+@dataclass(frozen=True, slots=True)
 class StartInstance:
     instance: InstanceView
     generation: int
@@ -113,7 +120,7 @@ class StopInstance:
 
 @dataclass(frozen=True, slots=True)
 class CallInstance:
-    """A lifecycle call: `Prepare`, `Activate` or `Drain`."""
+    """A lifecycle call: `Prepare`, `Activate`, `Drain`, or `GiveWay` (a `Drain` of one instance too many)."""
 
     name: str
     verb: str
@@ -142,6 +149,7 @@ Action: TypeAlias = (
     | ConfirmIngress
     | PurgeBarriers
     | DropMessages
+    | SettleMessages
     | StartInstance
     | StopInstance
     | CallInstance

@@ -8,7 +8,8 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
 from services.orchestrator.domain.deployment_phases import OVER, WANTED
 from services.orchestrator.domain.documents import DROP, FlowDocument, current_epoch
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.drain_choice import settling
+from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowState
 from services.orchestrator.domain.snapshot import Snapshot, StreamView
 
 NANOS = 1_000_000_000
@@ -137,6 +138,7 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
         for step in view.plan.steps:
             config = consumer_config(snapshot, view.plan, step.name, view.state.replicas.get(step.name, 1))
             paused = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
+            paused = paused or snapshot.flow.state in SUSPENDED_STATES or settling(view.state)
             wanted[str(config["durable_name"])] = (config, paused)
     return wanted
 

@@ -14,9 +14,12 @@ from services.orchestrator.domain.actions import (
     StopInstance,
 )
 from services.orchestrator.domain.assets import dropping
+from services.orchestrator.domain.cancellation import CANCELLED, CANCELLED_CAUSE
 from services.orchestrator.domain.deployment_phases import OVER, move
 from services.orchestrator.domain.documents import is_held, kept_for
+from services.orchestrator.domain.drain_choice import chosen_state, settle, settling, stop_workers
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 
 # A sidecar that exits this often before it serves will not come up.
@@ -32,7 +35,11 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
     if view.state.phase in OVER:
         return _over(snapshot, view, view.state)
     actions = _instances(snapshot, view, view.state)
-    changed = _next_state(snapshot, view, view.state)
+    changed = (
+        chosen_state(snapshot, view, view.state)
+        or scaled_state(snapshot, view, view.state)
+        or _next_state(snapshot, view, view.state)
+    )
     if changed is not None:
         actions.append(changed)
     return actions
@@ -43,6 +50,8 @@ def _unresolved(snapshot: Snapshot, number: int) -> list[Action]:
     if number != flow.target or flow.state == FlowState.STOPPING:
         state = _never_resolved(snapshot, "the flow was stopped before the deployment was resolved", "STOPPED")
         return [SetState(number, state, "stopped before it was resolved")]
+    if flow.operation is not None and flow.operation.cancelled:
+        return [SetState(number, _never_resolved(snapshot, CANCELLED_CAUSE, CANCELLED), CANCELLED)]
     if flow.target_deadline and snapshot.now > flow.target_deadline:
         cause = f"not ready within {_limit(snapshot):g} s: its references could not be resolved, see headrace status"
         return [SetState(number, _never_resolved(snapshot, cause, "START_TIMEOUT"), "START_TIMEOUT")]
@@ -91,6 +100,8 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
     wanted = snapshot.wanted_instances(view.number)
     if dropping(snapshot.flow) or is_held(snapshot.flow, view.number):
         return []
+    if settling(state):
+        return _settling(snapshot, view, state)
     actions: list[Action] = []
     asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
     for instance in wanted:
@@ -98,15 +109,25 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
         if running is None:
             if not asleep:
                 actions.append(StartInstance(instance, state.generation))
+        elif running.up and (status := snapshot.statuses.get(instance.name)) is not None and status.gave_way:
+            going = let_go(snapshot, state, running)  # wanted again: it begins anew
+            if going is not None:
+                actions.append(going)
         elif running.up:
             call = _call(snapshot, view, state, instance)
             if call is not None:
                 actions.append(call)
-    names = {instance.name for instance in wanted}
-    for instance in snapshot.instances.values():
-        if instance.deployment == view.number and instance.name not in names and not instance.stopping:
-            actions.append(StopInstance(instance.name, max(state.generation, instance.generation)))
+    for instance in surplus(snapshot, view.number):
+        going = None if instance.stopping else let_go(snapshot, state, instance)
+        if going is not None:
+            actions.append(going)
     return actions
+
+
+def _settling(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
+    actions: list[Action] = list(stop_workers(snapshot, view, state))
+    batch = settle(snapshot, view)
+    return [*actions, batch] if batch is not None and _has_work(snapshot, view) else actions
 
 
 def _has_work(snapshot: Snapshot, view: DeploymentView) -> bool:
@@ -195,6 +216,8 @@ def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None
     flow = snapshot.flow
     if flow.state == FlowState.STOPPING or view.number != flow.target:
         return "STOPPED", "the flow was stopped before the deployment took over"
+    if flow.operation is not None and flow.operation.cancelled:
+        return CANCELLED, CANCELLED_CAUSE
     for instance in snapshot.wanted_instances(view.number):
         status = snapshot.statuses.get(instance.name)
         if status is not None and status.progress == Progress.FAILED:

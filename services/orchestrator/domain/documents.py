@@ -104,6 +104,12 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # Owner of the ingress (`d1`, `p1`, empty: refused), and whether a barrier has proved it.
     ingress: str = ""
     ingress_confirmed: bool = True
+    # Epoch of the leader that took the flow over last.
+    leader_epoch: int = 0
+    # How often the ingress was found switched by somebody who was not to, and how many messages were moved from
+    # under an owner that nobody works for.
+    ingress_repairs: int = 0
+    strays_moved: int = 0
     # Raised with each decision that changes the stream.
     assets_generation: int = 0
     # Whether anything was ever started, so that there is a stream.

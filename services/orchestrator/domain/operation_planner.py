@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from headrace.model.subjects import deployment_owner
+from services.orchestrator.domain import drain_choice
 from services.orchestrator.domain.actions import Action, UpdateFlow, WriteOperation
 from services.orchestrator.domain.assets import waits_for_older
+from services.orchestrator.domain.cancellation import cancelled_failure
 from services.orchestrator.domain.documents import (
     OperationDocument,
     OperationFailure,
@@ -18,9 +20,18 @@ from services.orchestrator.domain.documents import (
     parked_under,
 )
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.scaling import scale_outcome
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.suspension import resume_outcome, suspend_outcome
 
 _CODES = {"START_TIMEOUT": "DEADLINE_EXCEEDED", "STOPPED": "ABORTED"}
+# Verbs that make no deployment; each says itself when it is over.
+_ENDINGS = {
+    "suspend": suspend_outcome,
+    "resume": resume_outcome,
+    "scale": scale_outcome,
+    drain_choice.VERB: drain_choice.drain_outcome,
+}
 
 
 def plan_operations(snapshot: Snapshot) -> list[Action]:
@@ -59,6 +70,12 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
     flow, now = snapshot.flow, snapshot.now
     if intent.verb == "stop":
         return _stop_outcome(snapshot, intent, document)
+    if intent.verb in _ENDINGS:
+        ending = _ENDINGS[intent.verb](snapshot, intent, document)
+        if ending is None:
+            return None
+        over = _done(document, now, failure=ending.failure, message=ending.message)
+        return msgspec.structs.replace(over, dead_lettered=ending.dead_lettered, moved=ending.moved)
     if intent.deployment == 0:
         return _done(document, now, message=f"version {intent.version} waits for start")
     late = _late_drain(snapshot, intent)
@@ -74,6 +91,8 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
     reason = view.state.cause_reason or "START_FAILED"
     parked = snapshot.waiting(parked_under(current_epoch(flow)))
     kept = f" {parked} parked messages are kept for the next start." if parked and not flow.active else ""
+    if reason == "CANCELLED":
+        return _done(document, now, failure=cancelled_failure(flow, intent, parked))
     failure = OperationFailure(
         _CODES.get(reason, "FAILED_PRECONDITION"),
         reason,

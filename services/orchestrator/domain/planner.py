@@ -33,9 +33,12 @@ from services.orchestrator.domain.documents import (
     is_held,
     parked_under,
 )
+from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
+from services.orchestrator.domain.suspension import plan_suspension, recheck_s
+from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences
 from services.orchestrator.domain.tick_plan import begun_to_tick
 
 DRAIN_RECHECK_S = 0.05
@@ -44,7 +47,10 @@ DEADLINE_SLACK_S = 0.05
 
 def make_plan(snapshot: Snapshot) -> Plan:
     """All actions for now."""
-    actions: list[Action] = []
+    first = plan_taking_over(snapshot)
+    if first is not None:
+        return Plan(tuple(first))
+    actions: list[Action] = raise_fences(snapshot)
     if snapshot.route != snapshot.wanted_route:
         actions.append(WriteRoute(snapshot.wanted_route))
     actions += plan_stream(snapshot)
@@ -115,7 +121,7 @@ def _flow_change(snapshot: Snapshot) -> Action | None:
         return _stopping(snapshot)
     if snapshot.flow.target:
         return _switch(snapshot)
-    return _closing(snapshot)
+    return plan_suspension(snapshot) or _closing(snapshot)
 
 
 def _switch(snapshot: Snapshot) -> Action | None:
@@ -211,12 +217,23 @@ def _closing(snapshot: Snapshot) -> Action | None:
         if snapshot.phase_of(number) != DeploymentPhase.DRAINING:
             continue
         if number in flow.closed:
-            if not dropping(flow) and waiting_of(snapshot, number):
+            if not dropping(flow) and waiting_of(snapshot, number) and not _settling(snapshot, number):
                 closed = tuple(other for other in flow.closed if other != number)
                 return UpdateFlow(change(flow, closed=closed), f"d{number} got late messages, drains on")
-        elif dropping(flow) or drained(snapshot, number):
+        elif dropping(flow) or drained(snapshot, number) or _may_settle(snapshot, number):
             return UpdateFlow(change(flow, closed=(*flow.closed, number)), f"d{number} is drained")
     return None
+
+
+def _settling(snapshot: Snapshot, number: int) -> bool:
+    return settling(snapshot.deployments[number].state)
+
+
+def _may_settle(snapshot: Snapshot, number: int) -> bool:
+    """What waits is to be stored elsewhere, and nobody works on it any more."""
+    flow = snapshot.flow
+    gained = flow.ingress == subjects.deployment_owner(number)
+    return _settling(snapshot, number) and flow.ingress_confirmed and not gained and nobody_works(snapshot, number)
 
 
 def all_active(snapshot: Snapshot, deployment: int) -> bool:
@@ -271,6 +288,8 @@ def _recheck(snapshot: Snapshot) -> float | None:
     times: list[float] = []
     if any(snapshot.phase_of(number) == DeploymentPhase.DRAINING for number in flow.live):
         times.append(DRAIN_RECHECK_S)
+    if (suspended := recheck_s(flow)) is not None:
+        times.append(suspended)
     if flow.operation is not None and flow.operation.deadline > snapshot.now:
         times.append(flow.operation.deadline - snapshot.now + DEADLINE_SLACK_S)
     if flow.target_deadline > snapshot.now:
