@@ -29,6 +29,7 @@ from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
+from services.orchestrator.operation_view import OperationView
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import Resolver
@@ -104,7 +105,7 @@ class OrchestratorApp:
         )
         server.add(
             operations_pb2_grpc.add_OperationsServicer_to_server,
-            OperationsRpc(service, self._stopping),
+            OperationsRpc(service, OperationView(reader, observer), self._stopping),
             "google.longrunning.Operations",
         )
         server.add_generic([RegistryPassage(registry)])

@@ -137,16 +137,3 @@ def problems_of(snapshot: Snapshot) -> list[str]:
             f"or drop them: headrace flow stop {flow.flow} --drop --yes"
         )
     return problems
-
-
-def progress_lines(snapshot: Snapshot, deployment: int) -> dict[str, str]:
-    """One progress word per step of a deployment, for an operation's metadata."""
-    view = snapshot.deployments.get(deployment)
-    if view is None or view.plan is None or view.state is None:
-        return {}
-    lines: dict[str, str] = {}
-    for instance in snapshot.wanted_instances(deployment):
-        status = snapshot.statuses.get(instance.name)
-        word = str(status.progress) if status else ("UP" if instance.name in snapshot.instances else "NOT_UP")
-        lines[instance.step] = min(lines.get(instance.step, word), word)
-    return lines
