@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
 from headrace.client.calls import was_repeated
-from headrace.client.operations import OperationCalls, Progress
+from headrace.client.operations import Progress
+from headrace.client.rollout_calls import WAIT_MARGIN_S, RolloutCalls
 from headrace.client.session import PAGE_SIZE, new_request_id, resource
 from headrace.model.errors import AlreadyExists, NotFound
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-PUBLISH_TIMEOUT_S = 130.0
-# An operation ends by its own limit; the wait for it is this much longer.
-WAIT_MARGIN_S = 10.0
 
 
-class FlowCalls(OperationCalls):
+class FlowCalls(RolloutCalls):
     """Flow names may be given as `orders` or as `flows/orders`."""
 
     async def create_flow(self, flow: str, spec: flow_pb2.FlowSpec, *, validate_only: bool = False) -> flow_pb2.Flow:
@@ -90,18 +88,6 @@ class FlowCalls(OperationCalls):
             return list(answer.deployments), answer.next_page_token
 
         return await self._collect(page)
-
-    async def publish(
-        self, flow: str, *, etag: str = "", timeout_s: float = PUBLISH_TIMEOUT_S, progress: Progress | None = None
-    ) -> flow_pb2.FlowOperationResult:
-        """Makes the draft the next version, and waits until it is (and is deployed, where the flow runs)."""
-        operation = await self.begin_publish(flow, etag=etag)
-        return await self.wait_operation(operation, timeout_s=timeout_s, progress=progress)
-
-    async def begin_publish(self, flow: str, *, etag: str = "") -> Any:
-        """Like `publish`, without waiting: answers the operation."""
-        request = flow_pb2.PublishFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._call(self._flows().PublishFlow, request)
 
     async def start(
         self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S, progress: Progress | None = None
@@ -184,6 +170,3 @@ class FlowCalls(OperationCalls):
     async def server_info(self) -> flow_pb2.ServerInfo:
         """Version, broker, durability profile, number of gateways."""
         return await self._call(self._flows().GetServerInfo, flow_pb2.GetServerInfoRequest())
-
-    def _flows(self) -> flow_pb2_grpc.FlowServiceAsyncStub:
-        return flow_pb2_grpc.FlowServiceStub(self.channel)
