@@ -18,6 +18,7 @@ from headrace.model.errors import Conflict, Unavailable
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain.documents import kept_for, without_deployment
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.listener_handover import GAP
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.resolution import Resolver
@@ -117,6 +118,8 @@ class Applier:
             "activate": _ms(snapshot.now - view.state.changed_at),
             "total": _ms(snapshot.now - began),
         }
+        if snapshot.flow.listening_ended_at:
+            times[GAP] = _ms(snapshot.now - snapshot.flow.listening_ended_at)
         state = msgspec.structs.replace(view.state, start_ms=times)
         await self._stores.write_state(snapshot.flow.flow, deployment, state, view.state_revision)
 

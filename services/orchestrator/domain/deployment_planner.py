@@ -19,6 +19,7 @@ from services.orchestrator.domain.deployment_phases import OVER, move
 from services.orchestrator.domain.documents import is_held, kept_for
 from services.orchestrator.domain.drain_choice import chosen_state, settle, settling, stop_workers
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.listener_handover import decided, may_listen, stop_broken_listener, yields
 from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 
@@ -102,7 +103,7 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
         return []
     if settling(state):
         return _settling(snapshot, view, state)
-    actions: list[Action] = []
+    actions: list[Action] = [*stop_broken_listener(snapshot, view.number)]
     asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
     for instance in wanted:
         running = snapshot.instances.get(instance.name)
@@ -175,7 +176,7 @@ def _next_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentState
         return _warming(snapshot, view, state)
     if state.phase == DeploymentPhase.ACTIVE:
         stopped = flow.state == FlowState.STOPPING and not flow.ingress
-        overtaken = number not in (flow.active, flow.target)
+        overtaken = number not in (flow.active, flow.target) or yields(snapshot, number)
         if (stopped or overtaken) and not gained and flow.ingress_confirmed:
             moved = move(state, DeploymentPhase.DRAINING, snapshot.now)
             return SetState(number, moved, "stopping" if stopped else "a newer deployment took over")
@@ -198,7 +199,7 @@ def _warming(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -
         return SetState(number, failed, reason)
     if state.phase == DeploymentPhase.PREPARING and _all_warm(snapshot, view):
         return SetState(number, move(state, DeploymentPhase.WARM, snapshot.now), "every instance is warm")
-    if state.phase == DeploymentPhase.WARM:
+    if state.phase == DeploymentPhase.WARM and may_listen(snapshot, number):
         return SetState(number, move(state, DeploymentPhase.ACTIVE, snapshot.now), "activated")
     return None
 
@@ -216,6 +217,8 @@ def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None
     flow = snapshot.flow
     if flow.state == FlowState.STOPPING or view.number != flow.target:
         return "STOPPED", "the flow was stopped before the deployment took over"
+    if decided(snapshot, view.number):
+        return None
     if flow.operation is not None and flow.operation.cancelled:
         return CANCELLED, CANCELLED_CAUSE
     for instance in snapshot.wanted_instances(view.number):

@@ -123,6 +123,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     deleted_versions: tuple[int, ...] = ()
     # When it began to run (Unix seconds), after a stop or a suspension: no ticks are made up for what was before.
     running_since: float = 0.0
+    # Since when nobody listens (Unix seconds), while one listener is drained for its successor; else 0.
+    listening_ended_at: float = 0.0
     operation: OperationIntent | None = None
     # Set while the flow is suspended (or about to be).
     suspension: SuspensionRecord | None = None

@@ -20,6 +20,7 @@ from services.orchestrator.domain.documents import (
     parked_under,
 )
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.listener_handover import GAP, broken
 from services.orchestrator.domain.scaling import scale_outcome
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.suspension import resume_outcome, suspend_outcome
@@ -84,7 +85,7 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
     if flow.active == intent.deployment and not flow.target:
         if waits_for_older(snapshot, intent.deployment):
             return None
-        return _done(document, now, message=f"version {intent.version} runs as deployment {intent.deployment}")
+        return _took_over(snapshot, intent, document)
     view = snapshot.deployments.get(intent.deployment)
     if view is None or view.state is None or intent.deployment in flow.live:
         return None
@@ -101,6 +102,26 @@ def _outcome(snapshot: Snapshot, intent: OperationIntent, document: OperationDoc
         metadata={"flow": flow.flow, "deployment": str(intent.deployment)},
     )
     return _done(document, now, failure=failure)
+
+
+def _took_over(snapshot: Snapshot, intent: OperationIntent, document: OperationDocument) -> OperationDocument:
+    message = f"version {intent.version} runs as deployment {intent.deployment}"
+    view = snapshot.deployments.get(intent.deployment)
+    gap_ms = view.state.start_ms.get(GAP) if view is not None and view.state is not None else None
+    if gap_ms is None:
+        return _done(document, snapshot.now, message=message)
+    message += f"; nobody listened for {gap_ms:g} ms, while one listener was drained for the next"
+    trouble = broken(snapshot, intent.deployment)
+    if not trouble:
+        return _done(document, snapshot.now, message=message)
+    failure = OperationFailure(
+        "FAILED_PRECONDITION",
+        "LISTENER_FAILED",
+        f"{message}; the new one does not work: {trouble}",
+        next_step=f"headrace flow rollback {snapshot.flow.flow} VERSION; or correct it, push and restart",
+        metadata={"flow": snapshot.flow.flow, "deployment": str(intent.deployment)},
+    )
+    return _done(document, snapshot.now, failure=failure)
 
 
 def _after_failure(snapshot: Snapshot, intent: OperationIntent) -> str:

@@ -35,6 +35,7 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
+from services.orchestrator.domain.listener_handover import hands_over, note_gap, waited_long_enough
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
 from services.orchestrator.domain.suspension import plan_suspension, recheck_s
@@ -60,7 +61,8 @@ def make_plan(snapshot: Snapshot) -> Plan:
     flow_change = _flow_change(snapshot)
     operation_actions = plan_operations(snapshot)
     if isinstance(flow_change, UpdateFlow):
-        flow_change = UpdateFlow(begun_to_tick(snapshot.flow, flow_change.document, snapshot.now), flow_change.why)
+        document = begun_to_tick(snapshot.flow, flow_change.document, snapshot.now)
+        flow_change = UpdateFlow(note_gap(snapshot, document), flow_change.why)
     if flow_change is not None:
         operation_actions = [action for action in operation_actions if not isinstance(action, UpdateFlow)]
         actions.append(flow_change)
@@ -137,9 +139,12 @@ def _switch(snapshot: Snapshot) -> Action | None:
         restarting = _restarting(snapshot)
         if restarting is not None:
             return restarting
-    if phase != DeploymentPhase.ACTIVE or not all_active(snapshot, flow.target):
-        return _closing(snapshot)
     owner = subjects.deployment_owner(flow.target)
+    if phase == DeploymentPhase.WARM and hands_over(snapshot) and flow.ingress != owner:
+        return UpdateFlow(give_ingress(flow, owner, parking_used=True), "the old listener drains first")
+    active = phase == DeploymentPhase.ACTIVE and (all_active(snapshot, flow.target) or waited_long_enough(snapshot))
+    if not active:
+        return _closing(snapshot)
     if flow.ingress != owner:
         return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
     if flow.ingress_confirmed and (_trigger_open(snapshot, flow.target) or waits_for_older(snapshot, flow.target)):

@@ -48,7 +48,7 @@ def begin_suspend(
 def begin_resume(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
     """Back to RUNNING: the same deployment gets the ingress again, where a limit had closed it."""
     intent = msgspec.structs.replace(intent, version=document.active_version, deployment=document.active)
-    return change(resumed(document), operation=intent, edit=document.edit + 1)
+    return change(resumed(document), operation=intent, running_since=intent.created_at, edit=document.edit + 1)
 
 
 def resumed(document: FlowDocument) -> FlowDocument:
