@@ -130,6 +130,27 @@ def flow_text(
     return "\n".join(lines)
 
 
+def difference_lines(difference: flow_pb2.FlowDifference) -> list[str]:
+    """What differs from the deployment that ran before, a line each; one line where nothing does."""
+    lines = [f"{item.field}: {_values(item)}" for item in difference.fields]
+    for step in difference.steps:
+        old, new = f"{step.old_component}@{step.old_revision}", f"{step.new_component}@{step.new_revision}"
+        if step.change == "added":
+            lines.append(f"+ {step.step}: {new} ({short_digest(step.new_digest)})")
+        elif step.change == "removed":
+            lines.append(f"- {step.step}: {old}")
+        else:
+            if step.old_digest != step.new_digest:
+                digests = f"{short_digest(step.old_digest)} -> {short_digest(step.new_digest)}"
+                lines.append(f"~ {step.step}: {old} -> {new} ({digests})")
+            lines += [f"~ {step.step}: {item.field} {_values(item)}" for item in step.fields]
+    return lines or [f"the same as deployment {difference.against}"]
+
+
+def _values(field: flow_pb2.FieldDifference) -> str:
+    return f"{field.old_json or '(none)'} -> {field.new_json or '(none)'}"
+
+
 def _graph(spec: flow_pb2.FlowSpec) -> str:
     rows = [(step.name, step.component, step.function or "-", ", ".join(step.to) or "-") for step in spec.steps]
     return table(("STEP", "COMPONENT", "FUNCTION", "TO"), rows)

@@ -43,14 +43,20 @@ def run_with_client(
     address: str | None,
     data: Path | None,
     as_json: bool = False,
+    if_interrupted: str = "",
 ) -> Answer:
-    """Runs `work` with an open client; prints an error in one or two lines and exits with its status."""
+    """Runs `work` with an open client; prints an error in one or two lines and exits with its status.
+
+    `if_interrupted` is what a person should know who ends it with Ctrl-C.
+    """
     try:
         return asyncio.run(_open_and_run(work, address, data))
     except HeadraceError as error:
         print_error(error, as_json=as_json)
         raise typer.Exit(UNREACHABLE if isinstance(error, Unavailable) else FAILED) from None
     except KeyboardInterrupt:
+        if if_interrupted:
+            print(f"headrace: interrupted. {if_interrupted}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
