@@ -127,6 +127,7 @@ class Client:
     resolve_reference = _sync(AsyncClient.resolve_reference)
     tag_revision = _sync(AsyncClient.tag_revision)
     delete_revision = _sync(AsyncClient.delete_revision)
+    purge_revisions = _sync(AsyncClient.purge_revisions)
 
     apply = _sync(AsyncClient.apply)
     create_flow = _sync(AsyncClient.create_flow)
