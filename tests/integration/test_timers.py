@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import pytest
 from headrace.client import AsyncClient
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
+from tests.support.jsonl import read_lines
 from tests.support.mesh import RunningMesh
 
 COUNTED = ROOT / "tests" / "support" / "components" / "counted"
 WRITE = ROOT / "examples" / "ticker" / "write"
 TIMER = ROOT / "components" / "timer"
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    """Whole lines of a file of JSON lines; empty while it is not there."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 async def run_flow(client: AsyncClient, file: Path, text: str) -> str:
@@ -68,12 +61,12 @@ steps:
   write: {{component: {WRITE}, config: {{path: {ticks}}}}}
 """,
         )
-        await eventually(lambda: len(lines(ticks)) > 300, within_s=20)
+        await eventually(lambda: len(read_lines(ticks)) > 300, within_s=20)
         module_mesh.kill("component", "ticking", "tick")
         module_mesh.kill("component", "listening", "listen")
-        await eventually(lambda: len(lines(ticks)) > 1000, within_s=20)
-        before = len(lines(heard))
-        await eventually(lambda: len(lines(heard)) > before + 50, within_s=20)
+        await eventually(lambda: len(read_lines(ticks)) > 1000, within_s=20)
+        before = len(read_lines(heard))
+        await eventually(lambda: len(read_lines(heard)) > before + 50, within_s=20)
         status = await client.get_status("ticking")
         assert status.timer.step == "tick"
         assert status.timer.ticks >= 1000
@@ -81,9 +74,9 @@ steps:
         await client.stop("ticking")
         await client.stop("listening")
 
-    assert_every_instant_once(lines(ticks), 10)
+    assert_every_instant_once(read_lines(ticks), 10)
     for file, listeners in ((calls, 0), (listens, 1)):
-        events = lines(file)
+        events = read_lines(file)
         processes = {line["pid"] for line in events}
         assert len(processes) == 2, "one process before the crash, one after it"
         assert [line["event"] for line in events].count("init") == 2
