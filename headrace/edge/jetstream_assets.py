@@ -7,9 +7,11 @@ unknown JSON fields, so what is sent here is exactly what is meant. Every reques
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -40,6 +42,16 @@ class JetStreamApiError(Exception):
 
 class NoResponders(Exception):
     """Nobody listens on the subject: no stream has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message as a stream keeps it."""
+
+    subject: str
+    sequence: int
+    data: bytes
+    headers: Mapping[str, str]
 
 
 class JetStreamAssets:
@@ -136,6 +148,20 @@ class JetStreamAssets:
         answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
         return str(answer["message"]["subject"]) if answer else None
 
+    async def next_message(self, stream: str, subject_filter: str, sequence: int) -> StoredMessage | None:
+        """The first message from that sequence on whose subject matches; None when there is none."""
+        body = {"seq": sequence, "next_by_subj": subject_filter}
+        answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", body)
+        if answer is None:
+            return None
+        message = answer["message"]
+        return StoredMessage(
+            str(message["subject"]),
+            int(message["seq"]),
+            base64.b64decode(message.get("data") or ""),
+            _headers(base64.b64decode(message.get("hdrs") or "")),
+        )
+
     async def delete_message(self, stream: str, sequence: int) -> None:
         await self._unless_absent(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
 
@@ -182,3 +208,10 @@ class JetStreamAssets:
             if error.code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return None
             raise
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    """Headers of a stored message: `NATS/1.0`, then a line each."""
+    lines = raw.decode(errors="replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}

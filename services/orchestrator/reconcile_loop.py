@@ -29,7 +29,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 # Rounds without a pause that a start or a stop never needs; more means that two parts disagree.
 MAX_BUSY_ROUNDS = 200
-SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance)
+SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance, do.SettleMessages)
 
 
 @dataclass
@@ -172,6 +172,8 @@ class FlowLoops:
     def wake(self, flow: str) -> None:
         """Wakes a flow's loop, and whoever watches that flow. Empty: all loops."""
         if self.stopped:
+            for name in [flow] if flow else list(self._watchers):
+                self.announce(name)
             return
         for name in [flow] if flow else list(self._loops):
             loop = self._loops.get(name)
@@ -202,6 +204,12 @@ class FlowLoops:
             if not self._watchers[flow]:
                 del self._watchers[flow]
 
+    def start(self) -> None:
+        """Loops may be begun (again)."""
+        self.stopped = False
+
     async def stop(self) -> None:
+        """Ends all loops; `wake` only tells watchers from now on."""
         self.stopped = True
-        await asyncio.gather(*(loop.stop() for loop in self._loops.values()))
+        loops, self._loops = list(self._loops.values()), {}
+        await asyncio.gather(*(loop.stop() for loop in loops))

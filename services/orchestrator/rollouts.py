@@ -33,7 +33,9 @@ class Rollouts:
 
     flows: FlowService
 
-    async def publish(self, name: str, etag: str, request_id: str, rollout: Rollout) -> OperationDocument:
+    async def publish(
+        self, name: str, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
+    ) -> OperationDocument:
         """The draft becomes a version; WrongState UNCHANGED where the running deployment is that already."""
         flows = self.flows
 
@@ -50,9 +52,11 @@ class Rollouts:
             await self._write_version(name, changed.latest_version, draft)
             return changed
 
-        return await flows.begin(name, "publish", request_id, rollout.limit_s, edit)
+        return await flows.begin(name, "publish", request_id, rollout.limit_s, edit, wait_s=wait_s)
 
-    async def restart(self, name: str, etag: str, request_id: str, rollout: Rollout) -> OperationDocument:
+    async def restart(
+        self, name: str, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
+    ) -> OperationDocument:
         """A new deployment of the running version, its references resolved afresh."""
         flows = self.flows
 
@@ -64,10 +68,10 @@ class Rollouts:
             await flows.resolver.check(spec)
             return changed
 
-        return await flows.begin(name, "restart", request_id, rollout.limit_s, edit)
+        return await flows.begin(name, "restart", request_id, rollout.limit_s, edit, wait_s=wait_s)
 
     async def rollback(
-        self, name: str, version: int, etag: str, request_id: str, rollout: Rollout
+        self, name: str, version: int, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
     ) -> OperationDocument:
         """A deployment of a version with the digests it last ran with."""
         if version <= 0:
@@ -84,7 +88,7 @@ class Rollouts:
             await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
             return changed
 
-        return await flows.begin(name, "rollback", request_id, rollout.limit_s, edit)
+        return await flows.begin(name, "rollback", request_id, rollout.limit_s, edit, wait_s=wait_s)
 
     async def draft_from(self, name: str, version: int, etag: str, *, validate_only: bool) -> FlowDocument:
         """A version becomes the draft again."""

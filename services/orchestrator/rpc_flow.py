@@ -19,11 +19,16 @@ from services.orchestrator.flow_messages import (
     version_message,
 )
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.history_log import HistoryReader
+from services.orchestrator.interventions import Interventions
 from services.orchestrator.log_tail import MAX_LINES, tail
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.paging import page_of
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.rpc_history import HistoryRpc
+from services.orchestrator.rpc_interventions import InterventionRpc
 from services.orchestrator.rpc_rollouts import RolloutRpc, flow_of
+from services.orchestrator.verb_queue import queue_limit
 
 STATUS_EVERY_S = 5.0
 # Counts of waiting messages change without a report: they are looked at this often while somebody watches.
@@ -31,10 +36,19 @@ STATUS_LOOK_S = 0.5
 STATUS_LEAST_PAUSE_S = 0.1
 
 
-class FlowRpc(RolloutRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
-    def __init__(self, service: FlowService, rollouts: Rollouts, mesh: MeshView, stopping: asyncio.Event) -> None:
+class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
+    def __init__(
+        self,
+        service: FlowService,
+        rollouts: Rollouts,
+        mesh: MeshView,
+        history: HistoryReader,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._history = history
         self._service = service
         self._rollouts = rollouts
+        self._interventions = Interventions(service)
         self._mesh = mesh
         self._stopping = stopping
 
@@ -61,13 +75,17 @@ class FlowRpc(RolloutRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[mi
 
     async def StartFlow(self, request: flow_pb2.StartFlowRequest, context: Any) -> Any:  # type: ignore[override]
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.start(flow_of(request.name), request.version, request.request_id, timeout_s)
+        operation = await self._service.start(
+            flow_of(request.name), request.version, request.request_id, timeout_s, queue_limit(request, context)
+        )
         return operation_message(operation)
 
     async def StopFlow(self, request: flow_pb2.StopFlowRequest, context: Any) -> Any:  # type: ignore[override]
         mode = DROP if request.mode == flow_pb2.STOP_MODE_DROP else DRAIN
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.stop(flow_of(request.name), mode, request.request_id, timeout_s)
+        operation = await self._service.stop(
+            flow_of(request.name), mode, request.request_id, timeout_s, queue_limit(request, context)
+        )
         return operation_message(operation)
 
     async def GetVersion(self, request: flow_pb2.GetVersionRequest, context: Any) -> flow_pb2.Version:  # type: ignore[override]

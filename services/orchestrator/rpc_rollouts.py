@@ -12,6 +12,7 @@ from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.flow_messages import flow_message, operation_message
 from services.orchestrator.flow_service import START_LIMIT_S, limit_of
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.verb_queue import queue_limit
 
 _STRATEGIES = {
     flow_pb2.STRATEGY_UNSPECIFIED: Strategy.WARM_SWITCH,
@@ -49,16 +50,19 @@ class RolloutRpc:
 
     async def PublishFlow(self, request: flow_pb2.PublishFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
-        return operation_message(await self._rollouts.publish(flow, request.etag, request.request_id, rollout))
+        wait_s = queue_limit(request, context)
+        return operation_message(await self._rollouts.publish(flow, request.etag, request.request_id, rollout, wait_s))
 
     async def RestartFlow(self, request: flow_pb2.RestartFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
-        return operation_message(await self._rollouts.restart(flow, request.etag, request.request_id, rollout))
+        wait_s = queue_limit(request, context)
+        return operation_message(await self._rollouts.restart(flow, request.etag, request.request_id, rollout, wait_s))
 
     async def RollbackFlow(self, request: flow_pb2.RollbackFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
+        wait_s = queue_limit(request, context)
         return operation_message(
-            await self._rollouts.rollback(flow, request.version, request.etag, request.request_id, rollout)
+            await self._rollouts.rollback(flow, request.version, request.etag, request.request_id, rollout, wait_s)
         )
 
     async def DeleteVersion(
