@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from nats.aio.client import Client
 
@@ -77,6 +77,9 @@ class Lease:
             raise self.refusal()
         if not self._connection.is_connected:  # else it would be kept and sent who knows when
             raise Unavailable("the broker is not connected", reason="BROKER_UNREACHABLE", next_step="Try again")
+
+    def is_own(self, leader: LeaseDocument) -> bool:
+        return leader.incarnation == self._incarnation
 
     def refusal(self) -> Unavailable:
         leader = self.leader
@@ -250,18 +253,3 @@ class Lease:
     async def _epoch_is_own(self) -> bool:
         entry = await self._epochs.get(EPOCH_KEY)
         return entry is not None and decode(entry.value or b"", EpochDocument).incarnation == self._incarnation
-
-
-async def until_led(lease: Lease, limit_s: float) -> AsyncIterator[None]:
-    """Yields at once and at each change of who leads, until the limit."""
-    deadline = time.monotonic() + limit_s
-    with lease.watching() as changed:
-        while True:
-            changed.clear()
-            yield
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    await changed.wait()

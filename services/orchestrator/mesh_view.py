@@ -16,6 +16,7 @@ from headrace.model.errors import NotFound
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import wanted_timer
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.lease import Lease
 from services.orchestrator.mesh_queries import gateway_addresses
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -37,7 +38,7 @@ class MeshView:
     observer: InstanceObserver
     resolver: Resolver
     profile: str
-    leader: str
+    lease: Lease
     _gateways: tuple[float, list[str]] = (0.0, [])
     _newest: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -63,13 +64,19 @@ class MeshView:
         return timer_message(wanted_timer(snapshot), step, cursor, int(snapshot.now * 1e9))
 
     async def server_info(self) -> flow_pb2.ServerInfo:
-        gateways = await self.gateways()
+        gateways, flows = await asyncio.gather(self.gateways(), self.reader.stores.all_flows())
+        leader = self.lease.leader
         return flow_pb2.ServerInfo(
             version=headrace.__version__,
             workspace=self.reader.stores.workspace,
             broker_version=str(self.connection.connected_server_version),
             profile=self.profile,
-            leader=self.leader,
+            leader=leader.name if leader is not None else "",
+            leader_address=leader.address if leader is not None else "",
+            epoch=leader.epoch if leader is not None else 0,
+            answered_by=self.lease.name,
+            ingress_repairs=sum(flow.ingress_repairs for flow in flows),
+            strays_moved=sum(flow.strays_moved for flow in flows),
             gateways=len(gateways),
         )
 

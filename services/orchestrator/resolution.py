@@ -24,6 +24,7 @@ from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
+from services.orchestrator.domain.leadership import generation_of
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
@@ -94,7 +95,7 @@ class Resolver:
         that it is tried again.
         """
         started = time.monotonic()
-        flow = document.flow
+        flow, generation = document.flow, generation_of(0, document.leader_epoch)
         try:
             spec = await self._with_pins(flow, spec, document.rollout.pins_of)
             found = await self.check(spec)
@@ -107,7 +108,7 @@ class Resolver:
         except HeadraceError as error:
             now = self._clock.now()
             state = DeploymentState(
-                DeploymentPhase.FAILED, 1, {}, str(error), error.reason, created_at=now, changed_at=now
+                DeploymentPhase.FAILED, generation, {}, str(error), error.reason, created_at=now, changed_at=now
             )
             await self._stores.write_state(flow, deployment, state, 0)
             return
@@ -116,7 +117,7 @@ class Resolver:
         now = self._clock.now()
         state = DeploymentState(
             DeploymentPhase.PREPARING,
-            1,
+            generation,
             await self._replicas(flow, spec, document.rollout.replicas_of),
             created_at=now,
             changed_at=now,

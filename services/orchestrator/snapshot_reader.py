@@ -40,6 +40,8 @@ class SnapshotReader:
             return None
         document, revision = found
         numbers = set(document.live) | ({document.operation.deployment} if document.operation else set()) - {0}
+        if document.target:  # so that what the version ran with before can be compared
+            numbers |= {document.last_deployments.get(str(document.target_version), 0)} - {0}
         intents = [*document.overtaken, *([document.operation] if document.operation else [])]
         views, stream, consumers, route, operations, wanted_route = await asyncio.gather(
             asyncio.gather(*(self._deployment(name, number) for number in sorted(numbers))),

@@ -107,6 +107,18 @@ class SettleMessages:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveStrays:
+    """Stores the next batch of what lies under these owners, for whom nobody works, where it belongs."""
+
+    owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHistory:
+    """Stores the entries that wait in the flow's document, then takes them out."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartInstance:
     instance: InstanceView
     generation: int
@@ -150,6 +162,8 @@ Action: TypeAlias = (
     | PurgeBarriers
     | DropMessages
     | SettleMessages
+    | MoveStrays
+    | RecordHistory
     | StartInstance
     | StopInstance
     | CallInstance

@@ -13,6 +13,7 @@ import msgspec
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.subjects import deployment_owner, parking_owner
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.history_entry import HistoryEntry
 
 DRAIN = "DRAIN"
 DROP = "DROP"
@@ -110,6 +111,9 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # under an owner that nobody works for.
     ingress_repairs: int = 0
     strays_moved: int = 0
+    # Entries of the history that are not stored yet, and the number of the next one.
+    history: tuple[HistoryEntry, ...] = ()
+    history_next: int = 1
     # Raised with each decision that changes the stream.
     assets_generation: int = 0
     # Whether anything was ever started, so that there is a stream.
@@ -141,6 +145,8 @@ class DeletedFlow(msgspec.Struct, frozen=True):
     next_deployment: int
     parking_epoch: int
     assets_generation: int
+    history_next: int = 1
+    history: tuple[HistoryEntry, ...] = ()
 
 
 class VersionDocument(msgspec.Struct, frozen=True):

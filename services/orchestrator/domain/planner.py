@@ -15,9 +15,11 @@ from services.orchestrator.domain.actions import (
     DropMessages,
     EnsureConsumer,
     EnsureStream,
+    Forget,
     PauseConsumer,
     Plan,
     PurgeBarriers,
+    RecordHistory,
     UpdateFlow,
     WriteRoute,
 )
@@ -35,6 +37,7 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
+from services.orchestrator.domain.ingress_repair import plan_ingress_repair, plan_strays
 from services.orchestrator.domain.listener_handover import hands_over, note_gap, waited_long_enough
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
@@ -49,6 +52,8 @@ DEADLINE_SLACK_S = 0.05
 def make_plan(snapshot: Snapshot) -> Plan:
     """All actions for now."""
     first = plan_taking_over(snapshot)
+    if first is None and (repair := plan_ingress_repair(snapshot)):
+        first = repair
     if first is not None:
         return Plan(tuple(first))
     actions: list[Action] = raise_fences(snapshot)
@@ -67,6 +72,11 @@ def make_plan(snapshot: Snapshot) -> Plan:
         operation_actions = [action for action in operation_actions if not isinstance(action, UpdateFlow)]
         actions.append(flow_change)
     actions += operation_actions
+    if not any(isinstance(action, UpdateFlow | ConfirmIngress | Forget) for action in actions):
+        if snapshot.flow.history:
+            actions.append(RecordHistory())
+        else:
+            actions += plan_strays(snapshot)
     return Plan(tuple(actions), _recheck(snapshot))
 
 
@@ -148,7 +158,7 @@ def _switch(snapshot: Snapshot) -> Action | None:
     if flow.ingress != owner:
         return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
     if flow.ingress_confirmed and (_trigger_open(snapshot, flow.target) or waits_for_older(snapshot, flow.target)):
-        return UpdateFlow(_taken_over(flow), "deployment took over")
+        return UpdateFlow(_taken_over(snapshot), "deployment took over")
     return _closing(snapshot)
 
 
@@ -176,11 +186,12 @@ def _restarting(snapshot: Snapshot) -> Action | None:
     return UpdateFlow(change(flow, target_deadline=snapshot.now + flow.rollout.limit_s), "the old deployment is gone")
 
 
-def _taken_over(flow: FlowDocument) -> FlowDocument:
+def _taken_over(snapshot: Snapshot) -> FlowDocument:
+    flow = snapshot.flow
     version = str(flow.target_version)
     state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
     earlier, last = dict(flow.earlier_deployments), flow.last_deployments.get(version)
-    if last:
+    if last and not _same_pins(snapshot, last, flow.target):
         earlier[version] = last
     taken = change(
         flow,
@@ -191,6 +202,12 @@ def _taken_over(flow: FlowDocument) -> FlowDocument:
         earlier_deployments=earlier,
     )
     return _without_target(taken)
+
+
+def _same_pins(snapshot: Snapshot, one: int, other: int) -> bool:
+    plans = [view.plan for number in (one, other) if (view := snapshot.deployments.get(number)) is not None]
+    digests = [{step.name: step.pin.digest for step in plan.steps} for plan in plans if plan is not None]
+    return len(digests) == 2 and digests[0] == digests[1]
 
 
 def _without_target(flow: FlowDocument) -> FlowDocument:
