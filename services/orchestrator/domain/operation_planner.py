@@ -110,7 +110,7 @@ def _took_over(snapshot: Snapshot, intent: OperationIntent, document: OperationD
     gap_ms = view.state.start_ms.get(GAP) if view is not None and view.state is not None else None
     if gap_ms is None:
         return _done(document, snapshot.now, message=message)
-    message += f"; nobody listened for {gap_ms:g} ms, while one listener was drained for the next"
+    message += f"; nobody listened for at most {gap_ms:g} ms, while one listener was drained for the next"
     trouble = broken(snapshot, intent.deployment)
     if not trouble:
         return _done(document, snapshot.now, message=message)
