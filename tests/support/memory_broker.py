@@ -88,7 +88,7 @@ class Stream:
         wild = [
             part
             for token, part in zip(transform["src"].split("."), subject.split("."), strict=True)
-            if token == "*"  # noqa: S105
+            if token == "*"
         ]
         result = str(transform["dest"])
         for index, part in enumerate(wild, 1):
