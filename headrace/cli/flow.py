@@ -1,4 +1,5 @@
-"""`headrace flow`: apply, start, stop, status, list, show, delete; what decides about code is in `rollout`."""
+"""`headrace flow`: apply, start, stop, status, list, show, delete; what decides about code is in `rollout`,
+what is done to a flow at work in `intervention`."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli import rollout
+from headrace.cli import intervention, rollout
 from headrace.cli.component import pushed_words
 from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
+from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
+    QueueOption,
     print_json,
     require_yes,
     run_with_client,
@@ -71,6 +74,7 @@ def start(
     flow: FlowArgument,
     version: Annotated[int, typer.Option(help="Version to run; the newest if not given.", min=0)] = 0,
     timeout_s: LimitOption = 120.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -82,7 +86,7 @@ def start(
         result = await client.start(flow, version=version, timeout_s=timeout_s, progress=progress_lines(as_json))
         return result, await client.get_status(flow)
 
-    result, status = run_with_client(work, address=address, data=data, as_json=as_json)
+    result, status = run_with_client(work, address=address, data=data, as_json=as_json, queue=queue)
     if printed_as_json(result, as_json):
         return
     name, took_s = flow_id(result.flow or flow), time.monotonic() - began
@@ -102,22 +106,30 @@ def stop(
     drop: Annotated[bool, typer.Option("--drop", help="Throw waiting messages away.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --drop.")] = False,
     timeout_s: LimitOption = 60.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
     """Stop the flow: finish what waits (default), or throw it away with --drop."""
     if drop:
-        require_yes(yes, f"Throw away every message that waits in {flow}?")
+        require_yes(yes, f"Throw away {waiting_words(flow, address, data)} in {flow}?")
 
     async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
         return await client.stop(flow, drop=drop, timeout_s=timeout_s, progress=progress_lines(as_json))
 
-    result = run_with_client(work, address=address, data=data, as_json=as_json)
+    result = run_with_client(work, address=address, data=data, as_json=as_json, queue=queue)
     if printed_as_json(result, as_json):
         return
     dropped = f", {result.dropped} messages dropped" if drop else ", nothing waits"
     print(f"{flow_id(result.flow or flow)}: STOPPED{dropped}")
+
+
+app.command()(intervention.suspend)
+app.command()(intervention.resume)
+app.command()(intervention.scale)
+app.command()(intervention.cancel)
+app.command("drain-choice")(intervention.drain_choice)
 
 
 @app.command()

@@ -27,6 +27,8 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
         lines.append(f"webhook {status.webhook_url}")
     if status.HasField("timer"):
         lines.append(_timer_line(status.timer))
+    if status.HasField("suspension"):
+        lines.append(suspension_line(status.suspension))
     if status.steps:
         lines += ["", steps_table(status.steps)]
     if len(status.deployments) > 1:
@@ -48,6 +50,15 @@ def _timer_line(timer: flow_pb2.TimerStatus) -> str:
     return "  ".join(words)
 
 
+def suspension_line(suspension: flow_pb2.Suspension) -> str:
+    """What a suspended flow keeps, and until when it takes more."""
+    taking = f"takes messages until {_moment(suspension.until)}"
+    if suspension.limit_reached:
+        taking = f"takes no more messages (limit: {suspension.limit_reached.lower()})"
+    since = _moment(suspension.since)
+    return f"suspended since {since}: keeps {suspension.kept} of at most {suspension.max_messages} messages, {taking}"
+
+
 def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
     """One line per step."""
     rows = [
@@ -56,7 +67,7 @@ def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
             step_word(step.state),
             revision_words(step),
             short_digest(step.pin.digest) or "-",
-            f"{running_instances(step)}/{len(step.instances)}",
+            f"{running_instances(step)}/{max(step.replicas, 1)}",
             step.waiting,
             step.in_flight,
         )

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
-from headrace.cli.invocation import AddressOption, DataOption, JsonOption, print_json, require_yes, run_with_client
+from headrace.cli.invocation import (
+    AddressOption,
+    DataOption,
+    JsonOption,
+    QueueOption,
+    print_json,
+    require_yes,
+    run_with_client,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +52,7 @@ def publish(
     strategy: StrategyOption = StrategyName.WARM_SWITCH,
     strict_order: StrictOption = False,
     timeout_s: LimitOption = 120.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -59,7 +68,7 @@ def publish(
             progress=progress_lines(as_json),
         )
 
-    result = _rolled_out(work, as_json, address, data)
+    result = _rolled_out(work, as_json, address, data, queue)
     if result is None:
         return
     name = flow_id(result.flow or flow)
@@ -76,6 +85,7 @@ def restart(
     strategy: StrategyOption = StrategyName.WARM_SWITCH,
     strict_order: StrictOption = False,
     timeout_s: LimitOption = 120.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -91,7 +101,7 @@ def restart(
             progress=progress_lines(as_json),
         )
 
-    result = _rolled_out(work, as_json, address, data)
+    result = _rolled_out(work, as_json, address, data, queue)
     if result is None:
         return
     name = flow_id(result.flow or flow)
@@ -105,6 +115,7 @@ def rollback(
     strategy: StrategyOption = StrategyName.WARM_SWITCH,
     strict_order: StrictOption = False,
     timeout_s: LimitOption = 120.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -121,7 +132,7 @@ def rollback(
             progress=progress_lines(as_json),
         )
 
-    result = _rolled_out(work, as_json, address, data)
+    result = _rolled_out(work, as_json, address, data, queue)
     if result is None:
         return
     name = flow_id(result.flow or flow)
@@ -167,10 +178,16 @@ def _rolled_out(
     as_json: bool,
     address: str | None,
     data: Path | None,
+    queue: bool,
 ) -> flow_pb2.FlowOperationResult | None:
     """The result, None where it was printed as JSON. An interrupt ends the waiting only, and says so."""
     result = run_with_client(
-        work, address=address, data=data, as_json=as_json, if_interrupted="What was begun goes on in the mesh"
+        work,
+        address=address,
+        data=data,
+        as_json=as_json,
+        if_interrupted="What was begun goes on in the mesh",
+        queue=queue,
     )
     return None if printed_as_json(result, as_json) else result
 

@@ -55,7 +55,7 @@ class RolloutCalls(OperationCalls):
     ) -> Any:
         """Like `publish`, without waiting: answers the operation."""
         request = flow_pb2.PublishFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._call(self._flows().PublishFlow, _filled(request, strategy, strict_order, timeout_s))
+        return await self._begin(self._flows().PublishFlow, _filled(request, strategy, strict_order, timeout_s))
 
     async def restart(
         self,
@@ -84,7 +84,7 @@ class RolloutCalls(OperationCalls):
     ) -> Any:
         """Like `restart`, without waiting: answers the operation."""
         request = flow_pb2.RestartFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._call(self._flows().RestartFlow, _filled(request, strategy, strict_order, timeout_s))
+        return await self._begin(self._flows().RestartFlow, _filled(request, strategy, strict_order, timeout_s))
 
     async def rollback(
         self,
@@ -120,7 +120,7 @@ class RolloutCalls(OperationCalls):
         request = flow_pb2.RollbackFlowRequest(
             name=resource("flows", flow), version=version, etag=etag, request_id=new_request_id()
         )
-        return await self._call(self._flows().RollbackFlow, _filled(request, strategy, strict_order, timeout_s))
+        return await self._begin(self._flows().RollbackFlow, _filled(request, strategy, strict_order, timeout_s))
 
     async def draft_from(self, flow: str, version: int, *, etag: str = "") -> flow_pb2.Flow:
         """Makes a version the draft again."""
