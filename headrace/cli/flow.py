@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli import intervention, rollout
+from headrace.cli import history, intervention, rollout
 from headrace.cli.component import pushed_words
 from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
 from headrace.cli.intervention import waiting_words
@@ -130,6 +130,7 @@ app.command()(intervention.resume)
 app.command()(intervention.scale)
 app.command()(intervention.cancel)
 app.command("drain-choice")(intervention.drain_choice)
+app.command()(history.history)
 
 
 @app.command()

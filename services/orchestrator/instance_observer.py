@@ -134,7 +134,8 @@ class InstanceObserver:
         self._guard()
         request = agent_pb2.StartInstanceRequest(spec=spec, generation=generation)
         answer = await self._agent.StartInstance(request, timeout=CALL_TIMEOUT_S)
-        if spec.name not in self.instances:
+        known = self.instances.get(spec.name)
+        if known is None or known.generation < answer.instance.generation:
             self._take([answer.instance])
 
     async def stop_instance(self, name: str, generation: int) -> None:
