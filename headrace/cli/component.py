@@ -1,13 +1,21 @@
-"""`headrace component`: push, list, show."""
+"""`headrace component`: push, list, show, upgrade, gc."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.invocation import AddressOption, DataOption, JsonOption, print_json, run_with_client
+from headrace.cli.invocation import (
+    AddressOption,
+    DataOption,
+    JsonOption,
+    print_json,
+    require_yes,
+    run_with_client,
+)
 from headrace.cli.tables import byte_size, short_digest, table
 
 if TYPE_CHECKING:
@@ -96,6 +104,81 @@ def show(
         for revision in revisions
     ]
     print(table(("REVISION", "DIGEST", "VERSION", "SIZE", "PUSHED", "PINNED BY"), rows))
+
+
+@app.command()
+def upgrade(
+    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    component: Annotated[
+        list[str] | None, typer.Option("--component", metavar="NAME", help="Only this component; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Write the newest revisions into a flow's draft, as exact pins; publish makes them run."""
+    answer = run_with_client(
+        lambda client: client.upgrade_draft(flow, components=component or ()),
+        address=address,
+        data=data,
+        as_json=as_json,
+    )
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(answer))
+        return
+    name = answer.flow.name.removeprefix("flows/")
+    if not answer.changes:
+        print(f"{name}: every step has the newest revision already, the draft is as it was")
+        return
+    print(f"{name}: draft updated")
+    for step, change in sorted(answer.changes.items()):
+        print(f"  {step}: {change}")
+    if sys.stdout.isatty():
+        print(f"  next: headrace flow publish {name}")
+
+
+@app.command()
+def gc(
+    component: Annotated[str, typer.Argument(help="Name of the component; all if not given.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Delete revisions that nobody pins and no tag names (never the newest), listing them first."""
+    from headrace.cli.plain import plain
+
+    unused = run_with_client(
+        lambda client: client.purge_revisions(component), address=address, data=data, as_json=as_json
+    )
+    if not unused:
+        print_json({"deleted": []}) if as_json else print("nothing to delete: every revision is pinned, tagged or new")
+        return
+    if not as_json:
+        rows = [
+            (
+                revision.name.removeprefix("components/").replace("/revisions/", "@"),
+                short_digest(revision.digest),
+                byte_size(revision.bundle_bytes),
+                revision.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ"),
+            )
+            for revision in unused
+        ]
+        print(table(("REVISION", "DIGEST", "SIZE", "PUSHED"), rows))
+    require_yes(yes, f"Delete these {len(unused)} revisions?")
+    names = [revision.name for revision in unused]
+    deleted = run_with_client(
+        lambda client: client.purge_revisions(component, force=True, names=names),
+        address=address,
+        data=data,
+        as_json=as_json,
+    )
+    if as_json:
+        print_json({"deleted": [plain(revision) for revision in deleted]})
+    else:
+        print(f"deleted {len(deleted)} revisions, {byte_size(sum(item.bundle_bytes for item in deleted))}")
 
 
 def pushed_words(number: int, created: bool) -> str:

@@ -1,24 +1,27 @@
-"""`headrace flow`: apply, publish, start, stop, status, list, show, delete."""
+"""`headrace flow`: apply, start, stop, status, list, show, delete; what decides about code is in `rollout`,
+what is done to a flow at work in `intervention`."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli import history, intervention, rollout
 from headrace.cli.component import pushed_words
+from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
+from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
+    QueueOption,
     print_json,
     require_yes,
     run_with_client,
 )
-from headrace.cli.progress import ProgressLines
 
 if TYPE_CHECKING:
     from headrace.api.flow.v1 import flow_pb2
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from headrace.client.apply import AppliedComponent, AppliedFlow
 
 app = typer.Typer(no_args_is_help=True, help="Flows: draft, version, deployment.")
-
-FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.")]
-LimitOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=3600, help="Limit.")]
 
 
 @app.command()
@@ -66,27 +66,7 @@ def apply(
         hint(f"headrace flow start {name}")
 
 
-@app.command()
-def publish(
-    flow: FlowArgument,
-    timeout_s: LimitOption = 130.0,
-    as_json: JsonOption = False,
-    address: AddressOption = None,
-    data: DataOption = None,
-) -> None:
-    """Make the draft the next version; where the flow runs, the version is deployed."""
-
-    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
-        return await client.publish(flow, timeout_s=timeout_s, progress=_progress(as_json))
-
-    result = run_with_client(work, address=address, data=data, as_json=as_json)
-    if _printed_as_json(result, as_json):
-        return
-    name = flow_id(result.flow or flow)
-    deployed = f", deployment {result.deployment} runs it" if result.deployment else ""
-    print(f"{name}: published version {result.version}{deployed}")
-    if not result.deployment:
-        hint(f"headrace flow start {name}")
+app.command()(rollout.publish)
 
 
 @app.command()
@@ -94,6 +74,7 @@ def start(
     flow: FlowArgument,
     version: Annotated[int, typer.Option(help="Version to run; the newest if not given.", min=0)] = 0,
     timeout_s: LimitOption = 120.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -102,11 +83,11 @@ def start(
     began = time.monotonic()
 
     async def work(client: AsyncClient) -> tuple[flow_pb2.FlowOperationResult, flow_pb2.FlowStatus]:
-        result = await client.start(flow, version=version, timeout_s=timeout_s, progress=_progress(as_json))
+        result = await client.start(flow, version=version, timeout_s=timeout_s, progress=progress_lines(as_json))
         return result, await client.get_status(flow)
 
-    result, status = run_with_client(work, address=address, data=data, as_json=as_json)
-    if _printed_as_json(result, as_json):
+    result, status = run_with_client(work, address=address, data=data, as_json=as_json, queue=queue)
+    if printed_as_json(result, as_json):
         return
     name, took_s = flow_id(result.flow or flow), time.monotonic() - began
     print(f"{name}: RUNNING, version {result.version}, deployment {result.deployment} ({took_s:.2f} s)")
@@ -115,28 +96,41 @@ def start(
     hint(f"headrace flow status {name}")
 
 
+app.command()(rollout.restart)
+app.command()(rollout.rollback)
+
+
 @app.command()
 def stop(
     flow: FlowArgument,
     drop: Annotated[bool, typer.Option("--drop", help="Throw waiting messages away.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --drop.")] = False,
     timeout_s: LimitOption = 60.0,
+    queue: QueueOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
     """Stop the flow: finish what waits (default), or throw it away with --drop."""
     if drop:
-        require_yes(yes, f"Throw away every message that waits in {flow}?")
+        require_yes(yes, f"Throw away {waiting_words(flow, address, data)} in {flow}?")
 
     async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
-        return await client.stop(flow, drop=drop, timeout_s=timeout_s, progress=_progress(as_json))
+        return await client.stop(flow, drop=drop, timeout_s=timeout_s, progress=progress_lines(as_json))
 
-    result = run_with_client(work, address=address, data=data, as_json=as_json)
-    if _printed_as_json(result, as_json):
+    result = run_with_client(work, address=address, data=data, as_json=as_json, queue=queue)
+    if printed_as_json(result, as_json):
         return
     dropped = f", {result.dropped} messages dropped" if drop else ", nothing waits"
     print(f"{flow_id(result.flow or flow)}: STOPPED{dropped}")
+
+
+app.command()(intervention.suspend)
+app.command()(intervention.resume)
+app.command()(intervention.scale)
+app.command()(intervention.cancel)
+app.command("drain-choice")(intervention.drain_choice)
+app.command()(history.history)
 
 
 @app.command()
@@ -148,7 +142,7 @@ def status(
 ) -> None:
     """Show state, steps, pinned revisions, instances, and what waits."""
     found = run_with_client(lambda client: client.get_status(flow), address=address, data=data, as_json=as_json)
-    if not _printed_as_json(found, as_json):
+    if not printed_as_json(found, as_json):
         from headrace.cli.flow_tables import status_text
 
         print(status_text(found))
@@ -196,6 +190,9 @@ def show(
         print(flow_text(found, versions, deployments))
 
 
+app.command()(rollout.draft)
+
+
 @app.command()
 def delete(
     flow: FlowArgument,
@@ -213,24 +210,4 @@ def delete(
         print(f"{flow_id(flow)}: deleted")
 
 
-def flow_id(name: str) -> str:
-    """`orders` for `flows/orders`."""
-    return name.removeprefix("flows/")
-
-
-def hint(command: str) -> None:
-    """What to type next; for people only, so not into a pipe."""
-    if sys.stdout.isatty():
-        print(f"  next: {command}")
-
-
-def _progress(as_json: bool) -> ProgressLines | None:
-    return None if as_json else ProgressLines()
-
-
-def _printed_as_json(message: flow_pb2.FlowOperationResult | flow_pb2.FlowStatus, as_json: bool) -> bool:
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(message))
-    return as_json
+app.command("delete-version")(rollout.delete_version)

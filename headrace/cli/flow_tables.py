@@ -9,6 +9,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.cli.plain import enum_word
 from headrace.cli.tables import short_digest, table
+from headrace.model.durations import format_duration
 
 
 def status_text(status: flow_pb2.FlowStatus) -> str:
@@ -24,6 +25,10 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     lines = ["  ".join(head)]
     if status.webhook_url:
         lines.append(f"webhook {status.webhook_url}")
+    if status.HasField("timer"):
+        lines.append(_timer_line(status.timer))
+    if status.HasField("suspension"):
+        lines.append(suspension_line(status.suspension))
     if status.steps:
         lines += ["", steps_table(status.steps)]
     if len(status.deployments) > 1:
@@ -31,6 +36,27 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     lines += [f"problem: {problem}" for problem in status.problems]
     lines += _instance_troubles(status.steps)
     return "\n".join(lines)
+
+
+def _timer_line(timer: flow_pb2.TimerStatus) -> str:
+    words = [f"timer {timer.step} every {format_duration(timer.every.ToTimedelta().total_seconds())}"]
+    if timer.HasField("next_instant"):
+        words.append(f"next {_moment(timer.next_instant)}")
+    words.append(f"{timer.ticks} ticks")
+    if timer.skipped:
+        words.append(f"{timer.skipped} skipped (too late after an outage)")
+    if timer.edge_full:
+        words.append(f"{timer.edge_full} dropped (the step had too many waiting)")
+    return "  ".join(words)
+
+
+def suspension_line(suspension: flow_pb2.Suspension) -> str:
+    """What a suspended flow keeps, and until when it takes more."""
+    taking = f"takes messages until {_moment(suspension.until)}"
+    if suspension.limit_reached:
+        taking = f"takes no more messages (limit: {suspension.limit_reached.lower()})"
+    since = _moment(suspension.since)
+    return f"suspended since {since}: keeps {suspension.kept} of at most {suspension.max_messages} messages, {taking}"
 
 
 def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
@@ -41,7 +67,7 @@ def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
             step_word(step.state),
             revision_words(step),
             short_digest(step.pin.digest) or "-",
-            f"{running_instances(step)}/{len(step.instances)}",
+            f"{running_instances(step)}/{max(step.replicas, 1)}",
             step.waiting,
             step.in_flight,
         )
@@ -113,6 +139,27 @@ def flow_text(
         ]
         lines += ["", table(("DEPLOYMENT", "VERSION", "PHASE", "CREATED", "PINS"), table_rows)]
     return "\n".join(lines)
+
+
+def difference_lines(difference: flow_pb2.FlowDifference) -> list[str]:
+    """What differs from the deployment that ran before, a line each; one line where nothing does."""
+    lines = [f"{item.field}: {_values(item)}" for item in difference.fields]
+    for step in difference.steps:
+        old, new = f"{step.old_component}@{step.old_revision}", f"{step.new_component}@{step.new_revision}"
+        if step.change == "added":
+            lines.append(f"+ {step.step}: {new} ({short_digest(step.new_digest)})")
+        elif step.change == "removed":
+            lines.append(f"- {step.step}: {old}")
+        else:
+            if step.old_digest != step.new_digest:
+                digests = f"{short_digest(step.old_digest)} -> {short_digest(step.new_digest)}"
+                lines.append(f"~ {step.step}: {old} -> {new} ({digests})")
+            lines += [f"~ {step.step}: {item.field} {_values(item)}" for item in step.fields]
+    return lines or [f"the same as deployment {difference.against}"]
+
+
+def _values(field: flow_pb2.FieldDifference) -> str:
+    return f"{field.old_json or '(none)'} -> {field.new_json or '(none)'}"
 
 
 def _graph(spec: flow_pb2.FlowSpec) -> str:

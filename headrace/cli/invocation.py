@@ -23,6 +23,8 @@ FAILED = 1
 WRONG_USAGE = 2
 UNREACHABLE = 3
 INTERRUPTED = 130
+# How long --queue waits for the operation at work.
+QUEUE_S = 600.0
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +36,9 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Data directory of the mesh; default $HEADRACE_DATA or ./.headrace."),
 ]
+QueueOption = Annotated[
+    bool, typer.Option("--queue", help="Wait for the operation at work on the flow instead of being refused.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 
 
@@ -43,24 +48,41 @@ def run_with_client(
     address: str | None,
     data: Path | None,
     as_json: bool = False,
+    if_interrupted: str = "",
+    queue: bool = False,
 ) -> Answer:
-    """Runs `work` with an open client; prints an error in one or two lines and exits with its status."""
+    """Runs `work` with an open client; prints an error in one or two lines and exits with its status.
+
+    `if_interrupted` is what a person should know who ends it with Ctrl-C.
+    """
     try:
-        return asyncio.run(_open_and_run(work, address, data))
+        return asyncio.run(_open_and_run(work, address, data, QUEUE_S if queue else 0.0))
     except HeadraceError as error:
         print_error(error, as_json=as_json)
         raise typer.Exit(UNREACHABLE if isinstance(error, Unavailable) else FAILED) from None
     except KeyboardInterrupt:
+        if if_interrupted:
+            print(f"headrace: interrupted. {if_interrupted}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
 async def _open_and_run(
-    work: Callable[[AsyncClient], Awaitable[Answer]], address: str | None, data: Path | None
+    work: Callable[[AsyncClient], Awaitable[Answer]], address: str | None, data: Path | None, queue_s: float
 ) -> Answer:
     from headrace.client import AsyncClient
 
-    async with AsyncClient(find_address(address, data)) as client:
+    async with AsyncClient(find_address(address, data), user=user_name(), queue_s=queue_s) as client:
         return await work(client)
+
+
+def user_name() -> str:
+    """Who types, for the history: the operating system's name of the user."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 def find_address(address: str | None, data: Path | None) -> str:
@@ -70,7 +92,7 @@ def find_address(address: str | None, data: Path | None) -> str:
     from headrace.edge.data_directory import read_endpoints
 
     try:
-        return str(read_endpoints(data).api)
+        return str(read_endpoints(data).any_api)
     except NotFound as error:
         raise Unavailable(error.message, reason=error.reason, next_step=error.next_step) from error
 

@@ -199,6 +199,7 @@ class Mesh:
         open_to = reachable(self.options.host)
         return Endpoints(
             api=address(open_to, self._ports[ORCHESTRATOR]),
+            apis=[address(open_to, self._ports[role]) for role in self.options.orchestrator_roles()],
             gateways=[address(open_to, self._ports[role]) for role in self.options.gateway_roles()],
             nats=self.nats_url,
             registry=address(LOOPBACK, self._ports[REGISTRY]),

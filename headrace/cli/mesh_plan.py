@@ -18,6 +18,7 @@ ORCHESTRATOR = "orchestrator"
 AGENT = "agent"
 GATEWAY = "gateway"
 GATEWAY_LIMIT = 16
+ORCHESTRATOR_LIMIT = 4
 LOOPBACK = "127.0.0.1"
 
 # Who is asked to stop after whom, and how long each may take (seconds).
@@ -47,16 +48,26 @@ class MeshOptions:
     api_port: int = 0
     http_port: int = 0
     gateways: int = 1
+    orchestrators: int = 1
     workspace: str = "default"
     log_level: str = "info"
 
     def roles(self) -> list[str]:
         """All processes but the broker, in the order of starting."""
-        return [REGISTRY, ORCHESTRATOR, AGENT, *self.gateway_roles()]
+        return [REGISTRY, *self.orchestrator_roles(), AGENT, *self.gateway_roles()]
+
+    def orchestrator_roles(self) -> list[str]:
+        """`orchestrator`, `orchestrator-2`, ...: one leads, the others stand by."""
+        return numbered(ORCHESTRATOR, self.orchestrators)
 
     def gateway_roles(self) -> list[str]:
         """`gateway`, `gateway-2`, ..."""
-        return [GATEWAY if number == 1 else f"{GATEWAY}-{number}" for number in range(1, self.gateways + 1)]
+        return numbered(GATEWAY, self.gateways)
+
+
+def numbered(kind: str, count: int) -> list[str]:
+    """`kind`, `kind-2`, `kind-3`, ..."""
+    return [kind if number == 1 else f"{kind}-{number}" for number in range(1, count + 1)]
 
 
 def check_options(options: MeshOptions) -> None:
@@ -64,16 +75,23 @@ def check_options(options: MeshOptions) -> None:
     check_name("workspace", options.workspace)
     if not 1 <= options.gateways <= GATEWAY_LIMIT:
         raise InvalidInput.at("gateways", options.gateways, f"is not between 1 and {GATEWAY_LIMIT}")
+    if not 1 <= options.orchestrators <= ORCHESTRATOR_LIMIT:
+        raise InvalidInput.at("orchestrators", options.orchestrators, f"is not between 1 and {ORCHESTRATOR_LIMIT}")
     if options.profile not in ("durable", "fast"):
         raise InvalidInput.at("profile", options.profile, "is not a profile", next_step="Use durable or fast")
-    for field, port, count in (("api-port", options.api_port, 1), ("http-port", options.http_port, options.gateways)):
+    for field, port, count in (
+        ("api-port", options.api_port, options.orchestrators),
+        ("http-port", options.http_port, options.gateways),
+    ):
         if not 0 <= port <= 65535 - count:
             raise InvalidInput.at(field, port, "is not a port", next_step="Use 1 to 65535, or 0 for a free one")
 
 
 def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int]:
     """A port for each role. InvalidInput when one that a person asked for is taken."""
-    asked = {ORCHESTRATOR: ("api-port", options.api_port)}
+    asked: dict[str, tuple[str, int]] = {}
+    for offset, role in enumerate(options.orchestrator_roles()):
+        asked[role] = ("api-port", options.api_port + offset if options.api_port else 0)
     for offset, role in enumerate(options.gateway_roles()):
         asked[role] = ("http-port", options.http_port + offset if options.http_port else 0)
     chosen: dict[str, int] = {}
@@ -100,7 +118,7 @@ def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int
 
 def listening_host(role: str, options: MeshOptions) -> str:
     """Broker, registry and agent have no authentication and are for this machine alone."""
-    return options.host if role == ORCHESTRATOR or role in options.gateway_roles() else LOOPBACK
+    return options.host if role.partition("-")[0] in (ORCHESTRATOR, GATEWAY) else LOOPBACK
 
 
 def reachable(host: str) -> str:
@@ -129,6 +147,7 @@ def service_command(
         arguments += ["--registry", address(LOOPBACK, ports[REGISTRY])]
     if kind == ORCHESTRATOR:
         arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.profile]
+        arguments += ["--name", role, "--advertise", address(reachable(options.host), ports[role])]
     if kind == AGENT:
         arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]
         arguments += ["--logs", str(directory.instance_logs)]

@@ -27,4 +27,13 @@ class ProgressLines:
         for step, state in sorted(now.steps.items()):
             if self._told.get(step) != state:
                 self._told[step] = state
-                print(f"  {elapsed_s:5.1f} s  {step}: {state}", file=sys.stderr, flush=True)
+                self._tell(elapsed_s, f"{step}: {state}")
+        for line in now.draining:
+            owner, _, rest = line.partition(":")
+            if self._told.get(owner) != rest:
+                self._told[owner] = rest
+                self._tell(elapsed_s, f"draining {line}")
+
+    @staticmethod
+    def _tell(elapsed_s: float, text: str) -> None:
+        print(f"  {elapsed_s:5.1f} s  {text}", file=sys.stderr, flush=True)

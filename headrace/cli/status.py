@@ -56,7 +56,7 @@ def _local_facts(data: Path | None, as_json: bool) -> tuple[dict[str, Any], Head
         raise typer.Exit(UNREACHABLE) from None
 
     async def ask() -> dict[str, Any]:
-        async with AsyncClient(endpoints.api, timeout_s=ANSWER_LIMIT_S) as client:
+        async with AsyncClient(endpoints.any_api, timeout_s=ANSWER_LIMIT_S) as client:
             return await read_mesh(client)
 
     facts = local_facts(endpoints)
@@ -73,6 +73,8 @@ def local_facts(endpoints: Endpoints) -> dict[str, Any]:
 
     addresses = {"orchestrator": endpoints.api, "registry": endpoints.registry, "agent": endpoints.agent}
     addresses["broker"] = without_password(endpoints.nats)
+    orchestrators = [role for role in endpoints.processes if role.startswith("orchestrator")]
+    addresses |= dict(zip(orchestrators, endpoints.apis, strict=False))
     roles = [role for role in endpoints.processes if role.startswith("gateway")]
     addresses |= dict(zip(roles, (f"http://{gateway}" for gateway in endpoints.gateways), strict=False))
     return {
@@ -99,6 +101,11 @@ async def read_mesh(client: AsyncClient) -> dict[str, Any]:
         "version": info.version,
         "api": client.address,
         "profile": info.profile,
+        "leader": info.leader,
+        "leader_address": info.leader_address,
+        "epoch": info.epoch,
+        "ingress_repairs": info.ingress_repairs,
+        "strays_moved": info.strays_moved,
         "flows": [_flow_facts(flow) for flow in flows],
     }
 
@@ -119,6 +126,11 @@ def _flow_facts(flow: Any) -> dict[str, Any]:
 def as_text(facts: dict[str, Any]) -> str:
     """Two tables and what they are about."""
     head = [f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version") if facts.get(name)]
+    if facts.get("epoch"):
+        head.append(f"leader: {facts['leader'] or 'none'} at {facts['leader_address']} (epoch {facts['epoch']})")
+    if facts.get("ingress_repairs") or facts.get("strays_moved"):
+        repairs = f"{facts['ingress_repairs']} stale ingress switches, {facts['strays_moved']} stray messages"
+        head.append(f"put right: {repairs}")
     parts = ["\n".join(head)]
     if "processes" in facts:
         rows = [(item["role"], item["state"], item["pid"] or "-", item["address"]) for item in facts["processes"]]

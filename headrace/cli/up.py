@@ -34,6 +34,9 @@ def up(
     api_port: Annotated[int, typer.Option(metavar="PORT", help="Of the gRPC API; 0: last one, or free.")] = 0,
     http_port: Annotated[int, typer.Option(metavar="PORT", help="Of the first gateway; 0: last one, or free.")] = 0,
     gateways: Annotated[int, typer.Option(metavar="N", help="Gateways; they take ports in a row.")] = 1,
+    orchestrators: Annotated[
+        int, typer.Option(metavar="N", help="Orchestrators: one leads, the others stand by; ports in a row.")
+    ] = 1,
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -51,6 +54,7 @@ def up(
         api_port=api_port,
         http_port=http_port,
         gateways=gateways,
+        orchestrators=orchestrators,
         workspace=workspace,
         log_level=log_level,
     )
@@ -84,7 +88,7 @@ def summary(mesh: Mesh) -> str:
         kept = "an acknowledged message is on disk" if ends.profile == "durable" else "synced every 2 minutes"
         profile = f"{ends.profile}: {kept}"
     rows: list[tuple[str, str]] = [
-        ("API (gRPC)", ends.api),
+        *[("API (gRPC)", address) for address in ends.apis],
         *[("gateway (HTTP)", f"http://{address}/hook/<flow>") for address in ends.gateways],
         ("broker", broker),
         ("profile", profile),

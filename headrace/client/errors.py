@@ -14,6 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from headrace.model.errors import (
     AlreadyExists,
+    Cancelled,
     Conflict,
     Damaged,
     DeadlineExceeded,
@@ -40,6 +41,7 @@ _CLASSES: dict[str, type[HeadraceError]] = {
         DeadlineExceeded,
         Unavailable,
         Damaged,
+        Cancelled,
     )
 }
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
 from headrace.client.calls import was_repeated
-from headrace.client.operations import OperationCalls, Progress
+from headrace.client.intervention_calls import InterventionCalls
+from headrace.client.operations import Progress
+from headrace.client.rollout_calls import WAIT_MARGIN_S
 from headrace.client.session import PAGE_SIZE, new_request_id, resource
 from headrace.model.errors import AlreadyExists, NotFound
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
-PUBLISH_TIMEOUT_S = 130.0
-# An operation ends by its own limit; the wait for it is this much longer.
-WAIT_MARGIN_S = 10.0
 
 
-class FlowCalls(OperationCalls):
+class FlowCalls(InterventionCalls):
     """Flow names may be given as `orders` or as `flows/orders`."""
 
     async def create_flow(self, flow: str, spec: flow_pb2.FlowSpec, *, validate_only: bool = False) -> flow_pb2.Flow:
@@ -91,18 +90,6 @@ class FlowCalls(OperationCalls):
 
         return await self._collect(page)
 
-    async def publish(
-        self, flow: str, *, etag: str = "", timeout_s: float = PUBLISH_TIMEOUT_S, progress: Progress | None = None
-    ) -> flow_pb2.FlowOperationResult:
-        """Makes the draft the next version, and waits until it is (and is deployed, where the flow runs)."""
-        operation = await self.begin_publish(flow, etag=etag)
-        return await self.wait_operation(operation, timeout_s=timeout_s, progress=progress)
-
-    async def begin_publish(self, flow: str, *, etag: str = "") -> Any:
-        """Like `publish`, without waiting: answers the operation."""
-        request = flow_pb2.PublishFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._call(self._flows().PublishFlow, request)
-
     async def start(
         self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S, progress: Progress | None = None
     ) -> flow_pb2.FlowOperationResult:
@@ -117,7 +104,7 @@ class FlowCalls(OperationCalls):
         """Like `start`, without waiting: answers the operation."""
         request = flow_pb2.StartFlowRequest(name=resource("flows", flow), version=version, request_id=new_request_id())
         request.timeout.FromMilliseconds(int(timeout_s * 1000))
-        return await self._call(self._flows().StartFlow, request)
+        return await self._begin(self._flows().StartFlow, request)
 
     async def stop(
         self, flow: str, *, drop: bool = False, timeout_s: float = STOP_TIMEOUT_S, progress: Progress | None = None
@@ -134,7 +121,7 @@ class FlowCalls(OperationCalls):
         mode = flow_pb2.STOP_MODE_DROP if drop else flow_pb2.STOP_MODE_DRAIN
         request = flow_pb2.StopFlowRequest(name=resource("flows", flow), mode=mode, request_id=new_request_id())
         request.timeout.FromMilliseconds(int(timeout_s * 1000))
-        return await self._call(self._flows().StopFlow, request)
+        return await self._begin(self._flows().StopFlow, request)
 
     async def get_status(self, flow: str) -> flow_pb2.FlowStatus:
         """Steps, pins, instances, waiting messages, as they are now."""
@@ -181,9 +168,23 @@ class FlowCalls(OperationCalls):
         request = hop_pb2.GetHopsRequest(flow=resource("flows", flow), deployment=deployment)
         return await self._call(stub.GetHops, request)
 
+    async def list_history(
+        self, flow: str = "", *, limit: int = 50, page_token: str = ""
+    ) -> tuple[list[flow_pb2.HistoryEntry], str]:
+        """Who decided what, newest first: of a flow, or of all flows and the leader. At most `limit` entries (500 a
+        page), and the token with which the list goes on (empty at its end)."""
+        stub, found, token = self._flows(), [], page_token
+        while True:
+            size = min(PAGE_SIZE, limit - len(found))
+            request = flow_pb2.ListHistoryRequest(
+                parent=resource("flows", flow) if flow else "", page_size=size, page_token=token
+            )
+            answer = await self._call(stub.ListHistory, request)
+            found.extend(answer.entries)
+            token = answer.next_page_token
+            if not token or len(found) >= limit:
+                return found, token
+
     async def server_info(self) -> flow_pb2.ServerInfo:
         """Version, broker, durability profile, number of gateways."""
         return await self._call(self._flows().GetServerInfo, flow_pb2.GetServerInfoRequest())
-
-    def _flows(self) -> flow_pb2_grpc.FlowServiceAsyncStub:
-        return flow_pb2_grpc.FlowServiceStub(self.channel)

@@ -27,6 +27,12 @@ Progress = Callable[[flow_pb2.FlowOperationMetadata], None]
 class OperationCalls(Session):
     """`google.longrunning.Operations`."""
 
+    async def _begin(self, method: grpc.aio.UnaryUnaryMultiCallable[Any, Any], request: Any) -> Any:
+        """A call that begins an operation on a flow."""
+        if self.queue_s > 0:
+            request.wait_for_running = True
+        return await self._call(method, request, timeout_s=self.timeout_s + self.queue_s)
+
     async def get_operation(self, name: str) -> Any:
         """The operation as it is now (`google.longrunning.Operation`)."""
         stub = operations_pb2_grpc.OperationsStub(self.channel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -84,6 +84,19 @@ class RegistryCalls(Session):
         """Deletes a revision that nobody pins; WrongState names those who do."""
         request = registry_pb2.DeleteRevisionRequest(name=revision_name(component, number))
         await self._call(self._registry().DeleteRevision, request)
+
+    async def purge_revisions(
+        self, component: str = "", *, force: bool = False, names: Sequence[str] = ()
+    ) -> list[registry_pb2.Revision]:
+        """Revisions that nobody pins and no tag names, the newest of each component never among them.
+
+        They are deleted with `force` (only those named, where names are given), otherwise only listed. Of all
+        components without a name.
+        """
+        parent = resource("components", component or "-")
+        request = registry_pb2.PurgeRevisionsRequest(parent=parent, force=force, names=names)
+        answer = await self._call(self._registry().PurgeRevisions, request, timeout_s=PUSH_TIMEOUT_S)
+        return list(answer.revisions)
 
     def _registry(self) -> registry_pb2_grpc.RegistryServiceAsyncStub:
         return registry_pb2_grpc.RegistryServiceStub(self.channel)

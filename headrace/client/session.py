@@ -15,6 +15,7 @@ from headrace.edge.grpc_channel import DEFAULT_TIMEOUT_S, open_channel
 from headrace.model.errors import Exhausted, InvalidInput
 
 MAX_LISTED = 10_000
+USER_KEY = "headrace-user"
 PAGE_SIZE = 500
 
 Answer = TypeVar("Answer")
@@ -24,12 +25,21 @@ Item = TypeVar("Item")
 class Session:
     """An open channel to a mesh's API address. Use it as an async context manager, in one event loop."""
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """`address` is `host:port` or `unix:/path`; `timeout_s` the limit of one call with its retries."""
+    def __init__(
+        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
+    ) -> None:
+        """`address` is `host:port` or `unix:/path`, or several of `host:port` with commas between: while one does
+        not answer, the next is used. `timeout_s` is the limit of one call with its retries, `user` who the history
+        names (the caller's address, if empty).
+
+        With `queue_s` a verb waits so long for the operation at work on its flow, instead of being refused (BUSY).
+        """
         if not address:
             raise InvalidInput.at("address", address, "is empty", next_step="Give HOST:PORT of a mesh's API")
         self.address = address
         self.timeout_s = timeout_s
+        self.queue_s = queue_s
+        self._metadata = ((USER_KEY, user),) if user else ()
         self._open: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -60,7 +70,7 @@ class Session:
         timeout_s: float | None = None,
     ) -> Answer:
         async def once(remaining_s: float) -> Answer:
-            return await method(request, timeout=remaining_s)
+            return await method(request, timeout=remaining_s, metadata=self._metadata)
 
         return await self._attempt(once, timeout_s)
 
@@ -71,7 +81,7 @@ class Session:
         self, method: grpc.aio.UnaryStreamMultiCallable[Any, Answer], request: object
     ) -> AsyncGenerator[Answer, None]:
         """The messages of a server stream; the call is cancelled when the reader leaves."""
-        call = method(request)
+        call = method(request, metadata=self._metadata)
         try:
             async for message in call:
                 yield message

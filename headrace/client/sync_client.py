@@ -62,8 +62,10 @@ class Client:
             print(client.get_status("orders").state)
     """
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._client = AsyncClient(address, timeout_s=timeout_s)
+    def __init__(
+        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
+    ) -> None:
+        self._client = AsyncClient(address, timeout_s=timeout_s, queue_s=queue_s, user=user)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="headrace-client", daemon=True)
 
@@ -127,6 +129,7 @@ class Client:
     resolve_reference = _sync(AsyncClient.resolve_reference)
     tag_revision = _sync(AsyncClient.tag_revision)
     delete_revision = _sync(AsyncClient.delete_revision)
+    purge_revisions = _sync(AsyncClient.purge_revisions)
 
     apply = _sync(AsyncClient.apply)
     create_flow = _sync(AsyncClient.create_flow)
@@ -137,12 +140,28 @@ class Client:
     get_version = _sync(AsyncClient.get_version)
     list_versions = _sync(AsyncClient.list_versions)
     list_deployments = _sync(AsyncClient.list_deployments)
+    list_history = _sync(AsyncClient.list_history)
     publish = _sync(AsyncClient.publish)
     begin_publish = _sync(AsyncClient.begin_publish)
+    restart = _sync(AsyncClient.restart)
+    begin_restart = _sync(AsyncClient.begin_restart)
+    rollback = _sync(AsyncClient.rollback)
+    begin_rollback = _sync(AsyncClient.begin_rollback)
+    draft_from = _sync(AsyncClient.draft_from)
+    upgrade_draft = _sync(AsyncClient.upgrade_draft)
+    delete_version = _sync(AsyncClient.delete_version)
     start = _sync(AsyncClient.start)
     begin_start = _sync(AsyncClient.begin_start)
     stop = _sync(AsyncClient.stop)
     begin_stop = _sync(AsyncClient.begin_stop)
+    suspend = _sync(AsyncClient.suspend)
+    begin_suspend = _sync(AsyncClient.begin_suspend)
+    resume = _sync(AsyncClient.resume)
+    scale = _sync(AsyncClient.scale)
+    begin_scale = _sync(AsyncClient.begin_scale)
+    resolve_drain = _sync(AsyncClient.resolve_drain)
+    begin_resolve_drain = _sync(AsyncClient.begin_resolve_drain)
+    cancel_operation = _sync(AsyncClient.cancel_operation)
     get_operation = _sync(AsyncClient.get_operation)
     wait_operation = _sync(AsyncClient.wait_operation)
     get_status = _sync(AsyncClient.get_status)

@@ -47,6 +47,13 @@ class Endpoints(msgspec.Struct, frozen=True):
     profile: str
     data: str = ""
     processes: dict[str, int] = {}
+    # Addresses of all orchestrators; `api` is the first of them.
+    apis: list[str] = []
+
+    @property
+    def any_api(self) -> str:
+        """What a client is given, so that it finds an orchestrator while one is away: `a,b`."""
+        return ",".join(self.apis) or self.api
 
 
 @dataclass(frozen=True)

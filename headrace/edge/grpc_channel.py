@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 
 from headrace.edge.grpc_server import MAX_MESSAGE_BYTES
+from headrace.model.errors import InvalidInput
 
 DEFAULT_TIMEOUT_S = 10.0
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -36,6 +38,28 @@ class _DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[ty
         return await continuation(client_call_details, request)
 
 
+def _any_of(targets: str) -> str:
+    """gRPC's own list of addresses, which must be numeric and of one family."""
+    found: list[str] = []
+    for target in targets.split(","):
+        host, _, port = target.strip().rpartition(":")
+        try:
+            resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            raise InvalidInput.at("address", target, "is not HOST:PORT of a known host") from error
+        family, _, _, _, place = resolved[0]
+        found.append(f"[{place[0]}]:{place[1]}" if family == socket.AF_INET6 else f"{place[0]}:{place[1]}")
+    scheme = "ipv6" if found[0].startswith("[") else "ipv4"
+    return f"{scheme}:{','.join(item for item in found if item.startswith('[') == (scheme == 'ipv6'))}"
+
+
 def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> grpc.aio.Channel:
-    """A channel to `host:port` or `unix:/path`; unary calls without a timeout get `timeout_s`."""
-    return grpc.aio.insecure_channel(target, options=[*CHANNEL_OPTIONS], interceptors=[_DefaultDeadline(timeout_s)])
+    """A channel to `host:port` or `unix:/path`; unary calls without a timeout get `timeout_s`.
+
+    Of several `host:port` with commas between, the first that answers is used, and the next when it goes away.
+    """
+    return grpc.aio.insecure_channel(
+        _any_of(target) if "," in target else target,
+        options=[*CHANNEL_OPTIONS],
+        interceptors=[_DefaultDeadline(timeout_s)],
+    )

@@ -7,14 +7,17 @@ unknown JSON fields, so what is sent here is exactly what is meant. Every reques
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
 
 from headrace.model.errors import Unavailable
+from headrace.ports import Requests
 
 API = "$JS.API"
 TIMEOUT_S = 5.0
@@ -22,6 +25,8 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 EDGE_FULL = 10077
+# Requests that change nothing.
+READS = ("STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.LIST.", "CONSUMER.INFO.")
 # "For ever" for a paused consumer; resumed explicitly.
 PAUSED_UNTIL = "2200-01-01T00:00:00Z"
 
@@ -39,15 +44,31 @@ class NoResponders(Exception):
     """Nobody listens on the subject: no stream has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message as a stream keeps it."""
+
+    subject: str
+    sequence: int
+    data: bytes
+    headers: Mapping[str, str]
+
+
 class JetStreamAssets:
     """The asset calls that the orchestrator needs; Unavailable when the broker does not answer."""
 
-    def __init__(self, connection: Client, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, connection: Requests, *, timeout_s: float = TIMEOUT_S, guard: Callable[[], None] = lambda: None
+    ) -> None:
+        """`guard` is called before everything that changes the broker, and raises where that may not be."""
         self._connection = connection
         self._timeout_s = timeout_s
+        self._guard = guard
 
     async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One API call, for example `STREAM.INFO.orders`; JetStreamApiError on an error answer."""
+        if not verb.startswith(READS):
+            self._guard()
         subject = f"{API}.{verb}"
         payload = json.dumps(body).encode() if body is not None else b""
         try:
@@ -127,6 +148,20 @@ class JetStreamAssets:
         answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
         return str(answer["message"]["subject"]) if answer else None
 
+    async def next_message(self, stream: str, subject_filter: str, sequence: int) -> StoredMessage | None:
+        """The first message from that sequence on whose subject matches; None when there is none."""
+        body = {"seq": sequence, "next_by_subj": subject_filter}
+        answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", body)
+        if answer is None:
+            return None
+        message = answer["message"]
+        return StoredMessage(
+            str(message["subject"]),
+            int(message["seq"]),
+            base64.b64decode(message.get("data") or ""),
+            _headers(base64.b64decode(message.get("hdrs") or "")),
+        )
+
     async def delete_message(self, stream: str, sequence: int) -> None:
         await self._unless_absent(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
 
@@ -135,6 +170,7 @@ class JetStreamAssets:
 
         NoResponders when no stream has the subject; JetStreamApiError when the broker refuses it.
         """
+        self._guard()
         try:
             answer = await self._connection.request(subject, payload, timeout=self._timeout_s, headers=headers)
         except nats.errors.NoRespondersError as error:
@@ -172,3 +208,10 @@ class JetStreamAssets:
             if error.code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND):
                 return None
             raise
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    """Headers of a stored message: `NATS/1.0`, then a line each."""
+    lines = raw.decode(errors="replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 
 import nats.errors
 import nats.js.errors
@@ -14,42 +13,55 @@ from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
 from headrace.model.errors import Conflict, Unavailable
+from headrace.ports import Entry as Entry
 
 TIMEOUT_S = 5.0
+WRONG_LAST_SEQUENCE = 10071
 # How long the broker keeps the consumer of a watch that ended (nats-py leaves it behind, by default for 5 min).
 ENDED_WATCH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A key's value and revision; `value` None means deleted (only from a watch)."""
-
-    key: str
-    value: bytes | None
-    revision: int
 
 
 class KvBucket:
     """All waits are limited; a broker that does not answer raises Unavailable."""
 
-    def __init__(self, name: str, store: KeyValue) -> None:
+    def __init__(self, name: str, store: KeyValue, guard: Callable[[], None] = lambda: None) -> None:
+        """`guard` is called before each change and raises where this process may not change anything."""
         self.name = name
         self._store = store
+        self._guard = guard
 
     @classmethod
     async def open(
-        cls, connection: Client, name: str, *, ttl_s: float = 0, history: int = 1, replicas: int = 1
+        cls,
+        connection: Client,
+        name: str,
+        *,
+        ttl_s: float = 0,
+        history: int = 1,
+        replicas: int = 1,
+        guard: Callable[[], None] = lambda: None,
     ) -> KvBucket:
         """Creates the bucket if it is not there; `ttl_s` is for the whole bucket, 0 for none."""
         stream = connection.jetstream(timeout=TIMEOUT_S)
         try:
             try:
-                return cls(name, await stream.key_value(name))
+                return cls(name, await stream.key_value(name), guard)
             except nats.js.errors.NotFoundError:
                 config = KeyValueConfig(bucket=name, ttl=ttl_s or None, history=history, replicas=replicas)
-                return cls(name, await stream.create_key_value(config))
+                return cls(name, await stream.create_key_value(config), guard)
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(name, error) from error
+
+    @staticmethod
+    async def exists(connection: Client, name: str) -> bool:
+        """Whether there is a bucket of that name."""
+        try:
+            await connection.jetstream(timeout=TIMEOUT_S).key_value(name)
+        except nats.js.errors.NotFoundError:
+            return False
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(name, error) from error
+        return True
 
     async def get(self, key: str) -> Entry | None:
         """The newest value, or None."""
@@ -63,6 +75,7 @@ class KvBucket:
 
     async def create(self, key: str, value: bytes) -> int:
         """Writes a key that must not exist; Conflict if it does. Answers the revision."""
+        self._guard()
         try:
             return await self._store.create(key, value)
         except nats.js.errors.KeyWrongLastSequenceError as error:
@@ -72,6 +85,7 @@ class KvBucket:
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         """Compare-and-set; Conflict if the key's revision is another. Answers the new revision."""
+        self._guard()
         try:
             return await self._store.update(key, value, last=revision)
         except nats.js.errors.KeyWrongLastSequenceError as error:
@@ -81,6 +95,7 @@ class KvBucket:
 
     async def put(self, key: str, value: bytes) -> int:
         """Writes whatever was there."""
+        self._guard()
         try:
             return await self._store.put(key, value)
         except (nats.errors.Error, TimeoutError) as error:
@@ -88,15 +103,19 @@ class KvBucket:
 
     async def delete(self, key: str, revision: int | None = None) -> None:
         """Deletes a key (with compare-and-set where a revision is given); absent is fine."""
+        self._guard()
         try:
             await self._store.delete(key, last=revision)
-        except nats.js.errors.KeyWrongLastSequenceError as error:
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise _unavailable(self.name, error) from error
             raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED") from error
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(self.name, error) from error
 
     async def purge(self, key: str) -> None:
         """Deletes a key with its history."""
+        self._guard()
         try:
             await self._store.purge(key)
         except (nats.errors.Error, TimeoutError) as error:

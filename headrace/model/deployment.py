@@ -41,7 +41,7 @@ class PinPlan(msgspec.Struct, frozen=True):
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """One step of a deployment. `kind` is `action`, `trigger` or `listener`."""
+    """One step of a deployment. `kind` is `action`, `trigger` or `listener`; `every_s` makes a trigger a timer."""
 
     name: str
     kind: str
@@ -53,6 +53,7 @@ class StepPlan(msgspec.Struct, frozen=True):
     timeout_s: float
     retry: RetryPolicy
     exclusive: bool = False
+    every_s: float = 0.0
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True):
@@ -79,6 +80,25 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
         raise KeyError(name)
 
 
+class DrainDecision(msgspec.Struct, frozen=True):
+    """A person's choice for a deployment that drains for too long, and how far it was carried out.
+
+    `choice` is WAIT, DEAD_LETTER or MOVE. Messages with a stream sequence up to `through` are stored elsewhere (or
+    gone); those up to `claimed` were being stored since `claimed_at`, when the orchestrator last wrote this.
+    """
+
+    operation: str
+    choice: str
+    decided_at: float
+    until: float = 0.0
+    incarnation: int = 0
+    through: int = 0
+    claimed: int = 0
+    claimed_at: float = 0.0
+    dead_lettered: int = 0
+    moved: int = 0
+
+
 class DeploymentState(msgspec.Struct, frozen=True):
     """Mutable side of a deployment; every change is a compare-and-set that raises `generation`."""
 
@@ -91,6 +111,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
     created_at: float = 0.0
     changed_at: float = 0.0
     start_ms: dict[str, float] = {}
+    drain: DrainDecision | None = None
+    # When a person last changed `replicas`.
+    scaled_at: float = 0.0
 
 
 def encode_plan(plan: DeploymentPlan) -> bytes:

@@ -7,6 +7,7 @@
     ├── WrongState            FAILED_PRECONDITION  the verb does not fit the state
     ├── Conflict              ABORTED              somebody else changed it meanwhile (etag, generation)
     ├── Exhausted             RESOURCE_EXHAUSTED   a bound is reached
+    ├── Cancelled             CANCELLED            a person gave the operation up; it was undone
     ├── DeadlineExceeded      DEADLINE_EXCEEDED
     ├── Unavailable           UNAVAILABLE          a part of the mesh does not answer
     └── Damaged               DATA_LOSS            what was stored is altered or partly gone
@@ -96,6 +97,11 @@ class Conflict(HeadraceError):
 class Exhausted(HeadraceError):
     code = "RESOURCE_EXHAUSTED"
     default_reason = "EXHAUSTED"
+
+
+class Cancelled(HeadraceError):
+    code = "CANCELLED"
+    default_reason = "CANCELLED"
 
 
 class DeadlineExceeded(HeadraceError):

@@ -12,10 +12,12 @@ import msgspec
 
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
 from headrace.model.flow_spec import (
+    MAX_EVERY_S,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
+    MIN_EVERY_S,
     FlowSpec,
     StepSpec,
 )
@@ -98,6 +100,10 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
     problems += _within(f"{path}.retry.attempts", step.retry.attempts, 1, MAX_ATTEMPTS)
     problems += _within(f"{path}.retry.backoff", step.retry.backoff_s, 0, MAX_RETRY_DELAY_S)
     problems += _within(f"{path}.retry.max_delay", step.retry.max_delay_s, 0, MAX_RETRY_DELAY_S)
+    if step.every_s:
+        problems += _within(f"{path}.every", step.every_s, MIN_EVERY_S, MAX_EVERY_S)
+        if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
+            problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
     size = len(msgspec.json.encode(step.config))
     if size > MAX_CONFIG_BYTES:
         problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))
@@ -153,8 +159,14 @@ def _check_shape(spec: FlowSpec) -> list[_Problem]:
         text = f"the steps form a cycle: {' -> '.join(cycle)}; flows are acyclic"
         return [_Problem(f"steps[{index}].to[{position}]", text, "CYCLE")]
     sources = _sources(spec)
+    problems = [
+        _Problem(
+            f"steps[{index}].every", f"step {step.name!r} receives from other steps: it is no timer", "NOT_A_TIMER"
+        )
+        for index, step in enumerate(spec.steps)
+        if step.every_s and step not in sources
+    ]
     # Without a cycle there is a step that receives from nobody, and what it does not reach has another one.
-    problems = []
     trigger = next((step for step in sources if step.to), sources[0])
     for step in sources:
         if step is trigger:

@@ -13,6 +13,9 @@ MAX_REPLY_TIMEOUT_S = 300.0
 MAX_REPLICAS = 64
 MAX_PREFETCH = 1_000
 MAX_STEPS = 100
+# Of a timer.
+MIN_EVERY_S = 0.01
+MAX_EVERY_S = 86_400.0
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +27,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One step as written: `component` is a reference, not a digest."""
+    """One step as written: `component` is a reference, not a digest; `every_s` makes a trigger a timer (0: none)."""
 
     name: str
     component: str
@@ -35,6 +38,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: int = 1
     timeout_s: float = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
+    every_s: float = 0.0
 
 
 class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,6 +39,16 @@ def output_message_id(parent: str, step: str, output: str, receiver: str, incarn
     return _hash(b"hr-message", parent, step, output, receiver, str(incarnation) if incarnation else "")
 
 
+def dead_letter_id(message: str, step: str) -> str:
+    """Id of the dead letter of a message that waited for (or failed at) a step: whoever writes it."""
+    return output_message_id(message, step, "dead-letter", "_dead")
+
+
+def moved_message_id(message: str, step: str, incarnation: int) -> str:
+    """Id of a message that was moved to another deployment's step, by the choice that drew the incarnation."""
+    return _hash(b"hr-moved", message, step, str(incarnation))
+
+
 def answer_key(flow: str, idempotency_key: str) -> str:
     """Key in the answers bucket."""
     return _hash(b"hr-answer", flow, idempotency_key)

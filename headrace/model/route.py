@@ -8,7 +8,8 @@ import msgspec
 class Route(msgspec.Struct, frozen=True):
     """`state` is a flow state's name; a gateway takes requests unless it is STOPPED or STOPPING.
 
-    `trigger` is the trigger step; empty when the flow has never run. `reply_timeout_s` 0 means 202.
+    `trigger` is the trigger step; empty when the flow has never run. `refuses`
+    says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
     """
 
     flow: str
@@ -17,6 +18,7 @@ class Route(msgspec.Struct, frozen=True):
     reply_timeout_s: float = 0.0
     version: int = 0
     deployment: int = 0
+    refuses: str = ""
 
 
 def encode_route(route: Route) -> bytes:

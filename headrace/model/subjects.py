@@ -105,6 +105,19 @@ def log_filter(workspace: str, flow: str = "", step: str = "") -> str:
     return f"{ROOT}.{workspace}._logs.{flow}.{step or '*'}"
 
 
+def history_stream(workspace: str) -> str:
+    return f"hr_{workspace}__history"
+
+
+def history_subject(workspace: str, flow: str, number: int) -> str:
+    """One entry; without a flow: of the leader's changes."""
+    return f"{ROOT}.{workspace}._history.{flow or '_leader'}.{number}"
+
+
+def history_filter(workspace: str, flow: str = "") -> str:
+    return f"{ROOT}.{workspace}._history.{flow}.*" if flow else f"{ROOT}.{workspace}._history.>"
+
+
 def reply_subject(workspace: str, gateway: str) -> str:
     """Core NATS address of a gateway instance; sidecars copy it from input to outputs."""
     return f"{ROOT}.{workspace}._reply.{gateway}"

@@ -177,6 +177,7 @@ def encode_dead_letter(
     reason: str,
     attempts: Iterable[FailedAttempt],
     at_unix_ns: int,
+    pins: Mapping[str, str] | None = None,
 ) -> bytes:
     """DeadLetter bytes; `reason` in UPPER_CASE. Of a message that is no envelope, `original` keeps the bytes
     as its body."""
@@ -190,6 +191,7 @@ def encode_dead_letter(
             reason=reason,
             attempts=attempts,
             at_unix_ns=at_unix_ns,
+            pins=pins,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the dead letter cannot be written: {error}") from error

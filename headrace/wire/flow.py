@@ -84,6 +84,7 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
             backoff_s=_seconds(step.retry, "backoff", default.backoff_s),
             max_delay_s=_seconds(step.retry, "max_delay", default.max_delay_s),
         ),
+        every_s=_seconds(step, "every", 0.0),
     )
 
 
@@ -102,6 +103,8 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
             max_delay=duration_from_seconds(step.retry.max_delay_s),
         ),
     )
+    if step.every_s:
+        message.every.CopyFrom(duration_from_seconds(step.every_s))
     if step.config:
         message.config.update(step.config)
     return message

@@ -21,10 +21,12 @@ from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    MAX_EVERY_S,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
+    MIN_EVERY_S,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -33,7 +35,7 @@ from headrace.model.names import check_function, check_name, parse_reference
 
 MAX_FLOW_FILE_BYTES = 1024 * 1024
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
-STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry")
+STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every")
 RETRY_KEYS = ("attempts", "backoff", "max_delay")
 
 _T = TypeVar("_T")
@@ -192,7 +194,21 @@ class _FlowReader:
             replicas=self._count("replicas", step, 1, 1, MAX_REPLICAS, field),
             timeout_s=timeout_s,
             retry=self._retry(f"{field}.retry", step.get("retry") or {}),
+            every_s=self._every(f"{field}.every", field, step, steps, name),
         )
+
+    def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
+        if "every" not in step:
+            return 0.0
+        seconds = self._duration("every", step, 0.0, field)
+        if not MIN_EVERY_S <= seconds <= MAX_EVERY_S or abs(seconds * 1000 - round(seconds * 1000)) > 1e-6:
+            problem = "is not between 10ms and 24h in whole milliseconds"
+            self._fail(path, step["every"], problem, "Write for example 5s")
+        sender = next((other for other, value in steps.items() if _sends_to(value, name)), None)
+        if sender is not None:
+            problem = f"makes a timer of a step that receives from {sender!r}"
+            self._fail(path, step["every"], problem, "Only the flow's first step can be a timer")
+        return seconds
 
     def _retry(self, field: str, value: Any) -> RetryPolicy:
         retry = self._mapping(field, value, RETRY_KEYS)
@@ -274,6 +290,11 @@ class _FlowReader:
             violations=[FieldViolation(field, description)],
             metadata={"file": self._source, "line": str(line)},
         )
+
+
+def _sends_to(step: Any, receiver: str) -> bool:
+    to = step.get("to") if isinstance(step, dict) else None
+    return isinstance(to, list) and receiver in to
 
 
 def _did_you_mean(word: str, known: Collection[Any]) -> str:

@@ -59,7 +59,7 @@ class InstanceTable:
         self._limit = limit
         self._fence = GenerationFence()
         self._entries: dict[str, _Entry] = {}
-        self._watchers: set[_Watcher] = set()
+        self._watchers: dict[_Watcher, None] = {}  # told in the order in which they came
         self._closing = False
 
     async def start(self, spec: InstanceSpec, generation: int) -> InstanceView:
@@ -138,7 +138,7 @@ class InstanceTable:
         if len(self._watchers) >= WATCHER_LIMIT:
             raise Exhausted(f"{WATCHER_LIMIT} watchers already", reason="WATCHER_LIMIT", next_step="End one of them")
         watcher = _Watcher()
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
         try:
             yield self.all()
             while not self._closing:
@@ -150,7 +150,7 @@ class InstanceTable:
                 if not self._closing or changed:
                     yield list(changed.values())
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)
 
     def _tell(self, view: InstanceView) -> None:
         for watcher in self._watchers:

@@ -144,6 +144,8 @@ class Hook:
             raise refusals.unknown_flow(flow)
         if route.state in STOPPED_STATES:
             raise refusals.flow_stopped(flow, route.state)
+        if route.refuses:
+            raise refusals.flow_suspended(flow)
         headers = read_headers(scope["headers"])
         headers.passed["headrace-method"] = scope["method"]
         headers.passed["headrace-path"] = suffix

@@ -71,6 +71,8 @@ class Ingress:
                 route = self._find_route(stimulus.flow)
                 if unknown.no_responders and route is not None and route.state in STOPPED_STATES and not uncertain:
                     raise refusals.flow_stopped(stimulus.flow, route.state) from unknown
+                if unknown.no_responders and route is not None and route.refuses and not uncertain:
+                    raise refusals.flow_suspended(stimulus.flow) from unknown
             except LaneFull:
                 pass  # nothing was written
             pause = delay * random.uniform(0.5, 1.0)  # noqa: S311

@@ -17,6 +17,10 @@ def main() -> int:
     parser.add_argument("--agent", required=True, help="address of the agent, HOST:PORT or unix:PATH")
     parser.add_argument("--profile", choices=("fast", "durable"), default="durable", help="how the broker was started")
     parser.add_argument("--workspace", default=DEFAULT_WORKSPACE)
+    parser.add_argument(
+        "--name", default="", help="unique among the orchestrators; a successor on the place of a dead one keeps it"
+    )
+    parser.add_argument("--advertise", default="", help="address for other orchestrators; default: --listen")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()
 
@@ -29,6 +33,8 @@ def main() -> int:
         agent=arguments.agent,
         profile=arguments.profile,
         workspace=arguments.workspace,
+        name=arguments.name,
+        advertise=arguments.advertise,
     )
     return run_service("orchestrator", OrchestratorApp(settings), log_level=arguments.log_level)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from dataclasses import dataclass
 
 import grpc
@@ -18,25 +16,34 @@ from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
 from headrace.model.errors import HeadraceError
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.leader_gate import LeaderGate
+from services.orchestrator.lease import Lease
 from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
+from services.orchestrator.operation_view import OperationView
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import Resolver
+from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
+from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
+from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
 
 log = get_logger(__name__)
@@ -55,6 +62,10 @@ class Settings:
     agent: str
     profile: str
     workspace: str = DEFAULT_WORKSPACE
+    # Unique among the orchestrators of a workspace, and kept by whatever replaces this process once it is dead.
+    name: str = ""
+    # Address under which other orchestrators reach this one; empty: where it listens.
+    advertise: str = ""
 
 
 class OrchestratorApp:
@@ -65,8 +76,12 @@ class OrchestratorApp:
         self._stopping = asyncio.Event()
         self._loops: FlowLoops | None = None
         self._observer: InstanceObserver | None = None
+        self._scheduler: Scheduler | None = None
         self._connection: Client | None = None
         self._server: GrpcServer | None = None
+        self._lease: Lease | None = None
+        self._gate: LeaderGate | None = None
+        self._term: Term | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
@@ -74,23 +89,30 @@ class OrchestratorApp:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
-        assets = JetStreamAssets(connection)
-        stores, _ = await asyncio.gather(
-            Stores.open(connection, settings.workspace), ensure_shared_streams(assets, settings.workspace)
+        epochs, _ = await asyncio.gather(
+            KvBucket.open(connection, subjects.flow_bucket(settings.workspace)),
+            ensure_shared_streams(JetStreamAssets(connection), settings.workspace),
         )
+        self._lease = lease = Lease(connection, settings.workspace, epochs, name=settings.name)
+        assets = JetStreamAssets(connection, guard=lease.check)
+        stores = await Stores.open(connection, settings.workspace, lease.check)
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = Resolver(registry, stores)
-        self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake)
-        reader = SnapshotReader(stores, assets, observer, clock)
-        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader))
+        resolver = Resolver(registry, stores, clock)
+        self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
+        reader = SnapshotReader(stores, assets, observer, clock, epoch=lambda: lease.epoch)
+        self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
+        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader), scheduler.observe)
         service = FlowService(stores, assets, resolver, reader, loops, clock)
-        leader = f"{socket.gethostname()}-{os.getpid()}"
-        mesh = MeshView(connection, reader, observer, resolver, settings.profile, leader)
-        self._server = server = GrpcServer()
+        mesh = MeshView(connection, reader, observer, resolver, settings.profile, lease)
+        self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
+        history = HistoryReader(connection, assets, settings.workspace)
+        self._gate = gate = LeaderGate(lease)
+        loops.stopped = True
+        self._server = server = GrpcServer(interceptors=[gate])
         server.add(
             flow_pb2_grpc.add_FlowServiceServicer_to_server,
-            FlowRpc(service, mesh, self._stopping),
+            FlowRpc(service, Rollouts(service), mesh, history, self._stopping),
             "headrace.api.flow.v1.FlowService",
         )
         server.add(
@@ -100,21 +122,23 @@ class OrchestratorApp:
         )
         server.add(
             operations_pb2_grpc.add_OperationsServicer_to_server,
-            OperationsRpc(service, self._stopping),
+            OperationsRpc(service, OperationView(reader, observer), self._stopping),
             "google.longrunning.Operations",
         )
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
         self.address = await server.start(settings.listen)
-        observer.start()
+        lease.address = settings.advertise or self.address
+        await lease.step(term.begin, term.end)
         self._tasks = [
+            tasks.create_task(lease.run(term.begin, term.end), name="lease"),
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
-            tasks.create_task(self._resync(stores), name="resync"),
+            tasks.create_task(self._resync(term), name="resync"),
             tasks.create_task(self._prune(stores, clock), name="prune operations"),
         ]
         report_ready({"address": self.address})
-        log.info("orchestrator serves", address=self.address)
+        log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
     async def stop(self) -> None:
         """Ends streams and calls, then loops, then what they stand on."""
@@ -123,8 +147,14 @@ class OrchestratorApp:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._gate is not None:
+            await self._gate.close()
         if self._loops is not None:
             await self._loops.stop()
+        if self._scheduler is not None:
+            await self._scheduler.stop()
+        if self._lease is not None:
+            await self._lease.release()
         if self._observer is not None:
             await self._observer.stop()
         if self._registry is not None:
@@ -151,15 +181,11 @@ class OrchestratorApp:
                 log.warning("flow watch ended, it is begun again", error=repr(error)[:300])
             await asyncio.sleep(WATCH_PAUSE_S)
 
-    async def _resync(self, stores: Stores) -> None:
+    async def _resync(self, term: Term) -> None:
         """Every loop looks again every few seconds by itself; this finds flows that no watch told of."""
         while True:
             try:
-                names = set(await stores.flow_names())
-                assert self._observer is not None
-                for name in names | self._observer.flows():
-                    if self._loops is not None and not self._loops.knows(name):
-                        self._wake(name)
+                await term.find_new()
             except HeadraceError as error:
                 log.warning("resync failed, it is repeated", error=str(error)[:300])
             await asyncio.sleep(RESYNC_S)
@@ -167,7 +193,8 @@ class OrchestratorApp:
     async def _prune(self, stores: Stores, clock: WallClock) -> None:
         while True:
             try:
-                await prune_operations(stores, clock.now())
+                if self._lease is not None and self._lease.leading:
+                    await prune_operations(stores, clock.now())
             except HeadraceError as error:
                 log.warning("operations could not be pruned", error=str(error)[:300])
             await asyncio.sleep(PRUNE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +15,20 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, encode_plan, plan_digest
 from headrace.model.errors import Conflict, Unavailable
+from services.orchestrator.caller import ORCHESTRATOR
 from services.orchestrator.domain import actions as do
-from services.orchestrator.domain.documents import change
+from services.orchestrator.domain.documents import kept_for, without_deployment
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.history import noted
+from services.orchestrator.domain.listener_handover import GAP
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.message_settler import MessageSettler
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
+from services.orchestrator.stray_mover import StrayMover
 
 log = get_logger(__name__)
 
@@ -44,6 +51,9 @@ class Applier:
         self._observer = observer
         self._resolver = resolver
         self._reader = reader
+        self._settler = MessageSettler(stores, assets)
+        self._strays = StrayMover(stores, assets)
+        self._history = HistoryLog(assets, stores.workspace)
         self._asset_ms: dict[str, float] = {}
 
     async def apply(self, snapshot: Snapshot, action: do.Action) -> None:
@@ -66,6 +76,12 @@ class Applier:
                 await self._observer.stop_instance(action.name, action.generation)
             case do.CallInstance():
                 await self._observer.call(action)
+            case do.SettleMessages():
+                await self._settler.settle(snapshot, action.deployment)
+            case do.MoveStrays():
+                await self._strays.move(snapshot, action)
+            case do.RecordHistory():
+                await self._record_history(snapshot)
             case do.Forget():
                 await self._forget(snapshot, action)
             case _:
@@ -103,9 +119,16 @@ class Applier:
         took_over = after.active if after.active and after.active != before.active else 0
         if took_over and before.operation is not None:
             await self._note_start_times(snapshot, took_over, before.operation.created_at)
+        after = noted(before, after, ORCHESTRATOR, snapshot.now, snapshot.deployments)
         await self._stores.write_flow(after, snapshot.flow_revision)
+        if after.ingress_repairs > before.ingress_repairs:
+            log.error("stale ingress switch, it is put right", flow=after.flow, owner=after.ingress)
         if after.state != before.state or after.ingress != before.ingress:
             log.info(action.why, flow=after.flow, state=after.state, ingress=after.ingress, was=before.state)
+
+    async def _record_history(self, snapshot: Snapshot) -> None:
+        await self._history.record(*snapshot.flow.history)
+        await self._stores.write_flow(msgspec.structs.replace(snapshot.flow, history=()), snapshot.flow_revision)
 
     async def _note_start_times(self, snapshot: Snapshot, deployment: int, began: float) -> None:
         """Bookkeeping, not a decision: the generation stays."""
@@ -116,6 +139,8 @@ class Applier:
             "activate": _ms(snapshot.now - view.state.changed_at),
             "total": _ms(snapshot.now - began),
         }
+        if snapshot.flow.listening_ended_at:
+            times[GAP] = _ms(snapshot.now - snapshot.flow.listening_ended_at)
         state = msgspec.structs.replace(view.state, start_ms=times)
         await self._stores.write_state(snapshot.flow.flow, deployment, state, view.state_revision)
 
@@ -142,17 +167,13 @@ class Applier:
         flow, number = snapshot.flow.flow, action.deployment
         plan = snapshot.deployments[number].plan
         if action.keep_for_version and plan is not None:
-            digests = {step.pin.digest for step in plan.steps}
+            kept = [await self._reader.plan(flow, other) for other in kept_for(snapshot.flow, action.version)]
+            digests = {step.pin.digest for item in kept if item is not None for step in item.steps}
             holder = f"v{action.version}"
             await self._stores.pin(digests, flow, holder, f"flows/{flow}/versions/{action.version}")
             await self._stores.unpin(flow, holder, keep=frozenset(digests))
         await self._stores.unpin(flow, f"d{number}")
-        document = change(
-            snapshot.flow,
-            live=tuple(other for other in snapshot.flow.live if other != number),
-            closed=tuple(other for other in snapshot.flow.closed if other != number),
-        )
-        await self._stores.write_flow(document, snapshot.flow_revision)
+        await self._stores.write_flow(without_deployment(snapshot.flow, number), snapshot.flow_revision)
 
     # Assets.
 
@@ -179,13 +200,14 @@ class Applier:
         """Repeats barriers until one lands where the decision says, then notes it."""
         flow, workspace = snapshot.flow.flow, snapshot.workspace
         stream = subjects.flow_stream(workspace, flow)
-        deadline = time.monotonic() + BARRIER_LIMIT_S
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + BARRIER_LIMIT_S
         while True:
             landed = await self._assets.barrier(stream, subjects.barrier_subject(workspace, flow))
             owner = subjects.parse_data_subject(landed).owner if landed else ""
             if owner == action.owner:
                 break
-            if time.monotonic() > deadline:
+            if clock.time() > deadline:
                 raise Unavailable(f"the ingress of {flow!r} still belongs to {owner!r}, not {action.owner!r}")
         await self._stores.write_flow(
             msgspec.structs.replace(snapshot.flow, ingress_confirmed=True), snapshot.flow_revision
@@ -223,9 +245,14 @@ def _ms(seconds: float) -> float:
 def touches(action: do.Action) -> str:
     """What an action touches: while one of a key is being done, no second one of it is begun."""
     match action:
-        case do.UpdateFlow() | do.ConfirmIngress():
+        case do.UpdateFlow() | do.ConfirmIngress() | do.RecordHistory() | do.MoveStrays():
             return "flow"
-        case do.Forget(deployment=number) | do.SetState(deployment=number) | do.Resolve(deployment=number):
+        case (
+            do.Forget(deployment=number)
+            | do.SetState(deployment=number)
+            | do.Resolve(deployment=number)
+            | do.SettleMessages(deployment=number)
+        ):
             return f"deployment {number}"
         case do.WriteOperation(operation=operation):
             return f"operation {operation.id}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, timestamp_pb2
 from google.rpc import status_pb2
@@ -10,6 +12,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.error_interceptor import status_of
 from headrace.model.deployment import DeploymentPlan, DeploymentState, PinPlan, encode_plan, plan_digest
 from headrace.model.errors import (
+    Cancelled,
     Conflict,
     DeadlineExceeded,
     Exhausted,
@@ -24,7 +27,8 @@ from services.orchestrator.domain.documents import FlowDocument, OperationDocume
 from services.orchestrator.domain.flow_verbs import etag_of
 
 _ERRORS: dict[str, type[HeadraceError]] = {
-    kind.code: kind for kind in (InvalidInput, NotFound, WrongState, Conflict, Exhausted, DeadlineExceeded, Unavailable)
+    kind.code: kind
+    for kind in (InvalidInput, NotFound, WrongState, Conflict, Exhausted, DeadlineExceeded, Unavailable, Cancelled)
 }
 
 
@@ -44,10 +48,16 @@ def flow_message(document: FlowDocument) -> flow_pb2.Flow:
         create_time=timestamp(document.created_at),
         etag=etag_of(document),
         type=flow_type_to_proto(document.flow_type),
+        running_operation=running_operation(document),
     )
     if document.draft is not None:
         message.draft.CopyFrom(flow_spec_to_proto(document.draft))
     return message
+
+
+def running_operation(document: FlowDocument) -> str:
+    """`operations/{id}` of what is at work on the flow; empty when nothing is."""
+    return f"operations/{document.operation.id}" if document.operation is not None else ""
 
 
 def version_message(document: VersionDocument) -> flow_pb2.Version:
@@ -88,7 +98,13 @@ def deployment_message(
     return message
 
 
-def operation_message(document: OperationDocument, steps: dict[str, str] | None = None) -> operations_pb2.Operation:
+def operation_message(
+    document: OperationDocument,
+    steps: dict[str, str] | None = None,
+    *,
+    draining: Sequence[str] = (),
+    difference: flow_pb2.FlowDifference | None = None,
+) -> operations_pb2.Operation:
     """Metadata is a FlowOperationMetadata, the response a FlowOperationResult."""
     metadata = flow_pb2.FlowOperationMetadata(
         verb=document.verb,
@@ -97,6 +113,8 @@ def operation_message(document: OperationDocument, steps: dict[str, str] | None 
         deployment=document.deployment,
         steps=steps or {},
         create_time=timestamp(document.created_at),
+        draining=draining,
+        difference=difference,
     )
     message = operations_pb2.Operation(name=f"operations/{document.id}", done=document.done, metadata=_packed(metadata))
     if document.failure is not None:
@@ -107,6 +125,9 @@ def operation_message(document: OperationDocument, steps: dict[str, str] | None 
             version=document.version,
             deployment=document.deployment,
             dropped=document.dropped,
+            dead_lettered=document.dead_lettered,
+            moved=document.moved,
+            difference=difference,
             message=document.message,
         )
         message.response.CopyFrom(_packed(result))

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from headrace.api.message.v1 import message_pb2
 from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
@@ -16,12 +17,13 @@ from headrace.model.flow_graph import check_flow, find_trigger
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.names import check_name
+from services.orchestrator.caller import current_caller
 from services.orchestrator.domain import flow_verbs
+from services.orchestrator.domain.cancellation import cancel
 from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
     OperationIntent,
-    VersionDocument,
     change,
     encode,
     flow_key,
@@ -29,10 +31,13 @@ from services.orchestrator.domain.documents import (
     version_key,
 )
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
+from services.orchestrator.domain.history import noted
+from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
+from services.orchestrator.verb_queue import VerbQueue
 from services.orchestrator.wall_clock import WallClock
 
 START_LIMIT_S = 120.0
@@ -54,6 +59,10 @@ class FlowService:
     reader: SnapshotReader
     loops: FlowLoops
     clock: WallClock
+    turns: VerbQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = VerbQueue(self.stores, self.loops)
 
     async def create(self, name: str, spec: FlowSpec, *, validate_only: bool) -> FlowDocument:
         check_name("flow_id", name)
@@ -69,7 +78,10 @@ class FlowService:
                 next_deployment=before.next_deployment,
                 parking_epoch=before.parking_epoch,
                 assets_generation=before.assets_generation,
+                history_next=before.history_next,
+                history=before.history,
             )
+        document = noted(None, document, current_caller(), self.clock.now())
         try:
             await self.stores.flows.create(flow_key(name), encode(document))
         except Conflict as error:
@@ -121,47 +133,10 @@ class FlowService:
         self.reader.forget(name)
         self.loops.wake(name)
 
-    async def publish(self, name: str, etag: str, request_id: str) -> OperationDocument:
-        intent, known = await self._begin(name, "publish", request_id, START_LIMIT_S)
-        if known is not None:
-            return known
-        await self._settled(name)
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
-            flow_verbs.check_etag(document, etag)
-            changed, _ = flow_verbs.begin_publish(document, intent)
-            assert document.draft is not None
-            await self.resolver.check(document.draft)
-            await self._write_version(name, changed.latest_version, document.draft)
-            return changed
-
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
-
-    async def _write_version(self, name: str, number: int, spec: FlowSpec) -> None:
-        """A version nobody points at yet may be left by a killed orchestrator: it is replaced."""
-        version = encode(VersionDocument(name, number, spec, self.clock.now()))
-        try:
-            await self.stores.flows.create(version_key(name, number), version)
-        except Conflict:
-            document, _ = await self.stores.existing_flow(name)
-            if document.latest_version >= number:
-                raise Conflict(
-                    f"flow {name!r} was published meanwhile", next_step="Look at its versions, then try again"
-                ) from None
-            await self.stores.flows.put(version_key(name, number), version)
-
-    async def start(self, name: str, version: int, request_id: str, timeout_s: float) -> OperationDocument:
-        limit = _limit("timeout", timeout_s, START_LIMIT_S)
-        intent, known = await self._begin(name, "start", request_id, limit)
-        if known is not None:
-            return known
-        await self._settled(name)
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
+    async def start(
+        self, name: str, version: int, request_id: str, timeout_s: float, wait_s: float = 0.0
+    ) -> OperationDocument:
+        async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             if document.state != FlowState.STOPPED:
                 raise wrong_state(name, document.state, "start")
             number = flow_verbs.pick_version(document, version)
@@ -170,22 +145,52 @@ class FlowService:
             await self.resolver.check(spec)
             return changed
 
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+        limit = limit_of("timeout", timeout_s, START_LIMIT_S)
+        return await self.begin(name, "start", request_id, limit, edit, wait_s=wait_s)
 
-    async def stop(self, name: str, mode: str, request_id: str, timeout_s: float) -> OperationDocument:
-        limit = _limit("timeout", timeout_s, STOP_LIMIT_S)
-        intent, known = await self._begin(name, "stop", request_id, limit)
-        if known is not None:
-            return known
-
-        async def edit(document: FlowDocument) -> FlowDocument:
-            if document.operation is not None and document.operation.id == intent.id:
-                return document
+    async def stop(
+        self, name: str, mode: str, request_id: str, timeout_s: float, wait_s: float = 0.0
+    ) -> OperationDocument:
+        async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             return flow_verbs.begin_stop(document, mode, intent)[0]
 
-        return await self._decided(name, await self.stores.change_flow(name, edit), intent)
+        limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
+        return await self.begin(name, "stop", request_id, limit, edit, overtakes=True, wait_s=wait_s)
 
-    async def _begin(
+    async def begin(
+        self,
+        name: str,
+        verb: str,
+        request_id: str,
+        limit_s: float,
+        edit: Callable[[FlowDocument, OperationIntent], Awaitable[FlowDocument]],
+        *,
+        overtakes: bool = False,
+        wait_s: float = 0.0,
+    ) -> OperationDocument:
+        """Begins an operation by one compare-and-set of the flow document, or answers the one that the same
+        request id began. `edit` decides; it may be called again when somebody else was faster.
+
+        With `wait_s` it waits so long, in order of arrival, for the operation that is at work."""
+        if wait_s > 0:
+            known = (await self._intent(name, verb, request_id, limit_s))[1]
+            if known is not None:
+                return known
+            async with self.turns.turn(name, verb, wait_s):
+                return await self.begin(name, verb, request_id, limit_s, edit, overtakes=overtakes)
+        intent, known = await self._intent(name, verb, request_id, limit_s)
+        if known is not None:
+            return known
+        if not overtakes:
+            await self._settled(name)
+
+        async def decide(document: FlowDocument) -> FlowDocument:
+            begun = document.operation is not None and document.operation.id == intent.id
+            return document if begun else await edit(document, intent)
+
+        return await self._decided(name, await self.stores.change_flow(name, decide), intent)
+
+    async def _intent(
         self, name: str, verb: str, request_id: str, limit_s: float
     ) -> tuple[OperationIntent, OperationDocument | None]:
         """The intent, and the operation that this request id began before, if it did."""
@@ -232,9 +237,16 @@ class FlowService:
             )
         document, _ = await self.stores.existing_flow(name)
         version = document.active_version or document.target_version
-        if document.state not in (FlowState.RUNNING, FlowState.STARTING, FlowState.SLEEPING) or not version:
+        if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
             raise wrong_state(name, document.state, "inject")
+        check_accepts(document)
         trigger = find_trigger((await self.reader.version(name, version)).spec)
+        if await self.reader.listens(document):
+            raise WrongState(
+                f"flow {name!r} starts with a listener, step {trigger!r}: it takes messages from its source only",
+                reason="LISTENS",
+                next_step="Send the message to the listener's source",
+            )
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
         envelope = message_pb2.Envelope(
             id=first_message_id(stimulus, trigger),
@@ -266,6 +278,7 @@ class FlowService:
             document, _ = await self.stores.existing_flow(name)
             if document.state in (FlowState.STOPPED, FlowState.STOPPING):
                 raise wrong_state(name, document.state, "inject") from error
+            check_accepts(document)
             raise Unavailable(
                 f"flow {name!r} is {state}, but its ingress does not answer",
                 reason="INGRESS_CLOSED",
@@ -273,15 +286,16 @@ class FlowService:
             ) from error
 
     async def cancel(self, identifier: str) -> None:
-        """A start is undone by a stop; other operations go on."""
-        found = await self.stores.operation(identifier)
-        if found is None:
-            raise NotFound(f"there is no operation {identifier!r}")
-        if found[0].done:
+        """Undoes an operation that still prepares; WrongState naming why, where it cannot be undone."""
+        found = await self.operation(identifier)
+        if found.done:
             return
-        if found[0].verb != "start":
-            raise WrongState(f"a {found[0].verb} cannot be cancelled", next_step="It ends by itself, or at its limit")
-        await self.stop(found[0].flow, "DRAIN", f"cancel {identifier}", STOP_LIMIT_S)
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            return cancel(document, identifier)
+
+        await self.stores.change_flow(found.flow, edit)
+        self.loops.wake(found.flow)
 
     async def operation(self, identifier: str) -> OperationDocument:
         found = await self.stores.operation(identifier)
@@ -294,7 +308,8 @@ class FlowService:
         raise NotFound(f"there is no operation {identifier!r}", reason="OPERATION_NOT_FOUND")
 
 
-def _limit(field: str, value: float, default: float) -> float:
+def limit_of(field: str, value: float, default: float) -> float:
+    """A caller's limit in seconds, the default where none is given."""
     if value == 0:
         return default
     if not 0 < value <= LONGEST_LIMIT_S:

@@ -18,6 +18,7 @@ from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
 from services.orchestrator.domain.actions import CallInstance
+from services.orchestrator.domain.scaling import GIVE_WAY
 from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView
 
 log = get_logger(__name__)
@@ -61,10 +62,21 @@ class _Watch:
 class InstanceObserver:
     """Owns the channels to agent and sidecars and the tasks that watch them; `stop` ends and awaits them."""
 
-    def __init__(self, agent_address: str, workspace: str, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        agent_address: str,
+        workspace: str,
+        on_change: Callable[[str], None],
+        *,
+        channel_to: Callable[[str], grpc.aio.Channel] = open_channel,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`guard` is called before each call that changes something, and raises where that may not be."""
+        self._guard = guard
         self._workspace = workspace
         self._on_change = on_change
-        self._agent_channel = open_channel(agent_address)
+        self._channel_to = channel_to
+        self._agent_channel = channel_to(agent_address)
         self._agent = agent_pb2_grpc.AgentServiceStub(self._agent_channel)
         self._agent_task: asyncio.Task[None] | None = None
         self._watches: dict[str, _Watch] = {}
@@ -76,14 +88,22 @@ class InstanceObserver:
     def start(self) -> None:
         self._agent_task = asyncio.create_task(self._watch_agent(), name="watch agent")
 
-    async def stop(self) -> None:
+    async def pause(self) -> None:
+        """Ends all watches and forgets what they said; `start` begins anew."""
         tasks = [watch.task for watch in self._watches.values()] + list(self._ending)
         if self._agent_task is not None:
             tasks.append(self._agent_task)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(watch.channel.close() for watch in self._watches.values()), self._agent_channel.close())
+        await asyncio.gather(*(watch.channel.close() for watch in self._watches.values()))
+        self._agent_task, self.agent_known = None, False
+        for known in (self._watches, self.instances, self.statuses):
+            known.clear()
+
+    async def stop(self) -> None:
+        await self.pause()
+        await self._agent_channel.close()
 
     # What is known of one flow.
 
@@ -111,18 +131,22 @@ class InstanceObserver:
     # Calls.
 
     async def start_instance(self, spec: agent_pb2.InstanceSpec, generation: int) -> None:
+        self._guard()
         request = agent_pb2.StartInstanceRequest(spec=spec, generation=generation)
         answer = await self._agent.StartInstance(request, timeout=CALL_TIMEOUT_S)
-        if spec.name not in self.instances:
+        known = self.instances.get(spec.name)
+        if known is None or known.generation < answer.instance.generation:
             self._take([answer.instance])
 
     async def stop_instance(self, name: str, generation: int) -> None:
+        self._guard()
         request = agent_pb2.StopInstanceRequest(name=name, generation=generation)
         await self._agent.StopInstance(request, timeout=STOP_TIMEOUT_S)
         self._remove(name)
 
     async def call(self, action: CallInstance) -> None:
         """One lifecycle call; its answer is taken as a report."""
+        self._guard()
         watch = self._watches.get(action.name)
         if watch is None:
             return
@@ -137,7 +161,8 @@ class InstanceObserver:
                 await stub.Activate(sidecar_pb2.ActivateRequest(generation=generation), timeout=CALL_TIMEOUT_S)
             ).status
         else:
-            status = (await stub.Drain(sidecar_pb2.DrainRequest(generation=generation), timeout=CALL_TIMEOUT_S)).status
+            drain = sidecar_pb2.DrainRequest(generation=generation, give_way=action.verb == GIVE_WAY)
+            status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
 
     # Watching.
@@ -207,7 +232,7 @@ class InstanceObserver:
             if watch.address == address and not afresh:
                 return
             self._unfollow(name)
-        channel = open_channel(address)
+        channel = self._channel_to(address)
         task = asyncio.create_task(self._watch_instance(name, channel), name=f"watch {name}")
         self._watches[name] = _Watch(address, channel, task)
 
@@ -283,4 +308,5 @@ def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
         cause=status.cause,
         cause_reason=status.cause_reason,
         log_lines=tuple(status.last_log_lines),
+        gave_way=status.gave_way,
     )

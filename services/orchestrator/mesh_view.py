@@ -14,11 +14,14 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import NotFound
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.tick_plan import wanted_timer
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.lease import Lease
 from services.orchestrator.mesh_queries import gateway_addresses
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.status_view import flow_status
+from services.orchestrator.timer_status import timer_message
 
 log = get_logger(__name__)
 
@@ -35,7 +38,7 @@ class MeshView:
     observer: InstanceObserver
     resolver: Resolver
     profile: str
-    leader: str
+    lease: Lease
     _gateways: tuple[float, list[str]] = (0.0, [])
     _newest: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -45,16 +48,35 @@ class MeshView:
             raise NotFound(f"there is no flow {flow!r}", next_step="List them: headrace flow list")
         gateways, newer = await asyncio.gather(self.gateways(), self._newer(snapshot))
         url = f"{_http(gateways[0])}/hook/{flow}" if gateways and snapshot.wanted_route.trigger else ""
-        return flow_status(snapshot, self.observer.statuses, profile=self.profile, webhook_url=url, newer=newer)
+        status = flow_status(snapshot, self.observer.statuses, profile=self.profile, webhook_url=url, newer=newer)
+        timer = await self._timer(snapshot)
+        if timer is not None:
+            status.timer.CopyFrom(timer)
+        return status
+
+    async def _timer(self, snapshot: Snapshot) -> flow_pb2.TimerStatus | None:
+        view = snapshot.deployments.get(snapshot.flow.active or snapshot.flow.target)
+        step = view.plan.step(view.plan.trigger) if view is not None and view.plan is not None else None
+        if step is None or not step.every_s:
+            return None
+        found = await self.reader.stores.tick_cursor(snapshot.flow.flow)
+        cursor = found[0] if found is not None else None
+        return timer_message(wanted_timer(snapshot), step, cursor, int(snapshot.now * 1e9))
 
     async def server_info(self) -> flow_pb2.ServerInfo:
-        gateways = await self.gateways()
+        gateways, flows = await asyncio.gather(self.gateways(), self.reader.stores.all_flows())
+        leader = self.lease.leader
         return flow_pb2.ServerInfo(
             version=headrace.__version__,
             workspace=self.reader.stores.workspace,
             broker_version=str(self.connection.connected_server_version),
             profile=self.profile,
-            leader=self.leader,
+            leader=leader.name if leader is not None else "",
+            leader_address=leader.address if leader is not None else "",
+            epoch=leader.epoch if leader is not None else 0,
+            answered_by=self.lease.name,
+            ingress_repairs=sum(flow.ingress_repairs for flow in flows),
+            strays_moved=sum(flow.strays_moved for flow in flows),
             gateways=len(gateways),
         )
 

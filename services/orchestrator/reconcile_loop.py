@@ -29,7 +29,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 # Rounds without a pause that a start or a stop never needs; more means that two parts disagree.
 MAX_BUSY_ROUNDS = 200
-SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance)
+SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance, do.SettleMessages)
 
 
 @dataclass
@@ -40,6 +40,7 @@ class FlowLoop:
     reader: SnapshotReader
     applier: Applier
     on_round: Callable[[str], None]
+    observe: Callable[[Snapshot], None]
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _slow: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _resting: dict[str, float] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class FlowLoop:
                 self.gone = True
                 return RESYNC_S
             self.gone = False
+            self.observe(snapshot)
             self._watch_for_strays(snapshot)
             plan = make_plan(snapshot)
             changed = await self._apply(snapshot, plan.actions)
@@ -157,8 +159,11 @@ class FlowLoop:
 class FlowLoops:
     """The loops of all flows; one is begun when a flow is first heard of."""
 
-    def __init__(self, reader: SnapshotReader, applier: Applier) -> None:
+    def __init__(
+        self, reader: SnapshotReader, applier: Applier, observe: Callable[[Snapshot], None] = lambda snapshot: None
+    ) -> None:
         self._reader = reader
+        self._observe = observe
         self._applier = applier
         self._loops: dict[str, FlowLoop] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -167,11 +172,13 @@ class FlowLoops:
     def wake(self, flow: str) -> None:
         """Wakes a flow's loop, and whoever watches that flow. Empty: all loops."""
         if self.stopped:
+            for name in [flow] if flow else list(self._watchers):
+                self.announce(name)
             return
         for name in [flow] if flow else list(self._loops):
             loop = self._loops.get(name)
             if loop is None or loop.gone:
-                loop = FlowLoop(name, self._reader, self._applier, self.announce)
+                loop = FlowLoop(name, self._reader, self._applier, self.announce, self._observe)
                 self._loops[name] = loop
                 loop.start()
             loop.wake()
@@ -197,6 +204,12 @@ class FlowLoops:
             if not self._watchers[flow]:
                 del self._watchers[flow]
 
+    def start(self) -> None:
+        """Loops may be begun (again)."""
+        self.stopped = False
+
     async def stop(self) -> None:
+        """Ends all loops; `wake` only tells watchers from now on."""
         self.stopped = True
-        await asyncio.gather(*(loop.stop() for loop in self._loops.values()))
+        loops, self._loops = list(self._loops.values()), {}
+        await asyncio.gather(*(loop.stop() for loop in loops))

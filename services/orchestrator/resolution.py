@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 import jsonschema
 import jsonschema.exceptions
+import msgspec
 from grpc_status import rpc_status
 
 import headrace
@@ -22,8 +23,10 @@ from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput, U
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
-from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
+from services.orchestrator.domain.leadership import generation_of
 from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
 _KINDS = {
@@ -46,9 +49,10 @@ class Found:
 class Resolver:
     """Resolves through the registry's API; all steps at once."""
 
-    def __init__(self, registry: grpc.aio.Channel, stores: Stores) -> None:
+    def __init__(self, registry: grpc.aio.Channel, stores: Stores, clock: WallClock) -> None:
         self._registry = registry_pb2_grpc.RegistryServiceStub(registry)
         self._stores = stores
+        self._clock = clock
 
     async def check(self, spec: FlowSpec) -> list[Found]:
         """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
@@ -75,6 +79,15 @@ class Resolver:
         answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
         return answer
 
+    async def newest_number(self, component: str) -> int:
+        """Number of a component's newest revision, wherever `latest` points."""
+        request = registry_pb2.GetComponentRequest(name=f"components/{component}")
+        try:
+            answer = await self._registry.GetComponent(request, timeout=REGISTRY_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _registry_error("component", component, error) from error
+        return int(answer.latest_revision)
+
     async def resolve(self, document: FlowDocument, deployment: int, spec: FlowSpec, version: int) -> None:
         """Writes pins, then looks that every revision is still there, then plan and first state.
 
@@ -82,8 +95,9 @@ class Resolver:
         that it is tried again.
         """
         started = time.monotonic()
-        flow = document.flow
+        flow, generation = document.flow, generation_of(0, document.leader_epoch)
         try:
+            spec = await self._with_pins(flow, spec, document.rollout.pins_of)
             found = await self.check(spec)
             digests = {item.revision.digest for item in found}
             holder = f"flows/{flow}/deployments/{deployment}"
@@ -92,24 +106,40 @@ class Resolver:
         except Unavailable:
             raise
         except HeadraceError as error:
-            now = time.time()
+            now = self._clock.now()
             state = DeploymentState(
-                DeploymentPhase.FAILED, 1, {}, str(error), error.reason, created_at=now, changed_at=now
+                DeploymentPhase.FAILED, generation, {}, str(error), error.reason, created_at=now, changed_at=now
             )
             await self._stores.write_state(flow, deployment, state, 0)
             return
         plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
         await self._stores.create_plan(plan)
-        now = time.time()
+        now = self._clock.now()
         state = DeploymentState(
             DeploymentPhase.PREPARING,
-            1,
-            {step.name: step.replicas for step in spec.steps},
+            generation,
+            await self._replicas(flow, spec, document.rollout.replicas_of),
             created_at=now,
             changed_at=now,
             start_ms={"resolve": round((time.monotonic() - started) * 1000, 1)},
         )
         await self._stores.write_state(flow, deployment, state, 0)
+
+    async def _with_pins(self, flow: str, spec: FlowSpec, deployment: int) -> FlowSpec:
+        """The spec with the digests of a deployment in place of its references; 0: as it is."""
+        if not deployment:
+            return spec
+        plan = await self._stores.plan(flow, deployment)
+        if plan is None:
+            raise InvalidInput(f"deployment {deployment} of flow {flow!r} is gone", reason="DEPLOYMENT_NOT_FOUND")
+        return pinned_spec(spec, plan)
+
+    async def _replicas(self, flow: str, spec: FlowSpec, deployment: int) -> dict[str, int]:
+        """Replicas as the spec says, but as many as a deployment has for steps that it has too."""
+        wanted = {step.name: step.replicas for step in spec.steps}
+        state = await self._stores.state(flow, deployment) if deployment else None
+        kept = state[0].replicas if state is not None else {}
+        return {step: kept.get(step, count) for step, count in wanted.items()}
 
     async def _find(self, index: int, step: StepSpec) -> Found:
         revision = await self._ask(f"steps[{index}].component", step.component)
@@ -145,24 +175,25 @@ class Resolver:
             answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
             return answer
         except grpc.aio.AioRpcError as error:
-            refused = (
-                grpc.StatusCode.NOT_FOUND,
-                grpc.StatusCode.INVALID_ARGUMENT,
-                grpc.StatusCode.FAILED_PRECONDITION,
-            )
-            if error.code() in refused:
-                raise InvalidInput.at(
-                    path,
-                    reference,
-                    f"cannot be resolved: {_message(error)}",
-                    reason="COMPONENT_NOT_FOUND",
-                    next_step="Push it first: headrace component push FOLDER",
-                ) from error
-            raise Unavailable(
-                f"the registry did not answer: {error.code().name} {error.details()}",
-                reason="REGISTRY_UNREACHABLE",
-                next_step="Try again; headrace status shows which services run",
-            ) from error
+            raise _registry_error(path, reference, error) from error
+
+
+def _registry_error(path: str, reference: str, error: grpc.aio.AioRpcError) -> HeadraceError:
+    """InvalidInput where the registry refused, else Unavailable."""
+    refused = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    if error.code() in refused:
+        return InvalidInput.at(
+            path,
+            reference,
+            f"cannot be resolved: {_message(error)}",
+            reason="COMPONENT_NOT_FOUND",
+            next_step="Push it first: headrace component push FOLDER",
+        )
+    return Unavailable(
+        f"the registry did not answer: {error.code().name} {error.details()}",
+        reason="REGISTRY_UNREACHABLE",
+        next_step="Try again; headrace status shows which services run",
+    )
 
 
 def _message(error: grpc.aio.AioRpcError) -> str:
@@ -190,6 +221,15 @@ def _problems(index: int, step: StepSpec, function: registry_pb2.Function, is_tr
                 function.name,
                 f"is a {kind}, but step {step.name!r} receives from other steps: it must be an action",
                 reason="NOT_AN_ACTION",
+            )
+        )
+    if step.every_s and kind != "trigger":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.every",
+                step.every_s,
+                f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
+                reason="NOT_A_TRIGGER",
             )
         )
     if function.exclusive and step.replicas > 1:
@@ -231,11 +271,18 @@ def _merged(problems: list[InvalidInput]) -> InvalidInput:
     )
 
 
+def pinned_spec(spec: FlowSpec, plan: DeploymentPlan) -> FlowSpec:
+    """The spec with exact digests in place of references: those that a deployment of the same version runs."""
+    pins = {step.name: f"{step.pin.component}@{step.pin.digest}" for step in plan.steps}
+    steps = tuple(msgspec.structs.replace(step, component=pins[step.name]) for step in spec.steps)
+    return msgspec.structs.replace(spec, steps=steps)
+
+
 def make_plan(
     workspace: str, document: FlowDocument, deployment: int, version: int, spec: FlowSpec, found: list[Found]
 ) -> DeploymentPlan:
-    """The immutable document of a deployment. Only one that is started (not switched to) has a parking epoch."""
-    epoch = document.parking_epoch if not document.active and not document.parking_used else 0
+    """The immutable document of a deployment. One that is switched to while another runs has no parking epoch."""
+    epoch = current_epoch(document) if parks(document) else 0
     steps = tuple(
         StepPlan(
             name=item.step.name,
@@ -256,6 +303,7 @@ def make_plan(
             timeout_s=item.step.timeout_s,
             retry=item.step.retry,
             exclusive=item.function.exclusive,
+            every_s=item.step.every_s,
         )
         for item in found
     )

@@ -19,9 +19,16 @@ from services.orchestrator.flow_messages import (
     version_message,
 )
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.history_log import HistoryReader
+from services.orchestrator.interventions import Interventions
 from services.orchestrator.log_tail import MAX_LINES, tail
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.paging import page_of
+from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.rpc_history import HistoryRpc
+from services.orchestrator.rpc_interventions import InterventionRpc
+from services.orchestrator.rpc_rollouts import RolloutRpc, flow_of
+from services.orchestrator.verb_queue import queue_limit
 
 STATUS_EVERY_S = 5.0
 # Counts of waiting messages change without a report: they are looked at this often while somebody watches.
@@ -29,9 +36,19 @@ STATUS_LOOK_S = 0.5
 STATUS_LEAST_PAUSE_S = 0.1
 
 
-class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
-    def __init__(self, service: FlowService, mesh: MeshView, stopping: asyncio.Event) -> None:
+class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
+    def __init__(
+        self,
+        service: FlowService,
+        rollouts: Rollouts,
+        mesh: MeshView,
+        history: HistoryReader,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._history = history
         self._service = service
+        self._rollouts = rollouts
+        self._interventions = Interventions(service)
         self._mesh = mesh
         self._stopping = stopping
 
@@ -40,7 +57,7 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
         return flow_message(await self._service.create(request.flow_id, spec, validate_only=request.validate_only))
 
     async def GetFlow(self, request: flow_pb2.GetFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
-        document, _ = await self._service.stores.existing_flow(_flow(request.name))
+        document, _ = await self._service.stores.existing_flow(flow_of(request.name))
         return flow_message(document)
 
     async def ListFlows(  # type: ignore[override]
@@ -50,32 +67,25 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
         page, token = page_of(documents, lambda item: item.flow, request.page_size, request.page_token)
         return flow_pb2.ListFlowsResponse(flows=[flow_message(item) for item in page], next_page_token=token)
 
-    async def UpdateDraft(self, request: flow_pb2.UpdateDraftRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
-        spec = flow_spec_from_proto(request.spec)
-        document = await self._service.update_draft(
-            _flow(request.name), spec, request.etag, validate_only=request.validate_only
-        )
-        return flow_message(document)
-
     async def DeleteFlow(  # type: ignore[override]
         self, request: flow_pb2.DeleteFlowRequest, context: Any
     ) -> flow_pb2.DeleteFlowResponse:
-        await self._service.delete(_flow(request.name), request.etag)
+        await self._service.delete(flow_of(request.name), request.etag)
         return flow_pb2.DeleteFlowResponse()
-
-    async def PublishFlow(self, request: flow_pb2.PublishFlowRequest, context: Any) -> Any:  # type: ignore[override]
-        operation = await self._service.publish(_flow(request.name), request.etag, request.request_id)
-        return operation_message(operation)
 
     async def StartFlow(self, request: flow_pb2.StartFlowRequest, context: Any) -> Any:  # type: ignore[override]
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.start(_flow(request.name), request.version, request.request_id, timeout_s)
+        operation = await self._service.start(
+            flow_of(request.name), request.version, request.request_id, timeout_s, queue_limit(request, context)
+        )
         return operation_message(operation)
 
     async def StopFlow(self, request: flow_pb2.StopFlowRequest, context: Any) -> Any:  # type: ignore[override]
         mode = DROP if request.mode == flow_pb2.STOP_MODE_DROP else DRAIN
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.stop(_flow(request.name), mode, request.request_id, timeout_s)
+        operation = await self._service.stop(
+            flow_of(request.name), mode, request.request_id, timeout_s, queue_limit(request, context)
+        )
         return operation_message(operation)
 
     async def GetVersion(self, request: flow_pb2.GetVersionRequest, context: Any) -> flow_pb2.Version:  # type: ignore[override]
@@ -88,7 +98,7 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
     async def ListVersions(  # type: ignore[override]
         self, request: flow_pb2.ListVersionsRequest, context: Any
     ) -> flow_pb2.ListVersionsResponse:
-        flow = _flow(request.parent, "parent")
+        flow = flow_of(request.parent, "parent")
         document, _ = await self._service.stores.existing_flow(flow)
         found = [item for item in await self._service.stores.versions(flow) if item.number <= document.latest_version]
         page, token = page_of(found, lambda item: f"{item.number:012}", request.page_size, request.page_token)
@@ -98,7 +108,7 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
         self, request: flow_pb2.ListDeploymentsRequest, context: Any
     ) -> flow_pb2.ListDeploymentsResponse:
         """Newest last."""
-        flow = _flow(request.parent, "parent")
+        flow = flow_of(request.parent, "parent")
         document, _ = await self._service.stores.existing_flow(flow)
         numbers = list(range(1, document.next_deployment))
         page, token = page_of(numbers, lambda item: f"{item:012}", request.page_size, request.page_token)
@@ -114,12 +124,12 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
     async def GetFlowStatus(  # type: ignore[override]
         self, request: flow_pb2.GetFlowStatusRequest, context: Any
     ) -> flow_pb2.FlowStatus:
-        return await self._mesh.flow_status(_flow(request.name))
+        return await self._mesh.flow_status(flow_of(request.name))
 
     async def WatchFlowStatus(  # type: ignore[override]
         self, request: flow_pb2.WatchFlowStatusRequest, context: Any
     ) -> AsyncIterator[flow_pb2.WatchFlowStatusResponse]:
-        flow = _flow(request.name)
+        flow = flow_of(request.name)
         loop = asyncio.get_running_loop()
         last: flow_pb2.FlowStatus | None = None
         sent_at = 0.0
@@ -139,14 +149,14 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
         self, request: flow_pb2.InjectMessageRequest, context: Any
     ) -> flow_pb2.InjectMessageResponse:
         execution, duplicate = await self._service.inject(
-            _flow(request.name), request.body, request.content_type, dict(request.headers), request.request_id
+            flow_of(request.name), request.body, request.content_type, dict(request.headers), request.request_id
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
 
     async def TailLogs(  # type: ignore[override]
         self, request: flow_pb2.TailLogsRequest, context: Any
     ) -> AsyncIterator[flow_pb2.TailLogsResponse]:
-        flow = _flow(request.name)
+        flow = flow_of(request.name)
         await self._service.stores.existing_flow(flow)
         if request.lines > MAX_LINES:
             raise InvalidInput.at("lines", request.lines, f"is more than {MAX_LINES}")
@@ -167,7 +177,3 @@ class FlowRpc(flow_pb2_grpc.FlowServiceServicer):
         self, request: flow_pb2.GetServerInfoRequest, context: Any
     ) -> flow_pb2.ServerInfo:
         return await self._mesh.server_info()
-
-
-def _flow(name: str, field: str = "name") -> str:
-    return parse_resource(field, name, "flows")[0]

@@ -11,22 +11,23 @@ from google.protobuf import empty_pb2
 
 from headrace.model.errors import InvalidInput, NotFound, WrongState
 from headrace.wire.flow import seconds_from_duration
-from services.orchestrator.domain.documents import OperationDocument, operation_key
+from services.orchestrator.domain.documents import operation_key
 from services.orchestrator.flow_messages import operation_message
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.operation_view import OperationView
 from services.orchestrator.paging import page_of
-from services.orchestrator.status_view import progress_lines
 
 LONGEST_WAIT_S = 60.0
 
 
 class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
-    def __init__(self, service: FlowService, stopping: asyncio.Event) -> None:
+    def __init__(self, service: FlowService, view: OperationView, stopping: asyncio.Event) -> None:
         self._service = service
+        self._view = view
         self._stopping = stopping
 
     async def GetOperation(self, request: Any, context: Any) -> Any:
-        return await self._message(await self._service.operation(_identifier(request.name)))
+        return await self._view.message(await self._service.operation(_identifier(request.name)))
 
     async def ListOperations(self, request: Any, context: Any) -> Any:
         documents = await self._service.stores.operations()
@@ -50,7 +51,7 @@ class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[mis
                     if document.done:
                         break
                     await changed.wait()
-        return await self._message(document)
+        return await self._view.message(document)
 
     async def CancelOperation(self, request: Any, context: Any) -> Any:
         """A start is undone (its flow is stopped); other operations cannot be cancelled."""
@@ -67,13 +68,6 @@ class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[mis
             raise WrongState(f"operation {identifier!r} is not done", next_step="Wait for it")
         await self._service.stores.flows.delete(operation_key(identifier), found[1])
         return empty_pb2.Empty()
-
-    async def _message(self, document: OperationDocument) -> Any:
-        steps: dict[str, str] = {}
-        if document.deployment and not document.done:
-            snapshot = await self._service.reader.read(document.flow)
-            steps = progress_lines(snapshot, document.deployment) if snapshot else {}
-        return operation_message(document, steps)
 
 
 def _identifier(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.edge.jetstream_assets import JetStreamAssets
@@ -14,6 +15,7 @@ from services.orchestrator.domain.assets import consumer_view_config, stream_vie
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, VersionDocument
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView
+from services.orchestrator.domain.suspension import LIMIT_REASON
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -27,6 +29,7 @@ class SnapshotReader:
     assets: JetStreamAssets
     observer: InstanceObserver
     clock: WallClock
+    epoch: Callable[[], int] = lambda: 0
     _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
 
@@ -37,6 +40,8 @@ class SnapshotReader:
             return None
         document, revision = found
         numbers = set(document.live) | ({document.operation.deployment} if document.operation else set()) - {0}
+        if document.target:  # so that what the version ran with before can be compared
+            numbers |= {document.last_deployments.get(str(document.target_version), 0)} - {0}
         intents = [*document.overtaken, *([document.operation] if document.operation else [])]
         views, stream, consumers, route, operations, wanted_route = await asyncio.gather(
             asyncio.gather(*(self._deployment(name, number) for number in sorted(numbers))),
@@ -61,6 +66,7 @@ class SnapshotReader:
             route=route,
             wanted_route=wanted_route,
             operations=_operations([found[0] for found in operations if found is not None]),
+            epoch=self.epoch(),
         )
 
     async def version(self, flow: str, number: int) -> VersionDocument:
@@ -111,6 +117,12 @@ class SnapshotReader:
             for info in infos
         }
 
+    async def listens(self, document: FlowDocument) -> bool:
+        """Whether the flow's trigger is a listener: then it takes nothing at its ingress."""
+        number = document.active or document.target
+        plan = await self.plan(document.flow, number) if number else None
+        return plan is not None and plan.step(plan.trigger).kind == "listener"
+
     async def _wanted_route(self, document: FlowDocument) -> Route:
         """Follows from the flow document and the version that runs (or is being started)."""
         number = document.active_version or document.target_version or document.latest_version
@@ -120,10 +132,11 @@ class SnapshotReader:
         return Route(
             document.flow,
             str(document.state),
-            trigger=find_trigger(spec),
+            trigger="" if await self.listens(document) else find_trigger(spec),
             reply_timeout_s=spec.reply_timeout_s,
             version=number,
             deployment=document.active or document.target,
+            refuses=LIMIT_REASON if document.suspension is not None and document.suspension.reached else "",
         )
 
 

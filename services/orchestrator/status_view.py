@@ -8,10 +8,14 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase
+from services.orchestrator.domain.documents import SuspensionRecord
+from services.orchestrator.domain.drain_choice import drain_problem
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.planner import waiting_of
+from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
-from services.orchestrator.flow_messages import deployment_message, pin_message
+from services.orchestrator.domain.suspension import kept, suspension_problem
+from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
 
 _S = sidecar_pb2
 # The worst state of a step's instances is the step's.
@@ -38,10 +42,15 @@ def flow_status(
         flow=f"flows/{flow.flow}",
         state=flow_pb2.FlowState.Value(f"FLOW_STATE_{flow.state}"),
         profile=profile,
+        ingress_repairs=flow.ingress_repairs,
+        strays_moved=flow.strays_moved,
         ingress_owner=flow.ingress,
         webhook_url=webhook_url,
         problems=problems_of(snapshot),
+        running_operation=running_operation(flow),
     )
+    if flow.suspension is not None:
+        message.suspension.CopyFrom(_suspension(snapshot, flow.suspension))
     for number in flow.live:
         view = snapshot.deployments.get(number)
         if view is not None:
@@ -58,10 +67,25 @@ def _deployment_status(snapshot: Snapshot, view: DeploymentView) -> flow_pb2.Dep
     prefix = subjects.step_consumer(view.number, "")
     in_flight = sum(consumer.in_flight for name, consumer in snapshot.consumers.items() if name.startswith(prefix))
     waiting = max(0, waiting_of(snapshot, view.number) - in_flight)
-    return flow_pb2.DeploymentStatus(
+    message = flow_pb2.DeploymentStatus(
         deployment=deployment_message(snapshot.flow.flow, view.number, view.plan, view.state),
         waiting=waiting,
         in_flight=in_flight,
+    )
+    drain = view.state.drain if view.state is not None else None
+    if drain is not None:
+        message.drain_choice = flow_pb2.DrainChoice.Value(f"DRAIN_CHOICE_{drain.choice}")
+        message.dead_lettered, message.moved = drain.dead_lettered, drain.moved
+    return message
+
+
+def _suspension(snapshot: Snapshot, record: SuspensionRecord) -> flow_pb2.Suspension:
+    return flow_pb2.Suspension(
+        since=timestamp(record.since),
+        until=timestamp(record.until),
+        max_messages=record.max_messages,
+        kept=kept(snapshot),
+        limit_reached=record.reached,
     )
 
 
@@ -75,7 +99,8 @@ def _step_status(
     assert view.plan is not None
     pin = view.plan.step(step).pin
     instances = []
-    for wanted in snapshot.wanted_instances(view.number):
+    replicas = view.state.replicas.get(step, 1) if view.state is not None else 0
+    for wanted in [*snapshot.wanted_instances(view.number), *surplus(snapshot, view.number)]:
         if wanted.step != step:
             continue
         running = snapshot.instances.get(wanted.name)
@@ -101,8 +126,17 @@ def _step_status(
         waiting=max(0, stored - in_flight),
         in_flight=in_flight,
         deployment=view.number,
+        replicas=replicas,
         newer_revision=newest if newest > pin.revision_number else 0,
     )
+
+
+def _drain_problem(snapshot: Snapshot, number: int) -> str:
+    view = snapshot.deployments.get(number)
+    if view is None:
+        return ""
+    status = _deployment_status(snapshot, view)
+    return drain_problem(snapshot, view, status.waiting, status.in_flight)
 
 
 def problems_of(snapshot: Snapshot) -> list[str]:
@@ -130,6 +164,9 @@ def problems_of(snapshot: Snapshot) -> list[str]:
                 running = snapshot.instances[instance.name]
                 if running.starts > 1:
                     problems.append(f"step {instance.step!r} (d{number}): its sidecar restarts: {running.last_exit}")
+    problems += [problem for number in flow.live if (problem := _drain_problem(snapshot, number))]
+    if suspended := suspension_problem(snapshot):
+        problems.append(suspended)
     parked = sum(n for (owner, _), n in (snapshot.stream.counts if snapshot.stream else {}).items() if owner[0] == "p")
     if flow.state == FlowState.STOPPED and parked:
         problems.append(
@@ -137,16 +174,3 @@ def problems_of(snapshot: Snapshot) -> list[str]:
             f"or drop them: headrace flow stop {flow.flow} --drop --yes"
         )
     return problems
-
-
-def progress_lines(snapshot: Snapshot, deployment: int) -> dict[str, str]:
-    """One progress word per step of a deployment, for an operation's metadata."""
-    view = snapshot.deployments.get(deployment)
-    if view is None or view.plan is None or view.state is None:
-        return {}
-    lines: dict[str, str] = {}
-    for instance in snapshot.wanted_instances(deployment):
-        status = snapshot.statuses.get(instance.name)
-        word = str(status.progress) if status else ("UP" if instance.name in snapshot.instances else "NOT_UP")
-        lines[instance.step] = min(lines.get(instance.step, word), word)
-    return lines

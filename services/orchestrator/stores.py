@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,8 @@ from headrace.model.deployment import (
 )
 from headrace.model.errors import Conflict, NotFound
 from headrace.model.route import Route, decode_route, encode_route
+from headrace.ports import Bucket
+from services.orchestrator.caller import current_caller
 from services.orchestrator.domain.documents import (
     DeletedFlow,
     FlowDocument,
@@ -37,6 +40,9 @@ from services.orchestrator.domain.documents import (
     operation_key,
     version_key,
 )
+from services.orchestrator.domain.history import noted
+from services.orchestrator.domain.history_entry import HistoryEntry
+from services.orchestrator.domain.tick_plan import TickCursor, tick_key
 
 CAS_ATTEMPTS = 8
 T = TypeVar("T", bound=msgspec.Struct)
@@ -47,21 +53,23 @@ class Stores:
     """All buckets of one workspace."""
 
     workspace: str
-    flows: KvBucket
-    deployments: KvBucket
-    routes: KvBucket
-    pins: KvBucket
+    flows: Bucket
+    deployments: Bucket
+    routes: Bucket
+    pins: Bucket
+    now: Callable[[], float] = time.time
 
     @classmethod
-    async def open(cls, connection: Client, workspace: str) -> Stores:
+    async def open(cls, connection: Client, workspace: str, guard: Callable[[], None] = lambda: None) -> Stores:
+        """`guard` is called before each write, and raises where this process may not write."""
         names = (
             subjects.flow_bucket(workspace),
             subjects.deployment_bucket(workspace),
             subjects.route_bucket(workspace),
             subjects.pin_bucket(workspace),
         )
-        buckets = await asyncio.gather(*(KvBucket.open(connection, name) for name in names))
-        return cls(workspace, *buckets)
+        buckets = await asyncio.gather(*(KvBucket.open(connection, name, guard=guard) for name in names))
+        return cls(workspace, buckets[0], buckets[1], buckets[2], buckets[3])
 
     # Flows and versions.
 
@@ -93,7 +101,7 @@ class Stores:
         """Reads, edits, writes; again when somebody else was faster. Errors of `edit` go through."""
         for _ in range(CAS_ATTEMPTS):
             document, revision = await self.existing_flow(name)
-            changed = await edit(document)
+            changed = noted(document, await edit(document), current_caller(), self.now())
             try:
                 await self.write_flow(changed, revision)
             except Conflict:
@@ -105,10 +113,18 @@ class Stores:
         entry = await self.flows.get(deleted_flow_key(name))
         return decode(entry.value or b"", DeletedFlow) if entry else None
 
-    async def remember_deleted(self, document: FlowDocument) -> None:
+    async def remember_deleted(self, document: FlowDocument) -> DeletedFlow:
         """Before the flow's document goes."""
-        remains = DeletedFlow(document.next_deployment, document.parking_epoch + 1, document.assets_generation + 1)
+        entry = HistoryEntry(document.history_next, self.now(), current_caller(), document.flow, "delete")
+        remains = DeletedFlow(
+            document.next_deployment,
+            document.parking_epoch + 1,
+            document.assets_generation + 1,
+            history_next=document.history_next + 1,
+            history=(*document.history, entry),
+        )
         await self.flows.put(deleted_flow_key(document.flow), encode(remains))
+        return remains
 
     async def version(self, flow: str, number: int) -> VersionDocument:
         entry = await self.flows.get(version_key(flow, number))
@@ -175,6 +191,18 @@ class Stores:
         if revision == 0:
             return await self.deployments.create(key, encode_state(state))
         return await self.deployments.update(key, encode_state(state), revision)
+
+    # Timers.
+
+    async def tick_cursor(self, flow: str) -> tuple[TickCursor, int] | None:
+        entry = await self.flows.get(tick_key(flow))
+        return (decode(entry.value or b"", TickCursor), entry.revision) if entry else None
+
+    async def write_tick_cursor(self, flow: str, cursor: TickCursor, revision: int) -> int:
+        """Compare-and-set; revision 0 creates."""
+        if revision == 0:
+            return await self.flows.create(tick_key(flow), encode(cursor))
+        return await self.flows.update(tick_key(flow), encode(cursor), revision)
 
     # Routes and pins.
 

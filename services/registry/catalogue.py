@@ -11,7 +11,7 @@ next delete or the collector resolves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from typing import BinaryIO
 from headrace.edge.bundle_reader import BundleContent
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
-from headrace.model.errors import Conflict, Damaged, NotFound, Unavailable
+from headrace.model.errors import Conflict, Damaged, NotFound, Unavailable, WrongState
 from headrace.model.names import Reference
 from services.registry.bundle_store import BundleStore
 from services.registry.component_store import ComponentStore, FoundComponent
@@ -125,8 +125,34 @@ class Catalogue:
             return await self._view(found, changed.by_number(number))
         raise _kept_changing(name)
 
-    async def delete(self, name: str, number: int) -> None:
+    async def unused(self, name: str = "") -> list[RevisionView]:
+        """Revisions of a component (of all, without a name) that a purge would delete."""
+        found = [await self.components.get(name)] if name else await self.components.list()
+        pins = await self._pins_by_digest()
+        return [
+            RevisionView(one.record.name, entry, await self._bundle(one, entry), ())
+            for one in found
+            for entry in revision_rules.unused_revisions(one.record, pins.keys())
+            if not entry.deleting
+        ]
+
+    async def purge(self, name: str = "", only: Collection[str] = ()) -> list[RevisionView]:
+        """Deletes what `unused` lists (with `only` just those names of it); answers what it deleted."""
+        deleted: list[RevisionView] = []
+        for view in await self.unused(name):
+            if only and f"components/{view.component}/revisions/{view.entry.number}" not in only:
+                continue
+            try:
+                await self.delete(view.component, view.entry.number, only_unused=True)
+            except (WrongState, NotFound):
+                continue  # pinned, tagged or deleted since it was listed
+            deleted.append(view)
+        return deleted
+
+    async def delete(self, name: str, number: int, *, only_unused: bool = False) -> None:
         """Deletes a revision that nobody pins; WrongState names those who do.
+
+        With `only_unused` one that a tag names, or that is the newest, is refused too.
 
         Whoever pins writes the pin first and then asks whether the revision is there; here it is marked first
         and then pins are looked for; the removal needs the very record that was marked. One of both sides
@@ -136,12 +162,15 @@ class Catalogue:
             found = await self.components.get(name)
             entry = found.record.by_number(number)
             holders = await self.holders(entry.digest)
+            refusal = revision_rules.refuse_pinned(name, number, holders) if holders else None
+            if refusal is None and only_unused and entry not in revision_rules.unused_revisions(found.record, ()):
+                refusal = revision_rules.refuse_used(name, number)
             try:
-                if holders:
+                if refusal is not None:
                     if entry.deleting:
                         unmarked = revision_rules.mark_deleting(found.record, number, deleting=False)
                         await self.components.save(unmarked, found.revision)
-                    raise revision_rules.refuse_pinned(name, number, holders)
+                    raise refusal
                 if not entry.deleting:
                     marked = revision_rules.mark_deleting(found.record, number, deleting=True)
                     await self.components.save(marked, found.revision)

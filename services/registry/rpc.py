@@ -122,6 +122,19 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         await self._catalogue.delete(name, int(number))
         return registry_pb2.DeleteRevisionResponse()
 
+    async def PurgeRevisions(
+        self, request: registry_pb2.PurgeRevisionsRequest, context: Any
+    ) -> registry_pb2.PurgeRevisionsResponse:
+        name = "" if request.parent == "components/-" else parse_resource("parent", request.parent, "components")[0]
+        if request.force:
+            views = await self._catalogue.purge(name, frozenset(request.names))
+        else:
+            views = await self._catalogue.unused(name)
+        revisions = [revision_to_proto(view) for view in views]
+        for revision in revisions:
+            revision.ClearField("manifest")  # so that the answer stays small
+        return registry_pb2.PurgeRevisionsResponse(revisions=revisions)
+
 
 def component_to_proto(found: FoundComponent) -> registry_pb2.Component:
     record = found.record

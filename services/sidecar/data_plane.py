@@ -50,7 +50,10 @@ class DataPlane:
         self._lane = lane
         self.counters = new_counters()
         self._timers = Timers()
+        self._tasks = tasks
         self._active = False
+        self._gave_way = False
+        self._leaving: asyncio.Task[None] | None = None
         self._on_occupancy = on_occupancy
         self._emptied = asyncio.Event()
         self.outbox = Outbox(
@@ -87,7 +90,7 @@ class DataPlane:
 
     @property
     def drained(self) -> bool:
-        return self.loop.empty and (self._listener is None or self._listener.closed)
+        return self._leaving is None and self.loop.empty and (self._listener is None or self._listener.closed)
 
     def _changed(self) -> None:
         self._emptied.set()
@@ -106,6 +109,8 @@ class DataPlane:
     def activate(self) -> None:
         """Starts to pull, or to listen."""
         self._active = True
+        if self._gave_way:
+            return
         if self._listener is not None:
             self._listener.activate()
         else:
@@ -115,6 +120,21 @@ class DataPlane:
         """A listener stops reading its source; a puller goes on."""
         if self._listener is not None:
             self._listener.drain()
+
+    def give_way(self) -> None:
+        """Pulls no more, now or later; what is held is finished."""
+        if self._gave_way:
+            return
+        self._gave_way = True
+        if self._listener is not None:
+            self._listener.drain()
+        if self._active:
+            self._leaving = self._tasks.create_task(self._stop_pulling(), name="give way")
+
+    async def _stop_pulling(self) -> None:
+        await self.loop.stop_pulling()  # bounded by the lane
+        self._leaving = None
+        self._changed()
 
     async def finish(self, grace_s: float) -> None:
         """Stops pulling, waits until nothing is held or the grace is over; what is left is redelivered."""

@@ -73,6 +73,7 @@ class Instance:
         self._left_stage = Stage.WARM
         self._preparation_failed = False
         self._stopping = False
+        self.gave_way = False
         self._work_done = asyncio.Event()
         self.shutdown_requested = asyncio.Event()
         self.shutdown_grace_s = 2.0
@@ -106,6 +107,15 @@ class Instance:
         """Wants it to finish what there is; a puller goes on pulling."""
         self._want(Wanted.DRAINED)
         self._act()
+
+    def give_way(self) -> None:
+        """Wants it to finish what it holds and to begin nothing more: its siblings do the rest."""
+        self.gave_way = True
+        self._want(Wanted.DRAINED)
+        if self.plane is not None:
+            self.plane.give_way()
+        self._act()
+        self.status.touch()
 
     def shut_down(self, grace_s: float) -> None:
         """Wants the process to end."""
@@ -186,6 +196,8 @@ class Instance:
         program = Program(bundle.path, python, bundle.entrypoint)
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
+            if self.gave_way:
+                self.plane.give_way()
         self.status.board.revision = step.pin.digest
         first, self._first = self._first, None
         events = SupervisorEvents(

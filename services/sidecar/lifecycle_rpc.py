@@ -53,6 +53,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         sdk=board.sdk,
         interpreter=board.interpreter,
         counters=plane.counters if plane is not None else {},
+        gave_way=instance.gave_way,
     )
     status.change_time.FromNanoseconds(board.changed_at_unix_ns)
     return status
@@ -87,7 +88,10 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def Drain(self, request: Any, context: Any) -> sidecar_pb2.DrainResponse:
         self._instance.admit(request.generation)
-        self._instance.drain()
+        if request.give_way:
+            self._instance.give_way()
+        else:
+            self._instance.drain()
         return sidecar_pb2.DrainResponse(status=self._status())
 
     async def Shutdown(self, request: Any, context: Any) -> sidecar_pb2.ShutdownResponse:

@@ -60,7 +60,12 @@ class PlanSource:
 
     @property
     def goes_on_by_itself(self) -> bool:
-        return self._state is not None and self._state.phase in WORKING_PHASES
+        """Its deployment works, and still wants this replica to."""
+        state = self._state
+        if state is None or state.phase not in WORKING_PHASES:
+            return False
+        given_up = state.drain is not None and state.drain.choice in ("DEAD_LETTER", "MOVE")
+        return not given_up and self._settings.replica < state.replicas.get(self._settings.step, 1)
 
     def is_only_replica(self, step: str) -> bool:
         """The deployment works, and this instance is its step's only one: whatever its consumer shows as held

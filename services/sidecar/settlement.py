@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.message_ids import output_message_id
+from headrace.model.message_ids import dead_letter_id, output_message_id
 from headrace.ports import Delivery, JetStreamLane, Stored
 from headrace.wire.envelope import (
     Envelope,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from services.sidecar.hop_phases import HopPhases
 
 log = get_logger(__name__)
-
-_DEAD_OUTPUT = "dead-letter"
 
 
 class Settlement:
@@ -276,7 +274,7 @@ class Settlement:
 
     def _put_dead_letter(self, message_id: str, step: str, raw: bytes, after: Callable[..., None]) -> None:
         subject = subjects.dead_letter_subject(self._plan.workspace, self._plan.flow, step)
-        letter_id = output_message_id(message_id, step, _DEAD_OUTPUT, "_dead")
+        letter_id = dead_letter_id(message_id, step)
 
         def refused(outgoing: Outgoing, problem: Problem) -> None:
             log.error("dead letter refused by the broker", message_id=message_id, error=problem.message)

@@ -22,8 +22,20 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Touch:
+    """What one step wrote into a message that it handled: its deployment, and the constant of its own code."""
+
+    step: str
+    deployment: int
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request. `wrong` says what was wrong with an answer that came, else it is empty."""
+    """One request. `wrong` says what was wrong with an answer that came, else it is empty.
+
+    `version` and `deployment` are those of the answer's headers; times are time.monotonic() of this process.
+    """
 
     id: str
     outcome: Outcome
@@ -31,6 +43,11 @@ class Attempt:
     wrong: str = ""
     latency_s: float = 0.0
     detail: str = ""
+    version: int = 0
+    deployment: int = 0
+    touched: tuple[Touch, ...] = ()
+    sent_at: float = 0.0
+    answered_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class Effect:
     revision: str = ""
     message_id: str = ""
     attempt: int = 1
+    touched: tuple[Touch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,13 @@ def read_effects(file: Path) -> list[Effect]:
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             data = json.loads(line)
-            effects.append(
-                Effect(data["id"], data["revision"], str(data.get("message_id", "")), int(data.get("attempt", 1)))
-            )
+            message_id, attempt = str(data.get("message_id", "")), int(data.get("attempt", 1))
+            effects.append(Effect(data["id"], data["revision"], message_id, attempt, touches(data.get("touched"))))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}, line {number} is no effect: {line[:200]!r}") from error
     return effects
+
+
+def touches(raw: object) -> tuple[Touch, ...]:
+    """From the list that a message carries; () where there is none."""
+    return tuple(Touch(*item) for item in raw) if isinstance(raw, list) else ()

@@ -8,6 +8,7 @@ the Idempotency-Key too, and what was not answered is repeated through the next 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import secrets
@@ -15,7 +16,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from tests.robustness.ledger import Attempt, Outcome
+from tests.robustness.ledger import Attempt, Outcome, Touch, touches
 from tests.support.http_connection import HttpAnswer, HttpConnection
 
 JSON_HEADERS = {"content-type": "application/json"}
@@ -132,18 +133,20 @@ class Traffic:
             connection = await self._connection(address)
             body = json.dumps({"id": id}).encode()
             headers = {**JSON_HEADERS, "idempotency-key": id} if self._repeat_s else JSON_HEADERS
+            sent_at = time.monotonic()
             answer = await connection.request("POST", self._path, body, headers, limit_s=self._answer_limit_s)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             outcome = Outcome.UNKNOWN if connection is not None and connection.sent else Outcome.FAILED
             if connection is not None:
                 connection.abort()
             return Attempt(id, outcome, latency_s=time.monotonic() - due, detail=repr(error))
-        latency_s = time.monotonic() - due
+        answered_at = time.monotonic()
         if answer.headers.get("connection") == "close":
             await connection.close()
         else:
             self._idle.append((address, connection))
-        return judge(id, answer, latency_s)
+        attempt = judge(id, answer, answered_at - due)
+        return dataclasses.replace(attempt, sent_at=sent_at, answered_at=answered_at)
 
     async def _connection(self, address: str) -> HttpConnection:
         for index in range(len(self._idle) - 1, -1, -1):
@@ -171,4 +174,13 @@ def judge(id: str, answer: HttpAnswer, latency_s: float = 0.0) -> Attempt:
             wrong = f"not an answer: {answer.body[:80]!r}"
     if not answer.headers.get("headrace-execution"):
         wrong = wrong or "no execution id"
-    return Attempt(id, Outcome.OK, status, wrong, latency_s)
+    version, deployment = (int(answer.headers.get(f"headrace-{name}", "0")) for name in ("version", "deployment"))
+    return Attempt(id, Outcome.OK, status, wrong, latency_s, "", version, deployment, _touched(answer))
+
+
+def _touched(answer: HttpAnswer) -> tuple[Touch, ...]:
+    """What an answer's body says of the steps that the request went through; () where it says nothing."""
+    try:
+        return touches(answer.json().get("touched"))
+    except (ValueError, AttributeError):
+        return ()

@@ -53,30 +53,32 @@ class RunningMesh:
         """Every process of this mesh but `up` itself, found by environment."""
         return processes_with(MESH_VARIABLE, str(locate(self.data).path))
 
-    def pid_of(self, role: str, flow: str = "", step: str = "") -> int:
+    def pid_of(self, role: str, flow: str = "", step: str = "", deployment: int = 0) -> int:
         """The present process of a role; the first one of a step. AssertionError where there is none now."""
         if role == "up":
             return self.process.pid
         if role in ("sidecar", "component"):
-            pids = self.pids_of(role, flow, step)
+            pids = self.pids_of(role, flow, step, deployment)
             assert pids, f"no {role} of {flow}/{step} runs"
             return pids[0]
         pid = self.endpoints.processes[role]
         assert pid, f"{role} does not run"
         return pid
 
-    def pids_of(self, role: str, flow: str, step: str) -> list[int]:
-        """Sidecars or components of a step, one per replica."""
+    def pids_of(self, role: str, flow: str, step: str, deployment: int = 0) -> list[int]:
+        """Sidecars or components of a step, one per replica; of all deployments unless one is named."""
         module = "headrace.sdk.serve" if role == "component" else "services.sidecar"
         return [
             pid
             for pid in processes_with(MESH_VARIABLE, str(locate(self.data).path))
-            if _flow_and_step(pid) == (flow, step) and _is_python_of(pid, module)
+            if (owner := owner_of(pid))[:3:2] == (flow, step)
+            and deployment in (0, owner[1])
+            and _is_python_of(pid, module)
         ]
 
-    def kill(self, role: str, flow: str = "", step: str = "", number: int = signal.SIGKILL) -> int:
+    def kill(self, role: str, flow: str = "", step: str = "", number: int = signal.SIGKILL, deployment: int = 0) -> int:
         """Sends the signal (kill -9) and answers the pid it went to."""
-        pid = self.pid_of(role, flow, step)
+        pid = self.pid_of(role, flow, step, deployment)
         os.kill(pid, number)
         return pid
 
@@ -91,10 +93,10 @@ class RunningMesh:
         return (locate(self.data).logs / f"{role}.log").read_text(errors="replace")
 
 
-def _flow_and_step(pid: int) -> tuple[str, str]:
-    """From the instance's name, `default.orders.d1.price.0`."""
+def owner_of(pid: int) -> tuple[str, int, str]:
+    """Flow, deployment and step of a process, from its instance's name: `default.orders.d1.price.0`."""
     parts = (environment_value(pid, "HEADRACE_INSTANCE") or "").split(".")
-    return (parts[1], parts[3]) if len(parts) == 5 else ("", "")
+    return (parts[1], int(parts[2][1:]), parts[3]) if len(parts) == 5 else ("", 0, "")
 
 
 def _is_python_of(pid: int, module: str) -> bool:

@@ -96,13 +96,15 @@ async def published(rig: OrchestratorRig, client: AsyncClient, flow: str, spec: 
     await client.publish(flow)
 
 
-def _spawn(folder: Path, broker: BrokerProcess, registry: Registry, agent: str, listen: str) -> ChildProcess:
+def _spawn(
+    folder: Path, broker: BrokerProcess, registry: Registry, agent: str, listen: str, name: str = "orchestrator"
+) -> ChildProcess:
     arguments = own_module(
         "services.orchestrator",
         *("--nats", broker.url, "--registry", registry.address, "--agent", agent),
-        *("--listen", listen, "--profile", broker.profile, "--log-level", "info"),
+        *("--listen", listen, "--profile", broker.profile, "--log-level", "info", "--name", name),
     )
-    return ChildProcess.spawn(Command(arguments, log_file=folder / "orchestrator.log"), readiness=True)
+    return ChildProcess.spawn(Command(arguments, log_file=folder / f"{name}.log"), readiness=True)
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,16 @@ from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain import flow_verbs
-from services.orchestrator.domain.documents import FlowDocument, OperationDocument, OperationIntent, change
+from services.orchestrator.domain.documents import (
+    FlowDocument,
+    OperationDocument,
+    OperationIntent,
+    Rollout,
+    Strategy,
+    current_epoch,
+    parks,
+    without_deployment,
+)
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.planner import make_plan
 from services.orchestrator.domain.snapshot import (
@@ -72,16 +81,25 @@ class World:
 
     # What a person does.
 
-    def verb(self, name: str, mode: str = "DRAIN", limit_s: float = 0.0) -> None:
+    def verb(
+        self, name: str, mode: str = "DRAIN", limit_s: float = 0.0, *, restart: bool = False, strict: bool = False
+    ) -> None:
         """May raise WrongState, as it would for a person."""
         self.begun += 1
         deadline = self.now + limit_s if limit_s else 0.0
         intent = OperationIntent(f"{name}-{self.begun}", name, created_at=self.now, deadline=deadline)
+        strategy = Strategy.RESTART if restart else Strategy.WARM_SWITCH
+        rollout = Rollout(strategy, strict_order=strict, limit_s=limit_s)
         if name == "publish":
             draft = self.flow.draft
-            document, _ = flow_verbs.begin_publish(self.flow, intent)
+            document, _ = flow_verbs.begin_publish(self.flow, intent, rollout)
             assert draft is not None
             self.versions[document.latest_version] = draft
+        elif name == "restart":
+            spec = self.versions[self.flow.active_version or 1]
+            document, _ = flow_verbs.begin_restart(self.flow, spec, intent, rollout)
+        elif name == "rollback":
+            document, _ = flow_verbs.begin_rollback(self.flow, 1, self.versions[1], intent, rollout)
         elif name == "start":
             version = flow_verbs.pick_version(self.flow, 0)
             document, _ = flow_verbs.begin_start(self.flow, version, self.versions[version], intent)
@@ -231,9 +249,7 @@ class World:
                 self.pinned.discard(f"d{action.deployment}")
                 if action.keep_for_version:
                     self.pinned.add(f"v{action.version}")
-                live = tuple(number for number in snapshot.flow.live if number != action.deployment)
-                closed = tuple(number for number in snapshot.flow.closed if number != action.deployment)
-                self._write_flow(change(snapshot.flow, live=live, closed=closed), snapshot.flow_revision)
+                self._write_flow(without_deployment(snapshot.flow, action.deployment), snapshot.flow_revision)
             case _:
                 self._apply_asset(snapshot, action)
 
@@ -304,7 +320,7 @@ class World:
             ),
             max_waiting=spec.max_waiting,
             reply_timeout_s=0.0,
-            parking_epoch=document.parking_epoch if not document.active and not document.parking_used else 0,
+            parking_epoch=current_epoch(document) if parks(document) else 0,
         )
         self.pinned.add(f"d{action.deployment}")
         replicas = {step.name: step.replicas for step in spec.steps}

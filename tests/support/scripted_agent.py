@@ -188,7 +188,11 @@ class ScriptedAgent(agent_pb2_grpc.AgentServiceServicer):
             sidecar.generation = request.generation  # type: ignore[attr-defined]
             await sidecar.start(sidecar.address)  # type: ignore[attr-defined]
             self.started.append(name)
-        instance = self._instance(self.sidecars[name], agent_pb2.INSTANCE_STATE_UP)
+        present: Any = self.sidecars[name]
+        if request.generation < present.generation:
+            raise Conflict("a lower generation than seen", reason="STALE_GENERATION")
+        present.generation = request.generation
+        instance = self._instance(present, agent_pb2.INSTANCE_STATE_UP)
         self._tell(instance)
         return agent_pb2.StartInstanceResponse(instance=instance)
 

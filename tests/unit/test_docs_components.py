@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "components.md"
-
-
-def block(containing: str) -> str:
-    found: list[str] = re.findall(r"```\w+\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
-    return next(text for text in found if containing in text)
+from headrace.edge.broker_process import free_port
+from headrace.sdk.testing import ComponentHarness
+from tests.support.guide import guide_block
 
 
 def test_the_first_component_and_its_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "greet"
     folder.mkdir()
-    (folder / "component.yaml").write_text(block("# component.yaml"))
-    (folder / "component.py").write_text(block("# component.py"))
+    (folder / "component.yaml").write_text(guide_block("# component.yaml"))
+    (folder / "component.py").write_text(guide_block("# component.py"))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(block("def test_greet"), "guide", "exec"), names)
+    exec(compile(guide_block("def test_greet():"), "guide", "exec"), names)
     test = names["test_greet"]
     assert callable(test)
     test()
+
+
+async def test_the_listener_says_ok_only_when_the_broker_has_the_line(tmp_path: Path) -> None:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    (folder / "component.yaml").write_text(guide_block("# component.yaml of a listener"))
+    (folder / "component.py").write_text(guide_block("# component.py of a listener"))
+    port = free_port()
+    async with ComponentHarness(folder, config={"port": port}) as harness, harness.listen("receive") as listening:
+        reader, writer = await _connect(port)
+        writer.write(b"1 hello\n2 again\n")
+        first = await listening.next()
+        assert (first.source_id, first.output.value) == ("1", {"number": 1, "text": "hello"})
+        first.store()
+        assert await reader.readline() == b"ok\n"
+        (await listening.next()).refuse("DRAINING", "the edge is full")
+        assert await reader.readline() == b"", "a refused line is not acknowledged"
+        writer.close()
+        await listening.drain()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    for _ in range(100):
+        with contextlib.suppress(ConnectionRefusedError):
+            return await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.01)
+    raise AssertionError("the listener does not listen")

@@ -50,11 +50,18 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert price.timeout_s == 30.0
     assert flow.folders == {"price": tmp_path / "price"}
     assert flow.spec.steps[0].function == "receive"
+    assert flow.spec.steps[0].every_s == 0
+    timed = read(ORDERS.replace("function: receive", "every: 250ms"), tmp_path)
+    assert timed.spec.steps[0].every_s == 0.25
 
 
 @pytest.mark.parametrize(
     ("line", "wrong", "said"),
     [
+        ("function: receive", "every: 9ms", ["flow.yaml:6", "steps.order.every: '9ms'", "10ms and 24h"]),
+        ("function: receive", "every: 25h", ["flow.yaml:6", "10ms and 24h"]),
+        ("function: receive", "every: 5", ["flow.yaml:6", "not a duration"]),
+        ("prefetch: 32", "every: 5s", ["flow.yaml:11", "receives from 'order'", "Only the flow's first step"]),
         ("max_waiting: 500", "max_wating: 500", ["flow.yaml:4", "max_wating", "Did you mean `max_waiting`?"]),
         ("reply_timeout: 10s", "reply_timeout: 10", ["flow.yaml:3", "reply_timeout: 10 is not a duration", "10s"]),
         ("reply_timeout: 10s", "reply_timeout: 10m", ["flow.yaml:3", "300"]),

@@ -38,6 +38,7 @@ steps = st.builds(
     replicas=st.integers(1, 64),
     timeout_s=milliseconds,
     retry=st.builds(RetryPolicy, attempts=st.integers(1, 9), backoff_s=milliseconds, max_delay_s=milliseconds),
+    every_s=st.just(0.0) | milliseconds,
 )
 specs = st.builds(
     FlowSpec,

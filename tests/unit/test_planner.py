@@ -45,15 +45,17 @@ class MeshMachine(RuleBasedStateMachine):
         self.old = self.world.snapshot()
 
     @rule(
-        verb=st.sampled_from(["start", "stop", "publish"]),
+        verb=st.sampled_from(["start", "stop", "publish", "restart", "rollback"]),
         mode=st.sampled_from(["DRAIN", "DROP"]),
         limit_s=st.sampled_from([0.0, 5.0]),
+        restart=st.booleans(),
+        strict=st.booleans(),
     )
-    def person(self, verb: str, mode: str, limit_s: float) -> None:
+    def person(self, verb: str, mode: str, limit_s: float, restart: bool, strict: bool) -> None:
         with contextlib.suppress(WrongState):
             if verb == "publish":
                 self.world.draft()
-            self.world.verb(verb, mode, limit_s)
+            self.world.verb(verb, mode, limit_s, restart=restart, strict=strict)
 
     @rule()
     def plan_and_apply(self) -> None:

@@ -75,6 +75,12 @@ def flow_stopped(flow: str, state: str) -> Refusal:
     return Refusal(503, "FLOW_STOPPED", message, retry_after_s=5)
 
 
+def flow_suspended(flow: str) -> Refusal:
+    """A limit of the suspension is reached: nothing more is kept."""
+    message = f"flow {flow} is suspended and keeps all that it may. Go on with: headrace flow resume {flow}"
+    return Refusal(503, "FLOW_SUSPENDED", message, retry_after_s=30)
+
+
 def gateway_stopping(execution: str = "") -> Refusal:
     message = "this gateway is stopping. Try again, or another gateway"
     return Refusal(503, "GATEWAY_STOPPING", message, retry_after_s=1, execution=execution, close=True)

@@ -100,6 +100,25 @@ class DropMessages:
 
 
 @dataclass(frozen=True, slots=True)
+class SettleMessages:
+    """Stores the next batch of what waits for a deployment elsewhere, as a person chose, then removes it."""
+
+    deployment: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveStrays:
+    """Stores the next batch of what lies under these owners, for whom nobody works, where it belongs."""
+
+    owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHistory:
+    """Stores the entries that wait in the flow's document, then takes them out."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartInstance:
     instance: InstanceView
     generation: int
@@ -113,7 +132,7 @@ class StopInstance:
 
 @dataclass(frozen=True, slots=True)
 class CallInstance:
-    """A lifecycle call: `Prepare`, `Activate` or `Drain`."""
+    """A lifecycle call: `Prepare`, `Activate`, `Drain`, or `GiveWay` (a `Drain` of one instance too many)."""
 
     name: str
     verb: str
@@ -142,6 +161,9 @@ Action: TypeAlias = (
     | ConfirmIngress
     | PurgeBarriers
     | DropMessages
+    | SettleMessages
+    | MoveStrays
+    | RecordHistory
     | StartInstance
     | StopInstance
     | CallInstance

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
-from services.orchestrator.domain.deployment_phases import WANTED
+from services.orchestrator.domain.deployment_phases import OVER, WANTED
 from services.orchestrator.domain.documents import DROP, FlowDocument, current_epoch
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.drain_choice import settling
+from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowState
 from services.orchestrator.domain.snapshot import Snapshot, StreamView
 
 NANOS = 1_000_000_000
@@ -136,7 +137,8 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
             continue
         for step in view.plan.steps:
             config = consumer_config(snapshot, view.plan, step.name, view.state.replicas.get(step.name, 1))
-            paused = step.name == view.plan.trigger and not _open(snapshot.flow, number, view.state.phase)
+            paused = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
+            paused = paused or snapshot.flow.state in SUSPENDED_STATES or settling(view.state)
             wanted[str(config["durable_name"])] = (config, paused)
     return wanted
 
@@ -145,11 +147,24 @@ def dropping(flow: FlowDocument) -> bool:
     return flow.state == FlowState.STOPPING and flow.stop_mode == DROP
 
 
-def _open(flow: FlowDocument, deployment: int, phase: DeploymentPhase) -> bool:
-    """Whether a deployment's trigger may be delivered to: since the ingress was proved to be its own."""
+def _open(snapshot: Snapshot, deployment: int, phase: DeploymentPhase) -> bool:
+    """Whether a deployment's trigger may be delivered to: since the ingress was proved to be its own, and with
+    strict order since all older ones have drained."""
+    flow = snapshot.flow
+    if waits_for_older(snapshot, deployment):
+        return False
     if phase == DeploymentPhase.DRAINING or deployment == flow.active:
         return True
+    if deployment != flow.target:
+        return phase == DeploymentPhase.ACTIVE  # it had the ingress, and is about to drain
     return flow.ingress == subjects.deployment_owner(deployment) and flow.ingress_confirmed
+
+
+def waits_for_older(snapshot: Snapshot, deployment: int) -> bool:
+    """With strict order: whether an older deployment has not drained yet."""
+    if deployment not in snapshot.flow.strict:
+        return False
+    return any(snapshot.phase_of(other) not in OVER for other in snapshot.flow.live if other < deployment)
 
 
 def _own_metadata(config: Mapping[str, object]) -> dict[str, object]:

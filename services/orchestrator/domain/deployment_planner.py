@@ -14,8 +14,13 @@ from services.orchestrator.domain.actions import (
     StopInstance,
 )
 from services.orchestrator.domain.assets import dropping
+from services.orchestrator.domain.cancellation import CANCELLED, CANCELLED_CAUSE
 from services.orchestrator.domain.deployment_phases import OVER, move
+from services.orchestrator.domain.documents import is_held, kept_for
+from services.orchestrator.domain.drain_choice import chosen_state, settle, settling, stop_workers
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.listener_handover import decided, may_listen, stop_broken_listener, yields
+from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 
 # A sidecar that exits this often before it serves will not come up.
@@ -31,7 +36,11 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
     if view.state.phase in OVER:
         return _over(snapshot, view, view.state)
     actions = _instances(snapshot, view, view.state)
-    changed = _next_state(snapshot, view, view.state)
+    changed = (
+        chosen_state(snapshot, view, view.state)
+        or scaled_state(snapshot, view, view.state)
+        or _next_state(snapshot, view, view.state)
+    )
     if changed is not None:
         actions.append(changed)
     return actions
@@ -40,17 +49,30 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
 def _unresolved(snapshot: Snapshot, number: int) -> list[Action]:
     flow = snapshot.flow
     if number != flow.target or flow.state == FlowState.STOPPING:
-        state = DeploymentState(
-            DeploymentPhase.FAILED,
-            1,
-            {},
-            cause="the flow was stopped before the deployment was resolved",
-            cause_reason="STOPPED",
-            created_at=snapshot.now,
-            changed_at=snapshot.now,
-        )
+        state = _never_resolved(snapshot, "the flow was stopped before the deployment was resolved", "STOPPED")
         return [SetState(number, state, "stopped before it was resolved")]
+    if flow.operation is not None and flow.operation.cancelled:
+        return [SetState(number, _never_resolved(snapshot, CANCELLED_CAUSE, CANCELLED), CANCELLED)]
+    if flow.target_deadline and snapshot.now > flow.target_deadline:
+        cause = f"not ready within {_limit(snapshot):g} s: its references could not be resolved, see headrace status"
+        return [SetState(number, _never_resolved(snapshot, cause, "START_TIMEOUT"), "START_TIMEOUT")]
     return [Resolve(number, flow.target_version)]
+
+
+def _never_resolved(snapshot: Snapshot, cause: str, reason: str) -> DeploymentState:
+    now = snapshot.now
+    return DeploymentState(
+        DeploymentPhase.FAILED, 1, {}, cause=cause, cause_reason=reason, created_at=now, changed_at=now
+    )
+
+
+def _limit(snapshot: Snapshot) -> float:
+    """How long the target was given, seconds."""
+    flow = snapshot.flow
+    if flow.rollout.limit_s:
+        return flow.rollout.limit_s
+    began = flow.operation.created_at if flow.operation else flow.target_deadline
+    return flow.target_deadline - began
 
 
 def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
@@ -70,32 +92,43 @@ def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> l
     if any(name.startswith(subjects.step_consumer(number, "")) for name in snapshot.consumers):
         return []
     version = view.plan.version if view.plan else 0
-    keep = snapshot.flow.last_deployments.get(str(version)) == number
-    return [Forget(number, version, keep)]
+    return [Forget(number, version, number in kept_for(snapshot.flow, version))]
 
 
 def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
     if not snapshot.agent_known or view.plan is None:
         return []
     wanted = snapshot.wanted_instances(view.number)
-    if dropping(snapshot.flow):
+    if dropping(snapshot.flow) or is_held(snapshot.flow, view.number):
         return []
-    actions: list[Action] = []
+    if settling(state):
+        return _settling(snapshot, view, state)
+    actions: list[Action] = [*stop_broken_listener(snapshot, view.number)]
     asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
     for instance in wanted:
         running = snapshot.instances.get(instance.name)
         if running is None:
             if not asleep:
                 actions.append(StartInstance(instance, state.generation))
+        elif running.up and (status := snapshot.statuses.get(instance.name)) is not None and status.gave_way:
+            going = let_go(snapshot, state, running)  # wanted again: it begins anew
+            if going is not None:
+                actions.append(going)
         elif running.up:
             call = _call(snapshot, view, state, instance)
             if call is not None:
                 actions.append(call)
-    names = {instance.name for instance in wanted}
-    for instance in snapshot.instances.values():
-        if instance.deployment == view.number and instance.name not in names and not instance.stopping:
-            actions.append(StopInstance(instance.name, max(state.generation, instance.generation)))
+    for instance in surplus(snapshot, view.number):
+        going = None if instance.stopping else let_go(snapshot, state, instance)
+        if going is not None:
+            actions.append(going)
     return actions
+
+
+def _settling(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
+    actions: list[Action] = list(stop_workers(snapshot, view, state))
+    batch = settle(snapshot, view)
+    return [*actions, batch] if batch is not None and _has_work(snapshot, view) else actions
 
 
 def _has_work(snapshot: Snapshot, view: DeploymentView) -> bool:
@@ -143,7 +176,7 @@ def _next_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentState
         return _warming(snapshot, view, state)
     if state.phase == DeploymentPhase.ACTIVE:
         stopped = flow.state == FlowState.STOPPING and not flow.ingress
-        overtaken = number not in (flow.active, flow.target)
+        overtaken = number not in (flow.active, flow.target) or yields(snapshot, number)
         if (stopped or overtaken) and not gained and flow.ingress_confirmed:
             moved = move(state, DeploymentPhase.DRAINING, snapshot.now)
             return SetState(number, moved, "stopping" if stopped else "a newer deployment took over")
@@ -166,7 +199,7 @@ def _warming(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -
         return SetState(number, failed, reason)
     if state.phase == DeploymentPhase.PREPARING and _all_warm(snapshot, view):
         return SetState(number, move(state, DeploymentPhase.WARM, snapshot.now), "every instance is warm")
-    if state.phase == DeploymentPhase.WARM:
+    if state.phase == DeploymentPhase.WARM and may_listen(snapshot, number):
         return SetState(number, move(state, DeploymentPhase.ACTIVE, snapshot.now), "activated")
     return None
 
@@ -184,6 +217,10 @@ def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None
     flow = snapshot.flow
     if flow.state == FlowState.STOPPING or view.number != flow.target:
         return "STOPPED", "the flow was stopped before the deployment took over"
+    if decided(snapshot, view.number):
+        return None
+    if flow.operation is not None and flow.operation.cancelled:
+        return CANCELLED, CANCELLED_CAUSE
     for instance in snapshot.wanted_instances(view.number):
         status = snapshot.statuses.get(instance.name)
         if status is not None and status.progress == Progress.FAILED:
@@ -192,9 +229,8 @@ def _failure(snapshot: Snapshot, view: DeploymentView) -> tuple[str, str] | None
         if running is not None and not running.up and running.starts > MAX_SIDECAR_STARTS:
             cause = f"step {instance.step!r}: its sidecar does not come up: {running.last_exit or 'no exit reported'}"
             return "SIDECAR_NOT_STARTED", cause
-    operation = flow.operation
-    if operation is not None and operation.deadline and snapshot.now > operation.deadline:
-        return "START_TIMEOUT", _late_cause(snapshot, view, operation.deadline - operation.created_at)
+    if flow.target_deadline and snapshot.now > flow.target_deadline and not is_held(flow, view.number):
+        return "START_TIMEOUT", _late_cause(snapshot, view, _limit(snapshot))
     return None
 
 

@@ -5,6 +5,7 @@ A flow document holds what was decided; everything else (stream, consumers, inst
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
@@ -12,9 +13,33 @@ import msgspec
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.subjects import deployment_owner, parking_owner
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.history_entry import HistoryEntry
 
 DRAIN = "DRAIN"
 DROP = "DROP"
+
+
+class Strategy(StrEnum):
+    """How a new deployment takes over from the one that runs."""
+
+    WARM_SWITCH = "WARM_SWITCH"
+    RESTART = "RESTART"
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """How the target takes over. `limit_s` is how long it may take to get ready, 0 for no limit."""
+
+    strategy: Strategy = Strategy.WARM_SWITCH
+    # Its trigger waits until every older deployment has drained.
+    strict_order: bool = False
+    limit_s: float = 0.0
+    # Deployment whose digests are used again; 0: references are resolved afresh.
+    pins_of: int = 0
+    # Deployment whose numbers of replicas are kept; 0: those of the version.
+    replicas_of: int = 0
+
+
+DEFAULT_ROLLOUT = Rollout()
 
 
 class OperationIntent(msgspec.Struct, frozen=True):
@@ -26,6 +51,25 @@ class OperationIntent(msgspec.Struct, frozen=True):
     deployment: int = 0
     created_at: float = 0.0
     deadline: float = 0.0
+    # Deployment that ran when it began: what its difference is shown against.
+    against: int = 0
+    # A person gave it up while it could still be undone.
+    cancelled: bool = False
+    # Of a `drain-choice`: what was chosen, and the number in the ids of moved messages.
+    choice: str = ""
+    incarnation: int = 0
+    # Of a `scale`.
+    step: str = ""
+    replicas: int = 0
+
+
+class SuspensionRecord(msgspec.Struct, frozen=True):
+    """Limits of a suspended flow. Unix seconds; `reached` names the limit that closed the ingress: TIME or COUNT."""
+
+    since: float
+    until: float
+    max_messages: int
+    reached: str = ""
 
 
 class FlowDocument(msgspec.Struct, frozen=True):
@@ -45,6 +89,11 @@ class FlowDocument(msgspec.Struct, frozen=True):
     active_version: int = 0
     target: int = 0
     target_version: int = 0
+    # How the target takes over, and until when (Unix seconds, 0: no limit) it must be ready.
+    rollout: Rollout = DEFAULT_ROLLOUT
+    target_deadline: float = 0.0
+    # Deployments whose trigger waits for older ones to drain.
+    strict: tuple[int, ...] = ()
     # Deployments of which something (instances, consumers, pins) may be left, oldest first.
     live: tuple[int, ...] = ()
     # Of those, the ones whose owner was taken out of the stream.
@@ -56,6 +105,15 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # Owner of the ingress (`d1`, `p1`, empty: refused), and whether a barrier has proved it.
     ingress: str = ""
     ingress_confirmed: bool = True
+    # Epoch of the leader that took the flow over last.
+    leader_epoch: int = 0
+    # How often the ingress was found switched by somebody who was not to, and how many messages were moved from
+    # under an owner that nobody works for.
+    ingress_repairs: int = 0
+    strays_moved: int = 0
+    # Entries of the history that are not stored yet, and the number of the next one.
+    history: tuple[HistoryEntry, ...] = ()
+    history_next: int = 1
     # Raised with each decision that changes the stream.
     assets_generation: int = 0
     # Whether anything was ever started, so that there is a stream.
@@ -64,7 +122,18 @@ class FlowDocument(msgspec.Struct, frozen=True):
     max_waiting: int = 10_000
     # Version number to the deployment it last ran with.
     last_deployments: dict[str, int] = {}
+    # Version number to the deployment that ran it before the last one: where a rollback from the last one leads.
+    earlier_deployments: dict[str, int] = {}
+    deleted_versions: tuple[int, ...] = ()
+    # When it began to run (Unix seconds), after a stop or a suspension: no ticks are made up for what was before.
+    running_since: float = 0.0
+    # Since when nobody listens (Unix seconds), while one listener is drained for its successor; else 0.
+    listening_ended_at: float = 0.0
     operation: OperationIntent | None = None
+    # Set while the flow is suspended (or about to be).
+    suspension: SuspensionRecord | None = None
+    # Seconds after which a drain asks for a person's choice.
+    drain_limit_s: float = 60.0
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
 
@@ -76,6 +145,8 @@ class DeletedFlow(msgspec.Struct, frozen=True):
     next_deployment: int
     parking_epoch: int
     assets_generation: int
+    history_next: int = 1
+    history: tuple[HistoryEntry, ...] = ()
 
 
 class VersionDocument(msgspec.Struct, frozen=True):
@@ -111,6 +182,9 @@ class OperationDocument(msgspec.Struct, frozen=True):
     failure: OperationFailure | None = None
     dropped: int = 0
     message: str = ""
+    dead_lettered: int = 0
+    moved: int = 0
+    against: int = 0
 
 
 T = TypeVar("T")
@@ -143,7 +217,9 @@ def operation_key(operation: str) -> str:
 
 def operation_of(flow: str, intent: OperationIntent) -> OperationDocument:
     """The document of an operation that has just begun."""
-    return OperationDocument(intent.id, flow, intent.verb, intent.version, intent.deployment, intent.created_at)
+    return OperationDocument(
+        intent.id, flow, intent.verb, intent.version, intent.deployment, intent.created_at, against=intent.against
+    )
 
 
 def change(document: FlowDocument, **changes: object) -> FlowDocument:
@@ -171,3 +247,33 @@ def owner_of(deployment: int) -> str:
 
 def parked_under(epoch: int) -> str:
     return parking_owner(epoch)
+
+
+def parks(document: FlowDocument) -> bool:
+    """Whether the target begins with what was parked for it: at a start, and with RESTART."""
+    return not document.active or document.rollout.strategy == Strategy.RESTART
+
+
+def is_held(document: FlowDocument, deployment: int) -> bool:
+    """Whether a target of RESTART must wait: something of an older deployment is left."""
+    return (
+        deployment == document.target
+        and document.rollout.strategy == Strategy.RESTART
+        and any(other != deployment for other in document.live)
+    )
+
+
+def kept_for(document: FlowDocument, version: int) -> frozenset[int]:
+    """Deployments whose digests a version keeps pinned: those a rollback to it may use."""
+    found = (document.last_deployments.get(str(version), 0), document.earlier_deployments.get(str(version), 0))
+    return frozenset(found) - {0}
+
+
+def without_deployment(document: FlowDocument, deployment: int) -> FlowDocument:
+    """After nothing of a deployment is left."""
+    return change(
+        document,
+        live=tuple(other for other in document.live if other != deployment),
+        closed=tuple(other for other in document.closed if other != deployment),
+        strict=tuple(other for other in document.strict if other != deployment),
+    )

@@ -18,14 +18,21 @@ class FlowState(StrEnum):
 
 
 class FlowEvent(StrEnum):
-    """What moves a flow. The first two are a person's, the others the planner's."""
+    """What moves a flow. The first four are a person's, the others the planner's."""
 
     START = "start"
     STOP = "stop"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    # A running flow's ingress is parked: its old deployment drains, then the new one starts.
+    PARKED = "parked"
     STARTED = "started"
     START_FAILED = "start failed"
     STOPPED = "stopped"
+    SUSPENDED = "suspended"
 
+
+SUSPENDED_STATES = frozenset({FlowState.SUSPENDING, FlowState.SUSPENDED})
 
 TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
     (FlowState.STOPPED, FlowEvent.START): FlowState.STARTING,
@@ -33,7 +40,14 @@ TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
     (FlowState.STARTING, FlowEvent.STARTED): FlowState.RUNNING,
     (FlowState.STARTING, FlowEvent.START_FAILED): FlowState.STOPPED,
     (FlowState.STARTING, FlowEvent.STOP): FlowState.STOPPING,
+    (FlowState.RUNNING, FlowEvent.PARKED): FlowState.STARTING,
     (FlowState.RUNNING, FlowEvent.STOP): FlowState.STOPPING,
+    (FlowState.RUNNING, FlowEvent.SUSPEND): FlowState.SUSPENDING,
+    (FlowState.SUSPENDING, FlowEvent.SUSPENDED): FlowState.SUSPENDED,
+    (FlowState.SUSPENDING, FlowEvent.RESUME): FlowState.RUNNING,
+    (FlowState.SUSPENDED, FlowEvent.RESUME): FlowState.RUNNING,
+    (FlowState.SUSPENDING, FlowEvent.STOP): FlowState.STOPPING,
+    (FlowState.SUSPENDED, FlowEvent.STOP): FlowState.STOPPING,
     (FlowState.STOPPING, FlowEvent.STOP): FlowState.STOPPING,
     (FlowState.STOPPING, FlowEvent.STOPPED): FlowState.STOPPED,
 }
@@ -42,6 +56,8 @@ _NEXT_STEPS = {
     FlowState.STOPPED: "Start it: headrace flow start {flow}",
     FlowState.STARTING: "Wait until it runs, or stop it: headrace flow stop {flow}",
     FlowState.RUNNING: "Stop it first: headrace flow stop {flow}",
+    FlowState.SUSPENDING: "Wait until it is suspended, or go on: headrace flow resume {flow}",
+    FlowState.SUSPENDED: "Go on: headrace flow resume {flow}; or stop it: headrace flow stop {flow}",
     FlowState.STOPPING: "Wait until it is stopped, or drop what waits: headrace flow stop {flow} --drop --yes",
 }
 

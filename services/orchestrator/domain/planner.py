@@ -15,18 +15,35 @@ from services.orchestrator.domain.actions import (
     DropMessages,
     EnsureConsumer,
     EnsureStream,
+    Forget,
     PauseConsumer,
     Plan,
     PurgeBarriers,
+    RecordHistory,
     UpdateFlow,
     WriteRoute,
 )
-from services.orchestrator.domain.assets import dropping, wanted_consumers, wanted_stream
+from services.orchestrator.domain.assets import dropping, waits_for_older, wanted_consumers, wanted_stream
 from services.orchestrator.domain.deployment_planner import plan_deployment
-from services.orchestrator.domain.documents import change, give_ingress
+from services.orchestrator.domain.documents import (
+    FlowDocument,
+    Rollout,
+    Strategy,
+    change,
+    current_epoch,
+    give_ingress,
+    is_held,
+    parked_under,
+)
+from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
+from services.orchestrator.domain.ingress_repair import plan_ingress_repair, plan_strays
+from services.orchestrator.domain.listener_handover import hands_over, note_gap, waited_long_enough
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
+from services.orchestrator.domain.suspension import plan_suspension, recheck_s
+from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences
+from services.orchestrator.domain.tick_plan import begun_to_tick
 
 DRAIN_RECHECK_S = 0.05
 DEADLINE_SLACK_S = 0.05
@@ -34,7 +51,12 @@ DEADLINE_SLACK_S = 0.05
 
 def make_plan(snapshot: Snapshot) -> Plan:
     """All actions for now."""
-    actions: list[Action] = []
+    first = plan_taking_over(snapshot)
+    if first is None and (repair := plan_ingress_repair(snapshot)):
+        first = repair
+    if first is not None:
+        return Plan(tuple(first))
+    actions: list[Action] = raise_fences(snapshot)
     if snapshot.route != snapshot.wanted_route:
         actions.append(WriteRoute(snapshot.wanted_route))
     actions += plan_stream(snapshot)
@@ -43,10 +65,18 @@ def make_plan(snapshot: Snapshot) -> Plan:
         actions += plan_deployment(snapshot, number)
     flow_change = _flow_change(snapshot)
     operation_actions = plan_operations(snapshot)
+    if isinstance(flow_change, UpdateFlow):
+        document = begun_to_tick(snapshot.flow, flow_change.document, snapshot.now)
+        flow_change = UpdateFlow(note_gap(snapshot, document), flow_change.why)
     if flow_change is not None:
         operation_actions = [action for action in operation_actions if not isinstance(action, UpdateFlow)]
         actions.append(flow_change)
     actions += operation_actions
+    if not any(isinstance(action, UpdateFlow | ConfirmIngress | Forget) for action in actions):
+        if snapshot.flow.history:
+            actions.append(RecordHistory())
+        else:
+            actions += plan_strays(snapshot)
     return Plan(tuple(actions), _recheck(snapshot))
 
 
@@ -103,7 +133,7 @@ def _flow_change(snapshot: Snapshot) -> Action | None:
         return _stopping(snapshot)
     if snapshot.flow.target:
         return _switch(snapshot)
-    return _closing(snapshot)
+    return plan_suspension(snapshot) or _closing(snapshot)
 
 
 def _switch(snapshot: Snapshot) -> Action | None:
@@ -113,29 +143,75 @@ def _switch(snapshot: Snapshot) -> Action | None:
     if phase == DeploymentPhase.FAILED:
         if flow.state == FlowState.STARTING:
             stopped = next_state(flow.flow, flow.state, FlowEvent.START_FAILED)
-            document = give_ingress(flow, "", state=stopped, target=0, target_version=0)
-            return UpdateFlow(document, "start failed")
-        return UpdateFlow(change(flow, target=0, target_version=0), "publish failed, the old deployment stays")
-    if phase != DeploymentPhase.ACTIVE or not all_active(snapshot, flow.target):
-        return _closing(snapshot)
+            return UpdateFlow(_without_target(give_ingress(flow, "", state=stopped)), "start failed")
+        return UpdateFlow(_without_target(flow), "the new deployment failed, the old one stays")
+    if flow.rollout.strategy == Strategy.RESTART and flow.ingress != subjects.deployment_owner(flow.target):
+        restarting = _restarting(snapshot)
+        if restarting is not None:
+            return restarting
     owner = subjects.deployment_owner(flow.target)
+    if phase == DeploymentPhase.WARM and hands_over(snapshot) and flow.ingress != owner:
+        return UpdateFlow(give_ingress(flow, owner, parking_used=True), "the old listener drains first")
+    active = phase == DeploymentPhase.ACTIVE and (all_active(snapshot, flow.target) or waited_long_enough(snapshot))
+    if not active:
+        return _closing(snapshot)
     if flow.ingress != owner:
         return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
-    if flow.ingress_confirmed and _trigger_open(snapshot, flow.target):
-        plan = snapshot.deployments[flow.target].plan
-        assert plan is not None
-        state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
-        document = change(
-            flow,
-            state=state,
-            active=flow.target,
-            active_version=flow.target_version,
-            target=0,
-            target_version=0,
-            last_deployments={**flow.last_deployments, str(flow.target_version): flow.target},
-        )
-        return UpdateFlow(document, "deployment took over")
+    if flow.ingress_confirmed and (_trigger_open(snapshot, flow.target) or waits_for_older(snapshot, flow.target)):
+        return UpdateFlow(_taken_over(snapshot), "deployment took over")
     return _closing(snapshot)
+
+
+def _restarting(snapshot: Snapshot) -> Action | None:
+    """Parks the ingress once the target's pins are known, and gives the target its time once the old are gone."""
+    flow = snapshot.flow
+    view = snapshot.deployments[flow.target]
+    if flow.active:
+        if view.plan is None or view.state is None:
+            return None
+        epoch = current_epoch(flow)
+        parked = give_ingress(
+            flow,
+            parked_under(epoch),
+            state=next_state(flow.flow, flow.state, FlowEvent.PARKED),
+            active=0,
+            active_version=0,
+            parking_epoch=epoch,
+            parking_used=False,
+            target_deadline=0.0,
+        )
+        return UpdateFlow(parked, "ingress parked, the old deployment drains")
+    if flow.target_deadline or not flow.rollout.limit_s or is_held(flow, flow.target):
+        return None
+    return UpdateFlow(change(flow, target_deadline=snapshot.now + flow.rollout.limit_s), "the old deployment is gone")
+
+
+def _taken_over(snapshot: Snapshot) -> FlowDocument:
+    flow = snapshot.flow
+    version = str(flow.target_version)
+    state = next_state(flow.flow, flow.state, FlowEvent.STARTED) if flow.state == FlowState.STARTING else flow.state
+    earlier, last = dict(flow.earlier_deployments), flow.last_deployments.get(version)
+    if last and not _same_pins(snapshot, last, flow.target):
+        earlier[version] = last
+    taken = change(
+        flow,
+        state=state,
+        active=flow.target,
+        active_version=flow.target_version,
+        last_deployments={**flow.last_deployments, version: flow.target},
+        earlier_deployments=earlier,
+    )
+    return _without_target(taken)
+
+
+def _same_pins(snapshot: Snapshot, one: int, other: int) -> bool:
+    plans = [view.plan for number in (one, other) if (view := snapshot.deployments.get(number)) is not None]
+    digests = [{step.name: step.pin.digest for step in plan.steps} for plan in plans if plan is not None]
+    return len(digests) == 2 and digests[0] == digests[1]
+
+
+def _without_target(flow: FlowDocument) -> FlowDocument:
+    return change(flow, target=0, target_version=0, rollout=Rollout(), target_deadline=0.0)
 
 
 def _stopping(snapshot: Snapshot) -> Action | None:
@@ -152,8 +228,8 @@ def _stopping(snapshot: Snapshot) -> Action | None:
     if flow.has_stream and not flow.ingress_confirmed:
         return None
     stopped = next_state(flow.flow, flow.state, FlowEvent.STOPPED)
-    document = change(flow, state=stopped, stop_mode="", active=0, active_version=0, target=0, target_version=0)
-    return UpdateFlow(document, "stopped")
+    document = change(flow, state=stopped, stop_mode="", active=0, active_version=0)
+    return UpdateFlow(_without_target(document), "stopped")
 
 
 def _closing(snapshot: Snapshot) -> Action | None:
@@ -163,12 +239,23 @@ def _closing(snapshot: Snapshot) -> Action | None:
         if snapshot.phase_of(number) != DeploymentPhase.DRAINING:
             continue
         if number in flow.closed:
-            if not dropping(flow) and waiting_of(snapshot, number):
+            if not dropping(flow) and waiting_of(snapshot, number) and not _settling(snapshot, number):
                 closed = tuple(other for other in flow.closed if other != number)
                 return UpdateFlow(change(flow, closed=closed), f"d{number} got late messages, drains on")
-        elif dropping(flow) or drained(snapshot, number):
+        elif dropping(flow) or drained(snapshot, number) or _may_settle(snapshot, number):
             return UpdateFlow(change(flow, closed=(*flow.closed, number)), f"d{number} is drained")
     return None
+
+
+def _settling(snapshot: Snapshot, number: int) -> bool:
+    return settling(snapshot.deployments[number].state)
+
+
+def _may_settle(snapshot: Snapshot, number: int) -> bool:
+    """What waits is to be stored elsewhere, and nobody works on it any more."""
+    flow = snapshot.flow
+    gained = flow.ingress == subjects.deployment_owner(number)
+    return _settling(snapshot, number) and flow.ingress_confirmed and not gained and nobody_works(snapshot, number)
 
 
 def all_active(snapshot: Snapshot, deployment: int) -> bool:
@@ -223,6 +310,10 @@ def _recheck(snapshot: Snapshot) -> float | None:
     times: list[float] = []
     if any(snapshot.phase_of(number) == DeploymentPhase.DRAINING for number in flow.live):
         times.append(DRAIN_RECHECK_S)
+    if (suspended := recheck_s(flow)) is not None:
+        times.append(suspended)
     if flow.operation is not None and flow.operation.deadline > snapshot.now:
         times.append(flow.operation.deadline - snapshot.now + DEADLINE_SLACK_S)
+    if flow.target_deadline > snapshot.now:
+        times.append(flow.target_deadline - snapshot.now + DEADLINE_SLACK_S)
     return min(times, default=None)

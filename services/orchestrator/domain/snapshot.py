@@ -50,6 +50,7 @@ class StatusView:
     cause: str = ""
     cause_reason: str = ""
     log_lines: tuple[str, ...] = ()
+    gave_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class Snapshot:
     route: Route | None
     wanted_route: Route
     operations: Mapping[str, OperationDocument]
+    # Of this leader; 0 where nobody counts them.
+    epoch: int = 0
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)

@@ -137,6 +137,21 @@ def remove_revision(record: ComponentRecord, number: int) -> ComponentRecord:
     return replace(record, revisions=remaining, tags=tags)
 
 
+def unused_revisions(record: ComponentRecord, pinned: Collection[str]) -> tuple[RevisionEntry, ...]:
+    """Revisions that no digest in `pinned` is of and no tag names; never the newest. Oldest first."""
+    tagged = set(record.tags.values())
+    return tuple(
+        entry
+        for entry in record.revisions
+        if entry.digest not in pinned and entry.number not in tagged and entry.number != record.latest_number
+    )
+
+
+def refuse_used(name: str, number: int) -> WrongState:
+    """The error for purging what a tag names or what is the newest."""
+    return WrongState(f"components/{name}/revisions/{number} is tagged or the newest", reason="REVISION_IN_USE")
+
+
 def refuse_pinned(name: str, number: int, holders: Collection[str]) -> WrongState:
     """The error for deleting what is pinned."""
     shown = ", ".join(sorted(holders)[:10]) + (f" and {len(holders) - 10} more" if len(holders) > 10 else "")

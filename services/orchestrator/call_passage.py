@@ -1,0 +1,62 @@
+"""Passes a gRPC call on to another server as bytes: requests, answers, deadline, metadata, status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+# For callers that set no deadline; a push of the largest bundle takes seconds.
+DEFAULT_LIMIT_S = 300.0
+_OWN_METADATA = ("user-agent", "content-type", "te", "grpc-", ":")
+
+
+async def pass_on(
+    channel: grpc.aio.Channel,
+    method: str,
+    requests: AsyncIterator[bytes],
+    context: Any,
+    *,
+    extra: Sequence[tuple[str, str]] = (),
+) -> AsyncIterator[bytes]:
+    """The answers, as a stream of bytes both ways: on the wire a unary call is a stream of one.
+
+    `extra` metadata replaces what the caller sent under the same keys.
+    """
+    left = context.time_remaining()
+    replaced = {key for key, _ in extra}
+    metadata = [
+        (key, value)
+        for key, value in context.invocation_metadata() or ()
+        if not key.startswith(_OWN_METADATA) and key not in replaced
+    ]
+    call: Any = channel.stream_stream(method)(
+        timeout=DEFAULT_LIMIT_S if left is None else max(0.001, left), metadata=[*metadata, *extra]
+    )
+    sending = asyncio.create_task(_send(requests, call), name=f"pass on {method}")
+    try:
+        while True:
+            answer = await call.read()
+            if answer is grpc.aio.EOF:
+                break
+            yield answer
+        code = await call.code()
+        if code != grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+            )
+    finally:
+        call.cancel()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def _send(requests: AsyncIterator[bytes], call: Any) -> None:
+    try:
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the other server ended the call; its status says why

@@ -1,0 +1,120 @@
+"""What a change of a flow's document means to people, read off the document before and after it.
+
+The entries are written into the document with the change itself, by the same compare-and-set, and leave it once
+they are stored: so each decision that was made is recorded exactly once, whoever is killed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from headrace.model.deployment import DeploymentPhase, PinPlan
+from services.orchestrator.domain.documents import FlowDocument, OperationIntent
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.history_entry import HistoryEntry
+from services.orchestrator.domain.snapshot import DeploymentView
+
+# More than can ever wait; past it the oldest are given up rather than the flow.
+MAX_WAITING = 200
+MAX_DETAIL = 500
+
+Facts = dict[str, object]
+
+
+def noted(
+    before: FlowDocument | None,
+    after: FlowDocument,
+    who: str,
+    now: float,
+    deployments: Mapping[int, DeploymentView] | None = None,
+) -> FlowDocument:
+    """`after` with the entries of this change. `deployments` are those that the decision rested on."""
+    entries = list(after.history)
+    number = after.history_next
+    for facts in _changes(before, after, deployments or {}):
+        by = str(facts.pop("who", "") or who)
+        entries.append(HistoryEntry(number=number, at=now, who=by, flow=after.flow, **facts))  # type: ignore[arg-type]
+        number += 1
+    if number == after.history_next:
+        return after
+    return msgspec.structs.replace(after, history=tuple(entries[-MAX_WAITING:]), history_next=number)
+
+
+def _changes(
+    before: FlowDocument | None, after: FlowDocument, deployments: Mapping[int, DeploymentView]
+) -> Iterator[Facts]:
+    if before is None:
+        yield {"what": "create"}
+        return
+    yield from _asked(before, after)
+    yield from _came_of_it(before, after, deployments)
+
+
+def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:
+    """What a person wanted."""
+    intent, earlier = after.operation, before.operation
+    if intent is not None and (earlier is None or earlier.id != intent.id):
+        yield {
+            "what": intent.verb,
+            "version": intent.version,
+            "deployment": intent.deployment,
+            "detail": _details(after, intent),
+            "operation": f"operations/{intent.id}",
+        }
+        return
+    if intent is not None and earlier is not None and intent.cancelled and not earlier.cancelled:
+        yield {"what": "cancel", "detail": intent.verb, "operation": f"operations/{intent.id}"}
+    if after.draft is not None and after.draft != before.draft:
+        yield {"what": "draft"}
+
+
+def _details(after: FlowDocument, intent: OperationIntent) -> str:
+    if intent.verb == "stop":
+        return after.stop_mode
+    if intent.step:
+        return f"{intent.step}={intent.replicas}"
+    return intent.choice
+
+
+def _came_of_it(
+    before: FlowDocument, after: FlowDocument, deployments: Mapping[int, DeploymentView]
+) -> Iterator[Facts]:
+    """What the orchestrator decided."""
+    if after.active and after.active != before.active:
+        yield {
+            "what": "running",
+            "version": after.active_version,
+            "deployment": after.active,
+            "pins": _pins(deployments.get(after.active)),
+        }
+    if before.target and not after.target and after.active != before.target:
+        view = deployments.get(before.target)
+        cause = view.state.cause if view is not None and view.state is not None else ""
+        yield {
+            "what": "failed",
+            "version": before.target_version,
+            "deployment": before.target,
+            "pins": _pins(view),
+            "detail": cause[:MAX_DETAIL],
+        }
+    if after.state != before.state:
+        if after.state == FlowState.STOPPED and before.state == FlowState.STOPPING:
+            yield {"what": "stopped", "version": before.active_version}
+        elif after.state == FlowState.SUSPENDED:
+            yield {"what": "suspended", "version": after.active_version, "deployment": after.active}
+    for number in before.live:
+        view = deployments.get(number)
+        failed = view is not None and view.state is not None and view.state.phase == DeploymentPhase.FAILED
+        if number not in after.live and not failed:
+            version = view.plan.version if view is not None and view.plan is not None else 0
+            yield {"what": "retired", "version": version, "deployment": number}
+    if after.ingress_repairs > before.ingress_repairs:
+        yield {"what": "ingress-repaired", "detail": f"back to {after.ingress or 'closed'}"}
+    if after.strays_moved > before.strays_moved:
+        yield {"what": "strays-moved", "detail": f"{after.strays_moved - before.strays_moved} messages"}
+
+
+def _pins(view: DeploymentView | None) -> dict[str, PinPlan]:
+    return {step.name: step.pin for step in view.plan.steps} if view is not None and view.plan is not None else {}

@@ -1,0 +1,27 @@
+"""One line of the history, as it is kept in documents until it is stored, and as it is stored."""
+
+from __future__ import annotations
+
+import msgspec
+
+from headrace.model.deployment import PinPlan
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """`number` counts within its flow and never means two things; `at` is Unix seconds. `flow` is empty for a
+    change of the leader."""
+
+    number: int
+    at: float
+    who: str
+    flow: str
+    what: str
+    version: int = 0
+    deployment: int = 0
+    pins: dict[str, PinPlan] = {}
+    detail: str = ""
+    operation: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.flow or '_leader'}.{self.number}"

@@ -1,0 +1,118 @@
+"""Which ticks of a flow's timer are due: instants are the multiples of its interval since the Unix epoch.
+
+So instants do not drift, and whoever schedules next goes on with the same ones. All times are Unix nanoseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.snapshot import Snapshot
+
+NANOS = 1_000_000_000
+# Ticks at most this late are made up for; of older ones only the newest is, the others are skipped and counted.
+# Far inside the broker's duplicate window, so that a tick in doubt can be repeated.
+CATCH_UP_NS = 30 * NANOS
+# A cursor this far ahead of the clock comes from a clock that was set back since.
+CLOCK_SLACK_NS = 60 * NANOS
+TICKING_STATES = frozenset({FlowState.RUNNING, FlowState.SLEEPING})
+
+
+class TickCursor(msgspec.Struct, frozen=True):
+    """How far a flow's timer is: every instant up to `settled_ns` is stored, skipped or was dropped."""
+
+    step: str
+    settled_ns: int
+    ticks: int = 0
+    skipped: int = 0
+    edge_full: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TimerSpec:
+    """A timer that should tick: since when its flow runs, and since when a deployment of it is active."""
+
+    flow: str
+    step: str
+    every_ns: int
+    running_since_ns: int
+    active_since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueTicks:
+    """Instants to be sent now, oldest first; how many older ones are given up, up to `skipped_to_ns`.
+
+    `next_ns` is the first instant that is not due yet.
+    """
+
+    instants: tuple[int, ...]
+    skipped: int
+    skipped_to_ns: int
+    next_ns: int
+
+
+def tick_key(flow: str) -> str:
+    return f"tick.{flow}"
+
+
+def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
+    """The timer of the deployment that runs; None while the flow is not running, or has none."""
+    flow = snapshot.flow
+    view = snapshot.deployments.get(flow.active)
+    if flow.state not in TICKING_STATES or view is None or view.plan is None:
+        return None
+    step = view.plan.step(view.plan.trigger)
+    if not step.every_s:
+        return None
+    return TimerSpec(
+        flow.flow,
+        step.name,
+        every_ns=round(step.every_s * 1000) * 1_000_000,
+        running_since_ns=int(flow.running_since * NANOS),
+        active_since_ns=int((view.state.changed_at if view.state else 0.0) * NANOS),
+    )
+
+
+def begun_to_tick(before: FlowDocument, after: FlowDocument, now: float) -> FlowDocument:
+    """Notes in a change of the flow document that ticks are wanted from now on (`now`: Unix seconds)."""
+    if after.state not in TICKING_STATES or before.state in TICKING_STATES:
+        return after
+    return msgspec.structs.replace(after, running_since=now)
+
+
+def settled_at_start(spec: TimerSpec, cursor: TickCursor | None, now_ns: int) -> int:
+    """Up to which instant nothing is owed when a scheduler takes a timer over.
+
+    A cursor of this run goes on; one from before the flow was last stopped or suspended does not, so that
+    nothing is made up for the time in which nobody wanted ticks.
+    """
+    fresh = min(max(spec.running_since_ns, spec.active_since_ns), now_ns)
+    if cursor is None or cursor.step != spec.step or cursor.settled_ns < spec.running_since_ns:
+        return fresh
+    if cursor.settled_ns > now_ns + spec.every_ns + CLOCK_SLACK_NS:
+        return now_ns
+    return cursor.settled_ns
+
+
+def due_ticks(settled_ns: int, every_ns: int, now_ns: int, limit: int) -> DueTicks:
+    """At most `limit` instants; call again for the rest."""
+    newest = now_ns // every_ns * every_ns
+    if newest <= settled_ns:
+        return DueTicks((), 0, settled_ns, (settled_ns // every_ns + 1) * every_ns)
+    oldest = (settled_ns // every_ns + 1) * every_ns
+    in_time = -((CATCH_UP_NS - now_ns) // every_ns) * every_ns  # first instant that is not too late
+    first = min(max(oldest, in_time), newest)
+    skipped = (first - oldest) // every_ns
+    count = min(limit, (newest - first) // every_ns + 1)
+    instants = tuple(first + index * every_ns for index in range(count))
+    return DueTicks(instants, skipped, first - every_ns if skipped else settled_ns, instants[-1] + every_ns)
+
+
+def next_instant(settled_ns: int, every_ns: int, now_ns: int) -> int:
+    """The next instant that a person should expect."""
+    return (max(settled_ns, now_ns) // every_ns + 1) * every_ns

@@ -1,0 +1,164 @@
+"""The history's stream: append-only, one subject per entry, so that an entry is stored once for ever.
+
+An entry is published under the condition that its subject is empty yet; the broker refuses a second one, after
+any retry, restart or fail-over. Read newest first, in windows of stream sequences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.errors import InvalidInput, Unavailable
+from services.orchestrator.caller import ORCHESTRATOR
+from services.orchestrator.domain.documents import DeletedFlow, decode, encode
+from services.orchestrator.domain.history_entry import HistoryEntry
+from services.orchestrator.domain.leadership import EpochDocument
+from services.orchestrator.stores import Stores
+
+log = get_logger(__name__)
+
+MAX_ENTRIES = 100_000
+MAX_AGE_S = 400 * 24 * 3600
+WRONG_LAST_SEQUENCE = 10071
+WINDOW = 1000
+READ_LIMIT_S = 5.0
+DEFAULT_PAGE = 50
+MAX_PAGE = 500
+IF_ABSENT = {"Nats-Expected-Last-Subject-Sequence": "0"}
+
+
+def history_stream_config(workspace: str) -> dict[str, Any]:
+    return {
+        "name": subjects.history_stream(workspace),
+        "subjects": [subjects.history_filter(workspace)],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_msgs": MAX_ENTRIES,
+        "max_age": MAX_AGE_S * 1_000_000_000,
+        "allow_direct": True,
+        "deny_delete": True,
+        "num_replicas": 1,
+    }
+
+
+@dataclass
+class HistoryLog:
+    """Writes and reads entries of one workspace."""
+
+    assets: JetStreamAssets
+    workspace: str
+
+    async def record(self, *entries: HistoryEntry) -> None:
+        """Stores those that are not stored yet, in order."""
+        for entry in entries:
+            subject = subjects.history_subject(self.workspace, entry.flow, entry.number)
+            for last in (False, True):
+                try:
+                    await self.assets.publish(subject, encode(entry), IF_ABSENT)
+                except JetStreamApiError as error:
+                    if error.code != WRONG_LAST_SEQUENCE:
+                        raise Unavailable(f"the history cannot be written: {error}") from error
+                except NoResponders as error:
+                    if last:
+                        raise Unavailable("there is no stream for the history") from error
+                    await self.assets.ensure_stream(history_stream_config(self.workspace))
+                    continue
+                break
+
+    async def record_leader(self, epoch: int, name: str, previous: EpochDocument | None, now: float) -> None:
+        """A new term: `fail-over` where another led before, `leader` else. The epoch is the entry's number."""
+        if previous is not None and previous.name != name:
+            what, detail = "fail-over", f"{name} leads, after {previous.name}"
+        else:
+            what, detail = "leader", f"{name} leads"
+        await self.record(HistoryEntry(epoch, now, ORCHESTRATOR, "", what, detail=detail))
+
+    async def record_deleted(self, stores: Stores) -> None:
+        """Entries of deleted flows that their orchestrator did not live to store."""
+        for entry in await stores.flows.entries("deleted.*"):
+            remains = decode(entry.value or b"", DeletedFlow)
+            if remains.history:
+                await self.record(*remains.history)
+                await stores.flows.update(
+                    entry.key, encode(msgspec.structs.replace(remains, history=())), entry.revision
+                )
+
+
+@dataclass
+class HistoryReader:
+    """Reads pages, newest first."""
+
+    connection: Client
+    assets: JetStreamAssets
+    workspace: str
+
+    async def page(self, flow: str, size: int, token: str) -> tuple[list[HistoryEntry], str]:
+        """Up to `size` entries older than the token, and the token of the next page (empty at the end)."""
+        if size < 0 or size > MAX_PAGE:
+            raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
+        if token and not token.isdigit():
+            raise InvalidInput.at("page_token", token, "was not given out by this server")
+        size = size or DEFAULT_PAGE
+        info = await self.assets.stream_info(subjects.history_stream(self.workspace))
+        if info is None:
+            return [], ""
+        first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+        found: list[tuple[int, bytes]] = []
+        before = int(token) if token else last + 1
+        while before > first and len(found) <= size:
+            begin = max(first, before - WINDOW)
+            window = await self._window(flow, begin, before)
+            found += reversed(window)
+            before = begin
+        entries = [msgspec.json.decode(raw, type=HistoryEntry) for _, raw in found[:size]]
+        return entries, str(found[size - 1][0]) if len(found) > size else ""
+
+    async def _window(self, flow: str, begin: int, before: int) -> list[tuple[int, bytes]]:
+        """Entries with begin <= sequence < before, oldest first."""
+        found: list[tuple[int, bytes]] = []
+        while begin < before:
+            batch, pending = await self._batch(flow, begin)
+            found += [item for item in batch if item[0] < before]
+            if not batch or not pending:
+                break
+            begin = batch[-1][0] + 1
+        return found
+
+    async def _batch(self, flow: str, begin: int) -> tuple[list[tuple[int, bytes]], int]:
+        """One batch of direct gets, and how many are left after it."""
+        stream, inbox = subjects.history_stream(self.workspace), self.connection.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self.connection.subscribe(inbox, cb=answers.put)
+        request = {"seq": begin, "next_by_subj": subjects.history_filter(self.workspace, flow), "batch": WINDOW}
+        found: list[tuple[int, bytes]] = []
+        try:
+            await self.connection.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+            async with asyncio.timeout(READ_LIMIT_S):
+                while True:
+                    message = await answers.get()
+                    headers = message.headers or {}
+                    status = headers.get("Status", "")
+                    if status == "204":
+                        return found, int(headers.get("Nats-Num-Pending", "0"))
+                    if status == "404":
+                        return found, 0
+                    if status:
+                        raise Unavailable(f"the history cannot be read: {status} {headers.get('Description', '')}")
+                    found.append((int(headers["Nats-Sequence"]), message.data))
+        except TimeoutError as error:
+            raise Unavailable("the history was not read in time", next_step="Try again") from error
+        finally:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()

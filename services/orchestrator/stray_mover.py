@@ -1,0 +1,116 @@
+"""Moves messages that lie under an owner for whom nobody works: stimuli to where they belong now, the rest dead.
+
+A stimulus (a message for the trigger) has met no code yet, so it goes to the ingress, or where that is closed to
+the next start's parking epoch, under an id of its own that follows from the first: moved twice it is stored once.
+Any other message was made by code of a deployment that is over; no other deployment may go on with it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders, StoredMessage
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.errors import Unavailable
+from headrace.model.message_ids import dead_letter_id, moved_message_id, output_message_id
+from headrace.wire.envelope import Envelope, FailedAttempt, MalformedMessage, decode_envelope, encode_dead_letter
+from services.orchestrator.domain.actions import MoveStrays
+from services.orchestrator.domain.documents import current_epoch
+from services.orchestrator.domain.history import noted
+from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.stores import Stores
+
+log = get_logger(__name__)
+
+BATCH = 200
+REASON = "STRAY"
+
+
+class StrayMover:
+    """One batch per call; the planner asks again while something is left."""
+
+    def __init__(self, stores: Stores, assets: JetStreamAssets) -> None:
+        self._stores = stores
+        self._assets = assets
+
+    async def move(self, snapshot: Snapshot, action: MoveStrays) -> None:
+        """Store elsewhere, count, delete: a kill in between repeats it under the same ids."""
+        flow, workspace = snapshot.flow, snapshot.workspace
+        stream = subjects.flow_stream(workspace, flow.flow)
+        batch: list[StoredMessage] = []
+        for owner in action.owners:
+            pattern, sequence = f"{subjects.ROOT}.{workspace}.{flow.flow}.{owner}.>", 1
+            while len(batch) < BATCH:
+                message = await self._assets.next_message(stream, pattern, sequence)
+                if message is None:
+                    break
+                batch.append(message)
+                sequence = message.sequence + 1
+        for message in batch:
+            await self._store(snapshot, message, snapshot.wanted_route.trigger)
+        counted = msgspec.structs.replace(flow, strays_moved=flow.strays_moved + len(batch))
+        await self._stores.write_flow(
+            noted(flow, counted, "orchestrator", snapshot.now, snapshot.deployments), snapshot.flow_revision
+        )
+        for message in batch:
+            await self._assets.delete_message(stream, message.sequence)
+        log.error(
+            "messages of an owner nobody works for were moved", flow=flow.flow, owners=action.owners, n=len(batch)
+        )
+
+    async def _store(self, snapshot: Snapshot, message: StoredMessage, trigger: str) -> None:
+        place = subjects.parse_data_subject(message.subject)
+        try:
+            envelope: Envelope | None = decode_envelope(message.data)
+        except MalformedMessage:
+            envelope = None
+        if envelope is None or place.step != trigger:
+            await self._dead_letter(snapshot, message, place, envelope)
+            return
+        flow, workspace = snapshot.flow, snapshot.workspace
+        incarnation = envelope.incarnation + 1
+        moved = Envelope()
+        moved.CopyFrom(envelope)
+        moved.id = moved_message_id(envelope.id, place.step, incarnation)
+        moved.incarnation = incarnation
+        moved.sent_at_unix_ns = time.time_ns()
+        moved.moved.id, moved.moved.at_unix_ns = envelope.id, time.time_ns()
+        if place.owner[:1] == "d":
+            moved.moved.deployment = int(place.owner[1:])
+        owner = subjects.INGRESS if flow.ingress else subjects.parking_owner(current_epoch(flow))
+        subject = subjects.data_subject(workspace, flow.flow, owner, place.step, place.slot)
+        headers = {"Nats-Msg-Id": moved.id}
+        if traceparent := message.headers.get("traceparent"):
+            headers["traceparent"] = traceparent
+        await self._publish(subject, moved.SerializeToString(), headers)
+
+    async def _dead_letter(
+        self, snapshot: Snapshot, message: StoredMessage, place: subjects.DataSubject, envelope: Envelope | None
+    ) -> None:
+        own_id = message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", place.step)
+        original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
+        note = FailedAttempt(code=REASON, message=f"stored under {place.owner}, for which nobody works any more")
+        raw = encode_dead_letter(
+            original=original,
+            flow=snapshot.flow.flow,
+            step=place.step,
+            deployment=int(place.owner[1:]) if place.owner[:1] == "d" else 0,
+            revision="",
+            reason=REASON,
+            attempts=[note],
+            at_unix_ns=time.time_ns(),
+        )
+        subject = subjects.dead_letter_subject(snapshot.workspace, snapshot.flow.flow, place.step)
+        await self._publish(subject, raw, {"Nats-Msg-Id": dead_letter_id(original.id, place.step)})
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        try:
+            await self._assets.publish(subject, payload, headers)
+        except JetStreamApiError as error:
+            what = "is full" if error.code == EDGE_FULL else "refused it"
+            raise Unavailable(f"a stray message cannot be moved, {subject} {what}: {error}") from error
+        except NoResponders as error:
+            raise Unavailable(f"a stray message cannot be moved, nothing takes {subject}") from error

@@ -1,0 +1,349 @@
+"""What the simulation's broker in memory claims, tried on it and on a real nats-server alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+import pytest
+
+from headrace.edge.broker_process import BrokerProcess
+from headrace.edge.jetstream_assets import PAUSED_UNTIL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.model import subjects
+from headrace.model.errors import Conflict
+from services.orchestrator.domain.assets import consumer_view_config, stream_view
+from tests.support.memory_broker import ApiRefusal, MemoryBroker
+
+STREAM = "hr_default_orders"
+SECOND = 1_000_000_000
+NOTHING_WITHIN_S = 0.2
+
+
+class Side:
+    """One of the two brokers: its assets, a bucket, and a puller's part."""
+
+    assets: JetStreamAssets
+    bucket: Any
+
+    async def take(self, durable: str) -> tuple[int, str] | None:
+        """Sequence and subject of the next message, unacknowledged; None when none is given."""
+        raise NotImplementedError
+
+    async def ack(self, durable: str, sequence: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class MemorySide(Side):
+    broker: MemoryBroker
+
+    def __post_init__(self) -> None:
+        self.assets = JetStreamAssets(self.broker)  # type: ignore[arg-type]
+        self.bucket = self.broker.bucket("test")
+
+    async def take(self, durable: str) -> tuple[int, str] | None:
+        try:
+            message = self.broker.take(STREAM, durable)
+        except ApiRefusal:
+            return None
+        return (message.sequence, message.subject) if message is not None else None
+
+    async def ack(self, durable: str, sequence: int) -> None:
+        self.broker.ack(STREAM, durable, sequence)
+
+
+class RealSide(Side):
+    def __init__(self, connection: Any, bucket: KvBucket) -> None:
+        self.assets = JetStreamAssets(connection)
+        self.bucket = bucket
+        self._connection = connection
+        self._held: dict[tuple[str, int], Any] = {}
+
+    async def take(self, durable: str) -> tuple[int, str] | None:
+        reader = await self._connection.jetstream().pull_subscribe_bind(durable, stream=STREAM)
+        try:
+            (message,) = await reader.fetch(1, timeout=NOTHING_WITHIN_S)
+        except (TimeoutError, nats.errors.Error):
+            return None
+        finally:
+            await reader.unsubscribe()
+        sequence = message.metadata.sequence.stream
+        self._held[durable, sequence] = message
+        return sequence, message.subject
+
+    async def ack(self, durable: str, sequence: int) -> None:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self._held[durable, sequence].ack_sync(timeout=0.5)
+
+
+@pytest.fixture(params=["memory", "real"])
+async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Side]:
+    if request.param == "memory":
+        yield MemorySide(MemoryBroker(asyncio.get_running_loop().time))
+        return
+    broker = BrokerProcess(tmp_path / "broker")
+    await broker.start()
+    connection = await connect_nats(broker.url, "test")
+    yield RealSide(connection, await KvBucket.open(connection, "test"))
+    await close_nats(connection)
+    await broker.stop()
+
+
+def config(*owners: str, ingress: str = "", limit: int = 100) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": STREAM,
+        "subjects": [subjects.ingress_filter("default", "orders")] if ingress else [],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "max_msgs_per_subject": limit,
+        "duplicate_window": 120 * SECOND,
+        "num_replicas": 1,
+        "metadata": {"headrace-flow": "orders", "headrace-generation": "1"},
+    }
+    made["subjects"] += [subjects.owner_filter("default", "orders", owner) for owner in owners]
+    if ingress:
+        made["subject_transform"] = {
+            "src": subjects.ingress_filter("default", "orders"),
+            "dest": subjects.transform_destination("default", "orders", ingress),
+        }
+    return made
+
+
+def at(owner: str, step: str = "order") -> str:
+    return subjects.data_subject("default", "orders", owner, step)
+
+
+def durable(name: str, *filters: str, ack_wait_s: float = 30.0) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "durable_name": name,
+        "ack_policy": "explicit",
+        "ack_wait": int(ack_wait_s * SECOND),
+        "max_deliver": -1,
+        "max_ack_pending": 1000,
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "metadata": {"headrace-flow": "orders"},
+    }
+    made |= {"filter_subject": filters[0]} if len(filters) == 1 else {"filter_subjects": list(filters)}
+    return made
+
+
+async def put(side: Side, subject: str, message_id: str) -> dict[str, Any]:
+    return await side.assets.publish(subject, b"x", {"Nats-Msg-Id": message_id})
+
+
+INGRESS = at("in")
+
+
+# Buckets.
+
+
+async def test_kv_changes_are_compare_and_set(side: Side) -> None:
+    bucket = side.bucket
+    first = await bucket.create("flow.a", b"1")
+    with pytest.raises(Conflict):
+        await bucket.create("flow.a", b"2")
+    second = await bucket.update("flow.a", b"2", first)
+    assert second > first
+    with pytest.raises(Conflict):
+        await bucket.update("flow.a", b"3", first)
+    with pytest.raises(Conflict):
+        await bucket.delete("flow.a", first)
+    with pytest.raises(Conflict):
+        await bucket.update("flow.absent", b"3", first)
+    assert (await bucket.get("flow.a")).value == b"2"
+    await bucket.put("flow.b", b"other")
+    assert (await bucket.get("flow.a")).revision == second
+
+
+async def test_kv_delete_then_create(side: Side) -> None:
+    bucket = side.bucket
+    first = await bucket.create("a.b", b"1")
+    await bucket.delete("a.b", first)
+    assert await bucket.get("a.b") is None
+    assert await bucket.keys("a.*") == []
+    with pytest.raises(Conflict):
+        await bucket.update("a.b", b"2", first)
+    assert await bucket.create("a.b", b"again") > first
+    await bucket.delete("never.there")
+    await bucket.put("a.c", b"c")
+    await bucket.purge("a.c")
+    assert [(entry.key, entry.value) for entry in await bucket.entries("a.>")] == [("a.b", b"again")]
+
+
+async def test_kv_watch(side: Side) -> None:
+    bucket = side.bucket
+    await bucket.put("flow.a", b"1")
+    await bucket.put("other.a", b"1")
+    seen = []
+    async with asyncio.timeout(10), contextlib.aclosing(bucket.watch("flow.*")) as watch:
+        async for entry in watch:
+            if entry is None:
+                await bucket.put("flow.a", b"2")
+                await bucket.delete("flow.a")
+                continue
+            seen.append((entry.key, entry.value))
+            if entry.value is None:
+                break
+    assert seen == [("flow.a", b"1"), ("flow.a", b"2"), ("flow.a", None)]
+
+
+# Streams.
+
+
+async def test_a_stream_is_as_it_was_asked_for(side: Side) -> None:
+    assert await side.assets.stream_info(STREAM, ">") is None
+    for wanted in (config("p1"), config("p1", "d1", ingress="d1"), config("p2", limit=7)):
+        await side.assets.ensure_stream(wanted)
+        info = await side.assets.stream_info(STREAM, ">")
+        assert info is not None
+        shown = dict(stream_view(info).config)
+        shown["subjects"] = list(shown["subjects"])  # type: ignore[call-overload]
+        assert shown == wanted
+    with pytest.raises(JetStreamApiError) as refused:
+        await side.assets.create_stream(config("d9"))
+    assert refused.value.code == 10058
+    await side.assets.create_stream(config("p2", limit=7))
+    await side.assets.delete_stream(STREAM)
+    await side.assets.delete_stream(STREAM)
+    assert await side.assets.stream_info(STREAM) is None
+    assert await side.assets.consumers(STREAM) == []
+
+
+async def test_the_transform_gives_the_ingress_its_owner(side: Side) -> None:
+    with pytest.raises(NoResponders):
+        await put(side, INGRESS, "0")
+    await side.assets.ensure_stream(config("p1", ingress="p1"))
+    assert (await put(side, INGRESS, "1"))["seq"] == 1
+    await side.assets.ensure_stream(config("p1", "d1", ingress="d1"))
+    await put(side, INGRESS, "2")
+    assert (await put(side, INGRESS, "1")).get("duplicate") is True
+    info = await side.assets.stream_info(STREAM, "hr.default.orders.>")
+    assert info is not None
+    assert info["state"]["subjects"] == {at("p1"): 1, at("d1"): 1}
+    assert info["state"]["messages"] == 2
+    only = await side.assets.stream_info(STREAM, "hr.default.orders.d1.>")
+    assert only is not None
+    assert only["state"]["subjects"] == {at("d1"): 1}
+    assert await side.assets.message_subject(STREAM, 2) == at("d1")
+    assert await side.assets.barrier(STREAM, subjects.barrier_subject("default", "orders")) == at("d1", "_barrier")
+
+
+async def test_without_the_subject_nothing_is_taken_and_what_is_stored_stays(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", ingress="d1"))
+    await put(side, INGRESS, "1")
+    await side.assets.ensure_stream(config("p2"))
+    for subject in (INGRESS, at("d1")):
+        with pytest.raises(NoResponders):
+            await put(side, subject, "2")
+    assert await side.assets.barrier(STREAM, subjects.barrier_subject("default", "orders")) is None
+    info = await side.assets.stream_info(STREAM, ">")
+    assert info is not None
+    assert info["state"]["subjects"] == {at("d1"): 1}
+
+
+async def test_a_full_edge_refuses_but_knows_what_it_has(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", ingress="d1", limit=1))
+    await put(side, INGRESS, "1")
+    with pytest.raises(JetStreamApiError) as refused:
+        await put(side, INGRESS, "2")
+    assert refused.value.code == 10077
+    assert (await put(side, INGRESS, "1")).get("duplicate") is True
+    assert (await put(side, at("d1", "other"), "3"))["seq"] == 2
+
+
+async def test_deleting_and_purging(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "d2"))
+    for index, owner in enumerate(("d1", "d2", "d1")):
+        await put(side, at(owner), str(index))
+    await side.assets.delete_message(STREAM, 2)
+    assert await side.assets.message_subject(STREAM, 2) is None
+    assert await side.assets.purge(STREAM, at("d2")) == 0
+    assert await side.assets.purge(STREAM) == 2
+    assert (await put(side, at("d1"), "0")).get("duplicate") is True
+
+
+# Consumers.
+
+
+async def test_consumers_are_listed_as_they_were_asked_for(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "p1"))
+    parked = durable("d1_order", at("p1"), at("d1"))
+    await side.assets.ensure_consumer(STREAM, {**parked, "pause_until": PAUSED_UNTIL})
+    await side.assets.ensure_consumer(STREAM, durable("d1_price", at("d1", "price")))
+    infos = {info["name"]: info for info in await side.assets.consumers(STREAM)}
+    assert [bool(infos[name].get("paused")) for name in ("d1_order", "d1_price")] == [True, False]
+    shown = consumer_view_config(infos["d1_order"]["config"])
+    assert shown == {**parked, "filter_subjects": tuple(parked["filter_subjects"])}
+    with pytest.raises(JetStreamApiError) as refused:
+        await side.assets.ensure_consumer(STREAM, durable("d2_order", at("p1")))
+    assert refused.value.code == 10100
+    await side.assets.ensure_consumer(STREAM, durable("d1_price", at("d1", "price"), ack_wait_s=7))
+    infos = {info["name"]: info for info in await side.assets.consumers(STREAM)}
+    assert infos["d1_price"]["config"]["ack_wait"] == 7 * SECOND
+    await side.assets.delete_consumer(STREAM, "d1_price")
+    await side.assets.delete_consumer(STREAM, "d1_price")
+    assert [info["name"] for info in await side.assets.consumers(STREAM)] == ["d1_order"]
+    with pytest.raises(JetStreamApiError) as absent:
+        await side.assets.pause_consumer(STREAM, "d1_price", paused=True)
+    assert absent.value.code == 10014
+
+
+async def test_parked_messages_come_first_and_nothing_while_paused(side: Side) -> None:
+    await side.assets.ensure_stream(config("p1", "d1", ingress="p1"))
+    await put(side, INGRESS, "1")
+    await side.assets.ensure_consumer(STREAM, {**durable("d1_order", at("p1"), at("d1")), "pause_until": PAUSED_UNTIL})
+    assert await side.take("d1_order") is None
+    await side.assets.ensure_stream(config("p1", "d1", ingress="d1"))
+    await put(side, INGRESS, "2")
+    await side.assets.pause_consumer(STREAM, "d1_order", paused=False)
+    assert await side.take("d1_order") == (1, at("p1"))
+    assert await side.take("d1_order") == (2, at("d1"))
+    assert await side.take("d1_order") is None
+    await side.ack("d1_order", 1)
+    info = await side.assets.stream_info(STREAM, ">")
+    assert info is not None
+    assert info["state"]["subjects"] == {at("d1"): 1}
+    assert (await side.assets.consumers(STREAM))[0]["num_ack_pending"] == 1
+
+
+async def test_messages_of_an_owner_that_is_no_longer_listed_are_delivered(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1"))
+    await side.assets.ensure_consumer(STREAM, durable("d1_order", at("d1")))
+    await put(side, at("d1"), "1")
+    await side.assets.ensure_stream(config("p2"))
+    assert await side.take("d1_order") == (1, at("d1"))
+    await side.ack("d1_order", 1)
+    info = await side.assets.stream_info(STREAM)
+    assert info is not None
+    assert info["state"]["messages"] == 0
+
+
+async def test_a_new_durable_is_given_what_the_deleted_one_held(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1"))
+    await side.assets.ensure_consumer(STREAM, durable("one", at("d1")))
+    await put(side, at("d1"), "1")
+    assert await side.take("one") == (1, at("d1"))
+    await side.assets.delete_consumer(STREAM, "one")
+    await side.ack("one", 1)
+    await side.assets.ensure_consumer(STREAM, durable("two", at("d1")))
+    assert await side.take("two") == (1, at("d1"))
+
+
+async def test_a_purge_takes_what_is_held_too(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1"))
+    await side.assets.ensure_consumer(STREAM, durable("one", at("d1")))
+    await put(side, at("d1"), "1")
+    assert await side.take("one") == (1, at("d1"))
+    assert await side.assets.purge(STREAM, at("d1")) == 1
+    await side.ack("one", 1)
+    assert await side.take("one") is None

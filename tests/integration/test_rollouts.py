@@ -1,0 +1,384 @@
+"""Which code runs: publish, restart, rollback, both strategies, strict order, drafts, versions, differences."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.client import AsyncClient
+from headrace.client.operations import metadata_of
+from headrace.edge.grpc_channel import open_channel
+from headrace.model.deployment import DeploymentPhase
+from headrace.model.errors import Conflict, HeadraceError, InvalidInput, NotFound, WrongState
+from headrace.model.flow_spec import FlowSpec
+from headrace.wire.flow import flow_spec_to_proto
+from tests.support.eventually import eventually
+from tests.support.orchestrator_rig import HOOK, WORK, OrchestratorRig, chain, orchestrator_rig, published
+
+FLOW = "orders"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
+    async with orchestrator_rig(tmp_path) as running:
+        yield running
+
+
+async def running(rig: OrchestratorRig, client: AsyncClient, spec: FlowSpec | None = None) -> None:
+    await published(rig, client, FLOW, spec or chain("order", "price"))
+    await client.start(FLOW)
+
+
+async def edited(client: AsyncClient, spec: FlowSpec, **changes: Any) -> None:
+    """A draft whose last step has another config."""
+    steps = (*spec.steps[:-1], msgspec.structs.replace(spec.steps[-1], config={"limit": 2}))
+    await client.update_draft(FLOW, flow_spec_to_proto(msgspec.structs.replace(spec, steps=steps, **changes)))
+
+
+async def digest_of(client: AsyncClient, step: str = "price") -> str:
+    status = await client.get_status(FLOW)
+    return next(item.pin.digest for item in status.steps if item.step == step)
+
+
+async def phase_of(rig: OrchestratorRig, deployment: int) -> str:
+    found = await rig.stores.state(FLOW, deployment)
+    return str(found[0].phase) if found else ""
+
+
+async def ingress_of(rig: OrchestratorRig) -> str:
+    found = await rig.stores.flow(FLOW)
+    assert found is not None
+    return found[0].ingress if found[0].ingress_confirmed else ""
+
+
+async def test_restart_takes_fresh_revisions_and_rollback_takes_back_the_old_ones(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        old = await digest_of(client)
+        new = await rig.push(WORK)
+        assert await digest_of(client) == old
+        result = await client.restart(FLOW)
+        assert (result.version, result.deployment) == (1, 2)
+        assert await digest_of(client) == new
+        [step] = result.difference.steps
+        assert (step.step, step.change, step.old_digest, step.new_digest) == ("price", "changed", old, new)
+        assert (step.old_revision, step.new_revision, result.difference.against) == (1, 2, 1)
+        await eventually(lambda: phase_is(rig, 1, DeploymentPhase.RETIRED))
+
+        back = await client.rollback(FLOW, 1)
+        assert (back.version, back.deployment) == (1, 3)
+        assert await digest_of(client) == old
+        again = await client.rollback(FLOW, 1)
+        assert await digest_of(client) == new
+        assert again.difference.steps[0].new_digest == new
+
+
+async def phase_is(rig: OrchestratorRig, deployment: int, phase: DeploymentPhase) -> bool:
+    return await phase_of(rig, deployment) == phase
+
+
+async def test_a_rollback_to_an_older_version_reuses_its_digests_whatever_latest_is(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        first = await digest_of(client)
+        await rig.push(WORK)
+        await edited(client, chain("order", "price"))
+        published_as = await client.publish(FLOW)
+        assert [field.field for field in published_as.difference.steps[0].fields] == ["config.limit"]
+        await rig.push(WORK)
+        await client.restart(FLOW)
+        await eventually(lambda: holders_are(rig, {"v1", "v2", "d3"}))
+        back = await client.rollback(FLOW, 1)
+        assert (back.version, await digest_of(client)) == (1, first)
+        flow = await client.get_flow(FLOW)
+        assert (flow.running_version, flow.latest_version) == (1, 2)
+        with pytest.raises(NotFound, match="no version 7"):
+            await client.rollback(FLOW, 7)
+        with pytest.raises(WrongState, match="runs already"):
+            await client.rollback(FLOW, 1)
+
+
+async def holders_are(rig: OrchestratorRig, holders: set[str]) -> bool:
+    return {key.rsplit(".", 1)[1] for key in await rig.stores.pins.keys(f"*.{FLOW}.*")} == holders
+
+
+async def test_restart_strategy_parks_drains_then_starts(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        new = await rig.push(WORK)
+        rig.agent.keep.add("order")
+        await client.inject(FLOW, b"{}", request_id="old")
+        operation = await client.begin_restart(FLOW, strategy="RESTART")
+        await eventually(lambda: ingress_is(rig, "p2"))
+        await client.inject(FLOW, b"{}", request_id="parked")
+        await eventually(lambda: phase_is(rig, 1, DeploymentPhase.DRAINING))
+        seen = metadata_of(await client.get_operation(operation.name))
+        assert dict(seen.steps) == {"order": "waits for deployment 1", "price": "waits for deployment 1"}
+        assert [line.split(":")[0] for line in seen.draining] == ["deployment 1"]
+        assert seen.difference.steps[0].new_digest == new
+        assert rig.agent.of(FLOW, 2) == []
+        rig.agent.keep.clear()
+        result = await client.wait_operation(operation, timeout_s=20)
+        assert result.deployment == 2
+        assert rig.agent.of(FLOW, 1) == []
+        await eventually(lambda: len(rig.agent.handled) == 2)
+        assert [item[:3] for item in rig.agent.handled] == [
+            (1, "order", f"hr.default.{FLOW}.d1.order.0"),
+            (2, "order", f"hr.default.{FLOW}.p2.order.0"),
+        ]
+        await client.inject(FLOW, b"{}", request_id="new")
+        await eventually(lambda: len(rig.agent.handled) == 3)
+        assert rig.agent.handled[2][2] == f"hr.default.{FLOW}.d2.order.0"
+
+
+async def ingress_is(rig: OrchestratorRig, owner: str) -> bool:
+    return await ingress_of(rig) == owner
+
+
+async def test_a_restart_that_fails_for_good_keeps_what_is_parked_for_a_persons_choice(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        old = await digest_of(client)
+        await rig.push(WORK)
+        rig.agent.fail.add("price")
+        rig.agent.keep.add("order")
+        await client.inject(FLOW, b"{}", request_id="old")
+        operation = await client.begin_restart(FLOW, strategy="RESTART")
+        await eventually(lambda: ingress_is(rig, "p2"))
+        await client.inject(FLOW, b"{}", request_id="parked")
+        rig.agent.keep.clear()
+        with pytest.raises(HeadraceError) as failure:
+            await client.wait_operation(operation, timeout_s=20)
+        for expected in ("step 'price'", "No module x", "1 parked messages are kept"):
+            assert expected in str(failure.value)
+        status = await client.get_status(FLOW)
+        assert status.state == flow_pb2.FLOW_STATE_STOPPED
+        assert any("1 parked messages wait" in problem for problem in status.problems)
+        rig.agent.fail.clear()
+        back = await client.rollback(FLOW, 1)
+        assert (back.deployment, await digest_of(client)) == (3, old)
+        await eventually(lambda: len(rig.agent.handled) == 2)
+        assert rig.agent.handled[1][:3] == (3, "order", f"hr.default.{FLOW}.p2.order.0")
+
+
+async def test_a_restart_whose_references_do_not_resolve_leaves_the_old_one_alone(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client, chain("order", "price"))
+        await rig.push(WORK.replace("  work:", "  other:"))
+        await client.inject(FLOW, b"{}", request_id="before")
+        steps = chain("order", "price").steps
+        named = FlowSpec("realtime", (steps[0], msgspec.structs.replace(steps[1], function="work")))
+        await client.update_draft(FLOW, flow_spec_to_proto(named))
+        with pytest.raises(InvalidInput, match="'work' is not a function"):
+            await client.publish(FLOW, strategy="RESTART")
+        assert await ingress_of(rig) == "d1"
+        assert (await client.get_flow(FLOW)).latest_version == 1
+
+
+async def test_a_changed_trigger_or_reply_mode_needs_restart(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        renamed = chain("hook", "price")
+        await client.update_draft(FLOW, flow_spec_to_proto(msgspec.structs.replace(renamed, reply_timeout_s=5.0)))
+        with pytest.raises(WrongState) as refusal:
+            await client.publish(FLOW)
+        assert refusal.value.reason == "NEEDS_RESTART"
+        for expected in ("'hook'", "'order'", "replies to its callers", "--strategy restart"):
+            assert expected in str(refusal.value)
+        result = await client.publish(FLOW, strategy="RESTART")
+        fields = {field.field: field.new_json for field in result.difference.fields}
+        assert fields == {"trigger": '"hook"', "reply_timeout": '"5s"'}
+        assert {step.step: step.change for step in result.difference.steps} == {"hook": "added", "order": "removed"}
+        await client.inject(FLOW, b"{}")
+        await eventually(lambda: [item[:2] for item in rig.agent.handled] == [(2, "hook")])
+        with pytest.raises(WrongState, match="'order', was 'hook'"):
+            await client.rollback(FLOW, 1)
+        await client.rollback(FLOW, 1, strategy="RESTART")
+
+
+async def test_strict_order_holds_the_new_trigger_until_the_old_deployment_has_drained(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        await rig.push(WORK)
+        rig.agent.keep.add("order")
+        for number in range(3):
+            await client.inject(FLOW, b"old", request_id=f"old-{number}")
+        operation = await client.begin_restart(FLOW, strict_order=True)
+        await eventually(lambda: ingress_is(rig, "d2"))
+        for number in range(3):
+            await client.inject(FLOW, b"new", request_id=f"new-{number}")
+        await eventually(lambda: waits(client, operation))
+        await rig.kill()
+        await rig.restart()
+        infos = {str(info["name"]): info for info in await rig.assets.consumers(f"hr_default_{FLOW}")}
+        assert infos["d2_order"]["paused"]
+        assert not infos["d1_order"].get("paused")
+        rig.agent.keep.clear()
+        await client.wait_operation(operation, timeout_s=20)
+        await eventually(lambda: len(rig.agent.handled) == 6)
+        assert [item[0] for item in rig.agent.handled] == [1, 1, 1, 2, 2, 2]
+
+
+async def waits(client: AsyncClient, operation: Any) -> bool:
+    seen = metadata_of(await client.get_operation(operation.name))
+    return seen.steps.get("order") == "active, waits for deployment 1"
+
+
+async def test_past_its_limit_a_strict_switch_says_what_it_waits_for_and_goes_on(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        rig.agent.keep.add("order")
+        await client.inject(FLOW, b"{}", request_id="old")
+        with pytest.raises(HeadraceError, match="deployment 1 of 'orders' still drains: 1 messages wait"):
+            await client.restart(FLOW, strict_order=True, timeout_s=1.0)
+        rig.agent.keep.clear()
+        await client.inject(FLOW, b"{}", request_id="new")
+        await eventually(lambda: [item[0] for item in rig.agent.handled] == [1, 2])
+
+
+async def test_an_unchanged_publish_says_so_and_names_what_would_change_it(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        await client.draft_from(FLOW, 1)
+        with pytest.raises(WrongState) as refusal:
+            await client.publish(FLOW)
+        assert refusal.value.reason == "UNCHANGED"
+        assert "headrace flow apply" in refusal.value.next_step
+        upgraded = await client.upgrade_draft(FLOW)
+        assert dict(upgraded.changes) == {"order": "hook -> hook@1", "price": "work -> work@1"}
+        await rig.push(WORK)
+        with pytest.raises(WrongState, match="component upgrade orders") as refusal:
+            await client.publish(FLOW)
+        assert "revision 2 is there" in str(refusal.value)
+        upgraded = await client.upgrade_draft(FLOW, components=["work"])
+        assert dict(upgraded.changes) == {"price": "work@1 -> work@2"}
+        assert dict((await client.upgrade_draft(FLOW)).changes) == {}
+        result = await client.publish(FLOW)
+        assert result.version == 2
+        await rig.push(WORK)
+        assert (await client.restart(FLOW)).difference.steps == []
+        with pytest.raises(InvalidInput, match="nowhere"):
+            await client.upgrade_draft(FLOW, components=["nowhere"])
+        with pytest.raises(WrongState, match="flow restart orders"):
+            await client.publish(FLOW)
+
+
+async def test_verbs_in_the_wrong_state_wrong_etags_and_repeated_request_ids(rig: OrchestratorRig) -> None:
+    async with rig.client() as client, open_channel(rig.address) as channel:
+        flows: Any = flow_pb2_grpc.FlowServiceStub(channel)
+        await published(rig, client, FLOW, chain("order", "price"))
+        with pytest.raises(WrongState, match=r"STOPPED.*flow start orders"):
+            await client.restart(FLOW)
+        with pytest.raises(WrongState, match="has never run"):
+            await client.rollback(FLOW, 1)
+        await client.start(FLOW)
+        with pytest.raises(Conflict, match="etag"):
+            await client.restart(FLOW, etag="77")
+        with pytest.raises(Conflict, match="etag"):
+            await client.rollback(FLOW, 1, etag="77")
+        with pytest.raises(InvalidInput, match="strict_order"):
+            await client.restart(FLOW, strategy="RESTART", strict_order=True)
+        with pytest.raises(InvalidInput, match="SIDEWAYS"):
+            await client.restart(FLOW, strategy="SIDEWAYS")
+        etag = (await client.get_flow(FLOW)).etag
+        request = flow_pb2.RestartFlowRequest(name=f"flows/{FLOW}", request_id="r-1", etag=etag)
+        first, second = await asyncio.gather(flows.RestartFlow(request), flows.RestartFlow(request))
+        await client.wait_operation(first, timeout_s=20)
+        third = await flows.RestartFlow(request)
+        assert first.name == second.name == third.name
+        assert (await client.get_flow(FLOW)).active_deployment == 2
+        rig.agent.hold.add("price")
+        operation = await client.begin_restart(FLOW)
+        with pytest.raises(WrongState, match=r"busy with operations/restart-orders-") as refusal:
+            await client.restart(FLOW)
+        assert refusal.value.reason == "BUSY"
+        rig.agent.release("price")
+        await client.wait_operation(operation, timeout_s=20)
+
+
+async def test_what_fails_to_warm_leaves_the_running_deployment(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        old = await digest_of(client)
+        await rig.push(WORK)
+        rig.agent.fail.add("price")
+        with pytest.raises(HeadraceError) as failure:
+            await client.restart(FLOW)
+        for expected in ("step 'price'", "No module x", "Deployment 1 runs on, untouched"):
+            assert expected in str(failure.value)
+        rig.agent.fail.clear()
+        rig.agent.hold.add("price")
+        with pytest.raises(HeadraceError, match=r"not ready within 0.5 s: step 'price' is STARTING"):
+            await client.restart(FLOW, timeout_s=0.5)
+        assert await digest_of(client) == old
+        await client.inject(FLOW, b"{}")
+        await eventually(lambda: [item[0] for item in rig.agent.handled] == [1])
+        assert {item.spec.deployment for item in rig.agent.sidecars.values()} == {1}
+
+
+async def test_versions_in_use_and_pinned_revisions_cannot_be_deleted(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        await edited(client, chain("order", "price"))
+        await rig.push(WORK)
+        await client.publish(FLOW)
+        await eventually(lambda: holders_are(rig, {"v1", "d2"}))
+        for version, word in ((2, "live"), (3, "no version")):
+            with pytest.raises(HeadraceError, match=word):
+                await client.delete_version(FLOW, version)
+        with pytest.raises(WrongState, match="flows/orders/versions/1"):
+            await client.delete_revision("work", 1)
+        for _ in range(3):
+            await rig.push(WORK)
+        assert [item.name for item in await client.purge_revisions()] == [
+            "components/work/revisions/3",
+            "components/work/revisions/4",
+        ]
+        await client.tag_revision("work", 3, "keep")
+        deleted = await client.purge_revisions("work", force=True)
+        assert [item.number for item in deleted] == [4]
+        await client.delete_version(FLOW, 1)
+        await eventually(lambda: holders_are(rig, {"d2"}))
+        assert [item.number for item in await client.list_versions(FLOW)] == [2]
+        with pytest.raises(NotFound, match="deleted"):
+            await client.rollback(FLOW, 1)
+        assert [item.number for item in await client.purge_revisions("work", force=True)] == [1]
+        assert [item.number for item in await client.list_revisions("work")] == [5, 3, 2]
+        assert (await client.list_revisions("hook"))[0].pinned_by
+
+
+async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        await rig.push(HOOK)
+        new = await rig.push(WORK)
+        rig.agent.hold.add("price")
+        command = [sys.executable, "-m", "headrace.cli.main", "flow", "restart", FLOW, "--address", rig.address]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        lines = []
+        async with asyncio.timeout(20):
+            while not any("price: init" in line for line in lines):
+                lines.append((await process.stderr.readline()).decode())
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            _, rest = await process.communicate()
+        assert process.returncode == 130
+        assert "goes on in the mesh" in rest.decode()
+        rig.agent.release("price")
+        await eventually(lambda: deployment_is(client, 2))
+        assert await digest_of(client) == new
+
+
+async def deployment_is(client: AsyncClient, number: int) -> bool:
+    return (await client.get_flow(FLOW)).active_deployment == number

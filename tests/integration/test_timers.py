@@ -1,0 +1,91 @@
+"""Triggers over time on a real mesh: components that stay loaded, ticks that are stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.client import AsyncClient
+from tests.support.commands import ROOT
+from tests.support.eventually import eventually
+from tests.support.jsonl import read_lines
+from tests.support.mesh import RunningMesh
+
+COUNTED = ROOT / "tests" / "support" / "components" / "counted"
+WRITE = ROOT / "examples" / "ticker" / "write"
+TIMER = ROOT / "components" / "timer"
+
+
+async def run_flow(client: AsyncClient, file: Path, text: str) -> str:
+    file.write_text(text)
+    applied = await client.apply(file)
+    name = applied.flow.name.removeprefix("flows/")
+    await client.publish(name)
+    await client.start(name)
+    return name
+
+
+def assert_every_instant_once(written: list[dict[str, Any]], every_ms: int) -> None:
+    instants = [line["unix_ms"] for line in written]
+    assert len(set(instants)) == len(instants), "a tick was handled twice"
+    owed = set(range(min(instants), max(instants) + 1, every_ms))
+    assert set(instants) == owed, f"lost: {sorted(owed - set(instants))[:10]}"
+
+
+@pytest.mark.timeout(90)
+async def test_a_component_is_loaded_once_for_a_thousand_ticks_and_through_a_crash(
+    module_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    ticks, calls = tmp_path / "ticks.jsonl", tmp_path / "calls.jsonl"
+    heard, listens = tmp_path / "heard.jsonl", tmp_path / "listens.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        await run_flow(
+            client,
+            tmp_path / "listening.yaml",
+            f"""
+name: listening
+steps:
+  listen: {{component: {COUNTED}, function: listen, config: {{path: {listens}}}, to: [write]}}
+  write: {{component: {WRITE}, config: {{path: {heard}}}}}
+""",
+        )
+        await run_flow(
+            client,
+            tmp_path / "ticking.yaml",
+            f"""
+name: ticking
+steps:
+  tick: {{component: {COUNTED}, function: tick, every: 10ms, config: {{path: {calls}}}, to: [write]}}
+  write: {{component: {WRITE}, config: {{path: {ticks}}}}}
+""",
+        )
+        await eventually(lambda: len(read_lines(ticks)) > 300, within_s=20)
+        module_mesh.kill("component", "ticking", "tick")
+        module_mesh.kill("component", "listening", "listen")
+        await eventually(lambda: len(read_lines(ticks)) > 1000, within_s=20)
+        before = len(read_lines(heard))
+        await eventually(lambda: len(read_lines(heard)) > before + 50, within_s=20)
+        status = await client.get_status("ticking")
+        assert status.timer.step == "tick"
+        assert status.timer.ticks >= 1000
+        assert (status.timer.skipped, status.timer.edge_full) == (0, 0)
+        await client.stop("ticking")
+        await client.stop("listening")
+
+    assert_every_instant_once(read_lines(ticks), 10)
+    for file, listeners in ((calls, 0), (listens, 1)):
+        events = read_lines(file)
+        processes = {line["pid"] for line in events}
+        assert len(processes) == 2, "one process before the crash, one after it"
+        assert [line["event"] for line in events].count("init") == 2
+        assert [line["event"] for line in events].count("listen") == 2 * listeners
+        for pid in processes:
+            of_process = [line for line in events if line["pid"] == pid]
+            assert {line["loads"] for line in of_process} == {1}
+            assert {line["inits"] for line in of_process} == {1}
+            assert max(line["listens"] for line in of_process) == listeners
+            calls_made = [line["calls"] for line in of_process if line["event"] == "call"]
+            assert calls_made == list(range(1, len(calls_made) + 1)), "one process handles call after call"
+            assert len(calls_made) > 100

@@ -1,0 +1,371 @@
+"""Agents and sidecars in virtual time: the real instance table, lifecycle service and life of an instance, over a
+driver, a component and a data plane in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan, decode_plan, plan_digest
+from headrace.model.errors import HeadraceError, NotFound, Unavailable
+from headrace.model.message_ids import output_message_id
+from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
+from services.agent.instance_table import InstanceTable
+from services.agent.rpc import AgentRpc
+from services.sidecar.domain.lifecycle import Happening
+from services.sidecar.instance import Instance
+from services.sidecar.lifecycle_rpc import LifecycleRpc
+from services.sidecar.plan_source import PlanSource, step_of
+from services.sidecar.settings import Settings
+from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
+from tests.support.memory_broker import ApiRefusal, Stored
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+PULL_S = 2.0
+REPUBLISH_S = 0.1
+
+
+class Plans(PlanSource):
+    """The real source of plan and state, with the machine's disk in memory."""
+
+    def __init__(self, settings: Settings, disk: dict[str, DeploymentPlan]) -> None:
+        super().__init__(settings)
+        self._disk = disk
+
+    def cached_plan(self) -> DeploymentPlan | None:
+        return self._disk.get(self._settings.plan_digest)
+
+    async def plan(self) -> DeploymentPlan:
+        plan = self.cached_plan()
+        if plan is None:
+            assert self._bucket is not None
+            key = subjects.plan_key(self._settings.flow, self._settings.deployment)
+            entry = await self._bucket.get(key)
+            if entry is None:
+                raise NotFound(f"there is no plan {key}", reason="PLAN_NOT_FOUND")
+            assert plan_digest(entry.value or b"") == self._settings.plan_digest, "an instance of another plan"
+            plan = self._disk[self._settings.plan_digest] = decode_plan(entry.value or b"")
+        return plan
+
+
+class Plane:
+    """Pulls one message at a time: works, publishes to every receiver until stored, acknowledges."""
+
+    def __init__(self, sidecar: Sidecar, plan: DeploymentPlan, step: StepPlan, on_occupancy: Callable[[], None]):
+        self._sidecar = sidecar
+        self._world = sidecar.world
+        self._plan = plan
+        self._step = step
+        self._on_occupancy = on_occupancy
+        self._running = False
+        self._pulling = False
+        self._stopped = False
+        self._current = ""
+        self.held = 0
+        self.counters: dict[str, int] = {}
+        self.loop = SimpleNamespace(problem="")
+        self.wake = asyncio.Event()
+
+    @property
+    def drained(self) -> bool:
+        return self.held == 0
+
+    def component_ready(self, process: Any, stream: Any) -> None:
+        self._running = True
+        self.wake.set()
+
+    def component_lost(self, cause: str) -> None:
+        self._running = False
+
+    def activate(self) -> None:
+        if not self._pulling:
+            self._pulling = True
+            self._sidecar.host.spawn(self._pull())
+
+    def drain(self) -> None:
+        """A puller goes on."""
+
+    async def finish(self, grace_s: float) -> None:
+        self._stopped = True
+        await asyncio.sleep(min(grace_s, 0.01) if self.held else 0)  # tidy: pace
+
+    async def _pull(self) -> None:
+        world, link = self._world, self._sidecar.link
+        stream = subjects.flow_stream(self._plan.workspace, self._plan.flow)
+        durable = subjects.step_consumer(self._plan.deployment, self._step.name)
+        waiting = world.pullers.setdefault((stream, self._step.name), {})
+        waiting[self] = None
+        try:
+            while not self._stopped:
+                self.wake.clear()
+                message: Stored | None = None
+                if self._running:
+                    try:
+                        message = await link.call(lambda: world.broker.take(stream, durable), PULL_S)
+                    except (TimeoutError, ApiRefusal):
+                        message = None
+                if message is not None:
+                    await self._handle(stream, durable, message)
+                    continue
+                try:
+                    async with asyncio.timeout(PULL_S):
+                        await self.wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            waiting.pop(self, None)
+
+    async def _handle(self, stream: str, durable: str, message: Stored) -> None:
+        world, link = self._world, self._sidecar.link
+        self.held += 1
+        self._on_occupancy()
+        try:
+            world.handling(message, self._plan, self._step, self._sidecar.digest)
+            work_s = world.rng.expovariate(200.0) if world.rng.random() < 0.95 else world.rng.uniform(0.5, 3.0)
+            await asyncio.sleep(work_s)  # tidy: pace
+            if not self._running:
+                return  # the component died with it: it is delivered again
+            for receiver in self._step.receivers:
+                await self._publish(message, receiver)
+            acknowledged = False
+            while not acknowledged:
+                try:
+                    await link.call(lambda: world.ack(stream, durable, message, self._step, self._plan), PULL_S)
+                    acknowledged = True
+                except TimeoutError:
+                    continue
+        finally:
+            self.held -= 1
+            self._on_occupancy()
+
+    async def _publish(self, message: Stored, receiver: str) -> None:
+        plan, world = self._plan, self._world
+        own = subjects.deployment_owner(plan.deployment)
+        subject = subjects.data_subject(plan.workspace, plan.flow, own, receiver)
+        identifier = output_message_id(message.message_id, self._step.name, "0", receiver)
+        remote = RemoteBroker(self._sidecar.link, world.broker)
+        while True:
+            try:
+                answer = await remote.request(subject, message.payload, PULL_S, headers={"Nats-Msg-Id": identifier})
+                if b'"error"' not in answer.data:
+                    return
+            except nats.errors.NoRespondersError:
+                await self._sidecar.plans_read()
+                if self._sidecar.plans.retired:
+                    world.dead_letter(message)
+                    return
+            except nats.errors.TimeoutError:
+                pass
+            await asyncio.sleep(REPUBLISH_S)  # tidy: pace
+
+
+class Life(Instance):
+    """The real life of an instance; what it fetches, builds and starts takes a moment of virtual time."""
+
+    def __init__(self, sidecar: Sidecar, settings: Settings, plans: Plans) -> None:
+        self._sidecar = sidecar
+        logs: Any = SimpleNamespace(last_lines=["it broke"])
+        nothing: Any = None
+        super().__init__(settings, plans, nothing, nothing, logs, nothing)
+
+    async def _supervisor(self) -> Any:
+        sidecar, world = self._sidecar, self._sidecar.world
+        plan = await self._plans.plan()
+        step = step_of(plan, self._settings.step)
+        await world.pause(0.003)
+        if world.registry.host.server is None and step.pin.digest not in sidecar.agent.bundles:
+            raise Unavailable("the registry does not answer", reason="REGISTRY_UNREACHABLE")
+        sidecar.agent.bundles.add(step.pin.digest)
+        sidecar.digest = step.pin.digest
+        self._progress(Happening.FETCHED)
+        self._progress(Happening.BUILT)
+        if self.plane is None:
+            self.plane = Plane(sidecar, plan, step, self.occupancy_changed)  # type: ignore[assignment]
+        self.status.board.revision = step.pin.digest
+        return SimpleNamespace(run=lambda: self._run_component(step.pin.digest))
+
+    async def _run_component(self, digest: str) -> None:
+        """As the supervisor does: starts it, tells of its end, starts it again with a delay."""
+        world = self._sidecar.world
+        process: Any = SimpleNamespace()
+        facts: Any = SimpleNamespace(sdk="", interpreter="")
+        while True:
+            await world.pause(0.02)
+            for happening in (Happening.STARTED, Happening.INITIALISED):
+                self._progress(happening)
+            world.ran(self._settings, digest)
+            if digest in world.registry.broken:
+                self._failed(HeadraceError("init failed", reason="INIT_FAILED"))
+                await world.pause(2.0)
+                continue
+            self._progress(Happening.CHECKED)
+            self._recovered()
+            self._ready(process, process, facts)
+            self._sidecar.component_died = asyncio.Event()
+            await self._sidecar.component_died.wait()
+            self._lost("exited with status 1")
+            await world.pause(0.2)
+
+
+class Sidecar:
+    """One sidecar process; `crash` is its kill -9."""
+
+    def __init__(self, world: World, agent: Agent, spec: InstanceSpec, pid: int) -> None:
+        self.world = world
+        self.agent = agent
+        self.spec = spec
+        self.host = Host(f"{spec.name}#{pid}")
+        self.link = Link(world.network, self.host.name)
+        self.digest = ""
+        self.component_died = asyncio.Event()
+        self.settings = Settings(
+            nats_url="",
+            registry="",
+            cache_dir=Path("/nowhere"),
+            run_dir=Path("/nowhere"),
+            workspace=spec.workspace,
+            flow=spec.flow,
+            deployment=spec.deployment,
+            step=spec.step,
+            replica=spec.replica,
+            plan_digest=spec.plan_digest,
+            instance=spec.name,
+        )
+        self.plans = Plans(self.settings, agent.disk)
+        self.life = Life(self, self.settings, self.plans)
+
+    async def serve(self) -> None:
+        """Returns once it serves; raises where a real one would exit."""
+        bucket = RemoteBucket(self.link, self.world.broker.bucket(subjects.deployment_bucket(self.spec.workspace)))
+        self.plans.connect(bucket)  # type: ignore[arg-type]
+        await self.world.pause(0.01)
+        state = await self.plans.read_state()
+        if state is not None:
+            self.life.admit(state.generation)
+        if self.plans.goes_on_by_itself:
+            assert state is not None
+            self.life.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
+        self.host.spawn(self.life.work())
+        self.host.spawn(self.plans.follow())
+        self.host.server = LifecycleRpc(self.spec.name, self.life)
+
+    async def plans_read(self) -> None:
+        try:
+            await self.plans.read_state()
+        except HeadraceError:
+            return
+
+    def crash(self) -> None:
+        self.link.dead = True
+        self.host.kill()
+
+
+@dataclass
+class Supervised:
+    """An instance as the agent's driver keeps it running."""
+
+    world: World
+    agent: Agent
+    spec: InstanceSpec
+    on_change: Callable[[], None]
+    state: InstanceState = InstanceState.STARTING
+    sidecar: Sidecar | None = None
+    starts: int = 0
+    address: str = ""
+    pid: int = 0
+    ended: bool = False
+
+    def start(self) -> None:
+        self.agent.host.spawn(self._start())
+
+    async def _start(self) -> None:
+        self.starts += 1
+        self.pid = self.world.next_pid()
+        sidecar = self.sidecar = Sidecar(self.world, self.agent, self.spec, self.pid)
+        try:
+            await sidecar.serve()
+        except HeadraceError:
+            self.crash()
+            return
+        if self.ended or self.sidecar is not sidecar:
+            return
+        self.address = sidecar.host.name
+        self.world.hosts[self.address] = sidecar.host
+        self._show(InstanceState.UP)
+
+    def crash(self) -> None:
+        """kill -9 of the sidecar: the driver starts it again after a moment."""
+        if self.sidecar is None or self.ended:
+            return
+        self.end()
+        self.ended = False
+        self._show(InstanceState.BACKING_OFF)
+        self.agent.host.spawn(self._again())
+
+    async def _again(self) -> None:
+        await self.world.pause(0.5)
+        if not self.ended:
+            self._show(InstanceState.STARTING)
+            await self._start()
+
+    def _show(self, state: InstanceState) -> None:
+        self.state = state
+        self.on_change()
+
+    def end(self) -> None:
+        self.ended = True
+        if self.sidecar is not None:
+            self.sidecar.crash()
+            self.world.hosts.pop(self.address, None)
+        self.address, self.pid = "", 0
+
+    def view(self, generation: int) -> InstanceView:
+        return InstanceView(self.spec, generation, self.state, self.address, self.pid, self.starts)
+
+    async def stop(self, grace_s: float) -> None:
+        self._show(InstanceState.STOPPING)
+        await self.world.pause(0.02)
+        self.end()
+        self.agent.instances.pop(self.spec.name, None)
+
+
+class Agent:
+    """One machine: the agent's process, its instances, and its disk (which outlives both)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.host = Host("agent")
+        self.disk: dict[str, DeploymentPlan] = {}
+        self.bundles: set[str] = set()
+        self.instances: dict[str, Supervised] = {}
+
+    async def prepare(self) -> None:
+        """Nothing is left over: instances end with their agent."""
+
+    def boot(self) -> None:
+        self.host.server = AgentRpc(InstanceTable(self))
+
+    def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> Supervised:
+        supervised = Supervised(self.world, self, spec, on_change)
+        self.instances[spec.name] = supervised
+        supervised.start()
+        return supervised
+
+    async def close(self) -> None:
+        """Never called: agents are killed."""
+
+    def kill(self) -> None:
+        """kill -9: instances end with it."""
+        self.host.kill()
+        for supervised in list(self.instances.values()):
+            supervised.end()
+        self.instances.clear()

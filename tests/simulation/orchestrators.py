@@ -1,0 +1,136 @@
+"""Orchestrators in virtual time: the real stores, reader, planner, applier, loops, observer, resolver and verbs,
+over links; and the registry that they ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from headrace.api.component.v1 import component_pb2
+from headrace.api.registry.v1 import registry_pb2
+from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.model import subjects
+from headrace.model.errors import HeadraceError, NotFound
+from services.orchestrator.applier import Applier
+from services.orchestrator.flow_service import FlowService
+from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
+from services.orchestrator.resolution import Resolver
+from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.stores import Stores
+from services.orchestrator.wall_clock import WallClock
+from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+WORKSPACE = "default"
+EPOCH_S = 1_700_000_000.0
+
+
+class Registry:
+    """Revisions of `hook` and `work`; `push` makes one more the newest."""
+
+    def __init__(self) -> None:
+        self.host = Host("registry", self)
+        self.revisions: dict[str, list[str]] = {"hook": [], "work": []}
+        self.broken: set[str] = set()
+        for component in self.revisions:
+            self.push(component)
+
+    def push(self, component: str, *, broken: bool = False) -> None:
+        known = self.revisions[component]
+        digest = "sha256:" + sha256(f"{component} {len(known)}".encode()).hexdigest()
+        known.append(digest)
+        if broken:
+            self.broken.add(digest)
+
+    async def ResolveReference(self, request: Any, context: Any) -> registry_pb2.Revision:
+        component, _, which = request.reference.partition("@")
+        known = self.revisions[component]
+        number = known.index(which) + 1 if which.startswith("sha256:") else len(known)
+        if which.startswith("sha256:") and which not in known:
+            raise NotFound(f"there is no {request.reference}")
+        kinds = component_pb2
+        kind = kinds.FUNCTION_KIND_TRIGGER if component == "hook" else kinds.FUNCTION_KIND_ACTION
+        function = registry_pb2.Function(name="run", kind=kind)
+        manifest = registry_pb2.Manifest(component=component, functions=[function])
+        return registry_pb2.Revision(number=number, digest=known[number - 1], manifest=manifest)
+
+
+class SkewedClock(WallClock):
+    """A wall clock that is off."""
+
+    def __init__(self, skew_s: float) -> None:
+        self._skew_s = skew_s
+
+    def now(self) -> float:
+        return EPOCH_S + self._skew_s + asyncio.get_running_loop().time()
+
+
+class Orchestrator:
+    """One orchestrator process; `crash` is its kill -9, `boot` starts it anew."""
+
+    def __init__(self, world: World, name: str, skew_s: float) -> None:
+        self.world = world
+        self.name = name
+        self.clock = SkewedClock(skew_s)
+        self.up = False
+        self.boots = 0
+
+    def boot(self) -> None:
+        world = self.world
+        self.boots += 1
+        self.up = True
+        self.link = link = Link(world.network, f"{self.name}.{self.boots}")
+        link.on_crash = self.crash
+        names = (subjects.flow_bucket, subjects.deployment_bucket, subjects.route_bucket, subjects.pin_bucket)
+        buckets: list[Any] = [RemoteBucket(link, world.broker.bucket(name(WORKSPACE))) for name in names]
+        self.stores = stores = Stores(WORKSPACE, *buckets)
+        self.assets = assets = JetStreamAssets(RemoteBroker(link, world.broker))
+        channel: Any = link.channel(world.registry.host)
+        resolver = Resolver(channel, stores, self.clock)
+        channel_to: Any = lambda address: link.channel(world.hosts.get(address))  # noqa: E731
+        self.observer = InstanceObserver("agent", WORKSPACE, self.wake, channel_to=channel_to)
+        self.reader = SnapshotReader(stores, assets, self.observer, self.clock)
+        self.loops = FlowLoops(self.reader, Applier(stores, assets, self.observer, resolver, self.reader))
+        self.service = FlowService(stores, assets, resolver, self.reader, self.loops, self.clock)
+        self.rollouts = Rollouts(self.service)
+        self.observer.start()
+        self.host = Host(self.name)
+        self.host.spawn(self._watch())
+        self.host.spawn(self._resync())
+
+    def wake(self, flow: str) -> None:
+        if self.up:
+            self.loops.wake(flow)
+
+    async def _watch(self) -> None:
+        async with contextlib.aclosing(self.stores.flows.watch("flow.*")) as watch:
+            async for entry in watch:
+                if entry is not None:
+                    self.wake(entry.key.removeprefix("flow."))
+
+    async def _resync(self) -> None:
+        while True:
+            with contextlib.suppress(HeadraceError):
+                for name in sorted({*await self.stores.flow_names(), *self.observer.flows()}):
+                    if not self.loops.knows(name):
+                        self.wake(name)
+            await asyncio.sleep(RESYNC_S)  # tidy: pace
+
+    def crash(self) -> None:
+        """At whatever it waits for: nothing is cleaned up, what was sent may still arrive."""
+        if not self.up:
+            return
+        self.up = False
+        self.link.dead = True
+        self.host.kill()
+        self.world.background(self._end())
+
+    async def _end(self) -> None:
+        await self.loops.stop()
+        await self.observer.stop()

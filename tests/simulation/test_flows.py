@@ -1,0 +1,74 @@
+"""Flows under orchestrators, agents and sidecars that die, stop and hear late, in virtual time: the laws of
+tests/simulation/world.py hold in every run, and each run comes to rest once nothing breaks any more.
+
+A failure names its seed and commit: `pytest tests/simulation -k seed --seed N` (or HEADRACE_SEED=N) runs it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.script import run
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 2
+SEEDS = 600
+# HEADRACE_SOAK_ROUNDS asks for this many seeds a round.
+SEEDS_PER_ROUND = 100
+# Seeds that once broke a law, with what was wrong.
+FOUND: dict[int, str] = {}
+
+
+def commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=20).stdout.strip()
+
+
+def explain(seed: int, problems: list[str]) -> str:
+    again = f"pytest tests/simulation -k seed --seed {seed}"
+    return f"seed {seed} at commit {commit()} broke: " + "; ".join(problems[:5]) + f"\nrun it again: {again}"
+
+
+def test_seed(seed: int) -> None:
+    """One run, its story printed when it fails."""
+    world = run(max(seed, 0))
+    print("\n".join(world.trace))
+    assert not world.violations, explain(max(seed, 0), world.violations)
+
+
+def test_the_same_seed_tells_the_same_story() -> None:
+    assert run(7).trace == run(7).trace
+
+
+@pytest.mark.parametrize("seed", sorted(FOUND))
+def test_what_was_found_stays_mended(seed: int) -> None:
+    world = run(seed)
+    assert not world.violations, explain(seed, world.violations)
+
+
+@pytest.mark.timeout(0)
+def test_laws_hold_in_all_runs() -> None:
+    rounds = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
+    each = (rounds * SEEDS_PER_ROUND if rounds else SEEDS) // WORKERS
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.simulation", str(first), str(each), str(WORKERS)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in range(WORKERS)
+    ]
+    failures = []
+    for worker in workers:
+        output, _ = worker.communicate()
+        failures += [json.loads(line) for line in output.splitlines()]
+        assert worker.returncode in (0, 1), f"a worker ended with {worker.returncode}"
+    told = [explain(failure["seed"], failure["problems"]) for failure in failures[:5]]
+    assert not failures, f"{len(failures)} of {each * WORKERS} runs failed\n" + "\n".join(told)

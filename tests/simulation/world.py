@@ -1,0 +1,323 @@
+"""One simulated mesh: what runs, what goes wrong, and the laws that hold all the while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import nats.errors
+
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan, decode_state
+from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.message_ids import first_message_id, stimulus_id
+from services.orchestrator.domain.deployment_phases import TRANSITIONS
+from services.orchestrator.domain.documents import FlowDocument, OperationDocument, decode, flow_key
+from services.orchestrator.domain.flow_states import FlowState
+from services.sidecar.settings import Settings
+from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
+from tests.simulation.machines import Agent, Plane, Supervised
+from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
+from tests.support.memory_broker import MemoryBroker, Stored
+
+FLOW = "orders"
+STREAM = subjects.flow_stream(WORKSPACE, FLOW)
+TRIGGER = "order"
+SETTLE_LIMIT_S = 400.0
+RESTING = (FlowState.STOPPED, FlowState.RUNNING)
+
+
+@dataclass
+class Ledger:
+    """What happened to each stimulus, by its number."""
+
+    attempted: set[int] = field(default_factory=set)
+    accepted: set[int] = field(default_factory=set)
+    done: dict[int, int] = field(default_factory=dict)
+    dead: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
+    deployments: dict[int, set[int]] = field(default_factory=dict)
+
+
+class World:
+    """A flow of three steps, two orchestrators, one agent, a registry and a broker."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = Random(seed)
+        self.trace: list[str] = []
+        self.violations: list[str] = []
+        loop = asyncio.get_running_loop()
+        self.network = Network(self.rng, Faults.draw(self.rng))
+        self.broker = MemoryBroker(loop.time)
+        self.broker.on_stored = self._stored
+        self.broker.on_config = self._configured
+        self.registry = Registry()
+        self.hosts: dict[str, Host] = {}
+        self.pullers: dict[tuple[str, str], dict[Plane, None]] = {}
+        self.ledger = Ledger()
+        self.ingress_owners: list[str] = []
+        self.ran_digests: dict[tuple[int, str], set[str]] = {}
+        self.stale_switches = 0
+        self._pids = 0
+        self._background: set[asyncio.Task[Any]] = set()
+        self.agent = Agent(self)
+        self.hosts["agent"] = self.agent.host
+        self.agent.boot()
+        self.orchestrators = [Orchestrator(self, name, self.rng.uniform(-2.0, 2.0)) for name in ("left", "right")]
+        self.flows = self.broker.bucket(subjects.flow_bucket(WORKSPACE))
+        self.deployments = self.broker.bucket(subjects.deployment_bucket(WORKSPACE))
+        self.deployments.on_write = self._deployment_written
+        for orchestrator in self.orchestrators:
+            orchestrator.boot()
+
+    # Small things.
+
+    def next_pid(self) -> int:
+        self._pids += 1
+        return self._pids
+
+    def say(self, what: str) -> None:
+        self.trace.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
+
+    async def pause(self, about_s: float) -> None:
+        await asyncio.sleep(about_s * (0.5 + self.rng.random()))  # tidy: pace
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def violated(self, law: str) -> None:
+        self.say(f"LAW BROKEN {law}")
+        self.violations.append(law)
+
+    # Laws that hold at each moment, told by the broker.
+
+    def _plan(self, deployment: int) -> DeploymentPlan | None:
+        entry = self.deployments.read(subjects.plan_key(FLOW, deployment))
+        return decode_plan(entry.value or b"") if entry else None
+
+    def phase(self, deployment: int) -> str:
+        entry = self.deployments.read(subjects.state_key(FLOW, deployment))
+        return str(decode_state(entry.value or b"").phase) if entry else ""
+
+    def _stored(self, stream: str, message: Stored) -> None:
+        place = subjects.parse_data_subject(message.subject)
+        if place.step == subjects.BARRIER_STEP:
+            return
+        if place.step == TRIGGER and self.ingress_owners[-1:] != [place.owner]:
+            self.ingress_owners.append(place.owner)
+            self.say(f"the ingress stores for {place.owner}")
+        if place.owner == subjects.INGRESS:
+            self.violated("a message is stored under the ingress itself")
+        elif place.owner.startswith("d") and self.phase(int(place.owner[1:])) not in ("ACTIVE", "DRAINING"):
+            phase = self.phase(int(place.owner[1:])) or "unknown"
+            self.violated(f"a message for {place.step} is stored for {place.owner}, which is {phase}")
+        for plane in self.pullers.get((stream, place.step), {}):
+            plane.wake.set()
+
+    def _configured(self, stream: str, config: dict[str, Any]) -> None:
+        transform = config.get("subject_transform")
+        owner = str(transform["dest"]).split(".")[3] if transform else "nobody"
+        listed = " ".join(item.split(".")[3] for item in config["subjects"])
+        self.say(f"stream lists {listed}; ingress to {owner}; generation {config['metadata']['headrace-generation']}")
+
+    def _deployment_written(self, key: str, old: bytes | None, new: bytes | None) -> None:
+        kind, _, number = key.split(".")
+        if new is None:
+            return
+        if kind == "plan":
+            if old is not None and old != new:
+                self.violated(f"the plan of d{number} was changed")
+            return
+        after = decode_state(new)
+        self.say(f"d{number} is {after.phase}, generation {after.generation} {after.cause_reason}")
+        if old is None:
+            return
+        before = decode_state(old)
+        if after.generation < before.generation:
+            self.violated(f"d{number} went back from generation {before.generation} to {after.generation}")
+        if after.phase != before.phase and after.phase not in TRANSITIONS[before.phase]:
+            self.violated(f"d{number} went from {before.phase} to {after.phase}")
+        if after.phase != before.phase and after.generation == before.generation:
+            self.violated(f"d{number} became {after.phase} without a new generation")
+
+    # What sidecars tell.
+
+    def ran(self, settings: Settings, digest: str) -> None:
+        """A component of an instance was started."""
+        plan = self._plan(settings.deployment)
+        pinned = plan.step(settings.step).pin.digest if plan else "nothing"
+        if digest != pinned:
+            self.violated(f"{settings.instance} runs {digest[:14]}, pinned is {pinned[:14]}")
+        self.ran_digests.setdefault((settings.deployment, settings.step), set()).add(digest)
+
+    def handling(self, message: Stored, plan: DeploymentPlan, step: StepPlan, digest: str) -> None:
+        number = int(message.payload)
+        touched = self.ledger.deployments.setdefault(number, set())
+        touched.add(plan.deployment)
+        if len(touched) > 1:
+            self.violated(f"message {number} was handled by deployments {sorted(touched)}")
+        if digest != step.pin.digest:
+            self.violated(f"message {number} was handled by code that is not pinned")
+
+    def ack(self, stream: str, durable: str, message: Stored, step: StepPlan, plan: DeploymentPlan) -> None:
+        """The last step's acknowledgement is the effect."""
+        held = self.broker.streams.get(stream)
+        there = held is not None and message.sequence in held.messages
+        acknowledged = self.broker.ack(stream, durable, message.sequence)
+        gone = held is None or message.sequence not in held.messages
+        if there and acknowledged and gone and not step.receivers:
+            number = int(message.payload)
+            self.ledger.done[number] = self.ledger.done.get(number, 0) + 1
+
+    def dead_letter(self, message: Stored) -> None:
+        self.ledger.dead.add(int(message.payload))
+
+    # Traffic.
+
+    async def traffic(self, until_s: float) -> None:
+        """A gateway: repeats a stimulus under one id until the broker has it, or the flow does not take it."""
+        link = Link(self.network, "gateway")
+        number = 0
+        loop = asyncio.get_running_loop()
+        while loop.time() < until_s:
+            await self.pause(self.rng.choice((0.01, 0.1, 0.8)))
+            number += 1
+            await self._inject(link, number)
+
+    async def _inject(self, link: Link, number: int) -> None:
+        stimulus = stimulus_id(FLOW, "webhook", str(number))
+        subject = subjects.ingress_subject(WORKSPACE, FLOW, TRIGGER)
+        headers = {"Nats-Msg-Id": first_message_id(stimulus, TRIGGER)}
+        remote = RemoteBroker(link, self.broker)
+        self.ledger.attempted.add(number)
+        for _ in range(5):
+            try:
+                answer = await remote.request(subject, str(number).encode(), 1.0, headers=headers)
+            except nats.errors.NoRespondersError:
+                await self.pause(0.05)
+                continue
+            except nats.errors.TimeoutError:
+                continue
+            if b'"error"' not in answer.data:
+                self.ledger.accepted.add(number)
+            return
+
+    # Documents.
+
+    def flow(self) -> FlowDocument:
+        entry = self.flows.read(flow_key(FLOW))
+        assert entry is not None
+        return decode(entry.value or b"", FlowDocument)
+
+    def operations(self) -> list[OperationDocument]:
+        return [
+            decode(value, OperationDocument)
+            for key, (value, _) in self.flows.values.items()
+            if key.startswith("operation.") and value is not None
+        ]
+
+    def stored_numbers(self) -> dict[int, str]:
+        stream = self.broker.streams.get(STREAM)
+        return {int(m.payload or b"-1"): m.subject for m in stream.messages.values()} if stream else {}
+
+    # The end.
+
+    def heal(self) -> None:
+        """Faults stop; whoever is down comes back."""
+        self.network.faults.heal()
+        if self.registry.host.server is None:
+            self.registry.host.server = self.registry
+        if self.agent.host.server is None:
+            self.agent.boot()
+        for orchestrator in self.orchestrators:
+            orchestrator.link.crash_at = 0
+            if not orchestrator.up:
+                orchestrator.boot()
+
+    def unsettled(self) -> str:
+        """What is not at rest yet; empty when everything is."""
+        flow = self.flow()
+        if flow.operation is not None or flow.overtaken:
+            return f"an operation is on its way: {flow.operation or flow.overtaken}"
+        if flow.state not in RESTING or flow.target:
+            return f"the flow is {flow.state}, target {flow.target}"
+        wanted = {flow.active} - {0}
+        if set(flow.live) != wanted:
+            return f"live are {flow.live}, wanted {sorted(wanted)}"
+        deployments = {item.spec.deployment for item in self.agent.instances.values()}
+        if deployments != wanted:
+            return f"instances of deployments {sorted(deployments)}, wanted {sorted(wanted)}"
+        stream = self.broker.streams.get(STREAM)
+        consumers = {int(name[1:].partition("_")[0]) for name in stream.consumers} if stream else set()
+        if consumers != wanted:
+            return f"consumers of deployments {sorted(consumers)}, wanted {sorted(wanted)}"
+        stored = self.stored_numbers()
+        if flow.state == FlowState.RUNNING and stored:
+            return f"messages wait: {dict(list(stored.items())[:5])}"
+        open_operations = [item.id for item in self.operations() if not item.done]
+        if open_operations:
+            return f"operations are not done: {open_operations}"
+        return ""
+
+    async def settle(self) -> None:
+        """Until everything is at rest, and stays so."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + SETTLE_LIMIT_S
+        quiet = 0
+        while quiet < 2:
+            await asyncio.sleep(1.0)  # tidy: pace
+            left = self.unsettled()
+            quiet = 0 if left else quiet + 1
+            if left and loop.time() > limit:
+                self.violated(f"it does not settle: {left}")
+                return
+
+    def check_end(self) -> None:
+        flow, ledger = self.flow(), self.ledger
+        stored = self.stored_numbers()
+        lost = ledger.accepted - ledger.done.keys() - stored.keys() - ledger.dead - ledger.dropped
+        if lost:
+            self.violated(f"messages are lost: {sorted(lost)[:10]}")
+        if invented := ledger.done.keys() - ledger.attempted:
+            self.violated(f"messages came from nowhere: {sorted(invented)[:10]}")
+        if twice := sorted(number for number, count in ledger.done.items() if count > 1):
+            self.violated(f"effects happened twice: {twice[:10]}")
+        if len(set(self.ingress_owners)) != len(self.ingress_owners):
+            self.violated(f"the ingress went back: {self.ingress_owners}")
+        wanted = {flow.active} - {0}
+        pins = self.broker.bucket(subjects.pin_bucket(WORKSPACE))
+        holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
+        if {holder for holder in holders if holder.startswith("d")} != {f"d{number}" for number in wanted}:
+            self.violated(f"pins of {sorted(holders)}, running is {sorted(wanted)}")
+        for supervised in self.agent.instances.values():
+            self._check_instance(supervised)
+        if flow.state == FlowState.RUNNING and flow.ingress != f"d{flow.active}":
+            self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
+
+    def _check_instance(self, supervised: Supervised) -> None:
+        life = supervised.sidecar.life if supervised.sidecar else None
+        stage = str(life.status.stage) if life else "not up"
+        if stage != "ACTIVE":
+            self.violated(f"{supervised.spec.name} is {stage} at the end")
+
+    async def close(self) -> None:
+        for orchestrator in self.orchestrators:
+            orchestrator.crash()
+        self.agent.kill()
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def spec(replicas: int) -> FlowSpec:
+    steps = (
+        StepSpec(TRIGGER, "hook", to=("price",)),
+        StepSpec("price", "work", to=("check",), replicas=replicas),
+        StepSpec("check", "work"),
+    )
+    return FlowSpec("realtime", steps, max_waiting=1000)

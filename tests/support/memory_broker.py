@@ -1,0 +1,304 @@
+"""What Headrace uses of JetStream, in memory: the API requests of `headrace.edge.jetstream_assets`, publishing
+through the ingress transform, and durable pull consumers of work-queue streams.
+
+It claims exactly what tests/contract/test_broker_model.py runs against a real nats-server as well. Time is
+whatever `clock` answers, in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats.errors
+
+from tests.support.memory_bucket import MemoryBucket, matches
+
+STREAM_NOT_FOUND = 10059
+STREAM_EXISTS = 10058
+CONSUMER_NOT_FOUND = 10014
+NO_MESSAGE = 10037
+SEQUENCE_NOT_FOUND = 10043
+FILTER_NOT_UNIQUE = 10100
+EDGE_FULL = 10077
+
+
+class ApiRefusal(Exception):
+    """An error answer; `code` is JetStream's err_code."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
+        self.description = description
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored message."""
+
+    sequence: int
+    subject: str
+    payload: bytes
+    message_id: str
+
+
+@dataclass
+class Consumer:
+    """A durable. `cursor`: messages below it were delivered once (or are not its own)."""
+
+    config: dict[str, Any]
+    paused: bool
+    cursor: int = 1
+    # Sequence to the time at which it is delivered again.
+    unacked: dict[int, float] = field(default_factory=dict)
+    deliveries: dict[int, int] = field(default_factory=dict)
+
+    def filters(self) -> list[str]:
+        several = self.config.get("filter_subjects")
+        return list(several) if several else [str(self.config.get("filter_subject", ">"))]
+
+    def takes(self, subject: str) -> bool:
+        return any(matches(pattern, subject) for pattern in self.filters())
+
+
+@dataclass
+class Stream:
+    """A work-queue stream."""
+
+    config: dict[str, Any]
+    messages: dict[int, Stored] = field(default_factory=dict)
+    last: int = 0
+    ids: dict[str, tuple[int, float]] = field(default_factory=dict)
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+
+    def lists(self, subject: str) -> bool:
+        return any(matches(pattern, subject) for pattern in self.config["subjects"])
+
+    def transformed(self, subject: str) -> str:
+        transform = self.config.get("subject_transform")
+        if not transform or not matches(transform["src"], subject):
+            return subject
+        wild = [
+            part for token, part in zip(transform["src"].split("."), subject.split("."), strict=True) if token == "*"
+        ]
+        result = str(transform["dest"])
+        for index, part in enumerate(wild, 1):
+            result = result.replace(f"{{{{wildcard({index})}}}}", part)
+        return result
+
+
+class MemoryBroker:
+    """`on_stored(stream, message)` is called with each message just stored."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.streams: dict[str, Stream] = {}
+        self.buckets: dict[str, MemoryBucket] = {}
+        self.on_stored: Callable[[str, Stored], None] | None = None
+        self.on_config: Callable[[str, dict[str, Any]], None] | None = None
+
+    def bucket(self, name: str) -> MemoryBucket:
+        return self.buckets.setdefault(name, MemoryBucket(name))
+
+    async def request(
+        self, subject: str, payload: bytes = b"", timeout: float = 5.0, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """The face of a connection's `request`."""
+        return self.answer(subject, payload, headers)
+
+    def answer(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> Answer:
+        try:
+            if subject.startswith("$JS.API."):
+                area, verb, *names = subject.removeprefix("$JS.API.").split(".")
+                body = json.loads(payload) if payload else {}
+                answered = getattr(self, f"_{area}_{verb}".lower())(*names, body)
+            else:
+                answered = self.publish(subject, payload, (headers or {}).get("Nats-Msg-Id", ""))
+        except ApiRefusal as error:
+            answered = {"error": {"code": 400, "err_code": error.code, "description": error.description}}
+        return Answer(json.dumps(answered).encode())
+
+    # Messages.
+
+    def publish(self, subject: str, payload: bytes, message_id: str = "") -> dict[str, Any]:
+        for name, stream in self.streams.items():
+            if stream.lists(subject):
+                return self._store(name, stream, stream.transformed(subject), payload, message_id)
+        raise nats.errors.NoRespondersError
+
+    def _store(self, name: str, stream: Stream, subject: str, payload: bytes, message_id: str) -> dict[str, Any]:
+        now = self._clock()
+        known = stream.ids.get(message_id) if message_id else None
+        if known is not None and now - known[1] < stream.config["duplicate_window"] / 1e9:
+            return {"stream": name, "seq": known[0], "duplicate": True}
+        limit = stream.config.get("max_msgs_per_subject", -1)
+        if limit > 0 and sum(message.subject == subject for message in stream.messages.values()) >= limit:
+            raise ApiRefusal(EDGE_FULL, "maximum messages per subject exceeded")
+        stream.last += 1
+        message = Stored(stream.last, subject, payload, message_id)
+        stream.messages[message.sequence] = message
+        if message_id:
+            stream.ids[message_id] = (message.sequence, now)
+        if self.on_stored is not None:
+            self.on_stored(name, message)
+        return {"stream": name, "seq": message.sequence}
+
+    def take(self, stream: str, durable: str) -> Stored | None:
+        """The next message that a pull of the durable is given; None when there is none. ApiRefusal if it is gone."""
+        consumer = self._consumer(stream, durable)
+        if consumer.paused:
+            return None
+        now = self._clock()
+        held = self.streams[stream].messages
+        for sequence, due in consumer.unacked.items():
+            if due <= now and sequence in held:
+                return self._deliver(consumer, held[sequence], now)
+        for sequence, message in held.items():
+            if sequence >= consumer.cursor and consumer.takes(message.subject):
+                consumer.cursor = sequence + 1
+                return self._deliver(consumer, message, now)
+        return None
+
+    def _deliver(self, consumer: Consumer, message: Stored, now: float) -> Stored:
+        consumer.unacked[message.sequence] = now + consumer.config["ack_wait"] / 1e9
+        consumer.deliveries[message.sequence] = consumer.deliveries.get(message.sequence, 0) + 1
+        return message
+
+    def ack(self, stream: str, durable: str, sequence: int) -> bool:
+        """Removes a delivered message; False when the durable is gone (no responders)."""
+        found = self.streams.get(stream)
+        consumer = found.consumers.get(durable) if found is not None else None
+        if found is None or consumer is None:
+            return False
+        if consumer.unacked.pop(sequence, None) is not None:
+            found.messages.pop(sequence, None)
+        return True
+
+    def extend(self, stream: str, durable: str, sequence: int) -> None:
+        """The message is still being worked on."""
+        found = self.streams.get(stream)
+        consumer = found.consumers.get(durable) if found is not None else None
+        if consumer is not None and sequence in consumer.unacked:
+            consumer.unacked[sequence] = self._clock() + consumer.config["ack_wait"] / 1e9
+
+    # Streams.
+
+    def _stream(self, name: str) -> Stream:
+        if name not in self.streams:
+            raise ApiRefusal(STREAM_NOT_FOUND, "stream not found")
+        return self.streams[name]
+
+    def _info(self, name: str, subjects_filter: str = "") -> dict[str, Any]:
+        stream = self._stream(name)
+        state: dict[str, Any] = {"messages": len(stream.messages), "last_seq": stream.last}
+        if subjects_filter:
+            counts: dict[str, int] = {}
+            for message in stream.messages.values():
+                if matches(subjects_filter, message.subject):
+                    counts[message.subject] = counts.get(message.subject, 0) + 1
+            if counts:
+                state["subjects"] = counts
+        return {"config": stream.config, "state": state}
+
+    def _stream_info(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._info(name, body.get("subjects_filter", ""))
+
+    def _stream_create(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        if name in self.streams:
+            if self.streams[name].config != body:
+                raise ApiRefusal(STREAM_EXISTS, "stream name already in use with a different configuration")
+        else:
+            self.streams[name] = Stream(body)
+            if self.on_config is not None:
+                self.on_config(name, body)
+        return self._info(name)
+
+    def _stream_update(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._stream(name).config = body
+        if self.on_config is not None:
+            self.on_config(name, body)
+        return self._info(name)
+
+    def _stream_delete(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._stream(name)
+        del self.streams[name]
+        return {"success": True}
+
+    def _stream_purge(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        stream = self._stream(name)
+        pattern = body.get("filter") or ">"
+        gone = [number for number, message in stream.messages.items() if matches(pattern, message.subject)]
+        for number in gone:
+            self._drop(stream, number)
+        return {"success": True, "purged": len(gone)}
+
+    @staticmethod
+    def _drop(stream: Stream, number: int) -> None:
+        del stream.messages[number]
+        for consumer in stream.consumers.values():
+            consumer.unacked.pop(number, None)
+
+    def _stream_msg(self, verb: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        stream = self._stream(name)
+        message = stream.messages.get(body["seq"])
+        if verb == "GET":
+            if message is None:
+                raise ApiRefusal(NO_MESSAGE, "no message found")
+            return {"message": {"subject": message.subject, "seq": message.sequence}}
+        if message is None:
+            raise ApiRefusal(SEQUENCE_NOT_FOUND, f"sequence {body['seq']} not found")
+        self._drop(stream, message.sequence)
+        return {"success": True}
+
+    # Consumers.
+
+    def _consumer(self, stream: str, durable: str) -> Consumer:
+        consumers = self._stream(stream).consumers
+        if durable not in consumers:
+            raise ApiRefusal(CONSUMER_NOT_FOUND, "consumer not found")
+        return consumers[durable]
+
+    def _consumer_list(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        stream = self._stream(name)
+        infos = [
+            {
+                "name": durable,
+                "config": consumer.config,
+                "paused": consumer.paused,
+                "num_ack_pending": len(consumer.unacked),
+            }
+            for durable, consumer in sorted(stream.consumers.items())
+        ]
+        return {"total": len(infos), "consumers": infos[body.get("offset", 0) :]}
+
+    def _consumer_create(self, name: str, durable: str, body: dict[str, Any]) -> dict[str, Any]:
+        stream = self._stream(name)
+        config = dict(body["config"])
+        paused = bool(config.pop("pause_until", ""))
+        made = Consumer(config, paused)
+        for other, consumer in stream.consumers.items():
+            if other != durable and set(consumer.filters()) & set(made.filters()):
+                raise ApiRefusal(FILTER_NOT_UNIQUE, "filtered consumer not unique on workqueue stream")
+        present = stream.consumers.get(durable)
+        if present is None:
+            stream.consumers[durable] = made
+        else:
+            present.config, present.paused = config, paused
+        return {"name": durable, "config": config}
+
+    def _consumer_delete(self, name: str, durable: str, body: dict[str, Any]) -> dict[str, Any]:
+        self._consumer(name, durable)
+        del self.streams[name].consumers[durable]
+        return {"success": True}
+
+    def _consumer_pause(self, name: str, durable: str, body: dict[str, Any]) -> dict[str, Any]:
+        consumer = self._consumer(name, durable)
+        consumer.paused = bool(body.get("pause_until"))
+        return {"paused": consumer.paused}

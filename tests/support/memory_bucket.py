@@ -1,0 +1,99 @@
+"""A KV bucket in memory with the face of `headrace.edge.kv_bucket.KvBucket`; tests/contract holds it to that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from headrace.edge.kv_bucket import Entry
+from headrace.model.errors import Conflict
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a NATS subject pattern (`*`, `>`) takes a subject."""
+    if pattern == subject or pattern == ">":
+        return True
+    wanted, parts = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">":
+            return len(parts) > index
+        if index >= len(parts) or token not in ("*", parts[index]):
+            return False
+    return len(parts) == len(wanted)
+
+
+@dataclass
+class MemoryBucket:
+    """`on_write(key, old, new)` is told of each change before it is made; None is an absent value."""
+
+    name: str
+    on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
+    revision: int = 0
+    values: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
+    watchers: list[tuple[str, asyncio.Queue[Entry | None]]] = field(default_factory=list)
+
+    def read(self, key: str) -> Entry | None:
+        value, revision = self.values.get(key, (None, 0))
+        return Entry(key, value, revision) if value is not None else None
+
+    def _write(self, key: str, value: bytes | None) -> int:
+        if self.on_write is not None:
+            self.on_write(key, self.values.get(key, (None, 0))[0], value)
+        self.revision += 1
+        self.values[key] = (value, self.revision)
+        entry = Entry(key, value, self.revision)
+        for pattern, queue in self.watchers:
+            if matches(pattern, key):
+                queue.put_nowait(entry)
+        return self.revision
+
+    async def get(self, key: str) -> Entry | None:
+        return self.read(key)
+
+    async def create(self, key: str, value: bytes) -> int:
+        if self.read(key) is not None:
+            raise Conflict(f"{key} exists already", reason="KEY_EXISTS")
+        return self._write(key, value)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        self._check(key, revision)
+        return self._write(key, value)
+
+    def _check(self, key: str, revision: int) -> None:
+        if self.values.get(key, (None, 0))[1] != revision:
+            raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED")
+
+    async def put(self, key: str, value: bytes) -> int:
+        return self._write(key, value)
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        if revision is not None:
+            self._check(key, revision)
+        self._write(key, None)
+
+    async def purge(self, key: str) -> None:
+        self._write(key, None)
+
+    async def keys(self, pattern: str = ">") -> list[str]:
+        return [entry.key for entry in await self.entries(pattern)]
+
+    async def entries(self, pattern: str = ">") -> list[Entry]:
+        return [
+            Entry(key, value, revision)
+            for key, (value, revision) in sorted(self.values.items())
+            if value is not None and matches(pattern, key)
+        ]
+
+    async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
+        queue: asyncio.Queue[Entry | None] = asyncio.Queue()
+        for entry in await self.entries(pattern):
+            queue.put_nowait(entry)
+        queue.put_nowait(None)
+        place = (pattern, queue)
+        self.watchers.append(place)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.watchers.remove(place)
