@@ -234,6 +234,12 @@ class FlowService:
         version = document.active_version or document.target_version
         if document.state not in (FlowState.RUNNING, FlowState.STARTING, FlowState.SLEEPING) or not version:
             raise wrong_state(name, document.state, "inject")
+        if await self.reader.started_by_listener(document):
+            raise WrongState(
+                f"flow {name!r} is started by its listener: nothing can be injected",
+                reason="STARTED_BY_LISTENER",
+                next_step="Send it through the listener's source, or start a flow with a trigger",
+            )
         trigger = find_trigger((await self.reader.version(name, version)).spec)
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
         envelope = message_pb2.Envelope(

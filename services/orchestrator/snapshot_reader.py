@@ -117,14 +117,22 @@ class SnapshotReader:
         if number == 0 or not document.has_stream:
             return Route(document.flow, str(FlowState.STOPPED))
         spec = (await self.version(document.flow, number)).spec
+        listens = await self.started_by_listener(document)
         return Route(
             document.flow,
             str(document.state),
-            trigger=find_trigger(spec),
+            trigger="" if listens else find_trigger(spec),
             reply_timeout_s=spec.reply_timeout_s,
             version=number,
             deployment=document.active or document.target,
         )
+
+    async def started_by_listener(self, document: FlowDocument) -> bool:
+        """True where the deployment that works, or the newest of the latest version, begins with a listener: what
+        is stored for that would wait for ever, since a listener is never called. False while none is known."""
+        number = document.active or document.target or document.last_deployments.get(str(document.latest_version), 0)
+        plan = await self.plan(document.flow, number) if number else None
+        return plan is not None and any(step.name == plan.trigger and step.kind == "listener" for step in plan.steps)
 
 
 def _operations(documents: list[OperationDocument]) -> dict[str, OperationDocument]:
