@@ -8,7 +8,8 @@ import msgspec
 class Route(msgspec.Struct, frozen=True):
     """`state` is a flow state's name; a gateway takes requests unless it is STOPPED or STOPPING.
 
-    `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `reply_timeout_s` 0 means 202.
+    `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it.
+    `reply_timeout_s` 0 means 202.
     """
 
     flow: str

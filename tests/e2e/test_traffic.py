@@ -23,7 +23,7 @@ NOTES = """
 async def act(order: dict, ctx: Context) -> None:
     gate = Path(%(gate)r)
     while not gate.exists():
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # tidy: pace
     with open(%(notes)r, "a") as notes:
         notes.write(f"{order['n']}\\n")
 """
@@ -34,7 +34,7 @@ calls = 0
 async def act(order: dict, ctx: Context) -> None:
     global calls
     calls += 1
-    await asyncio.sleep(order.get("wait", 0))
+    await asyncio.sleep(order.get("wait", 0))  # tidy: pace
     Path(%r).touch()
     await ctx.reply({"call": calls}, status=201, headers={"x-call": str(calls)})
 """
@@ -162,7 +162,7 @@ async def listen(ctx: Context) -> None:
         with open(%(committed)r, "a") as committed:
             committed.write(f"{number}\\n")
         number += 1
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # tidy: pace
 
 @component.action
 async def act(order: dict, ctx: Context) -> None:

@@ -224,7 +224,7 @@ async def act(order: dict, ctx: Context) -> None:
         case "die":
             os._exit(9)
         case "hang":
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # tidy: pace
     await ctx.reply({"done": order["n"]})
 """
 )
