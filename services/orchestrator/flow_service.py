@@ -14,6 +14,7 @@ from headrace.model import subjects
 from headrace.model.errors import AlreadyExists, Conflict, Exhausted, InvalidInput, NotFound, Unavailable, WrongState
 from headrace.model.flow_graph import check_flow, find_trigger
 from headrace.model.flow_spec import FlowSpec
+from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.names import check_name
 from services.orchestrator.domain import flow_verbs
@@ -230,6 +231,7 @@ class FlowService:
             raise InvalidInput.at(
                 "body", f"{len(body)} bytes", f"is more than {MAX_BODY_BYTES} bytes", reason="BODY_TOO_LARGE"
             )
+        check_json_body("body", content_type or "application/json", body)
         document, _ = await self.stores.existing_flow(name)
         version = document.active_version or document.target_version
         if document.state not in (FlowState.RUNNING, FlowState.STARTING, FlowState.SLEEPING) or not version:
