@@ -50,6 +50,11 @@ class MeshOptions:
     workspace: str = "default"
     log_level: str = "info"
 
+    @property
+    def shown_profile(self) -> str:
+        """The profile as people are told it: of a server that is not ours it is only assumed."""
+        return f"{self.profile} (assumed)" if self.nats else self.profile
+
     def roles(self) -> list[str]:
         """All processes but the broker, in the order of starting."""
         return [REGISTRY, ORCHESTRATOR, AGENT, *self.gateway_roles()]
@@ -128,7 +133,7 @@ def service_command(
     if kind in (ORCHESTRATOR, AGENT):
         arguments += ["--registry", address(LOOPBACK, ports[REGISTRY])]
     if kind == ORCHESTRATOR:
-        arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.profile]
+        arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.shown_profile]
     if kind == AGENT:
         arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]
         arguments += ["--logs", str(directory.instance_logs)]
