@@ -42,16 +42,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         tool = mark.args[0]
         if real_tools.locate(tool) is None:
             if os.environ.get("HEADRACE_REQUIRE") == "all":
-                pytest.fail(f"{tool} is missing and HEADRACE_REQUIRE=all; `make tools` builds it")
+                pytest.fail(f"{tool} is missing and HEADRACE_REQUIRE=all; {_remedy(tool)}")
             _NOT_RUN.setdefault(tool, []).append(item.nodeid)
             pytest.skip(f"needs {tool}")
 
 
+def _remedy(tool: str) -> str:
+    return "`make tools` builds it" if tool in real_tools.GO_TOOLS else "install it"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names every test that did not run: for want of a tool, or skipped for whatever other reason."""
     for tool, tests in sorted(_NOT_RUN.items()):
-        terminalreporter.write_line(f"NOT RUN, for want of {tool} (`make tools` builds it): {len(tests)} tests")
+        terminalreporter.write_line(f"NOT RUN, for want of {tool} ({_remedy(tool)}): {len(tests)} tests")
         for test in tests:
             terminalreporter.write_line(f"  {test}")
+    named = {test for tests in _NOT_RUN.values() for test in tests}
+    for report in terminalreporter.stats.get("skipped", []):
+        if report.nodeid not in named:
+            terminalreporter.write_line(f"NOT RUN: {report.nodeid}: {report.longrepr[-1]}")
 
 
 @pytest.fixture(scope="session")

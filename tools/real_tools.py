@@ -24,9 +24,11 @@ def cache_directory() -> Path:
 
 def locate(tool: str) -> str | None:
     """Path of the tool if it is there (cache first, then PATH); never builds."""
-    _, version = GO_TOOLS[tool]
-    cached = cache_directory() / f"{tool}-{version}" / tool
-    return str(cached) if cached.exists() else shutil.which(tool)
+    if tool in GO_TOOLS:
+        cached = cache_directory() / f"{tool}-{GO_TOOLS[tool][1]}" / tool
+        if cached.exists():
+            return str(cached)
+    return shutil.which(tool)
 
 
 def obtain(tool: str) -> str:

@@ -133,7 +133,8 @@ def flow_text(
                 item.version,
                 enum_word(flow_pb2.DeploymentPhase.DESCRIPTOR, item.phase),
                 _moment(item.create_time),
-                item.cause or ", ".join(f"{pin.step}={pin.component}@{pin.revision_number}" for pin in item.pins),
+                item.cause.partition("\n")[0]
+                or ", ".join(f"{pin.step}={pin.component}@{pin.revision_number}" for pin in item.pins),
             )
             for item in deployments
         ]

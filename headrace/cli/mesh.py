@@ -205,7 +205,7 @@ class Mesh:
             registry=address(LOOPBACK, self._ports[REGISTRY]),
             agent=address(LOOPBACK, self._ports[AGENT]),
             pid=os.getpid(),
-            profile=self.options.profile,
+            profile=self.options.shown_profile,
             data=str(self.directory.path),
             processes=self.pids(),
         )

@@ -52,6 +52,11 @@ class MeshOptions:
     workspace: str = "default"
     log_level: str = "info"
 
+    @property
+    def shown_profile(self) -> str:
+        """The profile as people are told it: of a server that is not ours it is only assumed."""
+        return f"{self.profile} (assumed)" if self.nats else self.profile
+
     def roles(self) -> list[str]:
         """All processes but the broker, in the order of starting."""
         return [REGISTRY, *self.orchestrator_roles(), AGENT, *self.gateway_roles()]
@@ -146,7 +151,7 @@ def service_command(
     if kind in (ORCHESTRATOR, AGENT):
         arguments += ["--registry", address(LOOPBACK, ports[REGISTRY])]
     if kind == ORCHESTRATOR:
-        arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.profile]
+        arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.shown_profile]
         arguments += ["--name", role, "--advertise", address(reachable(options.host), ports[role])]
     if kind == AGENT:
         arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]

@@ -82,7 +82,7 @@ def summary(mesh: Mesh) -> str:
         broker = (
             f"{without_password(ends.nats)} (yours, {mesh.broker_version}; its own settings decide what is durable)"
         )
-        profile = f"{ends.profile} (assumed)"
+        profile = ends.profile
     else:
         broker = f"{ends.nats} (nats-server {mesh.broker_version})"
         kept = "an acknowledged message is on disk" if ends.profile == "durable" else "synced every 2 minutes"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from headrace.model.errors import InvalidInput
+from headrace.model.errors import FieldViolation, InvalidInput
 
 MIB = 1024 * 1024
 MAX_BUNDLE_BYTES = 64 * MIB
@@ -135,6 +135,7 @@ def too_large(what: str, limit: int) -> InvalidInput:
     return InvalidInput(
         f"{what}: more than {limit:,} bytes",
         reason="BUNDLE_TOO_LARGE",
+        violations=[FieldViolation(what, f"more than {limit:,} bytes")],
         next_step=f"List what the component does not need in {IGNORE_FILE}",
     )
 

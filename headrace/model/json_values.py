@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from headrace.model.errors import FieldViolation, InvalidInput
 
 MAX_NESTING = 60
@@ -51,6 +53,19 @@ def check_json(field: str, value: Any, depth: int = 0) -> None:
             raise InvalidInput.at(field, value, "does not fit in 64 bits", reason="BAD_SCHEMA")
     elif not (value is None or isinstance(value, bool) or (isinstance(value, float) and value - value == 0)):
         raise InvalidInput.at(field, value, "is not a JSON value", next_step="Put it in quotes", reason="BAD_SCHEMA")
+
+
+def check_json_body(field: str, content_type: str, body: bytes) -> None:
+    """Refuses a body that is not JSON though its media type says so; an empty body passes."""
+    media = content_type.partition(";")[0].strip().lower()
+    if not body or not (media == "application/json" or media.endswith("+json")):
+        return
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)  # syntax only, without building values
+        body.decode()
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        problem = f"is not JSON, as its content type says: {error}"
+        raise InvalidInput.at(field, body[:60], problem, reason="MALFORMED_JSON") from error
 
 
 def check_schema(field: str, data: object) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import msgspec
 class Route(msgspec.Struct, frozen=True):
     """`state` is a flow state's name; a gateway takes requests unless it is STOPPED or STOPPING.
 
-    `trigger` is the trigger step; empty when the flow has never run. `refuses`
+    `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `refuses`
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
     """
 

@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--listen", default="127.0.0.1:0", help="address of the API, HOST:PORT (port 0: a free one)")
     parser.add_argument("--registry", required=True, help="address of the registry, HOST:PORT")
     parser.add_argument("--agent", required=True, help="address of the agent, HOST:PORT or unix:PATH")
-    parser.add_argument("--profile", choices=("fast", "durable"), default="durable", help="how the broker was started")
+    parser.add_argument("--profile", default="durable", help="how the broker keeps data, as shown to people")
     parser.add_argument("--workspace", default=DEFAULT_WORKSPACE)
     parser.add_argument(
         "--name", default="", help="unique among the orchestrators; a successor on the place of a dead one keeps it"

@@ -54,7 +54,7 @@ PRUNE_S = 3600.0
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses are `host:port`; `profile` is what the broker was started with (`fast` or `durable`)."""
+    """Addresses are `host:port`; `profile` (how the broker keeps data) is only shown."""
 
     nats: str
     listen: str

@@ -15,6 +15,7 @@ from headrace.model import subjects
 from headrace.model.errors import AlreadyExists, Conflict, Exhausted, InvalidInput, NotFound, Unavailable, WrongState
 from headrace.model.flow_graph import check_flow, find_trigger
 from headrace.model.flow_spec import FlowSpec
+from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.names import check_name
 from services.orchestrator.caller import current_caller
@@ -235,18 +236,19 @@ class FlowService:
             raise InvalidInput.at(
                 "body", f"{len(body)} bytes", f"is more than {MAX_BODY_BYTES} bytes", reason="BODY_TOO_LARGE"
             )
+        check_json_body("body", content_type or "application/json", body)
         document, _ = await self.stores.existing_flow(name)
         version = document.active_version or document.target_version
         if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
             raise wrong_state(name, document.state, "inject")
         check_accepts(document)
-        trigger = find_trigger((await self.reader.version(name, version)).spec)
-        if await self.reader.listens(document):
+        if await self.reader.started_by_listener(document):
             raise WrongState(
-                f"flow {name!r} starts with a listener, step {trigger!r}: it takes messages from its source only",
-                reason="LISTENS",
-                next_step="Send the message to the listener's source",
+                f"flow {name!r} is started by its listener: nothing can be injected",
+                reason="STARTED_BY_LISTENER",
+                next_step="Send it through the listener's source, or start a flow with a trigger",
             )
+        trigger = find_trigger((await self.reader.version(name, version)).spec)
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
         envelope = message_pb2.Envelope(
             id=first_message_id(stimulus, trigger),

@@ -117,27 +117,29 @@ class SnapshotReader:
             for info in infos
         }
 
-    async def listens(self, document: FlowDocument) -> bool:
-        """Whether the flow's trigger is a listener: then it takes nothing at its ingress."""
-        number = document.active or document.target
-        plan = await self.plan(document.flow, number) if number else None
-        return plan is not None and plan.step(plan.trigger).kind == "listener"
-
     async def _wanted_route(self, document: FlowDocument) -> Route:
         """Follows from the flow document and the version that runs (or is being started)."""
         number = document.active_version or document.target_version or document.latest_version
         if number == 0 or not document.has_stream:
             return Route(document.flow, str(FlowState.STOPPED))
         spec = (await self.version(document.flow, number)).spec
+        listens = await self.started_by_listener(document)
         return Route(
             document.flow,
             str(document.state),
-            trigger="" if await self.listens(document) else find_trigger(spec),
+            trigger="" if listens else find_trigger(spec),
             reply_timeout_s=spec.reply_timeout_s,
             version=number,
             deployment=document.active or document.target,
             refuses=LIMIT_REASON if document.suspension is not None and document.suspension.reached else "",
         )
+
+    async def started_by_listener(self, document: FlowDocument) -> bool:
+        """True where the deployment that works, or the newest of the latest version, begins with a listener: what
+        is stored for that would wait for ever, since a listener is never called. False while none is known."""
+        number = document.active or document.target or document.last_deployments.get(str(document.latest_version), 0)
+        plan = await self.plan(document.flow, number) if number else None
+        return plan is not None and any(step.name == plan.trigger and step.kind == "listener" for step in plan.steps)
 
 
 def _operations(documents: list[OperationDocument]) -> dict[str, OperationDocument]:

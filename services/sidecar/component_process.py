@@ -254,7 +254,7 @@ class ComponentProcess:
         return "hangs" if status is None else f"ended ({describe_exit(status)})"
 
     def _failed(self, reason: str, message: str, next_step: str = "") -> ComponentFailed:
-        tail = [line for line in self._logs.last_lines[-3:] if line.strip()]
-        if tail and reason != "UNKNOWN_FUNCTION":
-            message += ": " + " | ".join(tail)
+        last = next((line.strip() for line in reversed(self._logs.last_lines)), "")
+        if last and last not in message and reason != "UNKNOWN_FUNCTION":
+            message += f": {last}"
         return ComponentFailed(message[:2000], reason=reason, next_step=next_step or "See the component's log")

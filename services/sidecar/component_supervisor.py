@@ -174,10 +174,10 @@ class ComponentSupervisor:
         log.warning("component is started again", cause=cause, delay_s=delay_s)
         self._logs.say("warning", f"the component {cause}; it is started again", delay_s=delay_s)
         if error is None and self._record.is_loop(now):
-            tail = self._logs.last_lines[-3:]
+            tail = self._logs.last_lines[-1:]
             error = ComponentFailed(
                 f"the component {cause}, for the fifth time within a minute without finishing a message"
-                + (": " + " | ".join(tail) if tail else ""),
+                + (f": {tail[0].strip()}" if tail else ""),
                 reason="COMPONENT_CRASH_LOOP",
                 next_step="See the component's log; it is started again with back-off",
             )

@@ -84,7 +84,7 @@ class LogCapture:
         if not text.strip():
             return
         level, message, fields = parse_line(text)
-        self._kept.append(message if not fields else f"{message} {json.dumps(fields, ensure_ascii=False)}")
+        self._kept.extend(_plain_lines(message, fields))
         if not self._allowed():
             self.dropped += 1
             self._dropped_unsaid += 1
@@ -114,6 +114,13 @@ class LogCapture:
         if fields:
             line.fields_json = json.dumps(fields, ensure_ascii=False, default=str)
         self.publish(line.SerializeToString())
+
+
+def _plain_lines(message: str, fields: dict[str, Any]) -> list[str]:
+    """A line as a person reads it: other fields as JSON behind the message, a traceback in lines of its own."""
+    others = {name: value for name, value in fields.items() if name != "traceback"}
+    first = f"{message} {json.dumps(others, ensure_ascii=False)}" if others else message
+    return [first, *(line for line in str(fields.get("traceback", "")).splitlines() if line.strip())]
 
 
 def parse_line(text: str) -> tuple[str, str, dict[str, Any]]:

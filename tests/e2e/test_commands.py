@@ -145,6 +145,8 @@ async def test_inject_and_logs(project: Project) -> None:
     again = headrace("inject", name, '{"word": "one"}', "--request-id", "i-1", "--json", data=data).json()
     assert again == {"execution_id": injected.split()[1], "duplicate": True}
     headrace("inject", name, "-", stdin='{"word": "two"}', data=data).ok()
+    assert "body: " in headrace("inject", name, '{"word": ', data=data).refused()
+    headrace("inject", "nosuch", '{"word": "no"}', data=data).refused()
 
     def shouted() -> bool:
         lines = headrace("logs", name, "--step", "shout", data=data).ok().splitlines()

@@ -68,6 +68,17 @@ def test_lists_and_describes_every_service(tool: Grpcurl) -> None:
     assert tool.call("grpc.health.v1.Health/Check", {"service": FLOWS}) == {"status": "SERVING"}
 
 
+def test_every_service_tells_what_it_is_and_whether_it_serves(grpcurl: str, module_mesh: RunningMesh) -> None:
+    ends = module_mesh.endpoints
+    addresses = {"registry.v1.RegistryService": ends.registry, "agent.v1.AgentService": ends.agent}
+    for name, address in addresses.items():
+        service = f"headrace.api.{name}"
+        listed = Grpcurl(grpcurl, address).run("list").stdout.split()
+        assert {service, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= {*listed}
+        health = Grpcurl(grpcurl, address).call("grpc.health.v1.Health/Check", {"service": service})
+        assert health == {"status": "SERVING"}
+
+
 async def test_starts_and_stops_a_flow(tool: Grpcurl, grpcurl: str, module_mesh: RunningMesh) -> None:
     async with AsyncClient(module_mesh.api) as client:
         await client.push_component(ROOT / "benchmarks" / "components" / "opaque")
@@ -97,6 +108,7 @@ async def test_starts_and_stops_a_flow(tool: Grpcurl, grpcurl: str, module_mesh:
     hops = tool.call("headrace.api.hop.v1.HopService/GetHops", {"flow": "flows/by-hand"})
     assert {"queue", "sidecar-in", "component", "sidecar-out", "publish"} <= {row["phase"] for row in hops["phases"]}
     socket = instance_socket(grpcurl, module_mesh)
+    assert Grpcurl(grpcurl, socket).call("grpc.health.v1.Health/Check", {}) == {"status": "SERVING"}
     asked = Grpcurl(grpcurl, socket).run("headrace.api.sidecar.v1.LifecycleService/GetStatus")
     assert json.loads(asked.stdout)["status"]["progress"] == "PROGRESS_ACTIVE", asked.stderr
     operation = tool.call(f"{FLOWS}/StopFlow", {"name": "flows/by-hand"})

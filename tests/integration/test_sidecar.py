@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.api.hop.v1.hop_pb2 import HopSnapshot
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.broker_process import BrokerProcess
+from headrace.model import subjects
 from headrace.model.message_ids import output_message_id
 from tests.support.eventually import eventually
-from tests.support.sidecar import STEP, sidecar_bench
+from tests.support.sidecar import STEP, WORKSPACE, sidecar_bench
 
 HEAD = """
 import asyncio, json, os, pathlib, sys, threading
@@ -274,6 +276,27 @@ async def work(body: bytes, ctx: Context) -> None:
         await bench.take(1)
         await bench.until_done()
         assert (await bench.status()).counters["rebounds"] == 2
+
+
+async def test_the_phases_of_a_hop_add_up_to_the_hop(broker: BrokerProcess, tmp_path: Path) -> None:
+    """Law 7: within 1 %, on a step without outputs, all of whose phases its own sidecar records."""
+    async with sidecar_bench(broker.url, tmp_path, receivers=()) as bench:
+        await bench.run()
+        for number in range(100):
+            await bench.inject(b"in", str(number))
+        sums: dict[str, int] = {}
+
+        async def all_recorded() -> bool:
+            subject = subjects.hop_request_subject(WORKSPACE, bench.flow)
+            snapshot = HopSnapshot.FromString((await bench.connection.request(subject, b"", timeout=5)).data)
+            mine = {found.phase: found for found in snapshot.histograms if found.step == STEP}
+            sums.update({phase: found.sum_ns for phase, found in mine.items()})
+            return len(mine) == 6 and all(found.count == 100 for found in mine.values())
+
+        await eventually(all_recorded)
+        hop_ns = sums.pop("hop")
+        assert set(sums) == {"queue", "sidecar-in", "component", "sidecar-out", "publish"}
+        assert abs(sum(sums.values()) - hop_ns) <= 0.01 * hop_ns
 
 
 async def test_a_late_emit_is_published(broker: BrokerProcess, tmp_path: Path) -> None:

@@ -214,6 +214,8 @@ async def test_up_with_a_broker_of_ones_own_leaves_it_alone(tmp_path: Path, brok
     with start_mesh(tmp_path, "fast", "--nats", broker.url) as mesh:
         assert mesh.endpoints.nats == broker.url
         assert "broker" not in mesh.endpoints.processes
+        told = json.loads(headrace("status", "--json", "--data", str(mesh.data)).stdout)
+        assert told["profile"] == "fast (assumed)"
     assert broker.process is not None
     assert broker.process.returncode is None
 

@@ -81,7 +81,7 @@ async def test_no_broker_until_the_deadline_is_an_error_in_time(rig: GatewayRig)
 async def test_a_stop_is_ordered(rig: GatewayRig) -> None:
     await rig.flow("orders", reply_timeout_s=30)
     responder = await rig.responder("orders", lambda envelope: None)
-    gateway = await rig.gateway("--grace", "1.5")
+    gateway = await rig.gateway("--grace", "4")
     idle = await HttpConnection.open(gateway.address)
     assert (await idle.request("GET", "/healthz")).status == 200
     waiting = [asyncio.create_task(fetch(gateway.address, "POST", PATH, b"%d" % n)) for n in range(2)]
@@ -103,6 +103,7 @@ async def test_a_stop_is_ordered(rig: GatewayRig) -> None:
     assert _code(answers[503]) == "GATEWAY_STOPPING"
     assert answers[503].json()["error"]["execution"] in {envelope.execution_id for envelope in responder.seen}
     assert await gateway.child.wait() == 0
+    await idle.close()
 
 
 async def test_a_gateway_killed_leaves_the_other_serving(rig: GatewayRig) -> None:

@@ -49,6 +49,7 @@ async def test_too_large_bodies_are_413(rig: GatewayRig) -> None:
     sender.cancel()
     with pytest.raises((asyncio.CancelledError, ConnectionError)):
         await sender
+    await connection.close()
     await _others_are_served(gateway)
 
 

@@ -56,6 +56,13 @@ def test_the_sdk_lines_keep_level_and_fields() -> None:
     assert (lines[0].flow, lines[0].step, lines[0].deployment, lines[0].instance) == ("f", "s", 3, "i")
 
 
+def test_kept_lines_read_like_a_terminal() -> None:
+    logs, _ = capture()
+    trace = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: no\n'
+    logs.feed(json.dumps({"message": "init failed", "sku": "Ä", "traceback": trace}).encode() + b"\n")
+    assert logs.last_lines == ['init failed {"sku": "Ä"}', *trace.splitlines()]
+
+
 def test_long_lines_are_cut_and_fast_ones_counted() -> None:
     now = [0.0]
     logs, lines = capture(now)
