@@ -35,7 +35,7 @@ from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
-from services.orchestrator.resolution import Resolver
+from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
@@ -62,6 +62,8 @@ class Settings:
     agent: str
     profile: str
     workspace: str = DEFAULT_WORKSPACE
+    # How long a message that a killed sidecar held waits until it is delivered again.
+    ack_wait_s: float = ACK_WAIT_S
     # Unique among the orchestrators of a workspace, and kept by whatever replaces this process once it is dead.
     name: str = ""
     # Address under which other orchestrators reach this one; empty: where it listens.
@@ -98,7 +100,7 @@ class OrchestratorApp:
         stores = await Stores.open(connection, settings.workspace, lease.check)
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = Resolver(registry, stores, clock)
+        resolver = Resolver(registry, stores, clock, settings.ack_wait_s)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
         reader = SnapshotReader(stores, assets, observer, clock, epoch=lambda: lease.epoch)
         self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
