@@ -298,9 +298,10 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 class RemoteBucket:
     """A bucket over a link; errors as `KvBucket` raises them."""
 
-    def __init__(self, link: Link, bucket: MemoryBucket) -> None:
+    def __init__(self, link: Link, bucket: MemoryBucket, guard: Callable[[], None] = lambda: None) -> None:
         self._link = link
         self._bucket = bucket
+        self._guard = guard
 
     async def _do(self, method: str, *arguments: Any) -> Any:
         try:
@@ -312,18 +313,23 @@ class RemoteBucket:
         return await self._do("get", key)
 
     async def create(self, key: str, value: bytes) -> Any:
+        self._guard()
         return await self._do("create", key, value)
 
     async def update(self, key: str, value: bytes, revision: int) -> Any:
+        self._guard()
         return await self._do("update", key, value, revision)
 
     async def put(self, key: str, value: bytes) -> Any:
+        self._guard()
         return await self._do("put", key, value)
 
     async def delete(self, key: str, revision: int | None = None) -> Any:
+        self._guard()
         return await self._do("delete", key, revision)
 
     async def purge(self, key: str) -> Any:
+        self._guard()
         return await self._do("purge", key)
 
     async def keys(self, pattern: str = ">") -> Any:

@@ -16,6 +16,7 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan, decode_plan, plan_digest
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from headrace.model.message_ids import output_message_id
+from headrace.wire.envelope import decode_envelope
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
 from services.agent.instance_table import InstanceTable
 from services.agent.rpc import AgentRpc
@@ -151,11 +152,13 @@ class Plane:
         plan, world = self._plan, self._world
         own = subjects.deployment_owner(plan.deployment)
         subject = subjects.data_subject(plan.workspace, plan.flow, own, receiver)
-        identifier = output_message_id(message.message_id, self._step.name, "0", receiver)
+        envelope = decode_envelope(message.payload)
+        envelope.id = identifier = output_message_id(envelope.id, self._step.name, "0", receiver, envelope.incarnation)
+        payload = envelope.SerializeToString()
         remote = RemoteBroker(self._sidecar.link, world.broker)
         while True:
             try:
-                answer = await remote.request(subject, message.payload, PULL_S, headers={"Nats-Msg-Id": identifier})
+                answer = await remote.request(subject, payload, PULL_S, headers={"Nats-Msg-Id": identifier})
                 if b'"error"' not in answer.data:
                     return
             except nats.errors.NoRespondersError:

@@ -15,7 +15,7 @@ from tests.simulation.world import FLOW, World, spec
 from tests.support.virtual_time import run_in_virtual_time
 
 CLIENT_TRIES = 8
-VERBS = ("publish", "start", "start", "stop", "restart", "rollback")
+VERBS = ("publish", "start", "start", "stop", "restart", "rollback", "scale", "suspend", "resume", "resume")
 
 
 class Person:
@@ -30,7 +30,7 @@ class Person:
         world, self._calls = self._world, self._calls + 1
         request = f"call {self._calls}"
         for _ in range(CLIENT_TRIES):
-            up = [orchestrator for orchestrator in world.orchestrators if orchestrator.up]
+            up = [item for item in world.orchestrators if item.up and item.lease.leading]
             if not up:
                 await world.pause(0.5)
                 continue
@@ -50,7 +50,8 @@ class Person:
 
     async def _through(self, orchestrator: Orchestrator, verb: str, request: str) -> None:
         """The client's deadline also ends a wait for an orchestrator that was killed."""
-        service, rollouts = orchestrator.service, orchestrator.rollouts
+        service, rollouts, others = orchestrator.service, orchestrator.rollouts, orchestrator.interventions
+        rng = self._world.rng
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": lambda: service.create(FLOW, spec(self._world.rng.choice((1, 2))), validate_only=False),
             "draft": lambda: service.update_draft(FLOW, spec(1), "", validate_only=False),
@@ -59,6 +60,9 @@ class Person:
             "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), "", request, self._rollout()),
             "start": lambda: service.start(FLOW, 0, request, 60.0),
             "stop": lambda: service.stop(FLOW, "DRAIN", request, 60.0),
+            "suspend": lambda: others.suspend(FLOW, request, 60.0, 0.0, 0, 0.0),
+            "resume": lambda: others.resume(FLOW, request, 60.0, 0.0),
+            "scale": lambda: others.scale(FLOW, rng.choice(("price", "check")), rng.randint(1, 3), request, 60.0, 0.0),
         }
         async with asyncio.timeout(20.0):
             await calls[verb]()
@@ -161,6 +165,8 @@ async def _simulate(seed: int) -> World:
     faults, world.network.faults = world.network.faults, Faults()
     others: list[asyncio.Task[None]] = []
     try:
+        while not any(item.lease.leading for item in world.orchestrators):
+            await world.pause(0.01)
         for verb in ("create", "publish", *(("start",) if rng.random() < 0.7 else ())):
             await person.does(verb)
         await world.pause(rng.choice((0.02, 1.0)))
