@@ -84,7 +84,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             raise
         except BaseException as error:
             self._log.exception("init failed", error)
-            await _refuse(context, f"init failed: {type(error).__name__}: {error}"[:2000])
+            await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
         self._function, self._scope = function, scope
         return component_pb2.InitResponse()
 
