@@ -25,12 +25,14 @@ from tests.support.mesh import RunningMesh, start_mesh
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 PUBLISHES = ROUNDS or 4
 MOVES = ROUNDS or 2
+ACK_WAIT_S = 5.0
+WORK_S = 30.0 if ROUNDS else 8.0
 RATE = 300.0 if ROUNDS else 120.0
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("pinning"), "fast", "--gateways", "2", ack_wait_s=5) as running:
+    with start_mesh(tmp_path_factory.mktemp("pinning"), "fast", "--gateways", "2", ack_wait_s=ACK_WAIT_S) as running:
         yield running
 
 
@@ -105,6 +107,39 @@ async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
     assert len(ledger.duplicated) <= 64
     assert pusher.moves >= MOVES * 5
     assert len(set(pins.answered_by_revision)) == MOVES + 1
+    await client.stop(flow.name)
+
+
+@pytest.mark.timeout(150)
+async def test_long_work_ends_on_the_old_code_and_the_new_code_does_not_wait_for_it(
+    mesh: RunningMesh, client: AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than the ack wait: the deadline is extended, nothing is delivered twice."""
+    flow = PinnedFlow("slow", tmp_path, seconds=WORK_S).use(client)
+    flow.reply_timeout_s = WORK_S + 30.0
+    old = await flow.begin()
+    async with Traffic(mesh.endpoints.gateways, flow.path, rate=10.0, answer_limit_s=WORK_S + 40.0) as traffic:
+        await eventually(lambda: traffic.under_way >= 10, within_s=20)
+        work = await flow.push(WORK)
+        flow.work_config = {"seconds": 0.02}
+        new = await flow.publish(work.reference)
+        took_s = (new.took_over or 0.0) - new.began
+        await answers_by(traffic, new.deployment)
+        early = traffic.answers_by(old.deployment)
+        attempts = await traffic.finish()
+    ledger, pins = await flow.judge(traffic.run, attempts)
+    by_old = [effect for effect in flow.effects(traffic.run) if effect.touched[0].deployment == old.deployment]
+    with capsys.disabled():
+        print(
+            f"\n{WORK_S:g} s of work a message, ack wait {ACK_WAIT_S:g} s, publish took {took_s:.2f} s: "
+            f"{pins.line()}; {ledger.line()}"
+        )
+    assert ledger.ok, ledger.line()
+    assert ledger.acknowledged == ledger.attempted
+    assert pins.ok, pins.complaints()
+    assert early == 0, "the old code had ended before the new one answered: the test proves nothing"
+    assert len(by_old) >= 10
+    assert {effect.attempt for effect in by_old} == {1}
     await client.stop(flow.name)
 
 
