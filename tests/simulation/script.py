@@ -9,13 +9,20 @@ from random import Random
 
 from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
+from services.orchestrator.domain.flow_states import FlowState
 from tests.simulation.faults import Faults
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World, spec
 from tests.support.virtual_time import run_in_virtual_time
 
 CLIENT_TRIES = 8
-VERBS = ("publish", "start", "start", "stop", "restart", "rollback", "scale", "suspend", "resume", "resume")
+VERBS = ("publish", "start", "stop", "drop", "restart", "rollback", "scale", "suspend", "resume")
+# What a person mostly does in a state; now and then anything.
+FITTING = {
+    FlowState.STOPPED: ("start", "start", "publish", "rollback"),
+    FlowState.RUNNING: ("publish", "restart", "restart", "rollback", "scale", "suspend", "stop", "drop"),
+    FlowState.SUSPENDED: ("resume", "resume", "stop", "drop"),
+}
 
 
 class Person:
@@ -60,6 +67,7 @@ class Person:
             "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), "", request, self._rollout()),
             "start": lambda: service.start(FLOW, 0, request, 60.0),
             "stop": lambda: service.stop(FLOW, "DRAIN", request, 60.0),
+            "drop": lambda: service.stop(FLOW, "DROP", request, 60.0),
             "suspend": lambda: others.suspend(FLOW, request, 60.0, 0.0, 0, 0.0),
             "resume": lambda: others.resume(FLOW, request, 60.0, 0.0),
             "scale": lambda: others.scale(FLOW, rng.choice(("price", "check")), rng.randint(1, 3), request, 60.0, 0.0),
@@ -178,7 +186,7 @@ async def _simulate(seed: int) -> World:
         ]
         while loop.time() < until:
             await world.pause(rng.choice((0.02, 0.2, 2.0)))
-            verb = rng.choice(VERBS)
+            verb = rng.choice(FITTING.get(world.flow().state, VERBS) if rng.random() < 0.8 else VERBS)
             if verb == "publish":
                 await person.does("draft")
             await person.does(verb)

@@ -59,6 +59,7 @@ class World:
         self.broker = MemoryBroker(loop.time)
         self.broker.on_stored = self._stored
         self.broker.on_config = self._configured
+        self.broker.on_purged = self._purged
         self.registry = Registry()
         self.hosts: dict[str, Host] = {}
         self.pullers: dict[tuple[str, str], dict[Plane, None]] = {}
@@ -105,6 +106,16 @@ class World:
         self.violations.append(law)
 
     # Laws that hold at each moment, told by the broker.
+
+    def _purged(self, stream: str, gone: list[Stored]) -> None:
+        """Messages go only where a person said so, now."""
+        stimuli = [item for item in gone if subjects.BARRIER_STEP not in item.subject]
+        if stream != STREAM or not stimuli:
+            return
+        flow = self.flow()
+        if flow.state != FlowState.STOPPING or flow.stop_mode != "DROP":
+            self.violated(f"{len(stimuli)} messages were purged while the flow is {flow.state} {flow.stop_mode}")
+        self.ledger.dropped |= {number_of(item) for item in stimuli}
 
     def _plan(self, deployment: int) -> DeploymentPlan | None:
         entry = self.deployments.read(subjects.plan_key(FLOW, deployment))
@@ -289,6 +300,10 @@ class World:
         deployments = {item.spec.deployment for item in self.agent.instances.values()}
         if deployments != wanted:
             return f"instances of deployments {sorted(deployments)}, wanted {sorted(wanted)}"
+        if idle := [item.spec.name for item in self.agent.instances.values() if not self._works(item, flow)]:
+            return f"instances do not work: {idle}"
+        if flow.active and len(self.agent.instances) != self._replicas(flow.active):
+            return f"{len(self.agent.instances)} instances, wanted {self._replicas(flow.active)}"
         stream = self.broker.streams.get(STREAM)
         consumers = {int(name[1:].partition("_")[0]) for name in stream.consumers} if stream else set()
         if consumers != wanted:
@@ -333,16 +348,17 @@ class World:
         holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
         if {holder for holder in holders if holder.startswith("d")} != {f"d{number}" for number in wanted}:
             self.violated(f"pins of {sorted(holders)}, running is {sorted(wanted)}")
-        for supervised in self.agent.instances.values():
-            self._check_instance(supervised)
         if flow.state == FlowState.RUNNING and flow.ingress != f"d{flow.active}":
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
 
-    def _check_instance(self, supervised: Supervised) -> None:
+    @staticmethod
+    def _works(supervised: Supervised, flow: FlowDocument) -> bool:
         life = supervised.sidecar.life if supervised.sidecar else None
-        stage = str(life.status.stage) if life else "not up"
-        if stage != "ACTIVE":
-            self.violated(f"{supervised.spec.name} is {stage} at the end")
+        return life is not None and life.status.stage == "ACTIVE"
+
+    def _replicas(self, deployment: int) -> int:
+        entry = self.deployments.read(subjects.state_key(FLOW, deployment))
+        return sum(decode_state(entry.value or b"").replicas.values()) if entry else 0
 
     async def close(self) -> None:
         for orchestrator in self.orchestrators:

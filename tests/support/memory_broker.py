@@ -106,6 +106,7 @@ class MemoryBroker:
         self.streams: dict[str, Stream] = {}
         self.buckets: dict[str, MemoryBucket] = {}
         self.on_stored: Callable[[str, Stored], None] | None = None
+        self.on_purged: Callable[[str, list[Stored]], None] | None = None
         self.on_config: Callable[[str, dict[str, Any]], None] | None = None
 
     def bucket(self, name: str) -> MemoryBucket:
@@ -246,6 +247,8 @@ class MemoryBroker:
         stream = self._stream(name)
         pattern = body.get("filter") or ">"
         gone = [number for number, message in stream.messages.items() if matches(pattern, message.subject)]
+        if self.on_purged is not None:
+            self.on_purged(name, [stream.messages[number] for number in gone])
         for number in gone:
             self._drop(stream, number)
         return {"success": True, "purged": len(gone)}

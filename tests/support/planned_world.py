@@ -65,6 +65,8 @@ class World:
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
     agent_known: bool = True
     instances: dict[str, InstanceView] = field(default_factory=dict)
+    # The agent's memory: no call below the highest generation that it has seen of an instance.
+    fence: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, StatusView] = field(default_factory=dict)
     route: Route | None = None
     operations: dict[str, OperationDocument] = field(default_factory=dict)
@@ -238,6 +240,7 @@ class World:
             case do.Resolve():
                 self._resolve(snapshot, action)
             case do.StartInstance():
+                self._pass_fence(action.instance.name, action.generation)
                 if action.instance.name not in self.instances:
                     view = dataclasses.replace(action.instance, generation=action.generation, starts=1)
                     self.instances[view.name] = view
@@ -327,15 +330,19 @@ class World:
         state = DeploymentState(DeploymentPhase.PREPARING, 1, replicas, created_at=self.now)
         self._write_state(action.deployment, state, 0)
 
+    def _pass_fence(self, name: str, generation: int) -> None:
+        if generation < self.fence.get(name, 0):
+            raise Refused
+        self.fence[name] = generation
+
     def _stop(self, action: do.StopInstance) -> None:
+        self._pass_fence(action.name, action.generation)
         view = self.instances.get(action.name)
         if view is None:
             return
         assert not (self.flow.state == FlowState.RUNNING and view.deployment == self.flow.active), (
             f"{action.name} of the running deployment is stopped"
         )
-        if action.generation < view.generation:
-            raise Refused
         self.die(action.name)
 
     def _call(self, action: do.CallInstance) -> None:
