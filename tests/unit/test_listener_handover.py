@@ -75,6 +75,9 @@ class ListeningWorld(World):
         else:
             super()._stop(action)
 
+    def phase(self, deployment: int) -> str:
+        return self._phase(deployment)
+
     def _is_listener(self, name: str) -> bool:
         return self.instances[name].step == "listen"
 
@@ -160,6 +163,16 @@ def test_a_listener_that_is_not_exclusive_is_switched_without_a_gap() -> None:
             break
     assert world.flow.active == 2
     assert world.flow.listening_ended_at == 0.0
+
+
+def test_with_strict_order_a_listener_waits_until_all_of_the_old_deployment_has_drained() -> None:
+    world = running(exclusive=False)
+    world.verb("restart", strict=True)
+    while world.flow.target or world.flow.active == 1:
+        step(world)
+        if any(world.instances[name].deployment == 2 for name in world.listening):
+            assert world.phase(1) in ("RETIRED", "")
+    assert world.flow.active == 2
 
 
 def test_a_target_that_breaks_before_it_is_warm_leaves_the_old_listener_alone() -> None:
