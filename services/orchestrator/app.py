@@ -10,6 +10,7 @@ import grpc
 from google.longrunning import operations_pb2_grpc
 from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can describe error details)
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
@@ -130,6 +131,7 @@ class OrchestratorApp:
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
+        await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
@@ -167,6 +169,12 @@ class OrchestratorApp:
     def _wake(self, flow: str) -> None:
         if self._loops is not None:
             self._loops.wake(flow)
+
+    async def _stream_updated(self, message: Msg) -> None:
+        """Whoever changed a flow's stream: its loop looks at it."""
+        stream = message.subject.rpartition(".")[2]
+        if flow := subjects.flow_of_stream(self._settings.workspace, stream):
+            self._wake(flow)
 
     async def _wake_all(self) -> None:
         self._wake("")

@@ -26,7 +26,7 @@ from services.orchestrator.domain.documents import encode, flow_key
 from services.orchestrator.domain.history_entry import HistoryEntry
 from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH, LeaseTerms
 from tests.support.eventually import eventually
-from tests.support.orchestrator_rig import Orchestrator, OrchestratorRig, chain, orchestrator_rig, published
+from tests.support.orchestrator_rig import WORK, Orchestrator, OrchestratorRig, chain, orchestrator_rig, published
 from tests.support.tcp_proxy import TcpProxy
 
 FAIL_OVER_LIMIT_S = 5.0
@@ -237,6 +237,51 @@ async def test_a_stale_ingress_switch_is_found_put_right_and_counted(rig: Orches
         assert len({item.execution_id for item in handled}) == 3
         assert "ingress-repaired" in await whats(client, "orders")
         assert "stale ingress switch" in (rig.folder / "orchestrator.log").read_text()
+
+
+async def test_a_zombies_switch_that_comes_late_loses_nothing(rig: OrchestratorRig) -> None:
+    """The leader's stream update is held up on its way, another leads and switches twice, then the old one lands."""
+    await rig.process.end(3.0)
+    proxy = TcpProxy(rig.broker.port)
+    await proxy.start()
+    sent: list[str] = []
+
+    async def stimuli(client: AsyncClient) -> None:
+        while True:
+            sent.append(f"s{len(sent)}")
+            await client.inject("orders", sent[-1].encode(), request_id=sent[-1])
+            await asyncio.sleep(0.01)
+
+    try:
+        await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
+        standby = await rig.add_orchestrator("orchestrator-2")
+        async with AsyncClient(standby.address, timeout_s=20.0) as client:
+            await published(rig, client, "orders", chain("order", "price"))
+            await client.start("orders")
+            proxy.freeze_at = b"STREAM.UPDATE"
+            await rig.push(WORK)
+            begun = await client.begin_restart("orders")
+            restarted = asyncio.create_task(client.wait_operation(begun, timeout_s=30.0))
+            await led_by(standby.address, "orchestrator-2")
+            traffic = asyncio.create_task(stimuli(client))
+            assert (await restarted).deployment == 2
+            assert (await client.restart("orders")).deployment == 3
+            assert not proxy.freeze_at, "the leader's update was not on its way"
+            proxy.thaw()
+
+            async def is_put_right() -> bool:
+                return (await client.get_status("orders")).ingress_repairs == 1
+
+            await eventually(is_put_right)
+            await client.restart("orders")
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
+            await client.stop("orders")
+        handled = [message_pb2.Envelope.FromString(raw).body.decode() for _, _, _, raw in rig.agent.handled]
+        assert sorted(handled) == sorted(set(handled))
+        assert set(handled) >= set(sent[:-1])
+    finally:
+        await proxy.stop()
 
 
 async def test_a_message_of_a_step_that_is_over_goes_to_the_dead_letters(rig: OrchestratorRig) -> None:
