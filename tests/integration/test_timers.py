@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,56 @@ steps:
             calls_made = [line["calls"] for line in of_process if line["event"] == "call"]
             assert calls_made == list(range(1, len(calls_made) + 1)), "one process handles call after call"
             assert len(calls_made) > 100
+
+
+def ticker_text(written: Path, note: str) -> str:
+    """examples/ticker with another interval and path; a changed note is another configuration."""
+    text = (ROOT / "examples" / "ticker" / "flow.yaml").read_text()
+    text = text.replace("../../components/timer", str(TIMER)).replace("./write", str(WRITE))
+    text = text.replace("every: 1s", "every: 20ms").replace("Notes each", note)
+    return text.replace("/tmp/headrace-ticker/ticks.jsonl", str(written))
+
+
+@pytest.mark.timeout(90)
+async def test_no_tick_is_lost_or_doubled_by_switch_restart_and_death_of_the_orchestrator(
+    module_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    written, file = tmp_path / "ticks.jsonl", tmp_path / "flow.yaml"
+
+    async def more() -> None:
+        before = len(read_lines(written))
+        await eventually(lambda: len(read_lines(written)) > before + 20, within_s=20)
+
+    async with AsyncClient(module_mesh.api) as client:
+        name = await run_flow(client, file, ticker_text(written, "First"))
+        await more()
+        file.write_text(ticker_text(written, "Second").replace("every: 20ms", "every: 20ms\n    prefetch: 8"))
+        await client.apply(file)
+        await client.publish(name)
+        await more()
+        await client.restart(name, strategy="RESTART")
+        await more()
+        module_mesh.kill("orchestrator")
+        await more()
+        for step in ("tick", "write"):
+            module_mesh.kill("component", name, step)
+            await more()
+        timer = (await client.get_status(name)).timer
+        assert (timer.skipped, timer.edge_full) == (0, 0)
+        assert timer.ticks >= 120
+        assert_every_instant_once(first_of_each_message(read_lines(written)), 20)
+
+        await client.suspend(name)
+        assert not (await client.get_status(name)).timer.HasField("next_instant")
+        await asyncio.sleep(0.5)
+        await client.resume(name)
+        await more()
+        await client.stop(name)
+        instants = sorted({line["unix_ms"] for line in read_lines(written)})
+        assert max(later - earlier for earlier, later in pairwise(instants)) >= 500, "a suspension was made up for"
+        await client.delete_flow(name)
+
+
+def first_of_each_message(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line is written again when its process is killed after writing it: its message id is the same then."""
+    return list({line["message_id"]: line for line in reversed(lines)}.values())
