@@ -142,7 +142,7 @@ async def test_a_suspend_survives_a_killed_orchestrator(rig: OrchestratorRig) ->
         async def suspended() -> bool:
             return (await client.get_flow(FLOW)).state == SUSPENDED
 
-        await eventually(suspended, timeout_s=20)
+        await eventually(suspended, within_s=20)
         await injected(client, 3)
         await client.resume(FLOW)
         await eventually(lambda: len(rig.agent.handled) == 3)
@@ -155,7 +155,11 @@ async def test_a_drain_past_its_limit_is_dead_lettered_by_choice(rig: Orchestrat
         await injected(client, 250)
         with pytest.raises(DeadlineExceeded, match="still drains"):
             await client.stop(FLOW, timeout_s=0.5)
-        problem = (await client.get_status(FLOW)).problems[0]
+
+        async def asks() -> list[str]:
+            return list((await client.get_status(FLOW)).problems)
+
+        problem = (await eventually(asks))[0]
         assert "limit 0.5 s" in problem
         assert "headrace flow drain-choice orders --deployment 1 wait" in problem
         assert "drain-choice orders --deployment 1 dead-letter" in problem
@@ -216,14 +220,14 @@ async def test_a_kill_in_the_middle_of_a_choice_loses_and_doubles_nothing(rig: O
                 counts = await rig.counts(FLOW)
                 return sum(n for subject, n in counts.items() if ".d1." in subject) < left
 
-            await eventually(under_way, timeout_s=20)
+            await eventually(under_way, within_s=20)
             await rig.kill()
             await rig.restart()
         result = await client.wait_operation(await client.get_operation(operation.name), timeout_s=60)
         assert result.moved + result.dead_lettered == count
         if choice == MOVE:
             rig.agent.keep.clear()
-            await eventually(lambda: len(rig.agent.handled) >= count, timeout_s=20)
+            await eventually(lambda: len(rig.agent.handled) >= count, within_s=20)
             origins = Counter(decode_envelope(data).moved.id for *_, data in rig.agent.handled)
         else:
             origins = Counter(letter.original.id for letter in await dead_letters(rig))
