@@ -33,6 +33,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.suspension import check_accepts
+from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -81,6 +82,7 @@ class FlowService:
                 history_next=before.history_next,
                 history=before.history,
             )
+        document = change(document, leader_epoch=self.reader.epoch())
         document = noted(None, document, current_caller(), self.clock.now())
         try:
             await self.stores.flows.create(flow_key(name), encode(document))
@@ -130,6 +132,7 @@ class FlowService:
             await self.stores.deployments.delete(subjects.state_key(name, number))
             await self.stores.deployments.delete(subjects.plan_key(name, number))
         await self.stores.routes.delete(name)
+        await HistoryLog(self.assets, self.stores.workspace).record_deleted(self.stores)
         self.reader.forget(name)
         self.loops.wake(name)
 

@@ -389,6 +389,7 @@ async def test_the_history_is_paged_newest_first_and_outlives_its_flow(rig: Orch
             spec = flow_spec_to_proto(chain("order", "price", max_waiting=100 + number))
             await client.update_draft("orders", spec)
         await client.delete_flow("orders")
+        assert (await whats(client, "orders"))[-1] == "delete"
         await client.create_flow("orders", flow_spec_to_proto(chain("order", "price")))
 
         async def is_whole() -> bool:
