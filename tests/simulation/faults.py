@@ -99,6 +99,8 @@ class Link:
         self.held_until = 0.0
         self.calls = 0
         self.crash_at = 0
+        self.hold_at = 0
+        self.hold_s = 0.0
         self.on_crash: Callable[[], None] = lambda: None
         self._streams: dict[StreamCall, None] = {}
 
@@ -170,6 +172,8 @@ class Link:
 
         self.calls += 1
         crashes = self.calls == self.crash_at
+        if self.calls == self.hold_at:
+            self.hold(self.hold_s)
         if not network.happens(faults.lost) and not (crashes and network.rng.random() < 0.3):
             loop.call_later(self._wait(), begin, answer)
         if network.happens(faults.repeated):

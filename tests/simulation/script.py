@@ -93,6 +93,8 @@ class Breaker:
             self._crash_orchestrator,
             self._crash_at_a_call,
             self._hold_orchestrator,
+            self._hold_at_a_call,
+            self._hold_at_a_call,
             self._kill_agent,
             self._kill_sidecar,
             self._kill_component,
@@ -132,6 +134,17 @@ class Breaker:
         seconds = self._world.rng.choice((0.05, 1.0, 12.0)) * self._world.rng.random()
         self._world.say(f"{orchestrator.name} is held for {seconds:.3f} s")
         orchestrator.link.hold(seconds)
+
+    async def _hold_at_a_call(self) -> None:
+        """What it has just sent, and what it sends while it believes to lead, comes when another one leads."""
+        for orchestrator in self._world.orchestrators:
+            if orchestrator.up and orchestrator.lease.leading:
+                link = orchestrator.link
+                link.hold_at, link.hold_s = (
+                    link.calls + self._world.rng.randint(1, 60),
+                    self._world.rng.uniform(2.0, 9.0),
+                )
+                self._world.say(f"{orchestrator.name} will be held for {link.hold_s:.3f} s")
 
     async def _kill_agent(self) -> None:
         self._world.say("the agent is killed")
