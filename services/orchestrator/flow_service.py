@@ -33,6 +33,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.suspension import check_accepts
+from services.orchestrator.domain.tick_plan import tick_key
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
@@ -131,6 +132,7 @@ class FlowService:
         for number in range(1, document.next_deployment):
             await self.stores.deployments.delete(subjects.state_key(name, number))
             await self.stores.deployments.delete(subjects.plan_key(name, number))
+        await self.stores.flows.delete(tick_key(name))
         await self.stores.routes.delete(name)
         await HistoryLog(self.assets, self.stores.workspace).record_deleted(self.stores)
         self.reader.forget(name)

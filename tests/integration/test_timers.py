@@ -137,7 +137,7 @@ async def _through_switch_restart_and_fail_over(mesh: RunningMesh, tmp_path: Pat
 
         await client.suspend(name)
         assert not (await client.get_status(name)).timer.HasField("next_instant")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # tidy: pace
         await client.resume(name)
         await more()
         await client.stop(name)
