@@ -61,6 +61,11 @@ class MeshMachine(RuleBasedStateMachine):
                 self.world.draft()
             self.world.verb(verb, mode, limit_s, restart=restart, strict=strict)
 
+    @rule(verb=st.sampled_from(["suspend", "resume", "scale", "cancel", "wait", "dead-letter", "move"]))
+    def person_intervenes(self, verb: str) -> None:
+        with contextlib.suppress(WrongState):
+            self.world.verb(verb, limit_s=5.0)
+
     @rule()
     def plan_and_apply(self) -> None:
         snapshot = self.world.snapshot()
@@ -145,6 +150,9 @@ class MeshMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.converge()
+        if self.world.flow.state == FlowState.SUSPENDED:
+            self.world.verb("resume")
+            self.world.converge()
         self.world.check_laws()
         flow = self.world.flow
         assert flow.state in (FlowState.STOPPED, FlowState.RUNNING)
