@@ -206,6 +206,9 @@ async def _simulate(seed: int) -> World:
         others[0].cancel()
         world.heal()
         await world.settle()
+        if world.flow().state == FlowState.SUSPENDED and rng.random() < 0.7:
+            await person.does("resume")
+            await world.settle()
         world.check_end()
     finally:
         for task in others:

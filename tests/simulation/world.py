@@ -295,14 +295,19 @@ class World:
         if flow.state not in RESTING or flow.target:
             return f"the flow is {flow.state}, target {flow.target}"
         wanted = {flow.active} - {0}
+        if flow.state == FlowState.SUSPENDED:  # what drained is held too
+            wanted = set(flow.live)
         if set(flow.live) != wanted:
             return f"live are {flow.live}, wanted {sorted(wanted)}"
         deployments = {item.spec.deployment for item in self.agent.instances.values()}
-        if deployments != wanted:
+        if deployments != wanted and not (flow.state == FlowState.SUSPENDED and deployments <= wanted):
             return f"instances of deployments {sorted(deployments)}, wanted {sorted(wanted)}"
-        if idle := [item.spec.name for item in self.agent.instances.values() if not self._works(item, flow)]:
+        suspended = flow.state == FlowState.SUSPENDED
+        if not suspended and (
+            idle := [item.spec.name for item in self.agent.instances.values() if not self._works(item)]
+        ):
             return f"instances do not work: {idle}"
-        if flow.active and len(self.agent.instances) != self._replicas(flow.active):
+        if flow.active and not suspended and len(self.agent.instances) != self._replicas(flow.active):
             return f"{len(self.agent.instances)} instances, wanted {self._replicas(flow.active)}"
         stream = self.broker.streams.get(STREAM)
         consumers = {int(name[1:].partition("_")[0]) for name in stream.consumers} if stream else set()
@@ -343,7 +348,7 @@ class World:
             self.violated(f"effects happened twice: {twice[:10]}")
         if not self.stale_switches and len(set(self.ingress_owners)) != len(self.ingress_owners):
             self.violated(f"the ingress went back: {self.ingress_owners}")
-        wanted = {flow.active} - {0}
+        wanted = set(flow.live)
         pins = self.broker.bucket(subjects.pin_bucket(WORKSPACE))
         holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
         if {holder for holder in holders if holder.startswith("d")} != {f"d{number}" for number in wanted}:
@@ -352,7 +357,7 @@ class World:
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
 
     @staticmethod
-    def _works(supervised: Supervised, flow: FlowDocument) -> bool:
+    def _works(supervised: Supervised) -> bool:
         life = supervised.sidecar.life if supervised.sidecar else None
         return life is not None and life.status.stage == "ACTIVE"
 
