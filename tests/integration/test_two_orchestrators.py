@@ -250,7 +250,7 @@ async def test_a_zombies_switch_that_comes_late_loses_nothing(rig: OrchestratorR
         while True:
             sent.append(f"s{len(sent)}")
             await client.inject("orders", sent[-1].encode(), request_id=sent[-1])
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # tidy: pace
 
     try:
         await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
@@ -373,7 +373,7 @@ async def test_the_broker_restarts_during_renewals(rig: OrchestratorRig) -> None
         await client.start("orders")
         for away_s in (0.0, LeaseTerms().ttl + 0.5):
             rig.broker.kill()
-            await asyncio.sleep(away_s)
+            await asyncio.sleep(away_s)  # tidy: pace
             await rig.broker.start()
             await asyncio.gather(*(_one_leads(address) for address in (rig.address, standby.address)))
             await client.inject("orders", b"{}", request_id=f"away {away_s}")
