@@ -27,6 +27,7 @@ from services.orchestrator.domain.documents import (
     Rollout,
     Strategy,
     current_epoch,
+    is_held,
     parks,
     without_deployment,
 )
@@ -173,6 +174,7 @@ class World:
                 ]
                 if not working:
                     continue
+                self._check_order(deployment, step)
                 self.stored.remove(message)
                 self.handled_by.append((deployment, step))
                 receivers = self.plans[deployment].step(step).receivers
@@ -183,6 +185,13 @@ class World:
                     assert not receivers, "an output was refused while its input was being handled"
                     self.handled.add(number)
                 return
+
+    def _check_order(self, deployment: int, step: str) -> None:
+        """Strict order: the first step begins when every older deployment is over."""
+        if deployment in self.flow.strict and step == self.plans[deployment].trigger:
+            older = [number for number in self.flow.live if number < deployment]
+            early = [number for number in older if self._phase(number) not in ("RETIRED", "FAILED")]
+            assert not early, f"d{deployment} has begun before {early} drained"
 
     def come_up(self, name: str) -> None:
         view = self.instances[name]
@@ -430,6 +439,8 @@ class World:
             owner for owner, before in zip(self.owners_seen, ["", *self.owners_seen], strict=False) if owner != before
         ]
         assert len(runs) == len(set(runs)), f"the ingress went back: {runs}"
+        held = {view.deployment for view in self.instances.values() if is_held(self.flow, view.deployment)}
+        assert not held, f"RESTART: {held} has instances while an older deployment is left"
         if self.flow.active and self.flow.state == FlowState.RUNNING:
             assert f"d{self.flow.active}" in self.pinned, "what runs is not pinned"
         for number in self.flow.live:
