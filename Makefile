@@ -67,7 +67,7 @@ bench: stubs
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 soak: stubs
-	@HEADRACE_SOAK_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest tests/robustness --timeout 0 $(PYTEST_ARGS)
+	@HEADRACE_SOAK_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest tests/robustness tests/simulation --timeout 0 $(PYTEST_ARGS)
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl

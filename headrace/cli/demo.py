@@ -36,7 +36,8 @@ def demo(
         float, typer.Option(help="Orders a second in all; 0 for as fast as they are answered.", min=0)
     ] = 100,
 ) -> None:
-    """Start a fresh mesh, run the orders example on it, check every answer and effect, show every hop."""
+    """Start a fresh mesh, run the orders example on it, check every answer and effect, show every hop; then push,
+    restart, roll back and kill -9 while orders keep flowing, and show which code answered."""
     from headrace.cli.demo_run import DemoRun
     from headrace.cli.mesh_plan import MeshOptions
     from headrace.cli.mesh_session import run_in_mesh
@@ -59,16 +60,17 @@ def demo(
     raise typer.Exit(status)
 
 
-def _tell_json(result: DemoResult) -> None:
+def _tell_json(result: DemoResult, last: bool) -> None:
     from headrace.cli.demo_report import report_json
 
-    print(json.dumps(report_json(result), ensure_ascii=False), flush=True)
+    if last:
+        print(json.dumps(report_json(result), ensure_ascii=False), flush=True)
 
 
-def _tell_text(result: DemoResult) -> None:
-    from headrace.cli.demo_report import report_text
+def _tell_text(result: DemoResult, last: bool) -> None:
+    from headrace.cli.demo_report import pinning_text, report_text
 
-    print(f"\n{report_text(result)}\n", flush=True)
+    print(f"\n{pinning_text(result.pinning) if result.pinning else report_text(result)}\n", flush=True)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,14 @@ class Example:
         ]
         return min(fitting, key=len, default="{}")
 
+    def plain_orders(self) -> list[dict[str, Any]]:
+        """Bodies of the orders that are answered with 200 and repeat nothing; JSON objects all."""
+        return [
+            json.loads(request.body)
+            for request, expected in zip(self.requests, self.expected, strict=True)
+            if expected.status == 200 and not request.group and not expected.repeats
+        ]
+
     def read_effects(self) -> list[dict[str, Any]]:
         """The effects so far; a line that is no JSON object counts as an effect nobody expected."""
         try:

@@ -11,6 +11,7 @@ from headrace.api.hop.v1 import hop_pb2
 from headrace.cli.flow_tables import revision_words, running_instances, step_word, steps_table
 from headrace.cli.latency_budget import CALLER, PHASES, PUBLISH, Budget, in_flow_order, make_budget, percentile
 from headrace.cli.order_check import Difference
+from headrace.cli.pinning_check import PinningResult
 from headrace.cli.tables import table
 
 SHOWN_DIFFERENCES = 10
@@ -35,6 +36,8 @@ class DemoResult:
     effects: int = 0
     stage_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Per step: the stages of its instance's start."""
+    pinning: PinningResult | None = None
+    """What the second act found; None before it, or without one."""
 
     @property
     def correct(self) -> int:
@@ -42,7 +45,7 @@ class DemoResult:
 
     @property
     def ok(self) -> bool:
-        return not self.differences and self.orders > 0
+        return not self.differences and self.orders > 0 and (self.pinning is None or self.pinning.ok)
 
     @property
     def phases(self) -> list[hop_pb2.HopPhase]:
@@ -155,6 +158,35 @@ def verdict_text(result: DemoResult) -> str:
     return "\n".join([head, *shown])
 
 
+def pinning_text(pinning: PinningResult) -> str:
+    """How the second act ended."""
+    answered = ", ".join(f"{revision} {count}" for revision, count in pinning.answered_by_revision.items())
+    pauses = ", ".join(f"{what} {gap:.0f} ms" for what, gap in pinning.gaps_ms.items())
+    return (
+        f"{pinning.orders} orders while code was switched {pinning.publishes} times: answered by {answered}\n"
+        f"longest pause between two answers: {pauses} (steady {pinning.steady_gap_ms:.0f} ms)\n"
+        f"unanswered {pinning.unanswered}, lost {pinning.lost}, duplicated {pinning.duplicated}, "
+        f"on code that was not pinned {pinning.unpinned}"
+    )
+
+
+def pinning_json(pinning: PinningResult | None) -> dict[str, Any] | None:
+    if pinning is None:
+        return None
+    return {
+        "publishes": pinning.publishes,
+        "orders": pinning.orders,
+        "answered_by_revision": pinning.answered_by_revision,
+        "unanswered": pinning.unanswered,
+        "lost": pinning.lost,
+        "duplicated": pinning.duplicated,
+        "unpinned": pinning.unpinned,
+        "max_gap_ms": pinning.max_gap_ms,
+        "steady_gap_ms": pinning.steady_gap_ms,
+        "gaps_ms": pinning.gaps_ms,
+    }
+
+
 def next_text(*, flow: str, data: str, webhook_url: str, sample: str) -> str:
     """What to type next, ready to paste."""
     return "\n".join(
@@ -213,6 +245,7 @@ def report_json(result: DemoResult) -> dict[str, Any]:
             "requests": budget.requests,
         },
         "effects": result.effects,
+        "pinning": pinning_json(result.pinning),
         "differing": [
             {"order": item.order, "what": item.what, "expected": item.expected, "got": item.got}
             for item in result.differences

@@ -11,6 +11,7 @@ from pathlib import Path
 from headrace.api.flow.v1 import flow_pb2
 from headrace.cli.component import pushed_words
 from headrace.cli.demo_example import Example, load_example
+from headrace.cli.demo_pinning import PinningAct, has_second_act
 from headrace.cli.demo_report import DemoResult, next_text
 from headrace.cli.http_caller import HttpAnswer, call_all
 from headrace.cli.mesh import Mesh
@@ -25,7 +26,8 @@ SETTLE_LOOK_S = 0.05
 
 
 class DemoRun:
-    """One run in a mesh that has just been started; `say` gets a line per stage, `tell` the result."""
+    """One run in a mesh that has just been started; `say` gets a line per stage, `tell` the result
+    after each act, and whether that was the last one."""
 
     def __init__(
         self,
@@ -35,7 +37,7 @@ class DemoRun:
         rate: float,
         stay: bool,
         say: Callable[[str], None],
-        tell: Callable[[DemoResult], None],
+        tell: Callable[[DemoResult, bool], None],
     ) -> None:
         self._example_folder = example
         self._connections = connections
@@ -55,7 +57,13 @@ class DemoRun:
         async with AsyncClient(mesh.endpoints.api) as client:
             await self._bring_up(client, example)
             result = await self._post_and_check(client, example, mesh.options.profile)
-        self._tell(result)
+            goes_on = result.ok and has_second_act(example)
+            self._tell(result, not goes_on)
+            if goes_on:
+                host, port = await self._webhook(client, example)
+                self._say("second act: orders keep flowing while new code is pushed")
+                result.pinning = await PinningAct(mesh, client, example, host, port, self._say).run()
+                self._tell(result, True)
         if self._stay:
             url = result.status.webhook_url
             self._say(next_text(flow=example.flow, data=str(data), webhook_url=url, sample=example.sample))

@@ -164,8 +164,17 @@ def _values(field: flow_pb2.FieldDifference) -> str:
 
 
 def _graph(spec: flow_pb2.FlowSpec) -> str:
-    rows = [(step.name, step.component, step.function or "-", ", ".join(step.to) or "-") for step in spec.steps]
+    rows = [
+        (step.name, step.component + _every(step), step.function or "-", ", ".join(step.to) or "-")
+        for step in spec.steps
+    ]
     return table(("STEP", "COMPONENT", "FUNCTION", "TO"), rows)
+
+
+def _every(step: flow_pb2.Step) -> str:
+    if not step.HasField("every"):
+        return ""
+    return f" every {format_duration(step.every.ToTimedelta().total_seconds())}"
 
 
 def _deployment_lines(deployments: Sequence[flow_pb2.DeploymentStatus]) -> str:

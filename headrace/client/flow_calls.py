@@ -173,7 +173,8 @@ class FlowCalls(InterventionCalls):
     ) -> tuple[list[flow_pb2.HistoryEntry], str]:
         """Who decided what, newest first: of a flow, or of all flows and the leader. At most `limit` entries (500 a
         page), and the token with which the list goes on (empty at its end)."""
-        stub, found, token = self._flows(), [], page_token
+        stub, token = self._flows(), page_token
+        found: list[flow_pb2.HistoryEntry] = []
         while True:
             size = min(PAGE_SIZE, limit - len(found))
             request = flow_pb2.ListHistoryRequest(

@@ -48,7 +48,8 @@ def _any_of(targets: str) -> str:
         except (OSError, ValueError) as error:
             raise InvalidInput.at("address", target, "is not HOST:PORT of a known host") from error
         family, _, _, _, place = resolved[0]
-        found.append(f"[{place[0]}]:{place[1]}" if family == socket.AF_INET6 else f"{place[0]}:{place[1]}")
+        numeric = str(place[0])
+        found.append(f"[{numeric}]:{port}" if family == socket.AF_INET6 else f"{numeric}:{port}")
     scheme = "ipv6" if found[0].startswith("[") else "ipv4"
     return f"{scheme}:{','.join(item for item in found if item.startswith('[') == (scheme == 'ipv6'))}"
 
@@ -58,8 +59,6 @@ def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> grpc.a
 
     Of several `host:port` with commas between, the first that answers is used, and the next when it goes away.
     """
-    return grpc.aio.insecure_channel(
-        _any_of(target) if "," in target else target,
-        options=[*CHANNEL_OPTIONS],
-        interceptors=[_DefaultDeadline(timeout_s)],
-    )
+    if "," in target:
+        target = _any_of(target)
+    return grpc.aio.insecure_channel(target, options=[*CHANNEL_OPTIONS], interceptors=[_DefaultDeadline(timeout_s)])

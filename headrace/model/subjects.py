@@ -74,6 +74,18 @@ def flow_stream(workspace: str, flow: str) -> str:
     return f"hr_{workspace}_{flow}"
 
 
+def flow_of_stream(workspace: str, stream: str) -> str:
+    """The flow whose stream it is; empty for any other stream."""
+    prefix = f"hr_{workspace}_"
+    rest = stream.removeprefix(prefix)
+    return rest if stream.startswith(prefix) and "_" not in rest else ""
+
+
+def stream_updated_subject() -> str:
+    """The broker tells here of every change of a stream's config; the last token is the stream."""
+    return "$JS.EVENT.ADVISORY.STREAM.UPDATED.*"
+
+
 def step_consumer(deployment: int, step: str) -> str:
     """Durable of an unkeyed step: `d7_price`."""
     return f"d{deployment}_{step}"

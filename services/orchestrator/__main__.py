@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from headrace.edge.service_runner import run_service
@@ -21,8 +22,18 @@ def main() -> int:
         "--name", default="", help="unique among the orchestrators; a successor on the place of a dead one keeps it"
     )
     parser.add_argument("--advertise", default="", help="address for other orchestrators; default: --listen")
+    parser.add_argument(
+        "--ack-wait",
+        type=float,
+        default=os.environ.get("HEADRACE_ACK_WAIT_S", "30"),
+        metavar="SECONDS",
+        help="how long what a killed sidecar held waits until it is delivered again, 1 to 60; for deployments made "
+        "from now on (default $HEADRACE_ACK_WAIT_S or 30)",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()
+    if not 1 <= arguments.ack_wait <= 60:
+        parser.error(f"--ack-wait {arguments.ack_wait:g} is not from 1 to 60 seconds")
 
     from services.orchestrator.app import OrchestratorApp, Settings
 
@@ -33,6 +44,7 @@ def main() -> int:
         agent=arguments.agent,
         profile=arguments.profile,
         workspace=arguments.workspace,
+        ack_wait_s=arguments.ack_wait,
         name=arguments.name,
         advertise=arguments.advertise,
     )

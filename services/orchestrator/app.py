@@ -10,6 +10,7 @@ import grpc
 from google.longrunning import operations_pb2_grpc
 from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can describe error details)
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
@@ -35,7 +36,7 @@ from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
-from services.orchestrator.resolution import Resolver
+from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
@@ -62,6 +63,8 @@ class Settings:
     agent: str
     profile: str
     workspace: str = DEFAULT_WORKSPACE
+    # How long a message that a killed sidecar held waits until it is delivered again.
+    ack_wait_s: float = ACK_WAIT_S
     # Unique among the orchestrators of a workspace, and kept by whatever replaces this process once it is dead.
     name: str = ""
     # Address under which other orchestrators reach this one; empty: where it listens.
@@ -98,7 +101,7 @@ class OrchestratorApp:
         stores = await Stores.open(connection, settings.workspace, lease.check)
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = Resolver(registry, stores, clock)
+        resolver = Resolver(registry, stores, clock, settings.ack_wait_s)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
         reader = SnapshotReader(stores, assets, observer, clock, epoch=lambda: lease.epoch)
         self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
@@ -128,6 +131,7 @@ class OrchestratorApp:
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
+        await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
@@ -165,6 +169,12 @@ class OrchestratorApp:
     def _wake(self, flow: str) -> None:
         if self._loops is not None:
             self._loops.wake(flow)
+
+    async def _stream_updated(self, message: Msg) -> None:
+        """Whoever changed a flow's stream: its loop looks at it."""
+        stream = message.subject.rpartition(".")[2]
+        if flow := subjects.flow_of_stream(self._settings.workspace, stream):
+            self._wake(flow)
 
     async def _wake_all(self) -> None:
         self._wake("")

@@ -173,7 +173,14 @@ class Applier:
             await self._stores.pin(digests, flow, holder, f"flows/{flow}/versions/{action.version}")
             await self._stores.unpin(flow, holder, keep=frozenset(digests))
         await self._stores.unpin(flow, f"d{number}")
-        await self._stores.write_flow(without_deployment(snapshot.flow, number), snapshot.flow_revision)
+        after = noted(
+            snapshot.flow,
+            without_deployment(snapshot.flow, number),
+            ORCHESTRATOR,
+            snapshot.now,
+            snapshot.deployments,
+        )
+        await self._stores.write_flow(after, snapshot.flow_revision)
 
     # Assets.
 

@@ -34,6 +34,8 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.suspension import check_accepts
+from services.orchestrator.domain.tick_plan import tick_key
+from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -82,6 +84,7 @@ class FlowService:
                 history_next=before.history_next,
                 history=before.history,
             )
+        document = change(document, leader_epoch=self.reader.epoch())
         document = noted(None, document, current_caller(), self.clock.now())
         try:
             await self.stores.flows.create(flow_key(name), encode(document))
@@ -130,7 +133,9 @@ class FlowService:
         for number in range(1, document.next_deployment):
             await self.stores.deployments.delete(subjects.state_key(name, number))
             await self.stores.deployments.delete(subjects.plan_key(name, number))
+        await self.stores.flows.delete(tick_key(name))
         await self.stores.routes.delete(name)
+        await HistoryLog(self.assets, self.stores.workspace).record_deleted(self.stores)
         self.reader.forget(name)
         self.loops.wake(name)
 

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.errors import InvalidInput, Unavailable
+from headrace.model.errors import Conflict, InvalidInput, Unavailable
 from services.orchestrator.caller import ORCHESTRATOR
 from services.orchestrator.domain.documents import DeletedFlow, decode, encode
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -91,9 +91,9 @@ class HistoryLog:
             remains = decode(entry.value or b"", DeletedFlow)
             if remains.history:
                 await self.record(*remains.history)
-                await stores.flows.update(
-                    entry.key, encode(msgspec.structs.replace(remains, history=())), entry.revision
-                )
+                noted = encode(msgspec.structs.replace(remains, history=()))
+                with contextlib.suppress(Conflict):  # somebody else was faster
+                    await stores.flows.update(entry.key, noted, entry.revision)
 
 
 @dataclass

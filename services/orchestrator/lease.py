@@ -42,6 +42,7 @@ class Lease:
         *,
         name: str = "",
         terms: LeaseTerms | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`epochs` is the bucket that keeps the epoch. A process that is given the `name` of a dead one takes
         its lease over at once: whoever starts it has to know that the other is dead."""
@@ -49,6 +50,7 @@ class Lease:
         self._workspace = workspace
         self._epochs = epochs
         self._terms = terms or LeaseTerms()
+        self._monotonic = monotonic
         self._incarnation = secrets.token_hex(6)
         self.name = name or f"orchestrator-{self._incarnation}"
         self.address = ""
@@ -57,7 +59,7 @@ class Lease:
         """Who led when it was last looked."""
         self.previous: EpochDocument | None = None
         """Who led before this term."""
-        self._bucket: KvBucket | None = None
+        self._bucket: Bucket | None = None
         self._revision = 0
         self._valid_until = 0.0
         self._wait_until = 0.0
@@ -69,7 +71,7 @@ class Lease:
     @property
     def leading(self) -> bool:
         """Whether this process may act now."""
-        return self._serving and time.monotonic() < self._valid_until
+        return self._serving and self._monotonic() < self._valid_until
 
     def check(self) -> None:
         """Unavailable, naming the leader, when this process may not act (any more)."""
@@ -123,7 +125,7 @@ class Lease:
                     await on_gained()
                     self._tell()
                 return terms.renew if gained else terms.poll
-            limit_s = max(0.01, min(terms.renew, self._valid_until - time.monotonic()))
+            limit_s = max(0.01, min(terms.renew, self._valid_until - self._monotonic()))
             async with asyncio.timeout(limit_s):
                 await self._renew()
         except (HeadraceError, TimeoutError) as error:
@@ -131,7 +133,7 @@ class Lease:
         if self._serving and not self.leading:
             await self._lose(on_lost)
             return 0.0
-        return min(terms.renew, max(0.0, self._valid_until - time.monotonic())) if self._serving else terms.poll
+        return min(terms.renew, max(0.0, self._valid_until - self._monotonic())) if self._serving else terms.poll
 
     async def release(self) -> None:
         """Gives the lease back, so that a standby need not wait for its end. Never raises."""
@@ -153,7 +155,7 @@ class Lease:
         for event in self._changed:
             event.set()
 
-    async def _open(self) -> KvBucket:
+    async def _open(self) -> Bucket:
         """The bucket; when it had to be made anew though somebody led already, that one's term is waited for."""
         if self._bucket is None:
             name = subjects.lease_bucket(self._workspace)
@@ -161,10 +163,10 @@ class Lease:
             self._bucket = await KvBucket.open(self._connection, name, ttl_s=self._terms.ttl)
             if not known and not self._serving and await self._epochs.get(EPOCH_KEY) is not None:
                 log.warning("lease bucket was lost, it is made anew")
-                self._wait_until = time.monotonic() + self._terms.ttl
+                self._wait_until = self._monotonic() + self._terms.ttl
         return self._bucket
 
-    async def _look(self, bucket: KvBucket) -> Entry | None:
+    async def _look(self, bucket: Bucket) -> Entry | None:
         entry = await bucket.get(LEASE_KEY)
         seen = decode(entry.value or b"", LeaseDocument) if entry is not None else None
         if seen != self.leader:
@@ -178,9 +180,9 @@ class Lease:
             entry = await self._look(bucket)
             if entry is not None and self.leader is not None and self.leader.name != self.name:
                 return False
-            if time.monotonic() < self._wait_until:
+            if self._monotonic() < self._wait_until:
                 return False
-            asked_at = time.monotonic()
+            asked_at = self._monotonic()
             mine = LeaseDocument(self.name, self._incarnation, self.address)
             if entry is None:
                 self._revision = await bucket.create(LEASE_KEY, encode(mine))
@@ -194,7 +196,7 @@ class Lease:
         except Unavailable:
             self._bucket = None
             raise
-        if time.monotonic() >= self._valid_until:
+        if self._monotonic() >= self._valid_until:
             return False
         log.info("lease taken: this orchestrator leads", name=self.name, epoch=self.epoch)
         return True
@@ -215,8 +217,8 @@ class Lease:
             return after.epoch
         raise Conflict("the epoch keeps changing", reason="BUSY", next_step="Try again")
 
-    async def _write(self, bucket: KvBucket) -> None:
-        asked_at = time.monotonic()
+    async def _write(self, bucket: Bucket) -> None:
+        asked_at = self._monotonic()
         self.leader = LeaseDocument(self.name, self._incarnation, self.address, self.epoch)
         self._revision = await bucket.update(LEASE_KEY, encode(self.leader), self._revision)
         self._valid_until = self._terms.valid_until(asked_at)
@@ -232,11 +234,11 @@ class Lease:
             self._bucket = None  # the bucket itself may be gone
             raise
 
-    async def _win_back(self, bucket: KvBucket) -> None:
+    async def _win_back(self, bucket: Bucket) -> None:
         """The key is not as it was left: an own renewal without an answer, a lost bucket, or somebody else's."""
         entry = await self._look(bucket)
         if entry is None:
-            asked_at = time.monotonic()
+            asked_at = self._monotonic()
             mine = LeaseDocument(self.name, self._incarnation, self.address, self.epoch)
             if not await self._epoch_is_own():
                 self._valid_until = 0.0

@@ -29,6 +29,7 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
+ACK_WAIT_S = 30.0
 _KINDS = {
     component_pb2.FUNCTION_KIND_ACTION: "action",
     component_pb2.FUNCTION_KIND_TRIGGER: "trigger",
@@ -49,10 +50,13 @@ class Found:
 class Resolver:
     """Resolves through the registry's API; all steps at once."""
 
-    def __init__(self, registry: grpc.aio.Channel, stores: Stores, clock: WallClock) -> None:
+    def __init__(
+        self, registry: grpc.aio.Channel, stores: Stores, clock: WallClock, ack_wait_s: float = ACK_WAIT_S
+    ) -> None:
         self._registry = registry_pb2_grpc.RegistryServiceStub(registry)
         self._stores = stores
         self._clock = clock
+        self._ack_wait_s = ack_wait_s
 
     async def check(self, spec: FlowSpec) -> list[Found]:
         """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
@@ -113,6 +117,7 @@ class Resolver:
             await self._stores.write_state(flow, deployment, state, 0)
             return
         plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
+        plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s)
         await self._stores.create_plan(plan)
         now = self._clock.now()
         state = DeploymentState(

@@ -95,6 +95,7 @@ class Scheduler:
         self._last_notes: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
+        """To be called when this orchestrator has become the leader; every timer then reads how far it is."""
         self._task = asyncio.create_task(self._run(), name="ticks")
 
     async def stop(self) -> None:
@@ -125,16 +126,6 @@ class Scheduler:
             self._arm(timer, 0)
         elif before is not None:
             self._last_notes[name] = asyncio.create_task(self._last_note(before), name=f"last note of {name}")
-
-    def forget(self, flow: str) -> None:
-        """The flow is deleted."""
-        self._end(flow)
-
-    def take_over(self) -> None:
-        """To be called when this orchestrator has become the leader: every timer reads how far it is."""
-        for timer in self._timers.values():
-            timer.cursor = None
-            self._arm(timer, 0)
 
     def _end(self, flow: str) -> _Timer | None:
         timer = self._timers.pop(flow, None)

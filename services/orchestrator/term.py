@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
+from headrace.edge.structured_log import get_logger
+from headrace.model.errors import HeadraceError
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.lease import Lease
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.stores import Stores
+
+log = get_logger(__name__)
+
+BEGIN_LIMIT_S = 0.6
 
 
 @dataclass
@@ -22,15 +29,18 @@ class Term:
     scheduler: Scheduler
     observer: InstanceObserver
     history: HistoryLog
+    _recorded: int = 0
 
     async def begin(self) -> None:
+        """Never fails: what the broker did not do is done by the next `find_new`."""
         self.observer.start()
         self.scheduler.start()
         self.loops.start()
-        for name in await self.stores.flow_names():
-            self.loops.wake(name)
-        await self.history.record_leader(self.lease.epoch, self.lease.name, self.lease.previous, self.stores.now())
-        await self.history.record_deleted(self.stores)
+        try:
+            async with asyncio.timeout(BEGIN_LIMIT_S):  # the lease has to be renewed meanwhile
+                await self.find_new()
+        except (HeadraceError, TimeoutError) as error:
+            log.warning("a term begins late", error=str(error)[:200] or "timeout")
 
     async def end(self) -> None:
         """Whatever is being done is ended, finished or not; the next leader goes on from what is stored."""
@@ -39,9 +49,15 @@ class Term:
         await self.observer.pause()
 
     async def find_new(self) -> None:
-        """Flows that no watch told of; every loop looks again every few seconds by itself."""
+        """Flows that no watch told of (every loop looks again every few seconds by itself); once a term, the
+        history's entries that are nobody's else."""
         if not self.lease.leading:
             return
         for name in {*await self.stores.flow_names(), *self.observer.flows()}:
             if not self.loops.knows(name):
                 self.loops.wake(name)
+        if self._recorded != self.lease.epoch:
+            epoch = self.lease.epoch
+            await self.history.record_leader(epoch, self.lease.name, self.lease.previous, self.stores.now())
+            await self.history.record_deleted(self.stores)
+            self._recorded = epoch

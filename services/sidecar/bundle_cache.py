@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.errors import HeadraceError, InvalidInput, NotFound, Unavailable
+from headrace.model.errors import Damaged, HeadraceError, InvalidInput, NotFound, Unavailable
 from services.sidecar.file_lock import locked
 
 log = get_logger(__name__)
@@ -126,7 +126,7 @@ class BundleCache:
 
 
 def _refused(digest: str, registry: str, code: str, details: str) -> HeadraceError:
-    kind = NotFound if code == "NOT_FOUND" else Unavailable
+    kind = {"NOT_FOUND": NotFound, "DATA_LOSS": Damaged}.get(code, Unavailable)
     return kind(
         f"the registry at {registry} did not give bundle {digest}: {code}: {details}",
         reason="BUNDLE_NOT_FETCHED",

@@ -19,6 +19,8 @@ log = get_logger(__name__)
 
 MAX_LINE_BYTES = 8 * 1024
 KEPT_LINES = 20
+# Of a traceback, its last lines: where it broke, and how.
+TRACE_LINES = 3
 LINES_PER_S = 500
 BURST_LINES = 1_000
 _LEVELS = frozenset({"debug", "info", "warning", "error"})
@@ -84,7 +86,7 @@ class LogCapture:
         if not text.strip():
             return
         level, message, fields = parse_line(text)
-        self._kept.extend(_plain_lines(message, fields))
+        self._keep(message, fields)
         if not self._allowed():
             self.dropped += 1
             self._dropped_unsaid += 1
@@ -93,6 +95,13 @@ class LogCapture:
             count, self._dropped_unsaid = self._dropped_unsaid, 0
             self.say("warning", "log lines dropped: the component writes faster than the limit", dropped=count)
         self._send(level, message, fields, source="component")
+
+    def _keep(self, message: str, fields: dict[str, Any]) -> None:
+        """For causes of failures: a traceback takes lines of its own, its end first of all."""
+        others = {name: value for name, value in fields.items() if name != "traceback"}
+        self._kept.append(f"{message} {json.dumps(others, ensure_ascii=False)}" if others else message)
+        trace = str(fields.get("traceback", "")).strip().splitlines()
+        self._kept.extend(trace[-TRACE_LINES:])
 
     def _allowed(self) -> bool:
         now = self._clock()
@@ -114,13 +123,6 @@ class LogCapture:
         if fields:
             line.fields_json = json.dumps(fields, ensure_ascii=False, default=str)
         self.publish(line.SerializeToString())
-
-
-def _plain_lines(message: str, fields: dict[str, Any]) -> list[str]:
-    """A line as a person reads it: other fields as JSON behind the message, a traceback in lines of its own."""
-    others = {name: value for name, value in fields.items() if name != "traceback"}
-    first = f"{message} {json.dumps(others, ensure_ascii=False)}" if others else message
-    return [first, *(line for line in str(fields.get("traceback", "")).splitlines() if line.strip())]
 
 
 def parse_line(text: str) -> tuple[str, str, dict[str, Any]]:

@@ -19,7 +19,9 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.errors import Conflict
 from services.orchestrator.domain.assets import consumer_view_config, stream_view
+from tests.support.eventually import eventually
 from tests.support.memory_broker import ApiRefusal, MemoryBroker
+from tests.support.memory_bucket import MemoryBucket
 
 STREAM = "hr_default_orders"
 SECOND = 1_000_000_000
@@ -37,6 +39,10 @@ class Side:
         raise NotImplementedError
 
     async def ack(self, durable: str, sequence: int) -> None:
+        raise NotImplementedError
+
+    async def forgetful(self, ttl_s: float) -> Any:
+        """A bucket that forgets."""
         raise NotImplementedError
 
 
@@ -57,6 +63,9 @@ class MemorySide(Side):
 
     async def ack(self, durable: str, sequence: int) -> None:
         self.broker.ack(STREAM, durable, sequence)
+
+    async def forgetful(self, ttl_s: float) -> Any:
+        return MemoryBucket("forgetful", ttl_s=ttl_s, clock=asyncio.get_running_loop().time)
 
 
 class RealSide(Side):
@@ -81,6 +90,9 @@ class RealSide(Side):
     async def ack(self, durable: str, sequence: int) -> None:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await self._held[durable, sequence].ack_sync(timeout=0.5)
+
+    async def forgetful(self, ttl_s: float) -> Any:
+        return await KvBucket.open(self._connection, "forgetful", ttl_s=ttl_s)
 
 
 @pytest.fixture(params=["memory", "real"])
@@ -197,6 +209,22 @@ async def test_kv_watch(side: Side) -> None:
     assert seen == [("flow.a", b"1"), ("flow.a", b"2"), ("flow.a", None)]
 
 
+async def test_kv_forgets_after_its_ttl(side: Side) -> None:
+    bucket = await side.forgetful(1.0)
+    first = await bucket.create("leader", b"1")
+    second = await bucket.update("leader", b"2", first)
+    with pytest.raises(Conflict):
+        await bucket.create("leader", b"3")
+
+    async def forgotten() -> bool:
+        return await bucket.get("leader") is None
+
+    await eventually(forgotten, within_s=5.0)
+    with pytest.raises(Conflict):
+        await bucket.update("leader", b"4", second)
+    assert await bucket.create("leader", b"5") > second
+
+
 # Streams.
 
 
@@ -270,6 +298,27 @@ async def test_deleting_and_purging(side: Side) -> None:
     assert await side.assets.purge(STREAM, at("d2")) == 0
     assert await side.assets.purge(STREAM) == 2
     assert (await put(side, at("d1"), "0")).get("duplicate") is True
+
+
+async def test_messages_are_found_by_subject_and_read_whole(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "d2"))
+    for index, owner in enumerate(("d1", "d2", "d1")):
+        await put(side, at(owner), str(index))
+    found = await side.assets.next_message(STREAM, "hr.default.orders.d1.>", 2)
+    assert found is not None
+    assert (found.subject, found.sequence, found.data) == (at("d1"), 3, b"x")
+    assert found.headers["Nats-Msg-Id"] == "2"
+    assert await side.assets.next_message(STREAM, "hr.default.orders.d1.>", 4) is None
+
+
+async def test_a_subject_that_must_be_empty_is_written_once(side: Side) -> None:
+    await side.assets.ensure_stream({**config("d1"), "retention": "limits"})
+    expected = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    await side.assets.publish(at("d1"), b"1", expected)
+    with pytest.raises(JetStreamApiError) as refused:
+        await side.assets.publish(at("d1"), b"2", expected)
+    assert refused.value.code == 10071
+    await side.assets.publish(at("d1", "other"), b"3", expected)
 
 
 # Consumers.

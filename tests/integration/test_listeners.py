@@ -11,7 +11,7 @@ import pytest
 
 from headrace.client import AsyncClient
 from headrace.edge.broker_process import free_port
-from headrace.model.errors import WrongState
+from headrace.model.errors import InvalidInput, WrongState
 from tests.support.eventually import eventually
 from tests.support.guide import guide_block
 from tests.support.jsonl import read_lines
@@ -49,7 +49,7 @@ class Sender:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except ConnectionRefusedError:
                 self.refused += 1
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.002)  # tidy: pace
                 continue
             with contextlib.suppress(ConnectionError):
                 while not self.stopped.is_set():
@@ -90,6 +90,11 @@ async def test_an_exclusive_listener_is_drained_before_its_successor_listens(
     port, noted, file = free_port(), components / "noted.jsonl", components / "flow.yaml"
     sender = Sender(port)
     async with AsyncClient(module_mesh.api) as client:
+        with_interval = flow_text(components, port, noted, "one").replace("to: [note]", "to: [note], every: 1s")
+        file.write_text(with_interval)
+        await client.apply(file)
+        with pytest.raises(InvalidInput, match=r"every.*is a listener"):
+            await client.publish("lines")
         file.write_text(flow_text(components, port, noted, "one"))
         await client.apply(file)
         await client.publish("lines")

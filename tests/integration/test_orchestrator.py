@@ -177,6 +177,7 @@ async def test_a_publish_that_fails_to_warm_leaves_the_running_deployment(rig: O
     async with rig.client() as client:
         await published(rig, client, "orders-7", chain("order", "price"))
         await client.start("orders-7")
+        await rig.push(WORK)
         rig.agent.fail.add("price")
         await client.update_draft("orders-7", flow_spec_to_proto(chain("order", "price")))
         with pytest.raises(HeadraceError, match="step 'price'"):

@@ -366,7 +366,7 @@ async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> Non
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         assert process.stderr is not None
-        lines = []
+        lines: list[str] = []
         async with asyncio.timeout(20):
             while not any("price: init" in line for line in lines):
                 lines.append((await process.stderr.readline()).decode())

@@ -144,7 +144,7 @@ async def test_who_takes_over_goes_on_with_the_same_instants(rig: Rig) -> None:
     await eventually(lambda: _more_than(rig, 130))
     leads[0] = False
     before = await rig.stored()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # tidy: pace
     assert await rig.stored() <= before + 1
     rig.scheduler().observe(running)
     await eventually(lambda: _more_than(rig, before + 150))
@@ -208,7 +208,7 @@ async def test_no_ticks_while_the_flow_does_not_run_and_none_made_up_for(rig: Ri
     scheduler.observe(snapshot(0.01, state=state))
     stopped_ms = time.time() * 1000
     before = await rig.stored()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # tidy: pace
     assert await rig.stored() <= before + 1
     resumed = time.time()
     scheduler.observe(snapshot(0.01, since=resumed))
@@ -224,7 +224,7 @@ async def test_a_timer_at_rest_asks_the_broker_nothing(rig: Rig) -> None:
     scheduler.observe(snapshot(86_400.0))
     await eventually(lambda: _noted(rig))
     sent = rig.connection.stats["out_msgs"]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.0)  # tidy: pace
     assert rig.connection.stats["out_msgs"] == sent
 
 

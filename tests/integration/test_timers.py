@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from headrace.client import AsyncClient
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
 from tests.support.jsonl import read_lines
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import RunningMesh, start_mesh
 
 COUNTED = ROOT / "tests" / "support" / "components" / "counted"
 WRITE = ROOT / "examples" / "ticker" / "write"
@@ -89,3 +92,61 @@ steps:
             calls_made = [line["calls"] for line in of_process if line["event"] == "call"]
             assert calls_made == list(range(1, len(calls_made) + 1)), "one process handles call after call"
             assert len(calls_made) > 100
+
+
+def ticker_text(written: Path, note: str) -> str:
+    """examples/ticker with another interval and path; a changed note is another configuration."""
+    text = (ROOT / "examples" / "ticker" / "flow.yaml").read_text()
+    text = text.replace("../../components/timer", str(TIMER)).replace("./write", str(WRITE))
+    text = text.replace("every: 1s", "every: 20ms").replace("Notes each", note)
+    return text.replace("/tmp/headrace-ticker/ticks.jsonl", str(written))
+
+
+@pytest.mark.timeout(120)
+async def test_no_tick_is_lost_or_doubled_by_switch_restart_and_fail_over(tmp_path: Path) -> None:
+    with start_mesh(tmp_path, "fast", "--orchestrators", "2") as mesh:
+        await _through_switch_restart_and_fail_over(mesh, tmp_path)
+
+
+async def _through_switch_restart_and_fail_over(mesh: RunningMesh, tmp_path: Path) -> None:
+    written, file = tmp_path / "ticks.jsonl", tmp_path / "flow.yaml"
+
+    async def more() -> None:
+        """Ticks of instants that were still to come are written."""
+        later_ms = time.time() * 1000 + 400
+        await eventually(lambda: read_lines(written)[-1]["unix_ms"] > later_ms, within_s=20)
+
+    async with AsyncClient(mesh.endpoints.any_api) as client:
+        name = await run_flow(client, file, ticker_text(written, "First"))
+        await eventually(lambda: read_lines(written), within_s=20)
+        await more()
+        file.write_text(ticker_text(written, "Second").replace("every: 20ms", "every: 20ms\n    prefetch: 8"))
+        await client.apply(file)
+        await client.publish(name)
+        await more()
+        await client.restart(name, strategy="RESTART")
+        await more()
+        mesh.kill((await client.server_info()).leader)  # the other takes over, or its successor does
+        await more()
+        for step in ("tick", "write"):
+            mesh.kill("component", name, step)
+            await more()
+        timer = (await client.get_status(name)).timer
+        assert (timer.skipped, timer.edge_full) == (0, 0)
+        assert timer.ticks >= 100
+        assert_every_instant_once(first_of_each_message(read_lines(written)), 20)
+
+        await client.suspend(name)
+        assert not (await client.get_status(name)).timer.HasField("next_instant")
+        await asyncio.sleep(0.5)  # tidy: pace
+        await client.resume(name)
+        await more()
+        await client.stop(name)
+        instants = sorted({line["unix_ms"] for line in read_lines(written)})
+        assert max(later - earlier for earlier, later in pairwise(instants)) >= 500, "a suspension was made up for"
+        await client.delete_flow(name)
+
+
+def first_of_each_message(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line is written again when its process is killed after writing it: its message id is the same then."""
+    return list({line["message_id"]: line for line in reversed(lines)}.values())

@@ -38,6 +38,7 @@ class PinVerdict:
     untimely: tuple[str, ...]
     """Answered by a deployment before it was asked for, or sent after its successor had taken over."""
     answered_by_revision: dict[str, int] = field(default_factory=dict)
+    """By the constants of all steps that touched the message, in their order."""
 
     @property
     def ok(self) -> bool:
@@ -76,7 +77,7 @@ def check_pins(attempts: Iterable[Attempt], effects: Iterable[Effect], reigns: I
         if attempt.outcome is not Outcome.OK:
             continue
         answered[attempt.deployment] += 1
-        revisions[attempt.touched[-1].revision if attempt.touched else ""] += 1
+        revisions[" ".join(touch.revision for touch in attempt.touched)] += 1
         unpinned += _unpinned(attempt.id, attempt.touched, known)
         owners.setdefault(attempt.id, set()).add(attempt.deployment)
         owners[attempt.id].update(touch.deployment for touch in attempt.touched)

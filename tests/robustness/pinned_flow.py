@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.api.flow.v1 import flow_pb2
+from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.client import AsyncClient
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.wire.flow import flow_spec_to_proto
@@ -104,11 +104,29 @@ class PinnedFlow:
     async def draft(self, work: str = f"{WORK}@latest", effect: str = f"{EFFECT}@latest") -> None:
         await self.client.update_draft(self.name, flow_spec_to_proto(self.spec(work, effect)))
 
-    async def publish(self, work: str = f"{WORK}@latest", effect: str = f"{EFFECT}@latest") -> Reign:
+    async def publish(
+        self, work: str = f"{WORK}@latest", effect: str = f"{EFFECT}@latest", *, timeout_s: float = 60.0, **how: Any
+    ) -> Reign:
         """Publishes a draft with these references and waits until its deployment took over."""
         await self.draft(work, effect)
         began = time.monotonic()
-        return await self.note(await self.client.publish(self.name), began)
+        return await self.note(await self.client.publish(self.name, timeout_s=timeout_s, **how), began)
+
+    async def restart(self, **how: Any) -> Reign:
+        began = time.monotonic()
+        return await self.note(await self.client.restart(self.name, **how), began)
+
+    async def rollback(self, version: int, **how: Any) -> Reign:
+        began = time.monotonic()
+        return await self.note(await self.client.rollback(self.name, version, **how), began)
+
+    async def resolve_drain(
+        self, deployment: int, choice: flow_pb2.DrainChoice.ValueType
+    ) -> flow_pb2.FlowOperationResult:
+        """A person's choice for what waits for a deployment that does not drain."""
+        request = flow_pb2.ResolveDrainRequest(name=f"flows/{self.name}/deployments/{deployment}", choice=choice)
+        operation = await flow_pb2_grpc.FlowServiceStub(self.client.channel).ResolveDrain(request)
+        return await self.client.wait_operation(operation, timeout_s=70.0)
 
     async def note(self, result: flow_pb2.FlowOperationResult, began: float) -> Reign:
         """The reign that an operation which is done has begun."""

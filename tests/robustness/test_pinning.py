@@ -5,29 +5,34 @@ Each test prints one line with what it counted. HEADRACE_SOAK_ROUNDS multiplies 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 from headrace.client import AsyncClient
 from tests.robustness.ledger import Outcome
 from tests.robustness.pinned_flow import EFFECT, WORK, PinnedFlow
-from tests.robustness.traffic import Traffic
+from tests.robustness.traffic import Traffic, answers_by
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 PUBLISHES = ROUNDS or 4
+MOVES = ROUNDS or 2
+ACK_WAIT_S = 5.0
+WORK_S = 30.0 if ROUNDS else 8.0
 RATE = 300.0 if ROUNDS else 120.0
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("pinning"), "fast", "--gateways", "2") as running:
+    with start_mesh(tmp_path_factory.mktemp("pinning"), "fast", "--gateways", "2", ack_wait_s=ACK_WAIT_S) as running:
         yield running
 
 
@@ -52,7 +57,7 @@ async def test_publishes_in_a_row_under_load(
             reign = await flow.publish(work.reference, effect.reference)
             took.append(time.monotonic() - before)
             assert reign.pins == {"work": work.constant, "effect": effect.constant}
-            await eventually(partial(has_answered, traffic, reign.deployment), within_s=20)
+            await answers_by(traffic, reign.deployment)
         attempts = await traffic.finish()
     ledger, pins = await flow.judge(traffic.run, attempts)
     slowest = max(attempt.latency_s for attempt in attempts)
@@ -68,6 +73,112 @@ async def test_publishes_in_a_row_under_load(
     await client.stop(flow.name)
 
 
-def has_answered(traffic: Traffic, deployment: int, times: int = 20) -> bool:
-    """Whether a deployment has given so many of the newest answers."""
-    return sum(attempt.deployment == deployment for attempt in traffic.attempts[-500:]) >= times
+@pytest.mark.timeout(120)
+async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
+    mesh: RunningMesh, client: AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New revisions all the time, publishes of `latest` in between, components, sidecars and an agent killed."""
+    flow = PinnedFlow("moving", tmp_path).use(client)
+    reign = await flow.begin()
+    kills = 0
+    async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE / 2) as traffic, Pusher(flow) as pusher:
+        for number in range(MOVES):
+            await pusher.moved(5)
+            for role in ("component", "sidecar"):
+                mesh.kill(role, flow.name, "work", deployment=reign.deployment)
+                kills += 1
+                await answers_by(traffic, reign.deployment, after=traffic.sent)
+            reign = await flow.publish()
+            await answers_by(traffic, reign.deployment)
+            if number == MOVES - 1:
+                mesh.kill("agent")
+                kills += 1
+                await answers_by(traffic, reign.deployment, after=traffic.sent)
+        attempts = await traffic.finish()
+    ledger, pins = await flow.judge(traffic.run, attempts, within_s=45)
+    with capsys.disabled():
+        print(
+            f"\n`latest` moved {pusher.moves} times (every {pusher.every_ms:.0f} ms), {MOVES} publishes, {kills} "
+            f"kills: {pins.line()}; {ledger.line()}"
+        )
+    assert pins.ok, pins.complaints()
+    # The agent took the processes of the effect step with it: what was cut off there runs again.
+    assert replace(ledger, duplicated=frozenset()).ok, ledger.line()
+    assert len(ledger.duplicated) <= 64
+    assert pusher.moves >= MOVES * 5
+    assert len(set(pins.answered_by_revision)) == MOVES + 1
+    await client.stop(flow.name)
+
+
+@pytest.mark.timeout(150)
+async def test_long_work_ends_on_the_old_code_and_the_new_code_does_not_wait_for_it(
+    mesh: RunningMesh, client: AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than the ack wait: the deadline is extended, nothing is delivered twice."""
+    flow = PinnedFlow("slow", tmp_path, seconds=WORK_S).use(client)
+    flow.reply_timeout_s = WORK_S + 30.0
+    old = await flow.begin()
+    async with Traffic(mesh.endpoints.gateways, flow.path, rate=10.0, answer_limit_s=WORK_S + 40.0) as traffic:
+        await eventually(lambda: traffic.under_way >= 10, within_s=20)
+        work = await flow.push(WORK)
+        flow.work_config = {"seconds": 0.02}
+        new = await flow.publish(work.reference)
+        took_s = (new.took_over or 0.0) - new.began
+        await answers_by(traffic, new.deployment)
+        early = traffic.answers_by(old.deployment)
+        attempts = await traffic.finish()
+    ledger, pins = await flow.judge(traffic.run, attempts)
+    by_old = [effect for effect in flow.effects(traffic.run) if effect.touched[0].deployment == old.deployment]
+    with capsys.disabled():
+        print(
+            f"\n{WORK_S:g} s of work a message, ack wait {ACK_WAIT_S:g} s, publish took {took_s:.2f} s: "
+            f"{pins.line()}; {ledger.line()}"
+        )
+    assert ledger.ok, ledger.line()
+    assert ledger.acknowledged == ledger.attempted
+    assert pins.ok, pins.complaints()
+    assert early == 0, "the old code had ended before the new one answered: the test proves nothing"
+    assert len(by_old) >= 10
+    assert {effect.attempt for effect in by_old} == {1}
+    await client.stop(flow.name)
+
+
+class Pusher:
+    """Pushes a new revision of the work step's component every 100 ms, so that `latest` moves each time."""
+
+    def __init__(self, flow: PinnedFlow) -> None:
+        self._flow = flow
+        self._stopping = asyncio.Event()
+        self._began = 0.0
+        self.moves = 0
+
+    async def __aenter__(self) -> Pusher:
+        self._began = time.monotonic()
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+        self._group.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        await self._group.__aexit__(kind, error, trace)
+
+    @property
+    def every_ms(self) -> float:
+        return (time.monotonic() - self._began) * 1000 / max(1, self.moves)
+
+    async def moved(self, times: int) -> None:
+        """Waits until `latest` has moved so often from now on."""
+        wanted = self.moves + times
+        await eventually(lambda: self.moves >= wanted, within_s=20)
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            due = self._began + (self.moves + 1) * 0.1
+            await self._flow.push(WORK)
+            await self._flow.observe()
+            self.moves += 1
+            if (ahead := due - time.monotonic()) > 0:
+                await asyncio.sleep(ahead)  # tidy: pace

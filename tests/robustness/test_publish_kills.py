@@ -66,7 +66,7 @@ class PublishRound:
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("phases"), "fast", "--gateways", "2") as running:
+    with start_mesh(tmp_path_factory.mktemp("phases"), "fast", "--gateways", "2", ack_wait_s=5) as running:
         yield running
 
 

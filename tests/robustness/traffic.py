@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from tests.robustness.ledger import Attempt, Outcome, Touch, touches
+from tests.support.eventually import eventually
 from tests.support.http_connection import HttpAnswer, HttpConnection
 
 JSON_HEADERS = {"content-type": "application/json"}
@@ -89,6 +90,11 @@ class Traffic:
     def counted(self, outcome: Outcome) -> int:
         return sum(attempt.outcome is outcome for attempt in self.attempts)
 
+    def answers_by(self, deployment: int, *, after: int = -1) -> int:
+        """How many of the newest answers a deployment gave to requests that were sent after that number."""
+        newest = [attempt for attempt in self.attempts[-500:] if attempt.deployment == deployment]
+        return sum(number_of(attempt.id) > after for attempt in newest)
+
     async def _generate(self) -> None:
         began = time.monotonic()
         for number in itertools.count():
@@ -156,6 +162,16 @@ class Traffic:
                     return connection
                 connection.abort()
         return await HttpConnection.open(address)
+
+
+async def answers_by(traffic: Traffic, deployment: int, *, after: int = -1, within_s: float = 30.0) -> None:
+    """Waits for ten answers of a deployment to requests that were sent after that number."""
+    await eventually(lambda: traffic.answers_by(deployment, after=after) >= 10, within_s=within_s)
+
+
+def number_of(id: str) -> int:
+    """The number in `<run>-<number>`."""
+    return int(id.rpartition("-")[2])
 
 
 def judge(id: str, answer: HttpAnswer, latency_s: float = 0.0) -> Attempt:

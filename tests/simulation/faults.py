@@ -99,6 +99,8 @@ class Link:
         self.held_until = 0.0
         self.calls = 0
         self.crash_at = 0
+        self.hold_at = 0
+        self.hold_s = 0.0
         self.on_crash: Callable[[], None] = lambda: None
         self._streams: dict[StreamCall, None] = {}
 
@@ -170,6 +172,8 @@ class Link:
 
         self.calls += 1
         crashes = self.calls == self.crash_at
+        if self.calls == self.hold_at:
+            self.hold(self.hold_s)
         if not network.happens(faults.lost) and not (crashes and network.rng.random() < 0.3):
             loop.call_later(self._wait(), begin, answer)
         if network.happens(faults.repeated):
@@ -298,9 +302,10 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 class RemoteBucket:
     """A bucket over a link; errors as `KvBucket` raises them."""
 
-    def __init__(self, link: Link, bucket: MemoryBucket) -> None:
+    def __init__(self, link: Link, bucket: MemoryBucket, guard: Callable[[], None] = lambda: None) -> None:
         self._link = link
         self._bucket = bucket
+        self._guard = guard
 
     async def _do(self, method: str, *arguments: Any) -> Any:
         try:
@@ -312,18 +317,23 @@ class RemoteBucket:
         return await self._do("get", key)
 
     async def create(self, key: str, value: bytes) -> Any:
+        self._guard()
         return await self._do("create", key, value)
 
     async def update(self, key: str, value: bytes, revision: int) -> Any:
+        self._guard()
         return await self._do("update", key, value, revision)
 
     async def put(self, key: str, value: bytes) -> Any:
+        self._guard()
         return await self._do("put", key, value)
 
     async def delete(self, key: str, revision: int | None = None) -> Any:
+        self._guard()
         return await self._do("delete", key, revision)
 
     async def purge(self, key: str) -> Any:
+        self._guard()
         return await self._do("purge", key)
 
     async def keys(self, pattern: str = ">") -> Any:

@@ -16,6 +16,7 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan, decode_plan, plan_digest
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from headrace.model.message_ids import output_message_id
+from headrace.wire.envelope import decode_envelope
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
 from services.agent.instance_table import InstanceTable
 from services.agent.rpc import AgentRpc
@@ -151,11 +152,13 @@ class Plane:
         plan, world = self._plan, self._world
         own = subjects.deployment_owner(plan.deployment)
         subject = subjects.data_subject(plan.workspace, plan.flow, own, receiver)
-        identifier = output_message_id(message.message_id, self._step.name, "0", receiver)
+        envelope = decode_envelope(message.payload)
+        envelope.id = identifier = output_message_id(envelope.id, self._step.name, "0", receiver, envelope.incarnation)
+        payload = envelope.SerializeToString()
         remote = RemoteBroker(self._sidecar.link, world.broker)
         while True:
             try:
-                answer = await remote.request(subject, message.payload, PULL_S, headers={"Nats-Msg-Id": identifier})
+                answer = await remote.request(subject, payload, PULL_S, headers={"Nats-Msg-Id": identifier})
                 if b'"error"' not in answer.data:
                     return
             except nats.errors.NoRespondersError:
@@ -216,6 +219,62 @@ class Life(Instance):
             await world.pause(0.2)
 
 
+class Fenced:
+    """Says when a call with a lower generation than one before was accepted."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._highest: dict[str, int] = {}
+
+    def accepted(self, what: str, name: str, generation: int) -> None:
+        if generation < self._highest.get(name, 0):
+            self._world.violated(f"{what} of {name} with generation {generation} after {self._highest[name]}")
+        self._highest[name] = max(generation, self._highest.get(name, 0))
+
+
+class FencedAgent(AgentRpc):
+    """The real service; what it accepted is checked."""
+
+    def __init__(self, world: World, table: InstanceTable) -> None:
+        super().__init__(table)
+        self._fenced = Fenced(world)
+
+    async def StartInstance(self, request: Any, context: Any) -> Any:
+        answer = await super().StartInstance(request, context)
+        self._fenced.accepted("start", request.spec.name, request.generation)
+        return answer
+
+    async def StopInstance(self, request: Any, context: Any) -> Any:
+        admitted = asyncio.get_running_loop().time()
+        answer = await super().StopInstance(request, context)
+        if asyncio.get_running_loop().time() == admitted:  # else something newer may have come meanwhile
+            self._fenced.accepted("stop", request.name, request.generation)
+        return answer
+
+
+class FencedSidecar(LifecycleRpc):
+    """The real service; what it accepted is checked."""
+
+    def __init__(self, world: World, name: str, life: Instance) -> None:
+        super().__init__(name, life)
+        self._fenced = Fenced(world)
+
+    async def Prepare(self, request: Any, context: Any) -> Any:
+        answer = await super().Prepare(request, context)
+        self._fenced.accepted("prepare", self._name, request.generation)
+        return answer
+
+    async def Activate(self, request: Any, context: Any) -> Any:
+        answer = await super().Activate(request, context)
+        self._fenced.accepted("activate", self._name, request.generation)
+        return answer
+
+    async def Drain(self, request: Any, context: Any) -> Any:
+        answer = await super().Drain(request, context)
+        self._fenced.accepted("drain", self._name, request.generation)
+        return answer
+
+
 class Sidecar:
     """One sidecar process; `crash` is its kill -9."""
 
@@ -256,7 +315,7 @@ class Sidecar:
             self.life.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
         self.host.spawn(self.life.work())
         self.host.spawn(self.plans.follow())
-        self.host.server = LifecycleRpc(self.spec.name, self.life)
+        self.host.server = FencedSidecar(self.world, self.spec.name, self.life)
 
     async def plans_read(self) -> None:
         try:
@@ -352,7 +411,7 @@ class Agent:
         """Nothing is left over: instances end with their agent."""
 
     def boot(self) -> None:
-        self.host.server = AgentRpc(InstanceTable(self))
+        self.host.server = FencedAgent(self.world, InstanceTable(self))
 
     def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> Supervised:
         supervised = Supervised(self.world, self, spec, on_change)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from headrace.api.component.v1 import component_pb2
@@ -13,14 +14,20 @@ from headrace.api.registry.v1 import registry_pb2
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError, NotFound
+from headrace.ports import Bucket
 from services.orchestrator.applier import Applier
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.interventions import Interventions
+from services.orchestrator.lease import Lease
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
+from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
 from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 
 WORKSPACE = "default"
 EPOCH_S = 1_700_000_000.0
+ACK_WAIT_S = 5.0
 
 
 class Registry:
@@ -71,6 +79,22 @@ class SkewedClock(WallClock):
         return EPOCH_S + self._skew_s + asyncio.get_running_loop().time()
 
 
+class SimulatedLease(Lease):
+    """The real lease on a bucket in memory, by the virtual clock."""
+
+    def __init__(self, world: World, link: Link, incarnation: str) -> None:
+        clock = asyncio.get_running_loop().time
+        connection: Any = SimpleNamespace(is_connected=True)
+        epochs: Any = RemoteBucket(link, world.broker.bucket(subjects.flow_bucket(WORKSPACE)))
+        super().__init__(connection, WORKSPACE, epochs, name=incarnation, monotonic=clock)
+        self._incarnation = incarnation
+        self._place: Any = RemoteBucket(link, world.lease_bucket)
+
+    async def _open(self) -> Bucket:
+        self._bucket = self._place
+        return self._place  # type: ignore[no-any-return]
+
+
 class Orchestrator:
     """One orchestrator process; `crash` is its kill -9, `boot` starts it anew."""
 
@@ -82,27 +106,48 @@ class Orchestrator:
         self.boots = 0
 
     def boot(self) -> None:
+        """As services/orchestrator/app.py wires it."""
         world = self.world
         self.boots += 1
         self.up = True
         self.link = link = Link(world.network, f"{self.name}.{self.boots}")
         link.on_crash = self.crash
+        broker = RemoteBroker(link, world.broker)
+        self.lease = lease = SimulatedLease(world, link, f"{self.name}.{self.boots}")
+        self.assets = assets = JetStreamAssets(broker, guard=lease.check)
         names = (subjects.flow_bucket, subjects.deployment_bucket, subjects.route_bucket, subjects.pin_bucket)
-        buckets: list[Any] = [RemoteBucket(link, world.broker.bucket(name(WORKSPACE))) for name in names]
-        self.stores = stores = Stores(WORKSPACE, *buckets)
-        self.assets = assets = JetStreamAssets(RemoteBroker(link, world.broker))
+        buckets: list[Any] = [
+            RemoteBucket(link, world.broker.bucket(name(WORKSPACE)), guard=lease.check) for name in names
+        ]
+        self.stores = stores = Stores(WORKSPACE, *buckets, now=self.clock.now)
         channel: Any = link.channel(world.registry.host)
-        resolver = Resolver(channel, stores, self.clock)
+        resolver = Resolver(channel, stores, self.clock, ACK_WAIT_S)
         channel_to: Any = lambda address: link.channel(world.hosts.get(address))  # noqa: E731
-        self.observer = InstanceObserver("agent", WORKSPACE, self.wake, channel_to=channel_to)
-        self.reader = SnapshotReader(stores, assets, self.observer, self.clock)
-        self.loops = FlowLoops(self.reader, Applier(stores, assets, self.observer, resolver, self.reader))
+        self.observer = InstanceObserver("agent", WORKSPACE, self.wake, channel_to=channel_to, guard=lease.check)
+        self.reader = SnapshotReader(stores, assets, self.observer, self.clock, epoch=lambda: lease.epoch)
+        scheduler = Scheduler(
+            stores, assets, is_leader=lambda: lease.leading, clock_ns=lambda: int(self.clock.now() * 1e9)
+        )
+        applier = Applier(stores, assets, self.observer, resolver, self.reader)
+        self.loops = FlowLoops(self.reader, applier, scheduler.observe)
+        self.loops.stopped = True
         self.service = FlowService(stores, assets, resolver, self.reader, self.loops, self.clock)
         self.rollouts = Rollouts(self.service)
-        self.observer.start()
+        self.interventions = Interventions(self.service)
+        self.term = Term(lease, stores, self.loops, scheduler, self.observer, HistoryLog(assets, WORKSPACE))
         self.host = Host(self.name)
+        self.host.spawn(lease.run(self._begin, self._end_term))
         self.host.spawn(self._watch())
         self.host.spawn(self._resync())
+
+    async def _begin(self) -> None:
+        self.world.say(f"{self.name} leads, epoch {self.lease.epoch}")
+        self.world.leads(self.lease.epoch)
+        await self.term.begin()
+
+    async def _end_term(self) -> None:
+        self.world.say(f"{self.name} does not lead any more")
+        await self.term.end()
 
     def wake(self, flow: str) -> None:
         if self.up:
@@ -117,9 +162,7 @@ class Orchestrator:
     async def _resync(self) -> None:
         while True:
             with contextlib.suppress(HeadraceError):
-                for name in sorted({*await self.stores.flow_names(), *self.observer.flows()}):
-                    if not self.loops.knows(name):
-                        self.wake(name)
+                await self.term.find_new()
             await asyncio.sleep(RESYNC_S)  # tidy: pace
 
     def crash(self) -> None:
@@ -132,5 +175,5 @@ class Orchestrator:
         self.world.background(self._end())
 
     async def _end(self) -> None:
-        await self.loops.stop()
+        await self.term.end()
         await self.observer.stop()

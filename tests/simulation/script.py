@@ -9,13 +9,20 @@ from random import Random
 
 from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
+from services.orchestrator.domain.flow_states import FlowState
 from tests.simulation.faults import Faults
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World, spec
 from tests.support.virtual_time import run_in_virtual_time
 
 CLIENT_TRIES = 8
-VERBS = ("publish", "start", "start", "stop", "restart", "rollback")
+VERBS = ("publish", "start", "stop", "drop", "restart", "rollback", "scale", "suspend", "resume")
+# What a person mostly does in a state; now and then anything.
+FITTING = {
+    FlowState.STOPPED: ("start", "start", "publish", "rollback"),
+    FlowState.RUNNING: ("publish", "restart", "restart", "rollback", "scale", "suspend", "stop", "drop"),
+    FlowState.SUSPENDED: ("resume", "resume", "stop", "drop"),
+}
 
 
 class Person:
@@ -30,7 +37,7 @@ class Person:
         world, self._calls = self._world, self._calls + 1
         request = f"call {self._calls}"
         for _ in range(CLIENT_TRIES):
-            up = [orchestrator for orchestrator in world.orchestrators if orchestrator.up]
+            up = [item for item in world.orchestrators if item.up and item.lease.leading]
             if not up:
                 await world.pause(0.5)
                 continue
@@ -50,7 +57,8 @@ class Person:
 
     async def _through(self, orchestrator: Orchestrator, verb: str, request: str) -> None:
         """The client's deadline also ends a wait for an orchestrator that was killed."""
-        service, rollouts = orchestrator.service, orchestrator.rollouts
+        service, rollouts, others = orchestrator.service, orchestrator.rollouts, orchestrator.interventions
+        rng = self._world.rng
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": lambda: service.create(FLOW, spec(self._world.rng.choice((1, 2))), validate_only=False),
             "draft": lambda: service.update_draft(FLOW, spec(1), "", validate_only=False),
@@ -59,6 +67,10 @@ class Person:
             "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), "", request, self._rollout()),
             "start": lambda: service.start(FLOW, 0, request, 60.0),
             "stop": lambda: service.stop(FLOW, "DRAIN", request, 60.0),
+            "drop": lambda: service.stop(FLOW, "DROP", request, 60.0),
+            "suspend": lambda: others.suspend(FLOW, request, 60.0, 0.0, 0, 0.0),
+            "resume": lambda: others.resume(FLOW, request, 60.0, 0.0),
+            "scale": lambda: others.scale(FLOW, rng.choice(("price", "check")), rng.randint(1, 3), request, 60.0, 0.0),
         }
         async with asyncio.timeout(20.0):
             await calls[verb]()
@@ -81,6 +93,8 @@ class Breaker:
             self._crash_orchestrator,
             self._crash_at_a_call,
             self._hold_orchestrator,
+            self._hold_at_a_call,
+            self._hold_at_a_call,
             self._kill_agent,
             self._kill_sidecar,
             self._kill_component,
@@ -120,6 +134,17 @@ class Breaker:
         seconds = self._world.rng.choice((0.05, 1.0, 12.0)) * self._world.rng.random()
         self._world.say(f"{orchestrator.name} is held for {seconds:.3f} s")
         orchestrator.link.hold(seconds)
+
+    async def _hold_at_a_call(self) -> None:
+        """What it has just sent, and what it sends while it believes to lead, comes when another one leads."""
+        for orchestrator in self._world.orchestrators:
+            if orchestrator.up and orchestrator.lease.leading:
+                link = orchestrator.link
+                link.hold_at, link.hold_s = (
+                    link.calls + self._world.rng.randint(1, 60),
+                    self._world.rng.uniform(2.0, 9.0),
+                )
+                self._world.say(f"{orchestrator.name} will be held for {link.hold_s:.3f} s")
 
     async def _kill_agent(self) -> None:
         self._world.say("the agent is killed")
@@ -161,6 +186,8 @@ async def _simulate(seed: int) -> World:
     faults, world.network.faults = world.network.faults, Faults()
     others: list[asyncio.Task[None]] = []
     try:
+        while not any(item.lease.leading for item in world.orchestrators):
+            await world.pause(0.01)
         for verb in ("create", "publish", *(("start",) if rng.random() < 0.7 else ())):
             await person.does(verb)
         await world.pause(rng.choice((0.02, 1.0)))
@@ -172,13 +199,16 @@ async def _simulate(seed: int) -> World:
         ]
         while loop.time() < until:
             await world.pause(rng.choice((0.02, 0.2, 2.0)))
-            verb = rng.choice(VERBS)
+            verb = rng.choice(FITTING.get(world.flow().state, VERBS) if rng.random() < 0.8 else VERBS)
             if verb == "publish":
                 await person.does("draft")
             await person.does(verb)
         others[0].cancel()
         world.heal()
         await world.settle()
+        if world.flow().state == FlowState.SUSPENDED and rng.random() < 0.7:
+            await person.does("resume")
+            await world.settle()
         world.check_end()
     finally:
         for task in others:

@@ -7,6 +7,7 @@ whatever `clock` answers, in seconds.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ NO_MESSAGE = 10037
 SEQUENCE_NOT_FOUND = 10043
 FILTER_NOT_UNIQUE = 10100
 EDGE_FULL = 10077
+WRONG_LAST_SEQUENCE = 10071
+DEFAULT_WINDOW_NS = 120_000_000_000
 
 
 class ApiRefusal(Exception):
@@ -47,6 +50,7 @@ class Stored:
     subject: str
     payload: bytes
     message_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,6 +106,7 @@ class MemoryBroker:
         self.streams: dict[str, Stream] = {}
         self.buckets: dict[str, MemoryBucket] = {}
         self.on_stored: Callable[[str, Stored], None] | None = None
+        self.on_purged: Callable[[str, list[Stored]], None] | None = None
         self.on_config: Callable[[str, dict[str, Any]], None] | None = None
 
     def bucket(self, name: str) -> MemoryBucket:
@@ -120,29 +125,36 @@ class MemoryBroker:
                 body = json.loads(payload) if payload else {}
                 answered = getattr(self, f"_{area}_{verb}".lower())(*names, body)
             else:
-                answered = self.publish(subject, payload, (headers or {}).get("Nats-Msg-Id", ""))
+                answered = self.publish(subject, payload, headers or {})
         except ApiRefusal as error:
             answered = {"error": {"code": 400, "err_code": error.code, "description": error.description}}
         return Answer(json.dumps(answered).encode())
 
     # Messages.
 
-    def publish(self, subject: str, payload: bytes, message_id: str = "") -> dict[str, Any]:
+    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         for name, stream in self.streams.items():
             if stream.lists(subject):
-                return self._store(name, stream, stream.transformed(subject), payload, message_id)
+                return self._store(name, stream, stream.transformed(subject), payload, headers)
         raise nats.errors.NoRespondersError
 
-    def _store(self, name: str, stream: Stream, subject: str, payload: bytes, message_id: str) -> dict[str, Any]:
+    def _store(
+        self, name: str, stream: Stream, subject: str, payload: bytes, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         now = self._clock()
+        message_id = headers.get("Nats-Msg-Id", "")
+        if headers.get("Nats-Expected-Last-Subject-Sequence") == "0" and any(
+            message.subject == subject for message in stream.messages.values()
+        ):
+            raise ApiRefusal(WRONG_LAST_SEQUENCE, "wrong last sequence")
         known = stream.ids.get(message_id) if message_id else None
-        if known is not None and now - known[1] < stream.config["duplicate_window"] / 1e9:
+        if known is not None and now - known[1] < stream.config.get("duplicate_window", DEFAULT_WINDOW_NS) / 1e9:
             return {"stream": name, "seq": known[0], "duplicate": True}
         limit = stream.config.get("max_msgs_per_subject", -1)
         if limit > 0 and sum(message.subject == subject for message in stream.messages.values()) >= limit:
             raise ApiRefusal(EDGE_FULL, "maximum messages per subject exceeded")
         stream.last += 1
-        message = Stored(stream.last, subject, payload, message_id)
+        message = Stored(stream.last, subject, payload, message_id, headers)
         stream.messages[message.sequence] = message
         if message_id:
             stream.ids[message_id] = (message.sequence, now)
@@ -235,6 +247,8 @@ class MemoryBroker:
         stream = self._stream(name)
         pattern = body.get("filter") or ">"
         gone = [number for number, message in stream.messages.items() if matches(pattern, message.subject)]
+        if self.on_purged is not None:
+            self.on_purged(name, [stream.messages[number] for number in gone])
         for number in gone:
             self._drop(stream, number)
         return {"success": True, "purged": len(gone)}
@@ -248,10 +262,16 @@ class MemoryBroker:
     def _stream_msg(self, verb: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         stream = self._stream(name)
         message = stream.messages.get(body["seq"])
+        if pattern := body.get("next_by_subj"):
+            found = (item for item in stream.messages.values() if matches(pattern, item.subject))
+            message = next((item for item in found if item.sequence >= body["seq"]), None)
         if verb == "GET":
             if message is None:
                 raise ApiRefusal(NO_MESSAGE, "no message found")
-            return {"message": {"subject": message.subject, "seq": message.sequence}}
+            lines = ["NATS/1.0", *(f"{name}: {value}" for name, value in message.headers.items()), "", ""]
+            head = base64.b64encode("\r\n".join(lines).encode()).decode()
+            data = base64.b64encode(message.payload).decode()
+            return {"message": {"subject": message.subject, "seq": message.sequence, "data": data, "hdrs": head}}
         if message is None:
             raise ApiRefusal(SEQUENCE_NOT_FOUND, f"sequence {body['seq']} not found")
         self._drop(stream, message.sequence)

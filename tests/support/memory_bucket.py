@@ -31,17 +31,28 @@ class MemoryBucket:
     on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
     revision: int = 0
     values: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
+    # Seconds after which a value is forgotten, 0 for never, by this clock; nobody is told of it.
+    ttl_s: float = 0.0
+    clock: Callable[[], float] = lambda: 0.0
+    written: dict[str, float] = field(default_factory=dict)
     watchers: list[tuple[str, asyncio.Queue[Entry | None]]] = field(default_factory=list)
 
     def read(self, key: str) -> Entry | None:
-        value, revision = self.values.get(key, (None, 0))
+        value, revision = self._value(key)
         return Entry(key, value, revision) if value is not None else None
+
+    def _value(self, key: str) -> tuple[bytes | None, int]:
+        if self.ttl_s and self.clock() - self.written.get(key, 0.0) >= self.ttl_s:
+            return None, 0
+        return self.values.get(key, (None, 0))
 
     def _write(self, key: str, value: bytes | None) -> int:
         if self.on_write is not None:
             self.on_write(key, self.values.get(key, (None, 0))[0], value)
         self.revision += 1
         self.values[key] = (value, self.revision)
+        if self.ttl_s:
+            self.written[key] = self.clock()
         entry = Entry(key, value, self.revision)
         for pattern, queue in self.watchers:
             if matches(pattern, key):
@@ -61,7 +72,7 @@ class MemoryBucket:
         return self._write(key, value)
 
     def _check(self, key: str, revision: int) -> None:
-        if self.values.get(key, (None, 0))[1] != revision:
+        if self._value(key)[1] != revision:
             raise Conflict(f"{key} was changed meanwhile", reason="REVISION_CHANGED")
 
     async def put(self, key: str, value: bytes) -> int:

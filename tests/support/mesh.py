@@ -111,15 +111,23 @@ def up_command(data: Path, *options: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def start_mesh(folder: Path, profile: str = "fast", *options: str) -> Iterator[RunningMesh]:
-    """Runs `headrace up` on `folder/data`, or on what is there already; ready when it yields."""
+def start_mesh(folder: Path, profile: str = "fast", *options: str, ack_wait_s: float = 30.0) -> Iterator[RunningMesh]:
+    """Runs `headrace up` on `folder/data`, or on what is there already; ready when it yields.
+
+    `ack_wait_s`: how long what a killed sidecar held waits until it is delivered again.
+    """
     data = folder / "data"
     output = folder / "up.out"
     read_end, write_end = os.pipe()
     with open(output, "ab") as out:
         process = subprocess.Popen(
             up_command(data, "--profile", profile, *options),
-            env={**os.environ, "HEADRACE_PARENT_PID": str(os.getpid()), "HEADRACE_READY_FD": str(write_end)},
+            env={
+                **os.environ,
+                "HEADRACE_PARENT_PID": str(os.getpid()),
+                "HEADRACE_READY_FD": str(write_end),
+                "HEADRACE_ACK_WAIT_S": f"{ack_wait_s:g}",
+            },
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hypothesis  # noqa: F401  (else its pytest plugin imports it at the end, where gRPC finalises inside the import)
@@ -31,6 +34,15 @@ functions:
 
 
 @dataclass
+class Orchestrator:
+    """One that was added to a rig."""
+
+    name: str
+    process: ChildProcess
+    address: str
+
+
+@dataclass
 class OrchestratorRig:
     """Everything of one test. `restart` runs the orchestrator anew on the same port."""
 
@@ -45,6 +57,7 @@ class OrchestratorRig:
     process: ChildProcess
     address: str
     pushes: int = 0
+    others: list[ChildProcess] = field(default_factory=list)
 
     async def kill(self) -> None:
         self.process.kill()
@@ -56,6 +69,13 @@ class OrchestratorRig:
 
     def client(self) -> AsyncClient:
         return AsyncClient(self.address)
+
+    async def add_orchestrator(self, name: str, address: str = "127.0.0.1:0", *, nats: str = "") -> Orchestrator:
+        """One more orchestrator of that name; ended with the rig."""
+        process = _spawn(self.folder, self.broker, self.registry, self.agent_address, address, name, nats)
+        self.others.append(process)
+        ready = await process.ready(20.0)
+        return Orchestrator(name, process, str(ready["address"]))
 
     async def push(self, manifest: str) -> str:
         """Pushes a new revision of a component with this manifest; answers its digest."""
@@ -97,11 +117,17 @@ async def published(rig: OrchestratorRig, client: AsyncClient, flow: str, spec: 
 
 
 def _spawn(
-    folder: Path, broker: BrokerProcess, registry: Registry, agent: str, listen: str, name: str = "orchestrator"
+    folder: Path,
+    broker: BrokerProcess,
+    registry: Registry,
+    agent: str,
+    listen: str,
+    name: str = "orchestrator",
+    nats: str = "",
 ) -> ChildProcess:
     arguments = own_module(
         "services.orchestrator",
-        *("--nats", broker.url, "--registry", registry.address, "--agent", agent),
+        *("--nats", nats or broker.url, "--registry", registry.address, "--agent", agent),
         *("--listen", listen, "--profile", broker.profile, "--log-level", "info", "--name", name),
     )
     return ChildProcess.spawn(Command(arguments, log_file=folder / f"{name}.log"), readiness=True)
@@ -135,7 +161,10 @@ async def orchestrator_rig(folder: Path) -> AsyncIterator[OrchestratorRig]:
             try:
                 yield rig
             finally:
-                await rig.process.end(3.0)
+                for process in (rig.process, *rig.others):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGCONT)
+                await asyncio.gather(*(process.end(3.0) for process in (rig.process, *rig.others)))
     finally:
         await agent.stop()
         await close_nats(connection)

@@ -19,6 +19,7 @@ from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain import flow_verbs
+from services.orchestrator.domain.cancellation import cancel
 from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
@@ -26,11 +27,14 @@ from services.orchestrator.domain.documents import (
     Rollout,
     Strategy,
     current_epoch,
+    is_held,
     parks,
     without_deployment,
 )
+from services.orchestrator.domain.drain_choice import begin_drain_choice
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.planner import make_plan
+from services.orchestrator.domain.scaling import begin_scale
 from services.orchestrator.domain.snapshot import (
     ConsumerView,
     DeploymentView,
@@ -40,6 +44,7 @@ from services.orchestrator.domain.snapshot import (
     StatusView,
     StreamView,
 )
+from services.orchestrator.domain.suspension import begin_resume, begin_suspend
 
 WORKSPACE = "default"
 FLOW = "orders"
@@ -65,6 +70,8 @@ class World:
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
     agent_known: bool = True
     instances: dict[str, InstanceView] = field(default_factory=dict)
+    # The agent's memory: no call below the highest generation that it has seen of an instance.
+    fence: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, StatusView] = field(default_factory=dict)
     route: Route | None = None
     operations: dict[str, OperationDocument] = field(default_factory=dict)
@@ -72,6 +79,7 @@ class World:
     accepted: int = 0
     handled: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
+    dead: set[int] = field(default_factory=set)
     handled_by: list[tuple[int, str]] = field(default_factory=list)
     owners_seen: list[str] = field(default_factory=list)
     begun: int = 0
@@ -103,9 +111,32 @@ class World:
         elif name == "start":
             version = flow_verbs.pick_version(self.flow, 0)
             document, _ = flow_verbs.begin_start(self.flow, version, self.versions[version], intent)
-        else:
+        elif name == "stop":
             document, _ = flow_verbs.begin_stop(self.flow, mode, intent)
+        else:
+            document = self._intervene(intent)
         self._write_flow(document)
+
+    def _intervene(self, intent: OperationIntent) -> FlowDocument:
+        flow = self.flow
+        if intent.verb == "cancel":
+            return cancel(flow, flow.operation.id if flow.operation else "none")
+        if intent.verb in ("wait", "dead-letter", "move"):
+            if flow.operation is not None:
+                flow_verbs.check_free(flow, intent.verb)
+            number = flow.live[0] if flow.live else 0
+            view = DeploymentView(number, self.plans.get(number), *self.states.get(number, (None, 0)))
+            choice = {"wait": "WAIT", "dead-letter": "DEAD_LETTER", "move": "MOVE"}[intent.verb]
+            chosen = msgspec.structs.replace(intent, verb="drain-choice", choice=choice, incarnation=self.begun)
+            return begin_drain_choice(flow, view, chosen)
+        flow_verbs.check_free(flow, intent.verb)
+        if intent.verb == "suspend":
+            return begin_suspend(flow, intent, self.now, 1000.0, 0)
+        if intent.verb == "resume":
+            return begin_resume(flow, intent)
+        step, replicas = ("price", 1 + self.begun % 4)
+        scaled = msgspec.structs.replace(intent, verb="scale", step=step, replicas=replicas)
+        return begin_scale(flow, self.plans.get(flow.active), scaled)
 
     def draft(self) -> None:
         self._write_flow(flow_verbs.set_draft(self.flow, self.spec))
@@ -139,9 +170,11 @@ class World:
                     if self.instances[instance].deployment == deployment
                     and self.instances[instance].step == step
                     and status.progress in (Progress.ACTIVE, Progress.DRAINING, Progress.DRAINED)
+                    and not status.gave_way
                 ]
                 if not working:
                     continue
+                self._check_order(deployment, step)
                 self.stored.remove(message)
                 self.handled_by.append((deployment, step))
                 receivers = self.plans[deployment].step(step).receivers
@@ -152,6 +185,13 @@ class World:
                     assert not receivers, "an output was refused while its input was being handled"
                     self.handled.add(number)
                 return
+
+    def _check_order(self, deployment: int, step: str) -> None:
+        """Strict order: the first step begins when every older deployment is over."""
+        if deployment in self.flow.strict and step == self.plans[deployment].trigger:
+            older = [number for number in self.flow.live if number < deployment]
+            early = [number for number in older if self._phase(number) not in ("RETIRED", "FAILED")]
+            assert not early, f"d{deployment} has begun before {early} drained"
 
     def come_up(self, name: str) -> None:
         view = self.instances[name]
@@ -202,6 +242,8 @@ class World:
         version = self.flow.active_version or self.flow.target_version or self.flow.latest_version
         state = str(self.flow.state) if self.flow.has_stream else "STOPPED"
         wanted_route = Route(FLOW, state, version=version, deployment=self.flow.active or self.flow.target)
+        if self.flow.suspension is not None and self.flow.suspension.reached:
+            wanted_route = msgspec.structs.replace(wanted_route, refuses="SUSPEND_LIMIT")
         return Snapshot(
             now=self.now,
             workspace=WORKSPACE,
@@ -238,6 +280,7 @@ class World:
             case do.Resolve():
                 self._resolve(snapshot, action)
             case do.StartInstance():
+                self._pass_fence(action.instance.name, action.generation)
                 if action.instance.name not in self.instances:
                     view = dataclasses.replace(action.instance, generation=action.generation, starts=1)
                     self.instances[view.name] = view
@@ -272,6 +315,8 @@ class World:
                 self._write_flow(confirmed, snapshot.flow_revision)
             case do.PurgeBarriers():
                 pass
+            case do.SettleMessages():
+                self._settle_messages(snapshot, action.deployment)
             case do.DropMessages():
                 assert snapshot.flow.stop_mode == "DROP", "messages are dropped only where a person said so"
                 if action.operation in self.operations:
@@ -279,6 +324,25 @@ class World:
                     self.operations[action.operation] = msgspec.structs.replace(document, dropped=action.count)
                 self.dropped |= {number for _, _, number in self.stored}
                 self.stored.clear()
+
+    def _settle_messages(self, snapshot: Snapshot, number: int) -> None:
+        state, revision = self.states[number]
+        if revision != snapshot.deployments[number].state_revision:
+            raise Refused
+        assert state.drain is not None
+        assert not any(view.deployment == number for view in self.instances.values()), "it is still being worked on"
+        own = {subjects.deployment_owner(number), subjects.parking_owner(self.plans[number].parking_epoch)}
+        to = subjects.deployment_owner(snapshot.flow.active)
+        if state.drain.choice == "MOVE" and subjects.owner_filter(WORKSPACE, FLOW, to) not in self._subjects():
+            raise Refused
+        taken = [message for message in self.stored if message[0] in own]
+        self.stored = [message for message in self.stored if message[0] not in own]
+        if state.drain.choice == "MOVE":
+            assert to not in own
+            self.stored += [(to, step, message) for _, step, message in taken]
+        else:
+            self.dead |= {message for _, _, message in taken}
+        self._write_state(number, state, revision)
 
     def _ingress(self) -> str:
         if self.stream is None or "subject_transform" not in self.stream:
@@ -327,15 +391,20 @@ class World:
         state = DeploymentState(DeploymentPhase.PREPARING, 1, replicas, created_at=self.now)
         self._write_state(action.deployment, state, 0)
 
+    def _pass_fence(self, name: str, generation: int) -> None:
+        if generation < self.fence.get(name, 0):
+            raise Refused
+        self.fence[name] = generation
+
     def _stop(self, action: do.StopInstance) -> None:
+        self._pass_fence(action.name, action.generation)
         view = self.instances.get(action.name)
         if view is None:
             return
-        assert not (self.flow.state == FlowState.RUNNING and view.deployment == self.flow.active), (
-            f"{action.name} of the running deployment is stopped"
-        )
-        if action.generation < view.generation:
-            raise Refused
+        wanted = self.states[view.deployment][0].replicas.get(view.step, 1) > view.replica
+        gave_way = action.name in self.statuses and self.statuses[action.name].gave_way
+        runs = self.flow.state == FlowState.RUNNING and view.deployment == self.flow.active
+        assert not (runs and wanted and not gave_way), f"{action.name} of the running deployment is stopped"
         self.die(action.name)
 
     def _call(self, action: do.CallInstance) -> None:
@@ -343,7 +412,9 @@ class World:
         if status is None or action.generation < status.generation:
             return
         progress = status.progress
-        if action.verb == "Prepare" and progress in (Progress.NONE, Progress.SLEEPING):
+        if action.verb == "GiveWay":
+            status, progress = dataclasses.replace(status, gave_way=True), Progress.DRAINED
+        elif action.verb == "Prepare" and progress in (Progress.NONE, Progress.SLEEPING):
             progress = Progress.STARTING
         elif action.verb == "Activate" and progress in (Progress.WARM, Progress.ACTIVE):
             progress = Progress.ACTIVE
@@ -361,12 +432,15 @@ class World:
     def check_laws(self) -> None:
         numbers = [number for _, _, number in self.stored]
         assert len(numbers) == len(set(numbers)), "a message is stored twice"
-        everywhere = set(numbers) | self.handled | self.dropped
+        everywhere = set(numbers) | self.handled | self.dropped | self.dead
+        assert not self.handled & self.dead, "a message was handled and dead-lettered"
         assert everywhere == set(range(self.accepted)), "a message is lost"
         runs = [
             owner for owner, before in zip(self.owners_seen, ["", *self.owners_seen], strict=False) if owner != before
         ]
         assert len(runs) == len(set(runs)), f"the ingress went back: {runs}"
+        held = {view.deployment for view in self.instances.values() if is_held(self.flow, view.deployment)}
+        assert not held, f"RESTART: {held} has instances while an older deployment is left"
         if self.flow.active and self.flow.state == FlowState.RUNNING:
             assert f"d{self.flow.active}" in self.pinned, "what runs is not pinned"
         for number in self.flow.live:
@@ -390,7 +464,8 @@ class World:
         raise AssertionError(f"no end: {make_plan(self.snapshot()).actions!r}\n{self.flow!r}")
 
     def _moving(self) -> bool:
-        return (bool(self.stored) and self.flow.state != FlowState.STOPPED) or self.flow.operation is not None
+        resting = (FlowState.STOPPED, FlowState.SUSPENDED)
+        return (bool(self.stored) and self.flow.state not in resting) or self.flow.operation is not None
 
 
 def _filters(consumer: ConsumerView) -> tuple[str, ...]:

@@ -93,6 +93,11 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def Drain(self, request: Any, context: Any) -> Any:
         self._accept("Drain", request.generation)
+        if request.give_way and not self.status.gave_way:
+            self.status.gave_way = True
+            self.ended = True
+            if self.puller is not None:
+                await asyncio.wait([self.puller], timeout=2.0)
         self.show("RUNNING", "DRAINED")
         return sidecar_pb2.DrainResponse(status=self.status)
 

@@ -21,6 +21,8 @@ class TcpProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.drop_sent: Callable[[bytes], bool] = lambda chunk: False
+        # What a chunk from the client must hold for everything to be held back, from that chunk on.
+        self.freeze_at = b""
         self.sent = bytearray()
         self.port = 0
 
@@ -68,6 +70,10 @@ class TcpProxy:
             while chunk := await source.read(CHUNK):
                 await self._flowing.wait()
                 if is_sent:
+                    if self.freeze_at and self.freeze_at in chunk:
+                        self.freeze_at = b""
+                        self.freeze()
+                        await self._flowing.wait()
                     self.sent += chunk
                     if self.drop_sent(chunk):
                         continue

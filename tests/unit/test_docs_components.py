@@ -10,6 +10,7 @@ import pytest
 
 from headrace.edge.broker_process import free_port
 from headrace.sdk.testing import ComponentHarness
+from tests.support.eventually import eventually
 from tests.support.guide import guide_block
 
 
@@ -48,8 +49,11 @@ async def test_the_listener_says_ok_only_when_the_broker_has_the_line(tmp_path: 
 
 
 async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    for _ in range(100):
+    async def attempt() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         with contextlib.suppress(ConnectionRefusedError):
             return await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.sleep(0.01)
-    raise AssertionError("the listener does not listen")
+        return None
+
+    connection = await eventually(attempt)
+    assert connection is not None
+    return connection

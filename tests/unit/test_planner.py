@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from headrace.model.deployment import DeploymentPhase
 from headrace.model.errors import WrongState
 from headrace.model.flow_spec import FlowSpec, StepSpec
+from services.orchestrator.domain import actions as do
 from services.orchestrator.domain.deployment_phases import OVER, TRANSITIONS, move
 from services.orchestrator.domain.documents import decode, encode
 from services.orchestrator.domain.flow_states import FlowState
@@ -27,6 +28,9 @@ SPEC = FlowSpec(
         StepSpec("check", "work"),
     ),
 )
+
+
+STREAM_ACTIONS = (do.EnsureStream, do.PurgeBarriers, do.DropMessages)
 
 
 def fresh() -> World:
@@ -57,6 +61,11 @@ class MeshMachine(RuleBasedStateMachine):
                 self.world.draft()
             self.world.verb(verb, mode, limit_s, restart=restart, strict=strict)
 
+    @rule(verb=st.sampled_from(["suspend", "resume", "scale", "cancel", "wait", "dead-letter", "move"]))
+    def person_intervenes(self, verb: str) -> None:
+        with contextlib.suppress(WrongState):
+            self.world.verb(verb, limit_s=5.0)
+
     @rule()
     def plan_and_apply(self) -> None:
         snapshot = self.world.snapshot()
@@ -73,7 +82,23 @@ class MeshMachine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
+        """What another orchestrator, or this one before it was stopped, will act on later."""
         self.old = self.world.snapshot()
+
+    @rule(data=st.data())
+    def act_on_what_was_seen_long_ago(self, data: st.DataObject) -> None:
+        """A zombie does part of an old plan: what it decides is refused, what it does at the broker is mended.
+
+        A stale update of the stream is left to the simulation: there the ingress may go back for a moment."""
+        actions = [action for action in make_plan(self.old).actions if not isinstance(action, STREAM_ACTIONS)]
+        before, documents = self.world.revision, {number: item[1] for number, item in self.world.states.items()}
+        chosen = data.draw(st.sets(st.integers(0, max(0, len(actions) - 1))))
+        self._apply(self.old, [actions[index] for index in sorted(chosen) if index < len(actions)])
+        if self.old.flow_revision != before:
+            assert self.world.revision == before, "a decision on an old flow document was written"
+        for number, view in self.old.deployments.items():
+            if view.state_revision != documents.get(number, 0):
+                assert self.world.states[number][1] == documents[number], "a decision on an old state was written"
 
     def _apply(self, snapshot: object, actions: object) -> None:
         for action in actions:  # type: ignore[attr-defined]
@@ -125,6 +150,9 @@ class MeshMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.converge()
+        if self.world.flow.state == FlowState.SUSPENDED:
+            self.world.verb("resume")
+            self.world.converge()
         self.world.check_laws()
         flow = self.world.flow
         assert flow.state in (FlowState.STOPPED, FlowState.RUNNING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.documents import FlowDocument, Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.tick_plan import (
     CATCH_UP_NS,
@@ -16,6 +16,7 @@ from services.orchestrator.domain.tick_plan import (
     due_ticks,
     next_instant,
     settled_at_start,
+    takes_ticks,
 )
 
 MS = 1_000_000
@@ -97,5 +98,10 @@ def test_a_flow_that_begins_to_run_notes_when() -> None:
     before = FlowDocument("ticker", "realtime", 0.0, state=FlowState.STARTING)
     running = FlowDocument("ticker", "realtime", 0.0, state=FlowState.RUNNING)
     assert begun_to_tick(before, running, 7.0).running_since == 7.0
+    restarting = FlowDocument(
+        "ticker", "realtime", 0.0, state=FlowState.STARTING, rollout=Rollout(Strategy.RESTART), running_since=3.0
+    )
+    assert takes_ticks(restarting)
+    assert begun_to_tick(restarting, running, 7.0).running_since == 0.0
     assert begun_to_tick(running, running, 7.0).running_since == 0.0
     assert begun_to_tick(running, before, 7.0).running_since == 0.0

@@ -138,7 +138,8 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
         for step in view.plan.steps:
             config = consumer_config(snapshot, view.plan, step.name, view.state.replicas.get(step.name, 1))
             paused = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
-            paused = paused or snapshot.flow.state in SUSPENDED_STATES or settling(view.state)
+            held = snapshot.flow.state in SUSPENDED_STATES or dropping(snapshot.flow)
+            paused = paused or held or settling(view.state)
             wanted[str(config["durable_name"])] = (config, paused)
     return wanted
 

@@ -17,6 +17,8 @@ from services.orchestrator.domain.history_entry import HistoryEntry
 
 DRAIN = "DRAIN"
 DROP = "DROP"
+# How long a replaced deployment may drain before a person is asked; a stop brings its own limit.
+DRAIN_LIMIT_S = 60.0
 
 
 class Strategy(StrEnum):
@@ -133,7 +135,7 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # Set while the flow is suspended (or about to be).
     suspension: SuspensionRecord | None = None
     # Seconds after which a drain asks for a person's choice.
-    drain_limit_s: float = 60.0
+    drain_limit_s: float = DRAIN_LIMIT_S
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
 

@@ -12,6 +12,7 @@ from headrace.model.flow_spec import FlowSpec
 from services.orchestrator.domain.documents import (
     DEFAULT_ROLLOUT,
     DRAIN,
+    DRAIN_LIMIT_S,
     DROP,
     FlowDocument,
     OperationIntent,
@@ -207,7 +208,14 @@ def begin_stop(document: FlowDocument, mode: str, intent: OperationIntent) -> tu
     overtaken = (*document.overtaken, document.operation) if document.operation else document.overtaken
     intent = _numbered(intent, document.active_version or document.target_version, document.active or document.target)
     changed = change(
-        document, state=state, stop_mode=mode, operation=intent, overtaken=overtaken, edit=document.edit + 1
+        document,
+        state=state,
+        stop_mode=mode,
+        suspension=None,
+        drain_limit_s=intent.deadline - intent.created_at if intent.deadline else document.drain_limit_s,
+        operation=intent,
+        overtaken=overtaken,
+        edit=document.edit + 1,
     )
     return changed, intent
 
@@ -245,6 +253,7 @@ def _with_target(
         target_deadline=intent.deadline,
         strict=(*document.strict, number) if rollout.strict_order else document.strict,
         max_waiting=spec.max_waiting,
+        drain_limit_s=DRAIN_LIMIT_S,
         operation=intent,
     )
     return changed, intent

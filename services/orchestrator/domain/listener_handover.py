@@ -1,8 +1,8 @@
 """Handing over an exclusive listener (a port, a single subscription): the old one is drained first.
 
 Once every step of the target is WARM, the ingress is given to it; from then on the switch is not undone. The old
-deployment drains, and the target is activated as soon as the old listener has closed its source. What passes
-between the two is the gap.
+deployment drains, and the target is activated as soon as the old listener has closed its source; with strict order,
+when the whole old deployment has drained. What passes between the two is the gap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def hands_over(snapshot: Snapshot) -> bool:
     old, new = _trigger(snapshot, flow.active), _trigger(snapshot, flow.target)
     if old is None or new is None or old.kind != "listener" or new.kind != "listener":
         return False
-    return old.exclusive or new.exclusive
+    return old.exclusive or new.exclusive or flow.target in flow.strict
 
 
 def handed_over(snapshot: Snapshot) -> bool:
@@ -101,7 +101,11 @@ def _closed(snapshot: Snapshot, deployment: int) -> bool:
     state = snapshot.deployments[deployment].state
     if state is None or state.phase in OVER:
         return True
-    if state.phase != DeploymentPhase.DRAINING or not snapshot.agent_known:
+    if (
+        state.phase != DeploymentPhase.DRAINING
+        or not snapshot.agent_known
+        or snapshot.flow.target in snapshot.flow.strict
+    ):
         return False
     for instance in _listeners(snapshot, deployment):
         if instance.name not in snapshot.instances:

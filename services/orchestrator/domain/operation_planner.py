@@ -20,7 +20,7 @@ from services.orchestrator.domain.documents import (
     parked_under,
 )
 from services.orchestrator.domain.flow_states import FlowState
-from services.orchestrator.domain.listener_handover import GAP, broken
+from services.orchestrator.domain.listener_handover import GAP, broken, handed_over
 from services.orchestrator.domain.scaling import scale_outcome
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.suspension import resume_outcome, suspend_outcome
@@ -140,7 +140,8 @@ def _late_drain(snapshot: Snapshot, intent: OperationIntent) -> OperationFailure
     flow = snapshot.flow
     held = flow.target == intent.deployment and not flow.active and is_held(flow, intent.deployment)
     waits = flow.active == intent.deployment and waits_for_older(snapshot, intent.deployment)
-    if not (held or waits) or not intent.deadline or snapshot.now <= intent.deadline:
+    listener = flow.target == intent.deployment and handed_over(snapshot)
+    if not (held or waits or listener) or not intent.deadline or snapshot.now <= intent.deadline:
         return None
     older = [number for number in flow.live if number != intent.deployment]
     left = sum(snapshot.waiting(deployment_owner(number)) for number in older)

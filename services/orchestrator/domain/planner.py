@@ -45,7 +45,9 @@ from services.orchestrator.domain.suspension import plan_suspension, recheck_s
 from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences
 from services.orchestrator.domain.tick_plan import begun_to_tick
 
+# What drains is looked at often at first, a twentieth later each time at most.
 DRAIN_RECHECK_S = 0.05
+LONGEST_DRAIN_RECHECK_S = 1.0
 DEADLINE_SLACK_S = 0.05
 
 
@@ -308,8 +310,11 @@ def drained(snapshot: Snapshot, deployment: int) -> bool:
 def _recheck(snapshot: Snapshot) -> float | None:
     flow = snapshot.flow
     times: list[float] = []
-    if any(snapshot.phase_of(number) == DeploymentPhase.DRAINING for number in flow.live):
-        times.append(DRAIN_RECHECK_S)
+    for number in flow.live:
+        view = snapshot.deployments.get(number)
+        if view is not None and view.state is not None and view.state.phase == DeploymentPhase.DRAINING:
+            drained_for = snapshot.now - view.state.changed_at
+            times.append(min(LONGEST_DRAIN_RECHECK_S, max(DRAIN_RECHECK_S, drained_for / 20)))
     if (suspended := recheck_s(flow)) is not None:
         times.append(suspended)
     if flow.operation is not None and flow.operation.deadline > snapshot.now:

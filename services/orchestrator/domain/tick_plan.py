@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.documents import FlowDocument, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import Snapshot
 
@@ -60,11 +60,17 @@ def tick_key(flow: str) -> str:
     return f"tick.{flow}"
 
 
+def takes_ticks(flow: FlowDocument) -> bool:
+    """Running; or being restarted, when ticks are parked like all that comes meanwhile."""
+    restarts = flow.state == FlowState.STARTING and flow.rollout.strategy == Strategy.RESTART
+    return flow.state in TICKING_STATES or restarts
+
+
 def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
-    """The timer of the deployment that runs; None while the flow is not running, or has none."""
+    """The timer of the deployment that runs (or is being restarted); None while the flow takes no ticks."""
     flow = snapshot.flow
-    view = snapshot.deployments.get(flow.active)
-    if flow.state not in TICKING_STATES or view is None or view.plan is None:
+    view = snapshot.deployments.get(flow.active or flow.target)
+    if not takes_ticks(flow) or view is None or view.plan is None:
         return None
     step = view.plan.step(view.plan.trigger)
     if not step.every_s:
@@ -80,7 +86,7 @@ def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
 
 def begun_to_tick(before: FlowDocument, after: FlowDocument, now: float) -> FlowDocument:
     """Notes in a change of the flow document that ticks are wanted from now on (`now`: Unix seconds)."""
-    if after.state not in TICKING_STATES or before.state in TICKING_STATES:
+    if not takes_ticks(after) or takes_ticks(before):
         return after
     return msgspec.structs.replace(after, running_since=now)
 

@@ -47,4 +47,4 @@ async def listen(ctx: Context) -> None:
         now = time.time_ns() // 1_000_000
         await ctx.emit({"instant": f"{now}", "unix_ms": now}, source_id=f"{os.getpid()}-{counts['calls']}")
         note("call")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # tidy: pace

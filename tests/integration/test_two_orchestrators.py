@@ -1,0 +1,423 @@
+"""Two orchestrators on one broker: who leads, fail-over, zombies, what they leave behind, and the history of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
+from headrace.api.flow.v1 import flow_pb2
+from headrace.api.message.v1 import message_pb2
+from headrace.client import AsyncClient
+from headrace.edge.grpc_channel import open_channel
+from headrace.edge.kv_bucket import KvBucket
+from headrace.model import subjects
+from headrace.model.errors import Conflict, HeadraceError
+from headrace.wire.flow import flow_spec_to_proto
+from services.orchestrator.domain.documents import encode, flow_key
+from services.orchestrator.domain.history_entry import HistoryEntry
+from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH, LeaseTerms
+from tests.support.eventually import eventually
+from tests.support.orchestrator_rig import WORK, Orchestrator, OrchestratorRig, chain, orchestrator_rig, published
+from tests.support.tcp_proxy import TcpProxy
+
+FAIL_OVER_LIMIT_S = 5.0
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
+    async with orchestrator_rig(tmp_path) as running:
+        yield running
+
+
+async def led_by(address: str, name: str, *, within_s: float = 10.0) -> flow_pb2.ServerInfo:
+    """Waits until the orchestrator at this address says that `name` leads."""
+    async with AsyncClient(address) as client:
+
+        async def asked() -> flow_pb2.ServerInfo:
+            info = await client.server_info()
+            assert info.leader == name, f"{info.leader!r} leads"
+            return info
+
+        return await eventually(asked, within_s=within_s)
+
+
+async def whats(client: AsyncClient, flow: str = "") -> list[str]:
+    """The history's words, oldest first."""
+    entries, _ = await client.list_history(flow, limit=500)
+    return [entry.what for entry in reversed(entries)]
+
+
+async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: OrchestratorRig) -> None:
+    standby = await rig.add_orchestrator("orchestrator-2")
+    async with AsyncClient(standby.address, user="ann") as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        info = await client.server_info()
+        assert (info.leader, info.answered_by) == ("orchestrator", "orchestrator-2")
+        assert info.leader_address == rig.address
+        before = (await client.list_deployments("orders"))[0]
+        assert before.generation >= GENERATIONS_PER_EPOCH
+        assert (await client.get_status("orders")).state == flow_pb2.FLOW_STATE_RUNNING
+
+        started = list(rig.agent.started)
+        began = time.monotonic()
+        await rig.kill()
+        taken = await led_by(standby.address, "orchestrator-2")
+        took_s = time.monotonic() - began
+        print(f"fail-over after kill -9: {took_s:.2f} s")
+        assert took_s < FAIL_OVER_LIMIT_S
+        assert taken.epoch == info.epoch + 1
+
+        # The new leader's generations are in every fence, and nothing was started or stopped for that.
+        async def fences_are_raised() -> bool:
+            after = (await client.list_deployments("orders"))[0]
+            sidecars = rig.agent.of("orders", 1)
+            return after.generation >= taken.epoch * GENERATIONS_PER_EPOCH and all(
+                sidecar.status.generation == after.generation == sidecar.generation  # type: ignore[attr-defined]
+                for sidecar in sidecars
+            )
+
+        await eventually(fences_are_raised)
+        assert rig.agent.started == started
+        assert rig.agent.stopped == []
+        await client.inject("orders", b"{}", request_id="after")
+        await eventually(lambda: len(rig.agent.handled) == 1)
+        await client.stop("orders")
+
+        history, _ = await client.list_history("orders")
+        said = [(entry.what, entry.who) for entry in reversed(history)]
+        assert said == [
+            ("create", "ann"),
+            ("publish", "ann"),
+            ("start", "ann"),
+            ("running", "orchestrator"),
+            ("stop", "ann"),
+            ("retired", "orchestrator"),
+            ("stopped", "orchestrator"),
+        ]
+        running = next(entry for entry in history if entry.what == "running")
+        assert [(pin.step, pin.digest) for pin in running.pins] == [(pin.step, pin.digest) for pin in before.pins]
+        words = [what for what, _ in said]
+        assert await whats(client) == ["leader", *words[:4], "fail-over", *words[4:]]
+
+
+async def test_a_call_under_way_at_a_fail_over_is_repeated_and_happens_once(rig: OrchestratorRig) -> None:
+    standby = await rig.add_orchestrator("orchestrator-2")
+    async with AsyncClient(f"{rig.address},{standby.address}", timeout_s=15.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        rig.agent.hold.add("price")
+        begun = await client.begin_start("orders")
+        waiting = asyncio.create_task(client.wait_operation(begun, timeout_s=30.0))
+        await eventually(lambda: len(rig.agent.of("orders", 1)) == 2)
+        await rig.kill()
+        verb = asyncio.create_task(client.update_draft("orders", flow_spec_to_proto(chain("order", "price", "check"))))
+        await led_by(standby.address, "orchestrator-2")
+        rig.agent.release("price")
+        assert (await waiting).deployment == 1
+        await verb
+        assert [item.number for item in await client.list_deployments("orders")] == [1]
+        await eventually(lambda: _has(client, "draft"))
+        words = await whats(client, "orders")
+        assert sorted(words) == sorted(["create", "publish", "start", "draft", "running"])
+
+
+async def _has(client: AsyncClient, what: str) -> bool:
+    return what in await whats(client, "orders")
+
+
+async def test_a_stopped_leader_that_goes_on_can_write_nothing(rig: OrchestratorRig) -> None:
+    """SIGSTOP past its lease, then SIGCONT: it finds that it does not lead, and what it sends is refused."""
+    standby = await rig.add_orchestrator("orchestrator-2")
+    async with AsyncClient(standby.address, timeout_s=20.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        old_document, old_revision = await rig.stores.existing_flow("orders")
+        found = await rig.stores.state("orders", 1)
+        assert found is not None
+        old_state, state_revision = found
+        os.kill(rig.process.pid, signal.SIGSTOP)
+        await led_by(standby.address, "orchestrator-2")
+        await eventually(lambda: all(_epoch(item) == 2 for item in rig.agent.of("orders", 1)))
+        # What the zombie had read before it was stopped is of no use to anybody any more.
+        with pytest.raises(Conflict):
+            await rig.stores.write_flow(old_document, old_revision)
+        with pytest.raises(Conflict):
+            await rig.stores.write_state("orders", 1, old_state, state_revision)
+        async with open_channel(rig.agent_address) as channel:
+            stop = agent_pb2.StopInstanceRequest(name=rig.agent.started[0], generation=old_state.generation)
+            with pytest.raises(Exception, match="lower generation"):
+                await agent_pb2_grpc.AgentServiceStub(channel).StopInstance(stop, timeout=5.0)
+        os.kill(rig.process.pid, signal.SIGCONT)
+        await led_by(rig.address, "orchestrator-2")
+        # It is a good standby from now on: passes calls on, and leads again when it is its turn.
+        async with AsyncClient(rig.address, timeout_s=20.0) as other:
+            await other.stop("orders")
+            standby.process.kill()
+            await led_by(rig.address, "orchestrator")
+            await other.start("orders")
+        assert "lease lost" in (rig.folder / "orchestrator.log").read_text()
+
+
+def _epoch(sidecar: object) -> int:
+    return int(sidecar.generation) // GENERATIONS_PER_EPOCH  # type: ignore[attr-defined]
+
+
+async def test_a_leader_whose_broker_connection_stalls_stops_acting(rig: OrchestratorRig) -> None:
+    """Its requests lie in the connection and reach the broker when another leads already."""
+    await rig.process.end(3.0)
+    proxy = TcpProxy(rig.broker.port)
+    await proxy.start()
+    try:
+        stalled = await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
+        standby = await rig.add_orchestrator("orchestrator-2")
+        async with AsyncClient(standby.address, timeout_s=20.0) as client:
+            await published(rig, client, "orders", chain("order", "price"))
+            await client.start("orders")
+            proxy.freeze()
+            late = asyncio.create_task(_refused_update(stalled))
+            await led_by(standby.address, "orchestrator-2")
+            await client.stop("orders")
+            proxy.thaw()
+            await late
+            await led_by(stalled.address, "orchestrator-2")
+            assert (await client.get_flow("orders")).state == flow_pb2.FLOW_STATE_STOPPED
+            await client.start("orders")
+            assert len(await client.list_deployments("orders")) == 2
+    finally:
+        await proxy.stop()
+
+
+async def _refused_update(orchestrator: Orchestrator) -> None:
+    """A verb sent to the one that cannot reach the broker; it ends, however it ends."""
+    async with AsyncClient(orchestrator.address, timeout_s=4.0) as client:
+        with contextlib.suppress(HeadraceError):
+            await client.update_draft("orders", flow_spec_to_proto(chain("order", "zombie")))
+
+
+async def test_a_stale_ingress_switch_is_found_put_right_and_counted(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        for round_number in range(1, 4):
+            config = dict(await rig.stream_config("orders"))
+            stale = dict(config)
+            stale["subjects"] = [*config["subjects"], "hr.default.orders.d77.>"]  # type: ignore[misc]
+            stale["subject_transform"] = {
+                "src": "hr.default.orders.in.*.*",
+                "dest": "hr.default.orders.d77.{{wildcard(1)}}.{{wildcard(2)}}",
+            }
+            await rig.assets.ensure_stream(stale)
+            # Stored under an owner that nobody works for, by a client that cannot know.
+            await client.inject("orders", b"%d" % round_number, request_id=f"stray {round_number}")
+
+            async def is_right(expected: dict[str, object] = config) -> bool:
+                present = await rig.stream_config("orders")
+                return present["subject_transform"] == expected["subject_transform"]
+
+            began = time.monotonic()
+            await eventually(is_right)
+            print(f"stale switch put right after {time.monotonic() - began:.2f} s")
+            await eventually(lambda count=round_number: len(rig.agent.handled) == count)  # type: ignore[misc]
+            status = await client.get_status("orders")
+            assert status.ingress_repairs == round_number
+        subject_counts = await rig.counts("orders")
+        assert not [subject for subject in subject_counts if ".d77." in subject]
+        assert (await client.server_info()).ingress_repairs == 3
+        handled = [message_pb2.Envelope.FromString(raw) for _, _, _, raw in rig.agent.handled]
+        assert sorted(item.body for item in handled) == [b"1", b"2", b"3"]
+        assert len({item.execution_id for item in handled}) == 3
+        assert "ingress-repaired" in await whats(client, "orders")
+        assert "stale ingress switch" in (rig.folder / "orchestrator.log").read_text()
+
+
+async def test_a_zombies_switch_that_comes_late_loses_nothing(rig: OrchestratorRig) -> None:
+    """The leader's stream update is held up on its way, another leads and switches twice, then the old one lands."""
+    await rig.process.end(3.0)
+    proxy = TcpProxy(rig.broker.port)
+    await proxy.start()
+    sent: list[str] = []
+
+    async def stimuli(client: AsyncClient) -> None:
+        while True:
+            sent.append(f"s{len(sent)}")
+            await client.inject("orders", sent[-1].encode(), request_id=sent[-1])
+            await asyncio.sleep(0.01)  # tidy: pace
+
+    try:
+        await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
+        standby = await rig.add_orchestrator("orchestrator-2")
+        async with AsyncClient(standby.address, timeout_s=20.0) as client:
+            await published(rig, client, "orders", chain("order", "price"))
+            await client.start("orders")
+            proxy.freeze_at = b"STREAM.UPDATE"
+            await rig.push(WORK)
+            begun = await client.begin_restart("orders")
+            restarted = asyncio.create_task(client.wait_operation(begun, timeout_s=30.0))
+            await led_by(standby.address, "orchestrator-2")
+            traffic = asyncio.create_task(stimuli(client))
+            assert (await restarted).deployment == 2
+            assert (await client.restart("orders")).deployment == 3
+            assert not proxy.freeze_at, "the leader's update was not on its way"
+            proxy.thaw()
+
+            async def is_put_right() -> bool:
+                return (await client.get_status("orders")).ingress_repairs == 1
+
+            await eventually(is_put_right)
+            await client.restart("orders")
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
+            await client.stop("orders")
+        handled = [message_pb2.Envelope.FromString(raw).body.decode() for _, _, _, raw in rig.agent.handled]
+        assert sorted(handled) == sorted(set(handled))
+        assert set(handled) >= set(sent[:-1])
+    finally:
+        await proxy.stop()
+
+
+async def test_a_message_of_a_step_that_is_over_goes_to_the_dead_letters(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        config = dict(await rig.stream_config("orders"))
+        config["subjects"] = [*config["subjects"], "hr.default.orders.d88.>"]  # type: ignore[misc]
+        await rig.assets.ensure_stream(config)
+        late = message_pb2.Envelope(id="late", execution_id="x", body=b"late")
+        await rig.assets.publish("hr.default.orders.d88.price.0", late.SerializeToString(), {"Nats-Msg-Id": "late"})
+
+        async def is_dead() -> bool:
+            info = await rig.assets.stream_info(subjects.dead_letter_stream("default"))
+            return info is not None and info["state"]["messages"] == 1
+
+        await eventually(is_dead)
+        await eventually(lambda: _nothing_under(rig, ".d88."))
+
+
+async def _nothing_under(rig: OrchestratorRig, part: str) -> bool:
+    return not [subject for subject in await rig.counts("orders") if part in subject]
+
+
+async def test_both_started_at_once_and_killed_in_turn(rig: OrchestratorRig) -> None:
+    """Whoever dies, one leads afterwards, the flow runs on the same deployment, and the history has no holes."""
+    await rig.process.end(3.0)
+    first, second = await asyncio.gather(
+        rig.add_orchestrator("orchestrator", rig.address), rig.add_orchestrator("orchestrator-2")
+    )
+    places = {"orchestrator": first, "orchestrator-2": second}
+    async with AsyncClient(f"{first.address},{second.address}", timeout_s=15.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        slowest_s = 0.0
+        for round_number in range(8):
+            leader = (await client.server_info()).leader
+            standby = next(name for name in places if name != leader)
+            victim = leader if round_number % 2 == 0 else standby
+            began = time.monotonic()
+            places[victim].process.kill()
+            await places[victim].process.wait()
+            await client.inject("orders", b"{}", request_id=f"round {round_number}")
+            slowest_s = max(slowest_s, time.monotonic() - began)
+            places[victim] = await rig.add_orchestrator(victim, places[victim].address)
+        print(f"slowest verb over 8 kills: {slowest_s:.2f} s")
+        assert slowest_s < FAIL_OVER_LIMIT_S + 1.0
+        await eventually(lambda: len(rig.agent.handled) == 8)
+        assert [item.number for item in await client.list_deployments("orders")] == [1]
+        assert len(rig.agent.started) == 2
+        entries, _ = await client.list_history("orders", limit=500)
+        assert [entry.id for entry in reversed(entries)] == [f"orders.{n}" for n in range(1, len(entries) + 1)]
+        assert len({entry.id for entry in entries}) == len(entries)
+
+
+async def test_a_lost_lease_bucket_is_made_anew_and_one_leads(rig: OrchestratorRig) -> None:
+    standby = await rig.add_orchestrator("orchestrator-2")
+    async with AsyncClient(standby.address, timeout_s=15.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        await rig.assets.delete_stream(f"KV_{subjects.lease_bucket('default')}")
+
+        async def is_back() -> bool:
+            return await KvBucket.exists(rig.connection, subjects.lease_bucket("default"))
+
+        await eventually(is_back)
+        await asyncio.gather(*(_one_leads(address) for address in (rig.address, standby.address)))
+        one = (await client.server_info()).leader
+        async with rig.client() as other:
+            assert (await other.server_info()).leader == one
+        await client.inject("orders", b"{}", request_id="after")
+        await eventually(lambda: len(rig.agent.handled) == 1)
+
+
+async def _one_leads(address: str) -> None:
+    async with AsyncClient(address) as client:
+
+        async def asked() -> bool:
+            return bool((await client.server_info()).leader)
+
+        await eventually(asked)
+
+
+async def test_the_broker_restarts_during_renewals(rig: OrchestratorRig) -> None:
+    """Short absences cost nothing; after a long one somebody leads again, and the flow was never touched."""
+    standby = await rig.add_orchestrator("orchestrator-2")
+    async with AsyncClient(f"{rig.address},{standby.address}", timeout_s=15.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        for away_s in (0.0, LeaseTerms().ttl + 0.5):
+            rig.broker.kill()
+            await asyncio.sleep(away_s)  # tidy: pace
+            await rig.broker.start()
+            await asyncio.gather(*(_one_leads(address) for address in (rig.address, standby.address)))
+            await client.inject("orders", b"{}", request_id=f"away {away_s}")
+        await eventually(lambda: len(rig.agent.handled) == 2)
+        assert len(rig.agent.started) == 2
+        assert rig.agent.stopped == []
+
+
+async def test_the_history_is_paged_newest_first_and_outlives_its_flow(rig: OrchestratorRig) -> None:
+    async with AsyncClient(rig.address, user="bob") as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        for number in range(30):
+            spec = flow_spec_to_proto(chain("order", "price", max_waiting=100 + number))
+            await client.update_draft("orders", spec)
+        await client.delete_flow("orders")
+        assert (await whats(client, "orders"))[-1] == "delete"
+        await client.create_flow("orders", flow_spec_to_proto(chain("order", "price")))
+
+        async def is_whole() -> bool:
+            entries, _ = await client.list_history("orders", limit=500)
+            return len(entries) == 34
+
+        await eventually(is_whole)
+        found: list[flow_pb2.HistoryEntry] = []
+        token = ""
+        while True:
+            page, token = await client.list_history("orders", limit=7, page_token=token)
+            found += page
+            if not token:
+                break
+        assert [entry.id for entry in found] == [f"orders.{number}" for number in range(34, 0, -1)]
+        assert [entry.what for entry in found] == ["create", "delete", *["draft"] * 30, "publish", "create"]
+        assert {entry.who for entry in found} == {"bob"}
+        # The same entry again, as after a kill between storing it and noting that: the broker refuses it.
+        document, revision = await rig.stores.existing_flow("orders")
+        again = HistoryEntry(34, 1.0, "nobody", "orders", "create")
+        await rig.stores.flows.update(
+            flow_key("orders"), encode(msgspec.structs.replace(document, history=(again,))), revision
+        )
+
+        async def is_recorded() -> bool:
+            return not (await rig.stores.existing_flow("orders"))[0].history
+
+        await eventually(is_recorded)
+        entries, _ = await client.list_history("orders", limit=500)
+        assert len(entries) == 34
+        assert entries[0].who == "bob"
