@@ -40,7 +40,7 @@ def flow_status() -> flow_pb2.FlowStatus:
     status.deployments.add().deployment.MergeFrom(
         flow_pb2.Deployment(number=3, version=2, phase=flow_pb2.DEPLOYMENT_PHASE_ACTIVE, start_ms={"total": 12.5})
     )
-    step = status.steps.add(step="price", state=sidecar_pb2.STEP_STATE_RUNNING, waiting=7, newer_revision=2)
+    step = status.steps.add(step="price", state=sidecar_pb2.STEP_STATE_RUNNING, waiting=7, newer_revision=2, replicas=2)
     step.pin.MergeFrom(flow_pb2.Pin(component="price", revision_number=1, digest="sha256:" + "ab" * 32))
     step.instances.add(state=sidecar_pb2.STEP_STATE_RUNNING)
     step.instances.add(state=sidecar_pb2.STEP_STATE_FAILED, instance="i", cause="it broke", last_log_lines=["oh"])
