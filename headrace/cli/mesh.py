@@ -124,7 +124,11 @@ class Mesh:
         def broker_is_not_up() -> bool:
             return broker is not None and broker.state is ProcessState.STARTING
 
-        waiting = {asyncio.ensure_future(process.started(broker_is_not_up)) for process in self._processes.values()}
+        starts = [
+            process.started() if process is broker else process.started(broker_is_not_up)
+            for process in self._processes.values()
+        ]
+        waiting = {asyncio.ensure_future(start) for start in starts}
         try:
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
