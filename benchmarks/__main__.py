@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import scenarios
 from benchmarks.floors import measure_floors
 from benchmarks.mesh_bench import bench_mesh
+from benchmarks.switching import RATE, switching
 from headrace import __version__
 from headrace.edge.broker_process import PROFILES, BrokerProcess
 
@@ -58,6 +59,8 @@ async def run(seconds: float, count: int) -> dict[str, Any]:
             }
             told(f"{profile}: start")
             measured["start"] = await scenarios.start(bench)
+            told(f"{profile}: switching under {RATE:.0f} orders/s")
+            measured["switching"] = await switching(bench)
             measured["mesh_start_s"] = round(bench.mesh.start_s, 2)
         floor_us = floors["publish_to_deliver"]["p50_us"] + floors["unix_socket_round_trip"]["p50_us"]
         hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
@@ -85,6 +88,12 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"  {'trigger + 2 actions, ' + kind:<36}{value['messages_per_s']:>10} messages/s")
         for kind, value in measured["start"].items():
             lines.append(f"  {'start, ' + kind + ', to first answer':<36}{value['first_answer_s']:>10.2f} s")
+        felt = measured["switching"]
+        for part in ("steady", "switching"):
+            values = felt[part]
+            lines.append(f"  {'caller at 500/s, ' + part + ', p99':<36}{values['p99_ms']:>10.2f} ms, longest pause")
+            lines[-1] += f" {values['longest_gap_ms']:.0f} ms"
+        lines.append(f"  {'restart → first answer by new code':<36}{max(felt['first_on_new_code_s']):>10.2f} s")
         if memory:
             lines.append(f"  {'PSS of one instance':<36}{max(memory):>10.1f} MB")
     return "\n".join(lines)

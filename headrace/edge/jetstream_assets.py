@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from headrace.ports import Requests
 
 API = "$JS.API"
 TIMEOUT_S = 5.0
+WAKE_S = 0.1
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
@@ -139,9 +141,18 @@ class JetStreamAssets:
         await self._unless_absent(f"CONSUMER.DELETE.{stream}.{consumer}", None)
 
     async def pause_consumer(self, stream: str, consumer: str, *, paused: bool) -> None:
-        """Pauses for ever or resumes."""
+        """Pauses for ever or resumes; what waits is delivered at once."""
         body = {"pause_until": PAUSED_UNTIL} if paused else {}
         await self.request(f"CONSUMER.PAUSE.{stream}.{consumer}", body)
+        if not paused:
+            await self._wake(stream, consumer)
+
+    async def _wake(self, stream: str, consumer: str) -> None:
+        """A resumed consumer sleeps on until a message or a pull comes, or a heartbeat is due (nats-server 2.15):
+        this pull wakes it. No message is small enough for it, so it takes none; its answer is not waited for."""
+        body = json.dumps({"batch": 1, "expires": int(WAKE_S * 1e9), "max_bytes": 1}).encode()
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self._connection.request(f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}", body, timeout=WAKE_S / 10)
 
     async def message_subject(self, stream: str, sequence: int) -> str | None:
         """Subject under which a message is stored; None when it is gone."""

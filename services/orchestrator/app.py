@@ -34,6 +34,7 @@ from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
+from services.orchestrator.pin_sweeper import sweep_pins
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
@@ -205,6 +206,7 @@ class OrchestratorApp:
             try:
                 if self._lease is not None and self._lease.leading:
                     await prune_operations(stores, clock.now())
+                    await sweep_pins(stores)
             except HeadraceError as error:
-                log.warning("operations could not be pruned", error=str(error)[:300])
+                log.warning("operations and pins could not be pruned", error=str(error)[:300])
             await asyncio.sleep(PRUNE_S)

@@ -75,7 +75,7 @@ class MessageSettler:
             return
         if not batch:
             return
-        doubtful = _doubtful_through(state.drain, snapshot.now)
+        doubtful = doubtful_through(state.drain, snapshot.now)
         claim = msgspec.structs.replace(
             state.drain, claimed=max(batch[-1].sequence, state.drain.claimed), claimed_at=snapshot.now
         )
@@ -239,7 +239,7 @@ def _noted(state: DeploymentState, progress: _Progress) -> DeploymentState:
     return msgspec.structs.replace(state, drain=drain)
 
 
-def _doubtful_through(drain: DrainDecision, now: float) -> int:
+def doubtful_through(drain: DrainDecision, now: float) -> int:
     """Up to which sequence it is not known whether a message was stored elsewhere: 0 while the broker knows."""
     return drain.claimed if drain.claimed > drain.through and now - drain.claimed_at > REMEMBERED_S else 0
 

@@ -52,6 +52,12 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path:
             row = measured[step, phase]
             assert row["count"] > 0
             assert 0 <= row["p50_us"] <= row["p95_us"] <= row["p99_us"]
+    pinning = result["pinning"]
+    assert pinning["publishes"] == 2
+    assert set(pinning["answered_by_revision"]) == {"price-r1", "price-r2"}
+    assert min(pinning["answered_by_revision"].values()) >= 50
+    assert [pinning[name] for name in ("unanswered", "lost", "duplicated", "unpinned")] == [0, 0, 0, 0]
+    assert pinning["max_gap_ms"] > 0
     caller = result["caller"]
     assert 0 < caller["p50_us"] <= caller["p99_us"]
     assert left_over(data) == []
@@ -169,7 +175,7 @@ def test_what_to_try_next_works_and_ctrl_c_ends_it_all(staying: subprocess.Popen
     assert curl is not None
     answer = subprocess.run(["bash", "-c", curl[1]], capture_output=True, text=True, timeout=20)
     assert "200" in answer.stdout.splitlines()[0]
-    assert "headrace-deployment: 1" in answer.stdout.lower()
+    assert "headrace-deployment: 3" in answer.stdout.lower()
     assert interrupt(staying, data[1]) == 0
 
 

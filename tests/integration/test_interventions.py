@@ -43,7 +43,8 @@ async def waiting(rig: OrchestratorRig) -> int:
 
 
 async def dead_letters(rig: OrchestratorRig) -> list[message_pb2.DeadLetter]:
-    letters, sequence = [], 1
+    letters: list[message_pb2.DeadLetter] = []
+    sequence = 1
     while True:
         found = await rig.assets.next_message(
             subjects.dead_letter_stream("default"), subjects.dead_letter_filter("default"), sequence

@@ -136,7 +136,7 @@ async def test_a_start_that_is_cancelled_is_undone(rig: OrchestratorRig, channel
         async def progress() -> bool:
             metadata = flow_pb2.FlowOperationMetadata()
             found = await operations.GetOperation(operations_pb2.GetOperationRequest(name=begun.name))
-            return bool(found.metadata.Unpack(metadata)) and metadata.steps.get("order") == "STARTING"
+            return bool(found.metadata.Unpack(metadata)) and metadata.steps.get("order") == "init"
 
         await eventually(progress)
         await operations.CancelOperation(operations_pb2.CancelOperationRequest(name=begun.name))

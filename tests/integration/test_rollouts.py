@@ -382,3 +382,28 @@ async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> Non
 
 async def deployment_is(client: AsyncClient, number: int) -> bool:
     return (await client.get_flow(FLOW)).active_deployment == number
+
+
+async def test_the_commands_say_what_they_did(rig: OrchestratorRig) -> None:
+    async def headrace(*arguments: str) -> str:
+        command = [sys.executable, "-m", "headrace.cli.main", *arguments, "--address", rig.address]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(30):
+            output, _ = await process.communicate()
+        assert process.returncode == 0, arguments
+        return output.decode()
+
+    async with rig.client() as client:
+        await running(rig, client)
+        await rig.push(WORK)
+        await rig.push(WORK)
+        assert "price: work -> work@3" in await headrace("component", "upgrade", FLOW)
+        text = await headrace("flow", "publish", FLOW)
+        assert "published version 2, deployment 2 runs it" in text
+        assert "~ price: work@1 -> work@3" in text
+        assert "work@2" in await headrace("component", "gc", "--yes")
+        assert [item.number for item in await client.list_revisions("work")] == [3, 1]
+        text = await headrace("flow", "rollback", FLOW, "1", "--strategy", "restart")
+        assert "rolled back, deployment 3 runs version 1" in text
+        assert "~ price: work@3 -> work@1" in text
+        assert "version 2 is the draft" in await headrace("flow", "draft", FLOW, "--from", "2")

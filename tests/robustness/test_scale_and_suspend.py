@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from headrace.client import AsyncClient, Client
-from tests.robustness.ledger import Outcome, Verdict, check, read_effects
+from tests.robustness.ledger import Effect, Outcome, Verdict, check, read_effects
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
@@ -36,8 +36,14 @@ class Scaled:
         """When every accepted message has had its effect; a redelivery may take the ack wait (30 s)."""
         attempts = await traffic.finish()
         accepted = {attempt.id for attempt in attempts if attempt.outcome is Outcome.OK}
-        mine = lambda: [effect for effect in read_effects(self.effects) if effect.id.startswith(traffic.run)]  # noqa: E731
-        await eventually(lambda: accepted <= {effect.id for effect in mine()}, within_s=within_s, every_s=0.2)
+
+        def mine() -> list[Effect]:
+            return [effect for effect in read_effects(self.effects) if effect.id.startswith(traffic.run)]
+
+        def all_effected() -> bool:
+            return accepted <= {effect.id for effect in mine()}
+
+        await eventually(all_effected, within_s=within_s, every_s=0.2)
         verdict = check(attempts, mine())
         print(verdict.line())
         return verdict

@@ -20,6 +20,8 @@ from tests.support.memory_bucket import MemoryBucket
 T = TypeVar("T")
 Broken = grpc.aio.AioRpcError
 LONGEST_LATE_S = 9.0
+STALE = (0.0, 0.0, 0.1)
+CHANGES = ("STREAM.UPDATE", "STREAM.PURGE", "CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.PAUSE")
 
 
 @dataclass
@@ -30,15 +32,18 @@ class Faults:
     unanswered: float = 0.0
     late: float = 0.0
     repeated: float = 0.0
+    # Of calls that change streams, consumers or instances: they come when something newer was decided already.
+    stale: float = 0.0
 
     @classmethod
     def draw(cls, rng: Random) -> Faults:
         """A third of the runs has no faults of calls, so that the others' faults are seen alone."""
         strength = rng.choice((0.0, 0.005, 0.03, 0.1))
-        return cls(*(strength * rng.random() for _ in range(4))) if strength else cls()
+        drawn = [strength * rng.random() for _ in range(4)] if strength else [0.0] * 4
+        return cls(*drawn, stale=rng.choice(STALE))
 
     def heal(self) -> None:
-        self.lost = self.unanswered = self.late = self.repeated = 0.0
+        self.lost = self.unanswered = self.late = self.repeated = self.stale = 0.0
 
 
 @dataclass
@@ -112,7 +117,7 @@ class Link:
         held = self.held_until - asyncio.get_running_loop().time()
         return self.network.delay() + max(0.0, held)
 
-    async def call(self, do: Callable[[], T], timeout_s: float) -> T:
+    async def call(self, do: Callable[[], T], timeout_s: float, *, changes: bool = False) -> T:
         """Has `do` done at the other side; TimeoutError when nothing comes back in time."""
 
         def begin(answer: Callable[[Any, BaseException | None], None]) -> None:
@@ -123,7 +128,7 @@ class Link:
             else:
                 answer(result, None)
 
-        return await self._exchange(begin, timeout_s)  # type: ignore[no-any-return]
+        return await self._exchange(begin, timeout_s, changes=changes)  # type: ignore[no-any-return]
 
     async def ask(self, host: Host, do: Callable[[Any], Coroutine[Any, Any, T]], timeout_s: float) -> T:
         """A gRPC call to a process."""
@@ -145,11 +150,11 @@ class Link:
             task.add_done_callback(done)
 
         try:
-            return await self._exchange(begin, timeout_s)  # type: ignore[no-any-return]
+            return await self._exchange(begin, timeout_s, changes=True)  # type: ignore[no-any-return]
         except TimeoutError:
             raise broken("deadline exceeded", grpc.StatusCode.DEADLINE_EXCEEDED) from None
 
-    async def _exchange(self, begin: Callable[..., None], timeout_s: float) -> Any:
+    async def _exchange(self, begin: Callable[..., None], timeout_s: float, *, changes: bool) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self.dead:
@@ -174,8 +179,9 @@ class Link:
         crashes = self.calls == self.crash_at
         if self.calls == self.hold_at:
             self.hold(self.hold_s)
+        late_s = network.rng.uniform(0.1, LONGEST_LATE_S) if changes and network.happens(faults.stale) else 0.0
         if not network.happens(faults.lost) and not (crashes and network.rng.random() < 0.3):
-            loop.call_later(self._wait(), begin, answer)
+            loop.call_later(self._wait() + late_s, begin, answer)
         if network.happens(faults.repeated):
             loop.call_later(self._wait(), begin, answer)
         if crashes:
@@ -363,6 +369,9 @@ class RemoteBroker:
         self, subject: str, payload: bytes = b"", timeout: float = 5.0, *, headers: dict[str, str] | None = None
     ) -> Answer:
         try:
-            return await self._link.call(lambda: self._broker.answer(subject, payload, headers), timeout)
+            changes = any(verb in subject for verb in CHANGES)
+            return await self._link.call(
+                lambda: self._broker.answer(subject, payload, headers), timeout, changes=changes
+            )
         except TimeoutError:
             raise nats.errors.TimeoutError from None

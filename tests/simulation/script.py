@@ -10,7 +10,7 @@ from random import Random
 from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
-from tests.simulation.faults import Faults
+from tests.simulation.faults import LONGEST_LATE_S, Faults
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World, spec
 from tests.support.virtual_time import run_in_virtual_time
@@ -205,10 +205,14 @@ async def _simulate(seed: int) -> World:
             await person.does(verb)
         others[0].cancel()
         world.heal()
+        # What is on its way arrives.
+        held_s = max(item.link.held_until for item in world.orchestrators) - loop.time()
+        await world.pause(2 * (LONGEST_LATE_S + max(0.0, held_s)))
         await world.settle()
         if world.flow().state == FlowState.SUSPENDED and rng.random() < 0.7:
             await person.does("resume")
             await world.settle()
+        await world.sweep()
         world.check_end()
     finally:
         for task in others:

@@ -27,6 +27,7 @@ SEEDS_PER_ROUND = 100
 FOUND: dict[int, str] = {
     7: "the agent told its watchers in no certain order",
     1103: "a sidecar died while the leader changed",
+    5429: "a pin that an earlier leader wrote came after its deployment was forgotten",
     3126: "suspended while an older deployment drained",
     3411: "suspended while an older deployment drained",
 }

@@ -19,6 +19,7 @@ from services.orchestrator.domain.deployment_phases import TRANSITIONS
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, decode, flow_key
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.leadership import LeaseTerms
+from services.orchestrator.pin_sweeper import sweep_pins
 from services.sidecar.settings import Settings
 from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
 from tests.simulation.machines import Agent, Plane, Supervised
@@ -333,6 +334,12 @@ class World:
             if left and loop.time() > limit:
                 self.violated(f"it does not settle: {left}")
                 return
+
+    async def sweep(self) -> None:
+        """What the leader does every hour."""
+        for orchestrator in self.orchestrators:
+            if orchestrator.lease.leading:
+                await sweep_pins(orchestrator.stores)
 
     def check_end(self) -> None:
         flow, ledger = self.flow(), self.ledger

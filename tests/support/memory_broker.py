@@ -130,6 +130,10 @@ class MemoryBroker:
             answered = {"error": {"code": 400, "err_code": error.code, "description": error.description}}
         return Answer(json.dumps(answered).encode())
 
+    def _consumer_msg(self, verb: str, stream: str, consumer: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A pull that only wakes: consumers of this broker never sleep."""
+        return {}
+
     # Messages.
 
     def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> dict[str, Any]:

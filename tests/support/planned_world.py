@@ -449,7 +449,7 @@ class World:
 
     def converge(self, rounds: int = 60) -> None:
         """Plans and applies until nothing is left to do; AssertionError when it does not end."""
-        for _ in range(rounds):
+        for _ in range(rounds + len(self.stored)):
             self.settle()
             snapshot = self.snapshot()
             plan = make_plan(snapshot)

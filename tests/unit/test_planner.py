@@ -61,6 +61,14 @@ class MeshMachine(RuleBasedStateMachine):
                 self.world.draft()
             self.world.verb(verb, mode, limit_s, restart=restart, strict=strict)
 
+    @rule(rounds=st.integers(1, 12))
+    def all_goes_well(self, rounds: int) -> None:
+        """Else hardly any walk would come far enough for a flow to be suspended, scaled, or to drain."""
+        for _ in range(rounds):
+            self.world.settle()
+            snapshot = self.world.snapshot()
+            self._apply(snapshot, make_plan(snapshot).actions)
+
     @rule(verb=st.sampled_from(["suspend", "resume", "scale", "cancel", "wait", "dead-letter", "move"]))
     def person_intervenes(self, verb: str) -> None:
         with contextlib.suppress(WrongState):
@@ -166,6 +174,42 @@ class MeshMachine(RuleBasedStateMachine):
             assert flow.ingress == f"d{flow.active}"
 
 
+class InterventionMachine(MeshMachine):
+    """Begins with a flow that runs and drains now and then, so that interventions fit more often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.verb("start")
+        self.world.converge()
+
+    @rule(
+        verb=st.sampled_from(["restart", "restart", "publish", "rollback", "stop", "start"]),
+        mode=st.sampled_from(["DRAIN", "DROP"]),
+        restart=st.booleans(),
+    )
+    def person(self, verb: str, mode: str, restart: bool) -> None:
+        with contextlib.suppress(WrongState):
+            if verb == "publish":
+                self.world.draft()
+            self.world.verb(verb, mode, 5.0, restart=restart)
+
+    @rule(count=st.integers(0, 3))
+    def messages_wait_while_others_drain(self, count: int) -> None:
+        """Planning goes on, but nobody handles messages: what is there stays for a choice."""
+        for _ in range(count):
+            self.world.inject()
+        for _ in range(8):
+            for name in list(self.world.instances):
+                self.world.come_up(name)
+                self.world.warm(name)
+            snapshot = self.world.snapshot()
+            self._apply(snapshot, make_plan(snapshot).actions)
+
+
+TestInterventions = InterventionMachine.TestCase
+TestInterventions.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestMesh = MeshMachine.TestCase
 TestMesh.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -149,15 +149,17 @@ def dropping(flow: FlowDocument) -> bool:
 
 
 def _open(snapshot: Snapshot, deployment: int, phase: DeploymentPhase) -> bool:
-    """Whether a deployment's trigger may be delivered to: since the ingress was proved to be its own, and with
-    strict order since all older ones have drained."""
+    """Whether a deployment's trigger may be delivered to: with a parking epoch since the ingress was proved to be
+    its own, else as soon as it is active, so that the first message after the switch waits for nothing; with strict
+    order since all older ones have drained."""
     flow = snapshot.flow
     if waits_for_older(snapshot, deployment):
         return False
     if phase == DeploymentPhase.DRAINING or deployment == flow.active:
         return True
-    if deployment != flow.target:
-        return phase == DeploymentPhase.ACTIVE  # it had the ingress, and is about to drain
+    plan = snapshot.deployments[deployment].plan
+    if deployment != flow.target or (plan is not None and not plan.parking_epoch):
+        return phase == DeploymentPhase.ACTIVE  # it had the ingress and is about to drain, or is about to get it
     return flow.ingress == subjects.deployment_owner(deployment) and flow.ingress_confirmed
 
 

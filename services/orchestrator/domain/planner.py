@@ -42,7 +42,7 @@ from services.orchestrator.domain.listener_handover import hands_over, note_gap,
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Progress, Snapshot
 from services.orchestrator.domain.suspension import plan_suspension, recheck_s
-from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences
+from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences, stop_orphans
 from services.orchestrator.domain.tick_plan import begun_to_tick
 
 # What drains is looked at often at first, a twentieth later each time at most.
@@ -58,7 +58,7 @@ def make_plan(snapshot: Snapshot) -> Plan:
         first = repair
     if first is not None:
         return Plan(tuple(first))
-    actions: list[Action] = raise_fences(snapshot)
+    actions: list[Action] = [*raise_fences(snapshot), *stop_orphans(snapshot)]
     if snapshot.route != snapshot.wanted_route:
         actions.append(WriteRoute(snapshot.wanted_route))
     actions += plan_stream(snapshot)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from services.orchestrator.domain.actions import Action, SetState, StartInstance, UpdateFlow
+from services.orchestrator.domain.actions import Action, SetState, StartInstance, StopInstance, UpdateFlow
 from services.orchestrator.domain.deployment_phases import OVER
 from services.orchestrator.domain.leadership import epoch_of, generation_of
 from services.orchestrator.domain.snapshot import Snapshot
@@ -39,6 +39,19 @@ def _outdated_states(snapshot: Snapshot) -> list[Action]:
             )
             found.append(SetState(number, raised, f"taken over in epoch {snapshot.epoch}"))
     return found
+
+
+def stop_orphans(snapshot: Snapshot) -> list[Action]:
+    """Stops instances of deployments of which nothing may be left: a start that reached the agent too late.
+
+    Numbers are never used again, so one that was given and is not live is over for good.
+    """
+    flow = snapshot.flow
+    return [
+        StopInstance(instance.name, instance.generation)
+        for instance in snapshot.instances.values()
+        if instance.deployment < flow.next_deployment and instance.deployment not in flow.live and not instance.stopping
+    ]
 
 
 def raise_fences(snapshot: Snapshot) -> list[Action]:
