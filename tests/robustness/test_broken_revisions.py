@@ -49,18 +49,18 @@ HANGS_IN_INIT = """
 
 @component.init
 async def hang() -> None:
-    await asyncio.sleep(3600)
+    await asyncio.Event().wait()
 """
 # The loop is blocked as soon as the stream is opened, so that the ping of the self-check is not answered.
 FAILS_SELF_CHECK = """
 
 @component.init
 def spoil() -> None:
-    import time
+    import threading
 
     from headrace.sdk.process_stream import ProcessStream
 
-    ProcessStream.run = lambda self: time.sleep(3600)
+    ProcessStream.run = lambda self: threading.Event().wait()
 """
 CRASHES_AFTER_TEN = """
 
