@@ -142,7 +142,7 @@ async def test_a_start_that_is_cancelled_is_undone(rig: OrchestratorRig, channel
         await operations.CancelOperation(operations_pb2.CancelOperationRequest(name=begun.name))
         wait = operations_pb2.WaitOperationRequest(name=begun.name)
         done = await operations.WaitOperation(wait, timeout=10)
-        assert done.error.code == grpc.StatusCode.ABORTED.value[0]
+        assert done.error.code == grpc.StatusCode.CANCELLED.value[0]
         await eventually(lambda: not rig.agent.sidecars)
 
 
