@@ -101,7 +101,7 @@ async def test_an_exclusive_listener_is_drained_before_its_successor_listens(
         await client.start("lines")
         sending = asyncio.create_task(sender.run())
         await eventually(lambda: sender.acknowledged > 100)
-        with pytest.raises(WrongState, match="starts with a listener"):
+        with pytest.raises(WrongState, match="is started by its listener"):
             await client.inject("lines", b"{}")
 
         file.write_text(flow_text(components, port, noted, "two"))

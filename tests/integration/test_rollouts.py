@@ -210,11 +210,11 @@ async def test_strict_order_holds_the_new_trigger_until_the_old_deployment_has_d
         await rig.push(WORK)
         rig.agent.keep.add("order")
         for number in range(3):
-            await client.inject(FLOW, b"old", request_id=f"old-{number}")
+            await client.inject(FLOW, b"old", content_type="text/plain", request_id=f"old-{number}")
         operation = await client.begin_restart(FLOW, strict_order=True)
         await eventually(lambda: ingress_is(rig, "d2"))
         for number in range(3):
-            await client.inject(FLOW, b"new", request_id=f"new-{number}")
+            await client.inject(FLOW, b"new", content_type="text/plain", request_id=f"new-{number}")
         await eventually(lambda: waits(client, operation))
         await rig.kill()
         await rig.restart()

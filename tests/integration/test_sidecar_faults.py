@@ -154,8 +154,8 @@ async def work(body: bytes, ctx: Context) -> None:
 """
     )
     async with (
-        sidecar_bench(broker.url, tmp_path / "a", source=source, prefetch=4, ack_wait_s=1.0) as first,
-        sidecar_bench(broker.url, tmp_path / "b", source=source, prefetch=4, ack_wait_s=1.0) as second,
+        sidecar_bench(broker.url, tmp_path / "a", source=source, prefetch=4, ack_wait_s=1.0, replicas=2) as first,
+        sidecar_bench(broker.url, tmp_path / "b", source=source, prefetch=4, ack_wait_s=1.0, replicas=2) as second,
     ):
         await first.run()
         second.connection = first.connection

@@ -107,6 +107,7 @@ class SidecarBench:
     component_start_limit_s: float = 20.0
     log_level: str = "warning"
     replica: int = 0
+    replicas: int = 1
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
     sidecar: ChildProcess | None = field(default=None, init=False)
@@ -240,7 +241,7 @@ class SidecarBench:
     async def write_state(self, phase: DeploymentPhase, generation: int | None = None) -> None:
         if generation is not None:
             self.generation = generation
-        state = DeploymentState(phase=phase, generation=self.generation, replicas={STEP: 1})
+        state = DeploymentState(phase=phase, generation=self.generation, replicas={STEP: self.replicas})
         await self.deployments.put(subjects.state_key(self.flow, self.deployment), encode_state(state))
 
     # The sidecar

@@ -10,7 +10,7 @@ import msgspec
 
 from headrace.model import subjects
 from services.orchestrator.domain.actions import Action, MoveStrays, UpdateFlow
-from services.orchestrator.domain.assets import owners, wanted_stream
+from services.orchestrator.domain.assets import dropping, owners, wanted_stream
 from services.orchestrator.domain.deployment_phases import OVER
 from services.orchestrator.domain.snapshot import Snapshot
 
@@ -47,6 +47,8 @@ def plan_strays(snapshot: Snapshot) -> list[Action]:
     wanted, stream, flow = wanted_stream(snapshot), snapshot.stream, snapshot.flow
     if wanted is None or stream is None or not flow.ingress_confirmed or dict(stream.config) != wanted:
         return []
+    if dropping(flow):
+        return []  # what a person drops is counted as dropped, not saved
     known = set(owners(snapshot))
     for number in flow.live:
         view = snapshot.deployments.get(number)
