@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from headrace.api.component.v1 import component_pb2
@@ -19,13 +18,13 @@ from headrace.sdk.errors import DefinitionError
 from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.hooks import run_hook
 from headrace.sdk.log import ComponentLog, LogLine
-from headrace.sdk.testing.blocking import LoopThread
+from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.isolation import IsolatedFolder
 from headrace.sdk.testing.listener_harness import ListenerHarness
 from headrace.sdk.testing.results import CallResult
 
 
-class ComponentHarness:
+class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
     """`async with ComponentHarness(folder_or_component, config=...) as harness: await harness.call(...)`.
 
     A folder is loaded afresh for each harness, so that module state starts anew; a Component that is passed
@@ -46,7 +45,6 @@ class ComponentHarness:
         self._component: Component | None = None
         self._calls = 0
         self._isolated: IsolatedFolder | None = None
-        self._loop_thread: LoopThread | None = None
         self.logs: list[LogLine] = []
 
     @property
@@ -138,32 +136,8 @@ class ComponentHarness:
         assert self._scope is not None, "use `async with`"
         return ListenerHarness(self.component.function(function), self._scope, max_unresolved)
 
-    async def __aenter__(self) -> ComponentHarness:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    def __enter__(self) -> BlockingComponentHarness:
-        self._loop_thread = LoopThread()
-        try:
-            self._loop_thread.run(self.start())
-        except BaseException:
-            self._loop_thread.close()
-            raise
-        return BlockingComponentHarness(self, self._loop_thread)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._loop_thread is not None
-        try:
-            self._loop_thread.run(self.stop())
-        finally:
-            self._loop_thread.close()
+    def _blocking(self, loop_thread: LoopThread) -> BlockingComponentHarness:
+        return BlockingComponentHarness(self, loop_thread)
 
 
 class BlockingComponentHarness:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity
 from headrace.sdk.log import LogLine
-from headrace.sdk.testing.blocking import LoopThread
+from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.component_harness import ComponentHarness
 from headrace.sdk.testing.results import CallResult, Failure, Output, Reply
 from headrace.wire.flow_file import load_flow_file
@@ -59,7 +58,7 @@ class FlowResult:
     logs: list[LogLine] = field(default_factory=list)
 
 
-class FlowHarness:
+class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
     """`async with FlowHarness("flow.yaml") as flow: result = await flow.send(body)`.
 
     `components` gives the component (a folder or a Component) of steps whose component is not a folder in the
@@ -82,7 +81,6 @@ class FlowHarness:
         named = [replace(step, component="any") if step.name in folders else step for step in self._file.spec.steps]
         self._trigger = check_flow(replace(self._file.spec, steps=tuple(named))).trigger
         self._harnesses: dict[str, ComponentHarness] = {}
-        self._loop_thread: LoopThread | None = None
         for given in (self._components, self._config):
             for name in given:
                 if name not in self._steps:
@@ -191,32 +189,8 @@ class FlowHarness:
             if not called.error.retryable or failures >= step.retry.attempts:
                 return called, called.error, message.attempt
 
-    async def __aenter__(self) -> FlowHarness:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    def __enter__(self) -> BlockingFlowHarness:
-        self._loop_thread = LoopThread()
-        try:
-            self._loop_thread.run(self.start())
-        except BaseException:
-            self._loop_thread.close()
-            raise
-        return BlockingFlowHarness(self, self._loop_thread)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._loop_thread is not None
-        try:
-            self._loop_thread.run(self.stop())
-        finally:
-            self._loop_thread.close()
+    def _blocking(self, loop_thread: LoopThread) -> BlockingFlowHarness:
+        return BlockingFlowHarness(self, loop_thread)
 
 
 class BlockingFlowHarness:
