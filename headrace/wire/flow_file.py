@@ -6,15 +6,13 @@ of receivers); what a graph must be (no cycle, one trigger) is checked where the
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import yaml
 
-from headrace.model.durations import parse_duration
 from headrace.model.errors import FieldViolation, InvalidInput, NotFound
 from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_STEP_TIMEOUT_S, MAX_WAITING_LIMIT
 from headrace.model.flow_spec import (
@@ -32,13 +30,12 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.names import check_function, check_name, parse_reference
+from headrace.wire.field_reader import FieldReader, did_you_mean
 
 MAX_FLOW_FILE_BYTES = 1024 * 1024
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
 STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every")
 RETRY_KEYS = ("attempts", "backoff", "max_delay")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,66 +129,65 @@ def _collect_lines(node: yaml.Node, path: str, lines: dict[str, int], source: st
             _collect_lines(value, f"{path}[{index}]", lines, source, seen)
 
 
-class _FlowReader:
-    """Turns loaded YAML into values, one method per kind of field."""
+class _FlowReader(FieldReader):
+    """Turns loaded YAML into a flow, one method per part."""
 
     def __init__(self, source: str, lines: dict[str, int], folder: Path) -> None:
-        self._source = source
-        self._lines = lines
+        super().__init__(source, lines)
         self._folder = folder
 
     def read(self, data: Any) -> FlowFile:
-        flow = self._mapping("", data, FLOW_KEYS)
-        name = self._checked("name", check_name, self._text("name", flow.get("name")))
-        steps = self._mapping("steps", flow.get("steps"))
+        flow = self.mapping("", data, FLOW_KEYS)
+        name = self.checked("name", check_name, self.text("name", flow.get("name")))
+        steps = self.mapping("steps", flow.get("steps"))
         if not steps:
-            self._fail("steps", flow.get("steps"), "has no step", "Write one block per step: `order: {component: ...}`")
+            self.fail("steps", flow.get("steps"), "has no step", "Write one block per step: `order: {component: ...}`")
         if len(steps) > MAX_STEPS:
-            self._fail("steps", len(steps), f"steps are more than {MAX_STEPS}", "Split the flow")
+            self.fail("steps", len(steps), f"steps are more than {MAX_STEPS}", "Split the flow")
         kind = flow.get("type", "realtime")
         if kind not in FLOW_TYPES:
-            self._fail("type", kind, "is not a flow type", f"Use {' or '.join(FLOW_TYPES)}")
+            self.fail("type", kind, "is not a flow type", f"Use {' or '.join(FLOW_TYPES)}")
         folders: dict[str, Path] = {}
         spec = FlowSpec(
             type=kind,
             steps=tuple(self._step(step, value, folders, steps) for step, value in steps.items()),
             reply_timeout_s=self._reply_timeout(flow),
-            max_waiting=self._count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
-            description=self._text("description", flow.get("description", "")),
+            max_waiting=self.count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
+            description=self.text("description", flow.get("description", "")),
         )
         return FlowFile(name, spec, folders, self._source, self._lines)
 
     def _reply_timeout(self, flow: Mapping[str, Any]) -> float:
-        seconds = self._duration("reply_timeout", flow, 0.0)
+        seconds = self.duration("reply_timeout", flow, 0.0)
         if "reply_timeout" in flow and not 0 < seconds <= MAX_REPLY_TIMEOUT_S:
             problem = f"is not more than 0 and at most {MAX_REPLY_TIMEOUT_S:g} seconds"
-            self._fail("reply_timeout", flow["reply_timeout"], problem, "Leave it out to answer 202 at once")
+            self.fail("reply_timeout", flow["reply_timeout"], problem, "Leave it out to answer 202 at once")
         return seconds
 
     def _step(self, name: Any, value: Any, folders: dict[str, Path], steps: Mapping[str, Any]) -> StepSpec:
         field = f"steps.{name}"
-        self._checked(field, check_name, self._text(field, name))
-        step = self._mapping(field, value, STEP_KEYS)
-        component = self._text(f"{field}.component", step.get("component"))
+        self.checked(field, check_name, self.text(field, name))
+        step = self.mapping(field, value, STEP_KEYS)
+        component = self.text(f"{field}.component", step.get("component"))
         if component.startswith((".", "/")):
             folders[name] = self._component_folder(f"{field}.component", component)
         else:
-            self._checked(f"{field}.component", parse_reference, component)
-        function = self._text(f"{field}.function", step.get("function", ""))
+            self.checked(f"{field}.component", parse_reference, component)
+        function = self.text(f"{field}.function", step.get("function", ""))
         if function:
-            self._checked(f"{field}.function", check_function, function)
-        timeout_s = self._duration("timeout", step, DEFAULT_TIMEOUT_S, field)
+            self.checked(f"{field}.function", check_function, function)
+        timeout_s = self.duration("timeout", step, DEFAULT_TIMEOUT_S, field)
         if not 0 < timeout_s <= MAX_STEP_TIMEOUT_S:
             problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
-            self._fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
+            self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         return StepSpec(
             name=name,
             component=component,
             function=function,
-            config=dict(self._mapping(f"{field}.config", step.get("config") or {})),
+            config=dict(self.mapping(f"{field}.config", step.get("config") or {})),
             to=self._receivers(f"{field}.to", step.get("to") or [], steps),
-            prefetch=self._count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
-            replicas=self._count("replicas", step, 1, 1, MAX_REPLICAS, field),
+            prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
+            replicas=self.count("replicas", step, 1, 1, MAX_REPLICAS, field),
             timeout_s=timeout_s,
             retry=self._retry(f"{field}.retry", step.get("retry") or {}),
             every_s=self._every(f"{field}.every", field, step, steps, name),
@@ -200,103 +196,45 @@ class _FlowReader:
     def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
         if "every" not in step:
             return 0.0
-        seconds = self._duration("every", step, 0.0, field)
+        seconds = self.duration("every", step, 0.0, field)
         if not MIN_EVERY_S <= seconds <= MAX_EVERY_S or abs(seconds * 1000 - round(seconds * 1000)) > 1e-6:
             problem = "is not between 10ms and 24h in whole milliseconds"
-            self._fail(path, step["every"], problem, "Write for example 5s")
+            self.fail(path, step["every"], problem, "Write for example 5s")
         sender = next((other for other, value in steps.items() if _sends_to(value, name)), None)
         if sender is not None:
             problem = f"makes a timer of a step that receives from {sender!r}"
-            self._fail(path, step["every"], problem, "Only the flow's first step can be a timer")
+            self.fail(path, step["every"], problem, "Only the flow's first step can be a timer")
         return seconds
 
     def _retry(self, field: str, value: Any) -> RetryPolicy:
-        retry = self._mapping(field, value, RETRY_KEYS)
+        retry = self.mapping(field, value, RETRY_KEYS)
         default = RetryPolicy()
         return RetryPolicy(
-            attempts=self._count("attempts", retry, default.attempts, 1, MAX_ATTEMPTS, field),
-            backoff_s=self._duration("backoff", retry, default.backoff_s, field),
-            max_delay_s=self._duration("max_delay", retry, default.max_delay_s, field),
+            attempts=self.count("attempts", retry, default.attempts, 1, MAX_ATTEMPTS, field),
+            backoff_s=self.duration("backoff", retry, default.backoff_s, field),
+            max_delay_s=self.duration("max_delay", retry, default.max_delay_s, field),
         )
 
     def _component_folder(self, field: str, text: str) -> Path:
         path = (self._folder / text).resolve()
         if not path.is_dir():
-            self._fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
+            self.fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
         return path
 
     def _receivers(self, field: str, value: Any, steps: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(value, list):
-            self._fail(field, value, "is not a list of steps", "Write `to: [price]`")
+            self.fail(field, value, "is not a list of steps", "Write `to: [price]`")
         for index, receiver in enumerate(value):
             if receiver not in steps:
-                hint = _did_you_mean(str(receiver), steps)
-                self._fail(
+                hint = did_you_mean(str(receiver), steps)
+                self.fail(
                     f"{field}[{index}]", receiver, "is not a step", hint or f"Steps: {', '.join(map(str, steps))}"
                 )
             if receiver in value[:index]:
-                self._fail(f"{field}[{index}]", receiver, "stands twice", "Name each receiver once")
+                self.fail(f"{field}[{index}]", receiver, "stands twice", "Name each receiver once")
         return tuple(value)
-
-    def _mapping(self, field: str, value: Any, known: Collection[str] | None = None) -> Mapping[str, Any]:
-        if not isinstance(value, dict):
-            self._fail(field or "(file)", value, "is not a mapping" if value is not None else "is missing")
-        for key in value:
-            path = f"{field}.{key}" if field else str(key)
-            if not isinstance(key, str):
-                self._fail(path, key, "is not a text key", "Put it in quotes")
-            if known is not None and key not in known:
-                self._fail(path, key, "is not a known key", _did_you_mean(key, known) or f"Known: {', '.join(known)}")
-        return value
-
-    def _text(self, field: str, value: Any) -> str:
-        if not isinstance(value, str):
-            self._fail(field, value, "is missing" if value is None else "is not text")
-        return value
-
-    def _count(self, key: str, mapping: Mapping[str, Any], default: int, low: int, high: int, field: str = "") -> int:
-        value = mapping.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self._fail(f"{field}.{key}" if field else key, value, f"is not a whole number from {low} to {high}")
-        return value
-
-    def _duration(self, key: str, mapping: Mapping[str, Any], default: float, field: str = "") -> float:
-        if key not in mapping:
-            return default
-        return self._checked(f"{field}.{key}" if field else key, parse_duration, mapping[key])
-
-    def _checked(self, field: str, check: Callable[[str, Any], _T], value: Any) -> _T:
-        """Runs a check of the model, and adds file and line to its refusal."""
-        try:
-            return check(field, value)
-        except InvalidInput as error:
-            raise self._located(field, error.message, error.violations[0].description, error.next_step) from error
-
-    def _fail(self, field: str, value: object, problem: str, next_step: str = "") -> NoReturn:
-        if value is None:
-            raise self._located(field, f"{field}: {problem}", problem, next_step)
-        plain = InvalidInput.at(field, value, problem)
-        raise self._located(field, plain.message, plain.violations[0].description, next_step)
-
-    def _located(self, field: str, message: str, description: str, next_step: str) -> InvalidInput:
-        path = field
-        while path and path not in self._lines:
-            path = path.rpartition("[" if path.endswith("]") else ".")[0]
-        line = self._lines.get(path, 1)
-        return InvalidInput(
-            f"{self._source}:{line}: {message}",
-            reason="BAD_FLOW_FILE",
-            next_step=next_step,
-            violations=[FieldViolation(field, description)],
-            metadata={"file": self._source, "line": str(line)},
-        )
 
 
 def _sends_to(step: Any, receiver: str) -> bool:
     to = step.get("to") if isinstance(step, dict) else None
     return isinstance(to, list) and receiver in to
-
-
-def _did_you_mean(word: str, known: Collection[Any]) -> str:
-    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
-    return f"Did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,78 @@
+"""Reads fields of a YAML file that a person wrote: each refusal names file, line, field, value and next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from headrace.model.durations import parse_duration
+from headrace.model.errors import FieldViolation, InvalidInput
+
+_T = TypeVar("_T")
+
+
+class FieldReader:
+    """`lines` has the line of each field, for example `steps.price.to`; all methods raise InvalidInput."""
+
+    def __init__(self, source: str, lines: dict[str, int]) -> None:
+        self._source = source
+        self._lines = lines
+
+    def mapping(self, field: str, value: Any, known: Collection[str] | None = None) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            self.fail(field or "(file)", value, "is not a mapping" if value is not None else "is missing")
+        for key in value:
+            path = f"{field}.{key}" if field else str(key)
+            if not isinstance(key, str):
+                self.fail(path, key, "is not a text key", "Put it in quotes")
+            if known is not None and key not in known:
+                self.fail(path, key, "is not a known key", did_you_mean(key, known) or f"Known: {', '.join(known)}")
+        return value
+
+    def text(self, field: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self.fail(field, value, "is missing" if value is None else "is not text")
+        return value
+
+    def count(self, key: str, mapping: Mapping[str, Any], default: int, low: int, high: int, field: str = "") -> int:
+        value = mapping.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.fail(f"{field}.{key}" if field else key, value, f"is not a whole number from {low} to {high}")
+        return value
+
+    def duration(self, key: str, mapping: Mapping[str, Any], default: float, field: str = "") -> float:
+        if key not in mapping:
+            return default
+        return self.checked(f"{field}.{key}" if field else key, parse_duration, mapping[key])
+
+    def checked(self, field: str, check: Callable[[str, Any], _T], value: Any) -> _T:
+        """Runs a check of the model, and adds file and line to its refusal."""
+        try:
+            return check(field, value)
+        except InvalidInput as error:
+            raise self._located(field, error.message, error.violations[0].description, error.next_step) from error
+
+    def fail(self, field: str, value: object, problem: str, next_step: str = "") -> NoReturn:
+        if value is None:
+            raise self._located(field, f"{field}: {problem}", problem, next_step)
+        plain = InvalidInput.at(field, value, problem)
+        raise self._located(field, plain.message, plain.violations[0].description, next_step)
+
+    def _located(self, field: str, message: str, description: str, next_step: str) -> InvalidInput:
+        path = field
+        while path and path not in self._lines:
+            path = path.rpartition("[" if path.endswith("]") else ".")[0]
+        line = self._lines.get(path, 1)
+        return InvalidInput(
+            f"{self._source}:{line}: {message}",
+            reason="BAD_FLOW_FILE",
+            next_step=next_step,
+            violations=[FieldViolation(field, description)],
+            metadata={"file": self._source, "line": str(line)},
+        )
+
+
+def did_you_mean(word: str, known: Collection[Any]) -> str:
+    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
+    return f"Did you mean `{close[0]}`?" if close else ""
