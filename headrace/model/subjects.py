@@ -99,6 +99,10 @@ def dead_letter_subject(workspace: str, flow: str, step: str) -> str:
     return f"{ROOT}.{workspace}._dead.{flow}.{step}"
 
 
+def is_dead_letter(subject: str) -> bool:
+    return subject.split(".", 3)[2:3] == ["_dead"]
+
+
 def dead_letter_filter(workspace: str) -> str:
     return f"{ROOT}.{workspace}._dead.>"
 
@@ -133,6 +137,10 @@ def history_filter(workspace: str, flow: str = "") -> str:
 def reply_subject(workspace: str, gateway: str) -> str:
     """Core NATS address of a gateway instance; sidecars copy it from input to outputs."""
     return f"{ROOT}.{workspace}._reply.{gateway}"
+
+
+def is_reply(subject: str) -> bool:
+    return subject.split(".", 3)[2:3] == ["_reply"]
 
 
 def hop_request_subject(workspace: str, flow: str) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
+from headrace.edge.fault_points import install_faults
 from headrace.edge.service_runner import run_service
+from headrace.model.errors import InvalidInput
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.app import Gateway, GatewaySettings
 from services.gateway.http_server import HEAD_LIMIT_S
@@ -46,6 +49,10 @@ def main() -> int:
         head_limit_s=arguments.head_limit,
         body_limit_s=arguments.body_limit,
     )
+    try:
+        install_faults(os.environ, "gateway")
+    except InvalidInput as error:
+        parser.error(str(error))
     return run_service(
         "gateway", Gateway(settings), log_level=arguments.log_level, stop_timeout_s=arguments.grace + 6.0
     )

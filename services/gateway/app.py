@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
+from headrace.edge.faulty_lane import lane_with_faults
 from headrace.edge.hop_recorder import HopResponder
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
@@ -77,7 +78,7 @@ class Gateway:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         self._connection = await connect_nats(settings.nats_url, self._name, timeout_s=START_LIMIT_S)
-        self._lane = NatsLane(self._connection)
+        self._lane = lane_with_faults(NatsLane(self._connection))
         await self._lane.start()
         routes = RouteTable(
             await KvBucket.open(self._connection, subjects.route_bucket(settings.workspace)),

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 
+from headrace.edge.fault_points import install_faults
 from headrace.edge.service_runner import run_service
 from headrace.edge.structured_log import configure_logging, get_logger
 from headrace.model.errors import HeadraceError
@@ -23,6 +24,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = Settings.from_env(os.environ)
+        install_faults(os.environ, settings.instance)
     except HeadraceError as error:
         configure_logging("sidecar", arguments.log_level)
         get_logger(__name__).error("cannot start", error=str(error))

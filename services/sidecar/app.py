@@ -82,9 +82,10 @@ class SidecarService:
         await plans.read_state()
 
     async def _open_lane(self, logs: LogCapture) -> None:
+        from headrace.edge.faulty_lane import lane_with_faults
         from headrace.edge.jetstream_lane import NatsLane
 
-        lane = self._lane = NatsLane(self._connection)
+        lane = self._lane = lane_with_faults(NatsLane(self._connection))
         await lane.start()
         subject = subjects.log_subject(self._settings.workspace, self._settings.flow, self._settings.step)
 

@@ -161,11 +161,12 @@ class ComponentProcess:
         self, on_events: Callable[[Sequence[Any]], None], on_closed: Callable[[Exception], None]
     ) -> ComponentStream:
         """The Process stream, checked by a ping through it."""
+        from headrace.edge.faulty_component_stream import events_with_faults, stream_with_faults
         from headrace.edge.grpc_component_stream import GrpcComponentStream
 
         assert self._channel is not None
-        stream = GrpcComponentStream(self._channel, on_events=on_events, on_closed=on_closed)
-        self._stream = stream
+        stream = GrpcComponentStream(self._channel, on_events=events_with_faults(on_events), on_closed=on_closed)
+        self._stream = stream_with_faults(stream)
         try:
             await stream.start(PING_LIMIT_S)
             await stream.ping(PING_LIMIT_S)

@@ -170,7 +170,7 @@ class ComponentSupervisor:
 
     async def _after_crash(self, cause: str, error: HeadraceError | None) -> None:
         now = self._clock()
-        delay_s = self._record.crashed(now)
+        delay_s = min(self._record.crashed(now), self._settings.restart_delay_limit_s)
         log.warning("component is started again", cause=cause, delay_s=delay_s)
         self._logs.say("warning", f"the component {cause}; it is started again", delay_s=delay_s)
         if error is None and self._record.is_loop(now):

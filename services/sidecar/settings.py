@@ -31,6 +31,8 @@ class Settings:
     instance: str
     component_start_limit_s: float = 20.0
     """How long a component may take until it has opened its socket."""
+    restart_delay_limit_s: float = 30.0
+    """The longest back-off before a component that died is started again."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -54,6 +56,7 @@ class Settings:
             plan_digest=_required(environ, "HEADRACE_PLAN_DIGEST"),
             instance=name,
             component_start_limit_s=_seconds(environ, "HEADRACE_COMPONENT_START_LIMIT_S", 20.0),
+            restart_delay_limit_s=_seconds(environ, "HEADRACE_RESTART_DELAY_LIMIT_S", 30.0),
         )
 
     @property
