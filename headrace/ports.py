@@ -30,6 +30,8 @@ class Delivery:
     received_at_unix_ns: int
     received_at_mono_ns: int
     token: str
+    consumer_sequence: int = 0
+    """Number of this delivery among all of its consumer, from 1; begins anew when the consumer is reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,27 @@ class Stored:
 
     sequence: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMessage:
+    """One message of an atomic batch. `rollup` replaces what its subject holds; with `expected_last` (0: none) the
+    batch is stored only while that is the stream sequence of the last message on its subject."""
+
+    subject: str
+    payload: bytes
+    message_id: str = ""
+    traceparent: str = ""
+    rollup: bool = False
+    expected_last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A message as the stream keeps it."""
+
+    sequence: int
+    payload: bytes
 
 
 class PublishRefused(Exception):
@@ -52,6 +75,17 @@ class PublishRefused(Exception):
     def edge_full(self) -> bool:
         return self.code == 10077
 
+    @property
+    def fenced(self) -> bool:
+        """The subject's last message is not the expected one: somebody else wrote it, or this batch was stored
+        before."""
+        return self.code in (10071, 10164)
+
+    @property
+    def duplicate_inside(self) -> bool:
+        """An id of the batch is known, or occurs twice in it; nothing was stored, and nobody says which."""
+        return self.code == 10201
+
 
 class PublishUnknown(Exception):
     """No answer, no responders, or the connection died: stored or not; repeat with the same id."""
@@ -59,6 +93,10 @@ class PublishUnknown(Exception):
     def __init__(self, cause: str, *, no_responders: bool = False) -> None:
         super().__init__(cause)
         self.no_responders = no_responders
+
+
+class ReadFailed(Exception):
+    """The broker did not answer a read, or could not: try again."""
 
 
 class LaneFull(Exception):
@@ -104,6 +142,18 @@ class JetStreamLane(Protocol):
         Raises LaneFull at once (nothing written), ValueError for a subject or id that cannot be sent. While the
         connection is down it is kept, up to its deadline, and written first thing after the reconnect.
         """
+
+    def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]:
+        """An atomic batch (server 2.12): all are stored, one after the other, or none.
+
+        The future ends in Stored (sequence of the last message), PublishRefused (10077: one edge full; 10201: a
+        known id inside; 10071: the fence; 10054: too large), or PublishUnknown (also where the broker says that it
+        got the batch only in part). A repeat is a new batch for the broker: give messages ids, or a fence. Raises
+        LaneFull, ValueError (nothing, more than 1 000 messages, or what cannot be sent). Counts as one publish.
+        """
+
+    async def last_message(self, stream: str, subject: str, *, timeout_s: float = 2.0) -> Kept | None:
+        """The newest message on a subject, read from the stream's leader; None if there is none. ReadFailed."""
 
     async def room(self) -> None:
         """Returns when `publish` would not raise LaneFull."""

@@ -8,17 +8,28 @@ their deadline: their answers can no longer come, and only from then on can a re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nats.aio.client import Client
 
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
 from headrace.edge.lane_publishes import PublishBook
+from headrace.edge.lane_reads import READ_LETTER, ReadBook
 from headrace.edge.nats_tap import NatsTap
 from headrace.edge.pull_consumption import HEARTBEAT_S, PullConsumption
 from headrace.edge.structured_log import get_logger
-from headrace.ports import AckUnknown, Delivery, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.ports import (
+    AckUnknown,
+    BatchMessage,
+    Delivery,
+    Kept,
+    LaneFull,
+    PublishRefused,
+    PublishUnknown,
+    ReadFailed,
+    Stored,
+)
 from headrace.wire import jetstream
 
 log = get_logger(__name__)
@@ -52,6 +63,9 @@ class NatsLane:
         self._skip = len(prefix)
         self._publishes = PublishBook(self._tap, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
         self._acks = AckBook(self._tap, prefix, on_recovered=self._resume, on_unsettled=self._refill)
+        self._reads = ReadBook(self._tap, prefix)
+        self._batch_prefix = self._inbox.rpartition(".")[2][:22] + "-"
+        self._batches = 0
         self._heartbeat_s = heartbeat_s
         self._consumptions: list[PullConsumption] = []
         self._consumptions_made = 0
@@ -87,6 +101,44 @@ class NatsLane:
             text = f"{size + len(header)} bytes exceed the broker's maximum of {self._tap.max_payload}"
             return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
         return self._publishes.add(subject, header, payload, timeout_s)
+
+    def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]:
+        """See the port."""
+        if not 0 < len(messages) <= jetstream.MAX_BATCH_MESSAGES:
+            raise ValueError(f"messages: a batch has 1 to {jetstream.MAX_BATCH_MESSAGES}, not {len(messages)}")
+        size = sum(len(message.payload) for message in messages)
+        if self._publishes.is_full(size):
+            raise LaneFull(f"{len(self._publishes)} publishes wait for the broker's answer")
+        self._batches += 1
+        batch = f"{self._batch_prefix}{self._batches}".encode()
+        headers = []
+        for number, message in enumerate(messages, 1):
+            if message.subject not in self._checked:
+                self._check_subject(message.subject)
+            headers.append(jetstream.batch_headers(message, batch, number, last=number == len(messages)))
+        if self._ended:
+            return _failed(PublishUnknown(self._ended))
+        for message, header in zip(messages, headers, strict=True):
+            if len(message.payload) + len(header) > self._tap.max_payload:
+                text = f"a message to {message.subject} exceeds the broker's maximum of {self._tap.max_payload} bytes"
+                return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
+        return self._publishes.add_batch(messages, headers, size, timeout_s)
+
+    async def last_message(self, stream: str, subject: str, *, timeout_s: float = 2.0) -> Kept | None:
+        """See the port."""
+        self._check_subject(subject)
+        request = jetstream.last_message_request(stream, subject)
+        self._check_subject(request[0])
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._ended:
+                    raise ReadFailed(self._ended)
+                await self._tap.wait_up()
+                return jetstream.parse_message_answer(await self._reads.ask(*request))
+        except TimeoutError as error:
+            raise ReadFailed(f"no answer within {timeout_s:g} s") from error
+        except (ConnectionError, jetstream.MalformedAnswer) as error:
+            raise ReadFailed(str(error)) from error
 
     async def room(self) -> None:
         """See the port."""
@@ -178,11 +230,14 @@ class NatsLane:
         token = subject[self._skip :]
         if token.startswith(TOKEN_LETTER):
             self._acks.answer(token, headers)
+        elif token.startswith(READ_LETTER):
+            self._reads.answer(token, data, headers)
         else:
             self._publishes.answer(token, data, headers)
 
     def _on_down(self) -> None:
         self._acks.disconnected()
+        self._reads.end_all("the connection broke before the broker answered")
         for consumption in self._consumptions:
             consumption.pause()
 
@@ -218,6 +273,7 @@ class NatsLane:
         for consumption in list(self._consumptions):
             consumption.abandon()
         self._publishes.end_all(cause)
+        self._reads.end_all(cause)
         self._acks.end_all(cause)
 
     def _check_subject(self, subject: str) -> None:

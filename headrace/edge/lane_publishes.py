@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from headrace.edge.nats_tap import NatsTap
 from headrace.edge.sweep_timer import NEVER, SweepTimer
-from headrace.ports import PublishRefused, PublishUnknown, Stored
+from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Stored
 from headrace.wire import jetstream
 
 
@@ -55,20 +56,33 @@ class PublishBook:
             await asyncio.shield(self._room)
 
     def add(self, subject: str, header: bytes, payload: bytes, timeout_s: float) -> asyncio.Future[Stored]:
-        future: asyncio.Future[Stored] = self._loop.create_future()
-        size = len(payload)
+        token = self._next_token()
+        return self._write(token, self._command(subject, token, header, payload), len(payload), timeout_s)
+
+    def add_batch(
+        self, messages: Sequence[BatchMessage], headers: Sequence[bytes], size: int, timeout_s: float
+    ) -> asyncio.Future[Stored]:
+        """All leave in one write; only the last is answered, whatever happened to the others."""
+        token = self._next_token()
+        commands = [
+            self._command(message.subject, b"", header, message.payload)
+            for message, header in zip(messages[:-1], headers[:-1], strict=True)
+        ]
+        commands.append(self._command(messages[-1].subject, token, headers[-1], messages[-1].payload))
+        return self._write(token, b"".join(commands), size, timeout_s)
+
+    def _next_token(self) -> bytes:
         self._number += 1
-        token = b"%d" % self._number
+        return b"%d" % self._number
+
+    def _command(self, subject: str, token: bytes, header: bytes, payload: bytes) -> bytes:
+        reply = b"%b%b " % (self._prefix, token) if token else b""
         header_size = len(header)
-        command = b"HPUB %b %b%b %d %d\r\n%b%b\r\n" % (
-            subject.encode(),
-            self._prefix,
-            token,
-            header_size,
-            header_size + size,
-            header,
-            payload,
-        )
+        whole = header_size + len(payload)
+        return b"HPUB %b %b%d %d\r\n%b%b\r\n" % (subject.encode(), reply, header_size, whole, header, payload)
+
+    def _write(self, token: bytes, command: bytes, size: int, timeout_s: float) -> asyncio.Future[Stored]:
+        future: asyncio.Future[Stored] = self._loop.create_future()
         deadline = self._loop.time() + timeout_s
         if self._tap.up:
             self._slots[token] = _Slot(future, deadline, size, None)

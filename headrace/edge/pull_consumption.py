@@ -174,6 +174,7 @@ class PullConsumption:
             unix_ns,
             mono_ns,
             token,
+            facts.consumer_sequence,
         )
         if self._held >= self._credit:
             self._surplus.append(delivery)

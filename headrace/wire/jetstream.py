@@ -6,9 +6,12 @@ nats-server 2.15.1 sends.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import NamedTuple
 
 import msgspec
+
+from headrace.ports import BatchMessage, Kept
 
 ACK_PREFIX = "$JS.ACK."
 ACK = b"+ACK"
@@ -16,10 +19,15 @@ IN_PROGRESS = b"+WPI"
 
 EDGE_FULL = 10077
 MESSAGE_TOO_LARGE = 10054
+MESSAGE_NOT_FOUND = 10037
 TEMPORARILY_UNAVAILABLE = 10008
 DUPLICATE_IN_PROCESS = 10158
-REPEATABLE = frozenset({TEMPORARILY_UNAVAILABLE, DUPLICATE_IN_PROCESS})
-"""Answers that mean: repeat with the same id (10158: another publish of this id has no outcome yet)."""
+BATCH_INCOMPLETE = 10176
+TOO_MANY_BATCHES = 10210
+REPEATABLE = frozenset({TEMPORARILY_UNAVAILABLE, DUPLICATE_IN_PROCESS, BATCH_INCOMPLETE, TOO_MANY_BATCHES})
+"""Answers that mean: repeat with the same id (10158: another publish of this id has no outcome yet; 10176: a part
+of the batch did not arrive; 10210: more batches at once than the broker takes)."""
+MAX_BATCH_MESSAGES = 1_000
 
 HEARTBEAT = 100
 NO_MESSAGES = 404
@@ -129,6 +137,53 @@ def publish_headers(message_id: str, traceparent: str) -> bytes:
     if traceparent:
         return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\ntraceparent: {traceparent}\r\n\r\n".encode()
     return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+
+
+def batch_headers(message: BatchMessage, batch: bytes, number: int, *, last: bool) -> bytes:
+    """Header block of one message of an atomic batch (ADR-50), `number` from 1; ValueError as `publish_headers`."""
+    if not (message.message_id.isprintable() and message.traceparent.isprintable()):
+        raise ValueError("a message id or traceparent holds control characters")
+    lines = [b"NATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, number)]
+    if message.message_id:
+        lines.append(f"Nats-Msg-Id: {message.message_id}\r\n".encode())
+    if message.traceparent:
+        lines.append(f"traceparent: {message.traceparent}\r\n".encode())
+    if message.rollup:
+        lines.append(b"Nats-Rollup: sub\r\n")
+    if message.expected_last is not None:
+        lines.append(b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % message.expected_last)
+    if last:
+        lines.append(b"Nats-Batch-Commit: 1\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+class _KeptMessage(msgspec.Struct, frozen=True):
+    seq: int = 0
+    data: str = ""
+
+
+class _MessageAnswer(msgspec.Struct, frozen=True):
+    message: _KeptMessage | None = None
+    error: ApiError | None = None
+
+
+def last_message_request(stream: str, subject: str) -> tuple[str, bytes]:
+    """Subject and payload of the request for the newest message on a subject."""
+    return f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode({"last_by_subj": subject})
+
+
+def parse_message_answer(payload: bytes) -> Kept | None:
+    """The message, None where there is none; MalformedAnswer for an error or what is no answer."""
+    try:
+        answer = msgspec.json.decode(payload, type=_MessageAnswer)
+        if answer.message is not None:
+            return Kept(answer.message.seq, b64decode(answer.message.data))
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise MalformedAnswer(f"not a message: {payload[:120]!r}") from error
+    if answer.error is not None and answer.error.err_code == MESSAGE_NOT_FOUND:
+        return None
+    raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no message")
 
 
 def pull_subject(stream: str, consumer: str) -> str:
