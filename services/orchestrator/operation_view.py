@@ -14,7 +14,6 @@ from headrace.model.deployment import DeploymentPhase
 from headrace.model.deployment_difference import Difference, FieldDifference, compare
 from services.orchestrator.domain.assets import waits_for_older
 from services.orchestrator.domain.documents import OperationDocument, is_held
-from services.orchestrator.domain.planner import waiting_of
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.flow_messages import operation_message
 from services.orchestrator.instance_observer import InstanceObserver
@@ -113,7 +112,7 @@ def draining_lines(snapshot: Snapshot) -> list[str]:
             continue
         prefix = subjects.step_consumer(number, "")
         in_flight = sum(item.in_flight for name, item in snapshot.consumers.items() if name.startswith(prefix))
-        waiting = max(0, waiting_of(snapshot, number) - in_flight)
+        waiting = max(0, snapshot.waiting_of(number) - in_flight)
         lines.append(f"deployment {number}: {waiting} waiting, {in_flight} in flight")
     return lines
 

@@ -11,7 +11,6 @@ from headrace.model.deployment import DeploymentPhase
 from services.orchestrator.domain.documents import SuspensionRecord
 from services.orchestrator.domain.drain_choice import drain_problem
 from services.orchestrator.domain.flow_states import FlowState
-from services.orchestrator.domain.planner import waiting_of
 from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept, suspension_problem
@@ -66,7 +65,7 @@ def flow_status(
 def _deployment_status(snapshot: Snapshot, view: DeploymentView) -> flow_pb2.DeploymentStatus:
     prefix = subjects.step_consumer(view.number, "")
     in_flight = sum(consumer.in_flight for name, consumer in snapshot.consumers.items() if name.startswith(prefix))
-    waiting = max(0, waiting_of(snapshot, view.number) - in_flight)
+    waiting = max(0, snapshot.waiting_of(view.number) - in_flight)
     message = flow_pb2.DeploymentStatus(
         deployment=deployment_message(snapshot.flow.flow, view.number, view.plan, view.state),
         waiting=waiting,

@@ -104,7 +104,7 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
     if settling(state):
         return _settling(snapshot, view, state)
     actions: list[Action] = [*stop_broken_listener(snapshot, view.number)]
-    asleep = state.phase == DeploymentPhase.DRAINING and not _has_work(snapshot, view)
+    asleep = state.phase == DeploymentPhase.DRAINING and not snapshot.waiting_of(view.number)
     for instance in wanted:
         running = snapshot.instances.get(instance.name)
         if running is None:
@@ -128,14 +128,7 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
 def _settling(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
     actions: list[Action] = list(stop_workers(snapshot, view, state))
     batch = settle(snapshot, view)
-    return [*actions, batch] if batch is not None and _has_work(snapshot, view) else actions
-
-
-def _has_work(snapshot: Snapshot, view: DeploymentView) -> bool:
-    count = snapshot.waiting(subjects.deployment_owner(view.number))
-    if view.plan is not None and view.plan.parking_epoch:
-        count += snapshot.waiting(subjects.parking_owner(view.plan.parking_epoch))
-    return count > 0
+    return [*actions, batch] if batch is not None and snapshot.waiting_of(view.number) else actions
 
 
 def _call(
@@ -260,4 +253,4 @@ def _seen_empty_twice(snapshot: Snapshot, view: DeploymentView, state: Deploymen
     owner = subjects.deployment_owner(number)
     if stream.takes(subjects.owner_filter(snapshot.workspace, snapshot.flow.flow, owner)):
         return False
-    return dropping(snapshot.flow) or not _has_work(snapshot, view)
+    return dropping(snapshot.flow) or not snapshot.waiting_of(view.number)

@@ -279,3 +279,8 @@ def without_deployment(document: FlowDocument, deployment: int) -> FlowDocument:
         closed=tuple(other for other in document.closed if other != deployment),
         strict=tuple(other for other in document.strict if other != deployment),
     )
+
+
+def without_target(document: FlowDocument) -> FlowDocument:
+    """After the target took over or was given up."""
+    return change(document, target=0, target_version=0, rollout=Rollout(), target_deadline=0.0)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from headrace.model.deployment import DeploymentPlan, DeploymentState
 from headrace.model.names import instance_name
 from headrace.model.route import Route
+from headrace.model.subjects import deployment_owner, parking_owner
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument
 
 
@@ -130,3 +131,11 @@ class Snapshot:
 
     def waiting(self, owner: str) -> int:
         return self.stream.waiting(owner) if self.stream else 0
+
+    def waiting_of(self, deployment: int) -> int:
+        """Messages stored for a deployment, those parked for it included."""
+        count = self.waiting(deployment_owner(deployment))
+        plan = self.deployments[deployment].plan
+        if plan is not None and plan.parking_epoch:
+            count += self.waiting(parking_owner(plan.parking_epoch))
+        return count
