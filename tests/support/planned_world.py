@@ -134,7 +134,7 @@ class World:
             return begin_suspend(flow, intent, self.now, 1000.0, 0)
         if intent.verb == "resume":
             return begin_resume(flow, intent)
-        step, replicas = ("price", 1 + self.begun % 4)
+        step, replicas = self.spec.steps[-1].name, 1 + self.begun % 4  # never the trigger: it may be exclusive
         scaled = msgspec.structs.replace(intent, verb="scale", step=step, replicas=replicas)
         return begin_scale(flow, self.plans.get(flow.active), scaled)
 
@@ -317,6 +317,8 @@ class World:
                 pass
             case do.SettleMessages():
                 self._settle_messages(snapshot, action.deployment)
+            case do.MoveStrays():
+                self._move_strays(snapshot, action)
             case do.DropMessages():
                 assert snapshot.flow.stop_mode == "DROP", "messages are dropped only where a person said so"
                 if action.operation in self.operations:
@@ -344,6 +346,15 @@ class World:
             self.dead |= {message for _, _, message in taken}
         self._write_state(number, state, revision)
 
+    def _move_strays(self, snapshot: Snapshot, action: do.MoveStrays) -> None:
+        self._write_flow(snapshot.flow, snapshot.flow_revision)
+        trigger = find_trigger(self.spec)
+        to = snapshot.flow.ingress or subjects.parking_owner(current_epoch(snapshot.flow))
+        strays = [message for message in self.stored if message[0] in action.owners]
+        self.stored = [message for message in self.stored if message[0] not in action.owners]
+        self.stored += [(to, step, number) for _, step, number in strays if step == trigger]
+        self.dead |= {number for _, step, number in strays if step != trigger}
+
     def _ingress(self) -> str:
         if self.stream is None or "subject_transform" not in self.stream:
             return ""
@@ -368,10 +379,17 @@ class World:
         self.states[deployment] = (state, revision + 1)
 
     def _resolve(self, snapshot: Snapshot, action: do.Resolve) -> None:
+        """Pins, the plan (written once, by whoever is first), then the state by compare-and-set."""
         spec = self.versions[action.version]
-        document = snapshot.flow
+        self.pinned.add(f"d{action.deployment}")
+        self.plans.setdefault(action.deployment, self._plan(snapshot.flow, action, spec))
+        replicas = {step.name: step.replicas for step in spec.steps}
+        state = DeploymentState(DeploymentPhase.PREPARING, 1, replicas, created_at=self.now)
+        self._write_state(action.deployment, state, 0)
+
+    def _plan(self, document: FlowDocument, action: do.Resolve, spec: FlowSpec) -> DeploymentPlan:
         pin = PinPlan("work", 1, "sha256:" + "0" * 64, "cpython", "0", "0")
-        self.plans[action.deployment] = DeploymentPlan(
+        return DeploymentPlan(
             workspace=WORKSPACE,
             flow=FLOW,
             flow_type=spec.type,
@@ -386,10 +404,11 @@ class World:
             reply_timeout_s=0.0,
             parking_epoch=current_epoch(document) if parks(document) else 0,
         )
-        self.pinned.add(f"d{action.deployment}")
-        replicas = {step.name: step.replicas for step in spec.steps}
-        state = DeploymentState(DeploymentPhase.PREPARING, 1, replicas, created_at=self.now)
-        self._write_state(action.deployment, state, 0)
+
+    def sweep_pins(self) -> None:
+        """What the leader does now and then: pins of deployments that are over go, if they were written too late."""
+        live = {f"d{number}" for number in self.flow.live}
+        self.pinned = {holder for holder in self.pinned if holder in live or not holder.startswith("d")}
 
     def _pass_fence(self, name: str, generation: int) -> None:
         if generation < self.fence.get(name, 0):

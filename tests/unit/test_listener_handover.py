@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from headrace.model.deployment import DeploymentPlan
 from headrace.model.errors import WrongState
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from services.orchestrator.domain import actions as do
+from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.listener_handover import handed_over
 from services.orchestrator.domain.planner import make_plan
-from services.orchestrator.domain.snapshot import Progress, Snapshot
+from services.orchestrator.domain.snapshot import Progress
 from tests.support.planned_world import Refused, World
 from tests.unit.test_planner import MeshMachine
 
@@ -32,11 +34,10 @@ class ListeningWorld(World):
     exclusive: bool = True
     listening: set[str] = field(default_factory=set)
 
-    def _resolve(self, snapshot: Snapshot, action: do.Resolve) -> None:
-        super()._resolve(snapshot, action)
-        plan = self.plans[action.deployment]
+    def _plan(self, document: FlowDocument, action: do.Resolve, spec: FlowSpec) -> DeploymentPlan:
+        plan = super()._plan(document, action, spec)
         trigger = msgspec.structs.replace(plan.steps[0], kind="listener", exclusive=self.exclusive)
-        self.plans[action.deployment] = msgspec.structs.replace(plan, steps=(trigger, *plan.steps[1:]))
+        return msgspec.structs.replace(plan, steps=(trigger, *plan.steps[1:]))
 
     def come_up(self, name: str) -> None:
         was_up = self.instances[name].up

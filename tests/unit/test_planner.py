@@ -161,6 +161,7 @@ class MeshMachine(RuleBasedStateMachine):
         if self.world.flow.state == FlowState.SUSPENDED:
             self.world.verb("resume")
             self.world.converge()
+        self.world.sweep_pins()
         self.world.check_laws()
         flow = self.world.flow
         assert flow.state in (FlowState.STOPPED, FlowState.RUNNING)
