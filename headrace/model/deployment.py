@@ -54,6 +54,15 @@ class StepPlan(msgspec.Struct, frozen=True):
     retry: RetryPolicy
     exclusive: bool = False
     every_s: float = 0.0
+    # Where the step is keyed: see `flow_spec.StepSpec`. An unkeyed step has one slot.
+    key: str = ""
+    slots: int = 1
+    exactly_once: bool = False
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its messages go to slots, each with one owner at a time."""
+        return bool(self.key) or self.exactly_once
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True):
@@ -99,6 +108,13 @@ class DrainDecision(msgspec.Struct, frozen=True):
     moved: int = 0
 
 
+class SlotOwner(msgspec.Struct, frozen=True):
+    """Which replica pulls from a slot, and the state's generation at which it got it: part of the durable's name."""
+
+    replica: int
+    generation: int
+
+
 class DeploymentState(msgspec.Struct, frozen=True):
     """Mutable side of a deployment; every change is a compare-and-set that raises `generation`."""
 
@@ -114,6 +130,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     drain: DrainDecision | None = None
     # When a person last changed `replicas`.
     scaled_at: float = 0.0
+    # Owners of the slots of each keyed step; the index is the slot.
+    slots: dict[str, tuple[SlotOwner, ...]] = {}
 
 
 def encode_plan(plan: DeploymentPlan) -> bytes:

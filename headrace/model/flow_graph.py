@@ -13,6 +13,7 @@ import msgspec
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
 from headrace.model.flow_spec import (
     MAX_EVERY_S,
+    MAX_FLOW_SLOTS,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
@@ -22,6 +23,7 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.names import check_function, check_name, parse_reference
+from headrace.model.slots import MAX_SLOTS, check_key
 
 FLOW_TYPES = ("ordinary", "realtime")
 MAX_WAITING_LIMIT = 1_000_000
@@ -86,6 +88,9 @@ def _check_limits(spec: FlowSpec) -> list[_Problem]:
         problems.append(_Problem("steps", "the flow has no steps; it needs a trigger at least", "NO_TRIGGER"))
     if len(spec.steps) > MAX_STEPS:
         problems.append(_Problem("steps", f"{len(spec.steps)} steps are more than {MAX_STEPS}", "TOO_MANY_STEPS"))
+    slots = sum(step.slot_count for step in spec.steps if step.keyed)
+    if slots > MAX_FLOW_SLOTS:
+        problems.append(_Problem("steps", f"{slots} slots in all are more than {MAX_FLOW_SLOTS}", "TOO_MANY_SLOTS"))
     problems += _within("reply_timeout", spec.reply_timeout_s, 0, MAX_REPLY_TIMEOUT_S)
     problems += _within("max_waiting", spec.max_waiting, 1, MAX_WAITING_LIMIT)
     for index, step in enumerate(spec.steps):
@@ -104,9 +109,19 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
         problems += _within(f"{path}.every", step.every_s, MIN_EVERY_S, MAX_EVERY_S)
         if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
             problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
+    problems += _check_key(path, step)
     size = len(msgspec.json.encode(step.config))
     if size > MAX_CONFIG_BYTES:
         problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))
+    return problems
+
+
+def _check_key(path: str, step: StepSpec) -> list[_Problem]:
+    problems = _refused(check_key, f"{path}.key", step.key) if step.key else []
+    if step.slots and not step.keyed:
+        problems.append(_Problem(f"{path}.slots", "has a meaning only with key or exactly_once", "SLOTS_WITHOUT_KEY"))
+    elif step.keyed:
+        problems += _within(f"{path}.slots", step.slot_count, 1, MAX_SLOTS)
     return problems
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from headrace.model.slots import DEFAULT_SLOTS
+
 DEFAULT_PREFETCH = 64
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MAX_WAITING = 10_000
@@ -13,6 +15,8 @@ MAX_REPLY_TIMEOUT_S = 300.0
 MAX_REPLICAS = 64
 MAX_PREFETCH = 1_000
 MAX_STEPS = 100
+# Of all keyed steps of a flow together: each slot is a consumer of the broker.
+MAX_FLOW_SLOTS = 640
 # Of a timer.
 MIN_EVERY_S = 0.01
 MAX_EVERY_S = 86_400.0
@@ -27,7 +31,11 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One step as written: `component` is a reference, not a digest; `every_s` makes a trigger a timer (0: none)."""
+    """One step as written: `component` is a reference, not a digest; `every_s` makes a trigger a timer (0: none).
+
+    `key` (`header:NAME` or `body:/json/pointer`) keeps the order of messages with one key; `exactly_once` without
+    it counts every message as a key of its own. `slots` 0 means the default.
+    """
 
     name: str
     component: str
@@ -39,6 +47,19 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
     every_s: float = 0.0
+    key: str = ""
+    slots: int = 0
+    exactly_once: bool = False
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its messages go to slots, each with one owner at a time."""
+        return bool(self.key) or self.exactly_once
+
+    @property
+    def slot_count(self) -> int:
+        """Slots it has: 1 where it is not keyed."""
+        return (self.slots or DEFAULT_SLOTS) if self.keyed else 1
 
 
 class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,12 +29,22 @@ def deployment_owner(deployment: int) -> str:
     return f"d{deployment}"
 
 
+def cursor_owner(deployment: int) -> str:
+    """Holds the cursors of a deployment's slots: never counted as waiting, removed when it retires."""
+    return f"c{deployment}"
+
+
 def parking_owner(epoch: int) -> str:
     return f"p{epoch}"
 
 
 def data_subject(workspace: str, flow: str, owner: str, step: str, slot: int = SINGLE_SLOT) -> str:
     return f"{ROOT}.{workspace}.{flow}.{owner}.{step}.{slot}"
+
+
+def cursor_subject(workspace: str, flow: str, deployment: int, step: str, slot: int) -> str:
+    """Where the owner of a slot stores how far it has committed: at most one message."""
+    return data_subject(workspace, flow, cursor_owner(deployment), step, slot)
 
 
 def ingress_subject(workspace: str, flow: str, trigger: str, slot: int = SINGLE_SLOT) -> str:
@@ -89,6 +99,11 @@ def stream_updated_subject() -> str:
 def step_consumer(deployment: int, step: str) -> str:
     """Durable of an unkeyed step: `d7_price`."""
     return f"d{deployment}_{step}"
+
+
+def slot_consumer(deployment: int, step: str, slot: int, generation: int) -> str:
+    """Durable of one slot of a keyed step: `d7_price_s3_g12`. A name is never used again."""
+    return f"d{deployment}_{step}_s{slot}_g{generation}"
 
 
 def dead_letter_stream(workspace: str) -> str:

@@ -85,6 +85,9 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
             max_delay_s=_seconds(step.retry, "max_delay", default.max_delay_s),
         ),
         every_s=_seconds(step, "every", 0.0),
+        key=step.key,
+        slots=step.slots,
+        exactly_once=step.exactly_once,
     )
 
 
@@ -96,6 +99,9 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         to=list(step.to),
         prefetch=step.prefetch,
         replicas=step.replicas,
+        key=step.key,
+        slots=step.slot_count if step.keyed else step.slots,
+        exactly_once=step.exactly_once,
         timeout=duration_from_seconds(step.timeout_s),
         retry=flow_pb2.RetryPolicy(
             attempts=step.retry.attempts,

@@ -30,11 +30,25 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.names import check_function, check_name, parse_reference
+from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
 from headrace.wire.field_reader import FieldReader, did_you_mean
 
 MAX_FLOW_FILE_BYTES = 1024 * 1024
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
-STEP_KEYS = ("component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every")
+STEP_KEYS = (
+    "component",
+    "function",
+    "config",
+    "to",
+    "prefetch",
+    "replicas",
+    "timeout",
+    "retry",
+    "every",
+    "key",
+    "slots",
+    "exactly_once",
+)
 RETRY_KEYS = ("attempts", "backoff", "max_delay")
 
 
@@ -180,6 +194,7 @@ class _FlowReader(FieldReader):
         if not 0 < timeout_s <= MAX_STEP_TIMEOUT_S:
             problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
             self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
+        key, slots, exactly_once = self._keying(field, step)
         return StepSpec(
             name=name,
             component=component,
@@ -191,7 +206,26 @@ class _FlowReader(FieldReader):
             timeout_s=timeout_s,
             retry=self._retry(f"{field}.retry", step.get("retry") or {}),
             every_s=self._every(f"{field}.every", field, step, steps, name),
+            key=key,
+            slots=slots,
+            exactly_once=exactly_once,
         )
+
+    def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
+        """`key`, `slots` (0 where the step is not keyed) and `exactly_once` of a step."""
+        key = self.text(f"{field}.key", step.get("key", ""))
+        if "key" in step:
+            self.checked(f"{field}.key", check_key, key)
+        exactly_once = step.get("exactly_once", False)
+        if not isinstance(exactly_once, bool):
+            self.fail(f"{field}.exactly_once", exactly_once, "is not true or false")
+        if key or exactly_once:
+            return key, self.count("slots", step, DEFAULT_SLOTS, 1, MAX_SLOTS, field), exactly_once
+        if "slots" in step:
+            self.fail(
+                f"{field}.slots", step["slots"], "has no meaning without key", "Add `key` or `exactly_once: true`"
+            )
+        return "", 0, False
 
     def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
         if "every" not in step:

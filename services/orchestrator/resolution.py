@@ -309,6 +309,9 @@ def make_plan(
             retry=item.step.retry,
             exclusive=item.function.exclusive,
             every_s=item.step.every_s,
+            key=item.step.key,
+            slots=item.step.slot_count,
+            exactly_once=item.step.exactly_once,
         )
         for item in found
     )

@@ -397,7 +397,20 @@ class World:
             version=action.version,
             trigger=find_trigger(spec),
             steps=tuple(
-                StepPlan(step.name, "action", "work", pin, {}, step.to, step.prefetch, 1.0, step.retry)
+                StepPlan(
+                    step.name,
+                    "action",
+                    "work",
+                    pin,
+                    {},
+                    step.to,
+                    step.prefetch,
+                    1.0,
+                    step.retry,
+                    key=step.key,
+                    slots=step.slot_count,
+                    exactly_once=step.exactly_once,
+                )
                 for step in spec.steps
             ),
             max_waiting=spec.max_waiting,

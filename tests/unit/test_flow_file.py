@@ -53,6 +53,12 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert flow.spec.steps[0].every_s == 0
     timed = read(ORDERS.replace("function: receive", "every: 250ms"), tmp_path)
     assert timed.spec.steps[0].every_s == 0.25
+    keyed = read(ORDERS.replace("prefetch: 32", "key: body:/id\n    slots: 4"), tmp_path).spec.steps[1]
+    assert (keyed.key, keyed.slots, keyed.slot_count, keyed.exactly_once) == ("body:/id", 4, 4, False)
+    once = read(ORDERS.replace("prefetch: 32", "exactly_once: true"), tmp_path).spec.steps[1]
+    assert (once.key, once.slot_count, once.exactly_once, once.keyed) == ("", 8, True, True)
+    assert not price.keyed
+    assert price.slot_count == 1
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,11 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("component: check@1.2.0", "component: check@", ["flow.yaml:14", "steps.check.component"]),
         ("component: check@1.2.0", "to: []", ["flow.yaml:14", "steps.check.component: is missing"]),
         ("    prefetch: 32", "    prefetch: 32\n    prefetch: 33", ["flow.yaml:12", "twice"]),
+        ("prefetch: 32", "key: customer", ["flow.yaml:11", "steps.price.key: 'customer'", "header:NAME"]),
+        ("prefetch: 32", "key: ''", ["flow.yaml:11", "steps.price.key: ''"]),
+        ("prefetch: 32", "slots: 4", ["flow.yaml:11", "steps.price.slots: 4", "Add `key`"]),
+        ("prefetch: 32", "exactly_once: 1", ["flow.yaml:11", "steps.price.exactly_once: 1"]),
+        ("    prefetch: 32", "    key: header:c\n    slots: 65", ["flow.yaml:12", "steps.price.slots: 65", "1 to 64"]),
         ("steps:", "steps: [", ["flow.yaml:", "is not YAML"]),
     ],
 )

@@ -46,6 +46,17 @@ def step(name: str, *to: str, **fields: object) -> StepSpec:
         (flow(step("a", every_s=float("nan"))), "steps[0].every", "OUT_OF_RANGE"),
         (flow(step("a", every_s=0.0105)), "steps[0].every", "OUT_OF_RANGE"),
         (flow(step("a", "b"), step("b", every_s=1.0)), "steps[1].every", "NOT_A_TIMER"),
+        (flow(step("a", key="customer")), "steps[0].key", "BAD_KEY"),
+        (flow(step("a", key="header:c", slots=65)), "steps[0].slots", "OUT_OF_RANGE"),
+        (flow(step("a", slots=4)), "steps[0].slots", "SLOTS_WITHOUT_KEY"),
+        (
+            flow(
+                *(step(f"s{n}", f"s{n + 1}", exactly_once=True, slots=64) for n in range(10)),
+                step("s10", key="header:c"),
+            ),
+            "steps",
+            "TOO_MANY_SLOTS",
+        ),
         (flow(step("a"), reply_timeout_s=301.0), "reply_timeout", "OUT_OF_RANGE"),
         (flow(step("a"), max_waiting=0), "max_waiting", "OUT_OF_RANGE"),
         (flow(*(step(f"s{n}", f"s{n + 1}") for n in range(100)), step("s100")), "steps", "TOO_MANY_STEPS"),

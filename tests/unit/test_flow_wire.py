@@ -39,6 +39,9 @@ steps = st.builds(
     timeout_s=milliseconds,
     retry=st.builds(RetryPolicy, attempts=st.integers(1, 9), backoff_s=milliseconds, max_delay_s=milliseconds),
     every_s=st.just(0.0) | milliseconds,
+    key=st.sampled_from(["", "header:customer", "body:/a~1b/0"]),
+    slots=st.integers(1, 64),
+    exactly_once=st.booleans(),
 )
 specs = st.builds(
     FlowSpec,
