@@ -9,14 +9,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from headrace.api.message.v1 import message_pb2
-from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
-from headrace.model.errors import AlreadyExists, Conflict, Exhausted, InvalidInput, NotFound, Unavailable, WrongState
-from headrace.model.flow_graph import check_flow, find_trigger
+from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
+from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec
-from headrace.model.json_values import check_json_body
-from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.names import check_name
 from services.orchestrator.caller import current_caller
 from services.orchestrator.domain import flow_verbs
@@ -33,7 +30,6 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.history import noted
-from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.domain.tick_plan import tick_key
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
@@ -48,7 +44,6 @@ STOP_LIMIT_S = 60.0
 LONGEST_LIMIT_S = 24 * 3600.0
 # A verb waits this long for an operation that is as good as over.
 SETTLE_LIMIT_S = 2.0
-MAX_BODY_BYTES = 512 * 1024
 MAX_REQUEST_ID = 200
 
 
@@ -232,65 +227,6 @@ class FlowService:
         await self.stores.begin_operation(operation)
         self.loops.wake(name)
         return operation
-
-    async def inject(
-        self, name: str, body: bytes, content_type: str, headers: dict[str, str], request_id: str
-    ) -> tuple[str, bool]:
-        """Publishes one stimulus to the ingress; answers the execution id and whether it was known already."""
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidInput.at(
-                "body", f"{len(body)} bytes", f"is more than {MAX_BODY_BYTES} bytes", reason="BODY_TOO_LARGE"
-            )
-        check_json_body("body", content_type or "application/json", body)
-        document, _ = await self.stores.existing_flow(name)
-        version = document.active_version or document.target_version
-        if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
-            raise wrong_state(name, document.state, "inject")
-        check_accepts(document)
-        if await self.reader.started_by_listener(document):
-            raise WrongState(
-                f"flow {name!r} is started by its listener: nothing can be injected",
-                reason="STARTED_BY_LISTENER",
-                next_step="Send it through the listener's source, or start a flow with a trigger",
-            )
-        trigger = find_trigger((await self.reader.version(name, version)).spec)
-        stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
-        envelope = message_pb2.Envelope(
-            id=first_message_id(stimulus, trigger),
-            execution_id=execution_id(stimulus),
-            body=body,
-            content_type=content_type or "application/json",
-            headers=headers,
-            sent_at_unix_ns=int(self.clock.now() * 1e9),
-        )
-        subject = subjects.ingress_subject(self.stores.workspace, name, trigger)
-        stored = await self._publish(name, document.state, subject, envelope)
-        return envelope.execution_id, bool(stored.get("duplicate"))
-
-    async def _publish(
-        self, name: str, state: FlowState, subject: str, envelope: message_pb2.Envelope
-    ) -> dict[str, object]:
-        try:
-            return await self.assets.publish(subject, envelope.SerializeToString(), {"Nats-Msg-Id": envelope.id})
-        except JetStreamApiError as error:
-            if error.code == EDGE_FULL:
-                raise Exhausted(
-                    f"the first step of flow {name!r} has as many messages waiting as it may",
-                    reason="EDGE_FULL",
-                    next_step="Try again in a second with the same request_id",
-                    metadata={"retry_after_ms": "1000"},
-                ) from error
-            raise Unavailable(f"the broker refused the message: {error}") from error
-        except NoResponders as error:
-            document, _ = await self.stores.existing_flow(name)
-            if document.state in (FlowState.STOPPED, FlowState.STOPPING):
-                raise wrong_state(name, document.state, "inject") from error
-            check_accepts(document)
-            raise Unavailable(
-                f"flow {name!r} is {state}, but its ingress does not answer",
-                reason="INGRESS_CLOSED",
-                next_step="Try again with the same request_id",
-            ) from error
 
     async def cancel(self, identifier: str) -> None:
         """Undoes an operation that still prepares; WrongState naming why, where it cannot be undone."""

@@ -19,7 +19,8 @@ from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
 from services.orchestrator.domain.actions import CallInstance
 from services.orchestrator.domain.scaling import GIVE_WAY
-from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView
+from services.orchestrator.domain.snapshot import InstanceView, StatusView
+from services.orchestrator.instance_views import instance_view, status_view
 
 log = get_logger(__name__)
 
@@ -29,27 +30,6 @@ STOP_TIMEOUT_S = 20.0
 SILENCE_LIMIT_S = 15.0
 RECONNECT_S = 0.05
 LONGEST_RECONNECT_S = 2.0
-
-_STATES = sidecar_pb2.StepState
-_PROGRESS = {
-    sidecar_pb2.PROGRESS_WARM: Progress.WARM,
-    sidecar_pb2.PROGRESS_ACTIVE: Progress.ACTIVE,
-    sidecar_pb2.PROGRESS_DRAINING: Progress.DRAINING,
-    sidecar_pb2.PROGRESS_DRAINED: Progress.DRAINED,
-}
-
-
-def progress_of(status: sidecar_pb2.InstanceStatus) -> Progress:
-    """The sidecar's state and progress as one word of the planner's."""
-    if status.state == _STATES.STEP_STATE_FAILED:
-        return Progress.FAILED
-    if status.progress in _PROGRESS:
-        return _PROGRESS[status.progress]
-    if status.state == _STATES.STEP_STATE_SLEEPING:
-        return Progress.SLEEPING
-    if status.state == _STATES.STEP_STATE_UNSPECIFIED:
-        return Progress.NONE
-    return Progress.STARTING
 
 
 @dataclass
@@ -284,29 +264,3 @@ async def _close(watch: _Watch) -> None:
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await watch.task
     await watch.channel.close()
-
-
-def instance_view(instance: agent_pb2.Instance) -> InstanceView:
-    return InstanceView(
-        name=instance.spec.name,
-        deployment=instance.spec.deployment,
-        step=instance.spec.step,
-        replica=instance.spec.replica,
-        up=instance.state == agent_pb2.INSTANCE_STATE_UP,
-        stopping=instance.state == agent_pb2.INSTANCE_STATE_STOPPING,
-        generation=instance.generation,
-        starts=instance.starts,
-        last_exit=instance.last_exit,
-    )
-
-
-def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
-    return StatusView(
-        progress=progress_of(status),
-        generation=status.generation,
-        in_flight=status.in_flight,
-        cause=status.cause,
-        cause_reason=status.cause_reason,
-        log_lines=tuple(status.last_log_lines),
-        gave_way=status.gave_way,
-    )

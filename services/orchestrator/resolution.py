@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
 import sys
 import time
-from dataclasses import dataclass
 
 import grpc
-import jsonschema
-import jsonschema.exceptions
 import msgspec
 from grpc_status import rpc_status
 
 import headrace
-from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
-from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput, Unavailable
+from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.domain.leadership import generation_of
+from services.orchestrator.revision_checks import Found, kind_of, merged, problems_of
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
 ACK_WAIT_S = 30.0
-_KINDS = {
-    component_pb2.FUNCTION_KIND_ACTION: "action",
-    component_pb2.FUNCTION_KIND_TRIGGER: "trigger",
-    component_pb2.FUNCTION_KIND_LISTENER: "listener",
-}
 INTERPRETER = f"{platform.python_implementation().lower()}-{sys.version.split()[0]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the registry has for one step."""
-
-    step: StepSpec
-    revision: registry_pb2.Revision
-    function: registry_pb2.Function
 
 
 class Resolver:
@@ -73,9 +55,9 @@ class Resolver:
                 raise answer
             else:
                 found.append(answer)
-                problems += _problems(index, step, answer.function, step.name == graph.trigger)
+                problems += problems_of(index, step, answer.function, step.name == graph.trigger)
         if problems:
-            raise _merged(problems)
+            raise merged(problems)
         return found
 
     async def newest_revision(self, component: str) -> registry_pb2.Revision:
@@ -206,76 +188,6 @@ def _message(error: grpc.aio.AioRpcError) -> str:
     return str(status.message if status is not None else error.details())
 
 
-def _problems(index: int, step: StepSpec, function: registry_pb2.Function, is_trigger: bool) -> list[InvalidInput]:
-    path = f"steps[{index}]"
-    kind = _KINDS.get(function.kind, "action")
-    problems: list[InvalidInput] = []
-    if is_trigger and kind == "action":
-        problems.append(
-            InvalidInput.at(
-                f"{path}.function",
-                function.name,
-                f"is an action, but step {step.name!r} starts the flow: it must be a trigger or a listener",
-                reason="NOT_A_TRIGGER",
-            )
-        )
-    if not is_trigger and kind != "action":
-        problems.append(
-            InvalidInput.at(
-                f"{path}.function",
-                function.name,
-                f"is a {kind}, but step {step.name!r} receives from other steps: it must be an action",
-                reason="NOT_AN_ACTION",
-            )
-        )
-    if step.every_s and kind != "trigger":
-        problems.append(
-            InvalidInput.at(
-                f"{path}.every",
-                step.every_s,
-                f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
-                reason="NOT_A_TRIGGER",
-            )
-        )
-    if function.exclusive and step.replicas > 1:
-        problems.append(
-            InvalidInput.at(f"{path}.replicas", step.replicas, "is more than 1, but the function is exclusive")
-        )
-    if function.config_schema_json:
-        problems += _config_problems(path, step, json.loads(function.config_schema_json))
-    return problems
-
-
-def _config_problems(path: str, step: StepSpec, schema: object) -> list[InvalidInput]:
-    if not isinstance(schema, dict):
-        return []
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    problems = []
-    for error in sorted(validator.iter_errors(step.config), key=lambda error: [str(part) for part in error.path]):
-        field = f"{path}.config" + "".join(f".{part}" for part in error.path)
-        # The message shows the value; a config holds no secrets (credentials are references).
-        problems.append(
-            InvalidInput(
-                f"{field}: {error.message}",
-                reason="CONFIG_INVALID",
-                next_step="Correct it after the function's config schema",
-                violations=[FieldViolation(field, error.message)],
-            )
-        )
-    return problems
-
-
-def _merged(problems: list[InvalidInput]) -> InvalidInput:
-    first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidInput(
-        first.message + more,
-        reason=first.reason,
-        next_step=first.next_step,
-        violations=[violation for problem in problems for violation in problem.violations],
-    )
-
-
 def pinned_spec(spec: FlowSpec, plan: DeploymentPlan) -> FlowSpec:
     """The spec with exact digests in place of references: those that a deployment of the same version runs."""
     pins = {step.name: f"{step.pin.component}@{step.pin.digest}" for step in plan.steps}
@@ -291,7 +203,7 @@ def make_plan(
     steps = tuple(
         StepPlan(
             name=item.step.name,
-            kind=_KINDS.get(item.function.kind, "action"),
+            kind=kind_of(item.function),
             function=item.function.name,
             pin=PinPlan(
                 component=item.revision.manifest.component

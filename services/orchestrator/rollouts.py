@@ -12,7 +12,7 @@ from headrace.model.errors import Conflict, InvalidInput, WrongState
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.names import parse_reference
-from services.orchestrator.domain import flow_verbs
+from services.orchestrator.domain import flow_verbs, rollout_verbs
 from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
@@ -24,7 +24,8 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.flow_service import FlowService
-from services.orchestrator.resolution import Found, make_plan, pinned_spec
+from services.orchestrator.resolution import make_plan, pinned_spec
+from services.orchestrator.revision_checks import Found
 
 
 @dataclass
@@ -41,13 +42,13 @@ class Rollouts:
 
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             flow_verbs.check_etag(document, etag)
-            changed, _ = flow_verbs.begin_publish(document, intent, rollout)
+            changed, _ = rollout_verbs.begin_publish(document, intent, rollout)
             draft = document.draft
             assert draft is not None
             found = await flows.resolver.check(draft)
             if document.state == FlowState.RUNNING:
                 running = await self._running(document)
-                flow_verbs.check_takeover(document, running, draft, rollout.strategy)
+                rollout_verbs.check_takeover(document, running, draft, rollout.strategy)
                 await self._refuse_unchanged(document, running, draft, found)
             await self._write_version(name, changed.latest_version, draft)
             return changed
@@ -64,7 +65,7 @@ class Rollouts:
             flow_verbs.check_etag(document, etag)
             flow_verbs.check_running(document, "restart")
             spec = (await flows.reader.version(name, document.active_version)).spec
-            changed, _ = flow_verbs.begin_restart(document, spec, intent, rollout)
+            changed, _ = rollout_verbs.begin_restart(document, spec, intent, rollout)
             await flows.resolver.check(spec)
             return changed
 
@@ -80,11 +81,11 @@ class Rollouts:
 
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             flow_verbs.check_etag(document, etag)
-            source = flow_verbs.rollback_source(document, version)
+            source = rollout_verbs.rollback_source(document, version)
             spec = (await flows.reader.version(name, version)).spec
-            changed, _ = flow_verbs.begin_rollback(document, version, spec, intent, rollout)
+            changed, _ = rollout_verbs.begin_rollback(document, version, spec, intent, rollout)
             if document.state == FlowState.RUNNING:
-                flow_verbs.check_takeover(document, await self._running(document), spec, rollout.strategy)
+                rollout_verbs.check_takeover(document, await self._running(document), spec, rollout.strategy)
             await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
             return changed
 
@@ -134,7 +135,7 @@ class Rollouts:
             flow_verbs.check_etag(document, etag)
             plans = [await self.flows.reader.plan(name, number) for number in document.live]
             used = frozenset(plan.version for plan in plans if plan is not None)
-            return flow_verbs.delete_version(document, version, used)
+            return rollout_verbs.delete_version(document, version, used)
 
         await stores.change_flow(name, edit)
         await stores.unpin(name, f"v{version}")

@@ -20,6 +20,7 @@ from services.orchestrator.flow_messages import (
 )
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryReader
+from services.orchestrator.injection import Injector
 from services.orchestrator.interventions import Interventions
 from services.orchestrator.log_tail import MAX_LINES, tail
 from services.orchestrator.mesh_view import MeshView
@@ -49,6 +50,7 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowService
         self._service = service
         self._rollouts = rollouts
         self._interventions = Interventions(service)
+        self._injector = Injector(service.stores, service.assets, service.reader, service.clock)
         self._mesh = mesh
         self._stopping = stopping
 
@@ -148,7 +150,7 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowService
     async def InjectMessage(  # type: ignore[override]
         self, request: flow_pb2.InjectMessageRequest, context: Any
     ) -> flow_pb2.InjectMessageResponse:
-        execution, duplicate = await self._service.inject(
+        execution, duplicate = await self._injector.inject(
             flow_of(request.name), request.body, request.content_type, dict(request.headers), request.request_id
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)

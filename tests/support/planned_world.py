@@ -18,7 +18,7 @@ from headrace.model.flow_graph import find_trigger
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
-from services.orchestrator.domain import flow_verbs
+from services.orchestrator.domain import flow_verbs, rollout_verbs
 from services.orchestrator.domain.cancellation import cancel
 from services.orchestrator.domain.documents import (
     FlowDocument,
@@ -100,14 +100,14 @@ class World:
         rollout = Rollout(strategy, strict_order=strict, limit_s=limit_s)
         if name == "publish":
             draft = self.flow.draft
-            document, _ = flow_verbs.begin_publish(self.flow, intent, rollout)
+            document, _ = rollout_verbs.begin_publish(self.flow, intent, rollout)
             assert draft is not None
             self.versions[document.latest_version] = draft
         elif name == "restart":
             spec = self.versions[self.flow.active_version or 1]
-            document, _ = flow_verbs.begin_restart(self.flow, spec, intent, rollout)
+            document, _ = rollout_verbs.begin_restart(self.flow, spec, intent, rollout)
         elif name == "rollback":
-            document, _ = flow_verbs.begin_rollback(self.flow, 1, self.versions[1], intent, rollout)
+            document, _ = rollout_verbs.begin_rollback(self.flow, 1, self.versions[1], intent, rollout)
         elif name == "start":
             version = flow_verbs.pick_version(self.flow, 0)
             document, _ = flow_verbs.begin_start(self.flow, version, self.versions[version], intent)

@@ -1,0 +1,104 @@
+"""What a flow may ask of the revision it names: function, kind, config, replicas."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import jsonschema
+import jsonschema.exceptions
+
+from headrace.api.component.v1 import component_pb2
+from headrace.api.registry.v1 import registry_pb2
+from headrace.model.errors import FieldViolation, InvalidInput
+from headrace.model.flow_spec import StepSpec
+
+_KINDS = {
+    component_pb2.FUNCTION_KIND_ACTION: "action",
+    component_pb2.FUNCTION_KIND_TRIGGER: "trigger",
+    component_pb2.FUNCTION_KIND_LISTENER: "listener",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the registry has for one step."""
+
+    step: StepSpec
+    revision: registry_pb2.Revision
+    function: registry_pb2.Function
+
+
+def kind_of(function: registry_pb2.Function) -> str:
+    """`action`, `trigger` or `listener`."""
+    return _KINDS.get(function.kind, "action")
+
+
+def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_trigger: bool) -> list[InvalidInput]:
+    path = f"steps[{index}]"
+    kind = kind_of(function)
+    problems: list[InvalidInput] = []
+    if is_trigger and kind == "action":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.function",
+                function.name,
+                f"is an action, but step {step.name!r} starts the flow: it must be a trigger or a listener",
+                reason="NOT_A_TRIGGER",
+            )
+        )
+    if not is_trigger and kind != "action":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.function",
+                function.name,
+                f"is a {kind}, but step {step.name!r} receives from other steps: it must be an action",
+                reason="NOT_AN_ACTION",
+            )
+        )
+    if step.every_s and kind != "trigger":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.every",
+                step.every_s,
+                f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
+                reason="NOT_A_TRIGGER",
+            )
+        )
+    if function.exclusive and step.replicas > 1:
+        problems.append(
+            InvalidInput.at(f"{path}.replicas", step.replicas, "is more than 1, but the function is exclusive")
+        )
+    if function.config_schema_json:
+        problems += _config_problems(path, step, json.loads(function.config_schema_json))
+    return problems
+
+
+def _config_problems(path: str, step: StepSpec, schema: object) -> list[InvalidInput]:
+    if not isinstance(schema, dict):
+        return []
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    problems = []
+    for error in sorted(validator.iter_errors(step.config), key=lambda error: [str(part) for part in error.path]):
+        field = f"{path}.config" + "".join(f".{part}" for part in error.path)
+        # The message shows the value; a config holds no secrets (credentials are references).
+        problems.append(
+            InvalidInput(
+                f"{field}: {error.message}",
+                reason="CONFIG_INVALID",
+                next_step="Correct it after the function's config schema",
+                violations=[FieldViolation(field, error.message)],
+            )
+        )
+    return problems
+
+
+def merged(problems: list[InvalidInput]) -> InvalidInput:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(
+        first.message + more,
+        reason=first.reason,
+        next_step=first.next_step,
+        violations=[violation for problem in problems for violation in problem.violations],
+    )
