@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
-from services.sidecar.delivery_loop import DeliveryLoop, new_counters
+from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.hop_phases import HopPhases
+from services.sidecar.input_path import PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
 from services.sidecar.outbox import Outbox
 from services.sidecar.reply_sender import ReplySender
@@ -65,18 +66,27 @@ class DataPlane:
             on_idle=self._changed,
         )
         self._replies = ReplySender(lane, answers)
-        self.loop = DeliveryLoop(
+        hops = HopPhases(plan, step, recorder)
+        self._path = PlainPath(
             plan,
             step,
             lane,
             self.outbox,
             self._replies,
-            HopPhases(plan, step, recorder),
+            hops,
             self._timers,
             self.counters,
-            on_finished=on_finished,
             on_occupancy=self._changed,
             redelivered_until=redelivered_until,
+        )
+        self.loop = DeliveryLoop(
+            step,
+            self._path,
+            hops,
+            self._timers,
+            self.counters,
+            ack_wait_s=plan.ack_wait_s,
+            on_finished=on_finished,
         )
         self._listener: ListenerFeed | None = None
         if step.kind == "listener":
@@ -86,11 +96,17 @@ class DataPlane:
     @property
     def held(self) -> int:
         """Messages held, and a listener's unresolved emits."""
-        return self.loop.held + (self._listener.unresolved if self._listener is not None else 0)
+        return self._path.held + (self._listener.unresolved if self._listener is not None else 0)
 
     @property
     def drained(self) -> bool:
-        return self._leaving is None and self.loop.empty and (self._listener is None or self._listener.closed)
+        empty = not self._path.held and self.outbox.unsettled == 0
+        return self._leaving is None and empty and (self._listener is None or self._listener.closed)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing comes from the broker; empty while all is well."""
+        return self._path.problem
 
     def _changed(self) -> None:
         self._emptied.set()
@@ -114,7 +130,7 @@ class DataPlane:
         if self._listener is not None:
             self._listener.activate()
         else:
-            self.loop.start_pulling()
+            self._path.start_pulling()
 
     def drain(self) -> None:
         """A listener stops reading its source; a puller goes on."""
@@ -132,7 +148,7 @@ class DataPlane:
             self._leaving = self._tasks.create_task(self._stop_pulling(), name="give way")
 
     async def _stop_pulling(self) -> None:
-        await self.loop.stop_pulling()  # bounded by the lane
+        await self._path.stop_pulling()  # bounded by the lane
         self._leaving = None
         self._changed()
 
@@ -143,7 +159,7 @@ class DataPlane:
             self._listener.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_PULLING_LIMIT_S):
-                await self.loop.stop_pulling()
+                await self._path.stop_pulling()
         while not self.drained and (left_s := deadline - time.monotonic()) > 0:
             self._emptied.clear()
             with contextlib.suppress(TimeoutError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from headrace.ports import Delivery
+from headrace.ports import Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, FailedAttempt
 from services.sidecar.domain.delivery import Problem, Trail
 
@@ -69,6 +69,14 @@ class HeldInput:
     def first_try(self) -> bool:
         """Delivered once, called once; also when that call failed."""
         return self.delivery.attempt == 1 and self.calls == 1
+
+    def extend(self, lane: JetStreamLane, now: float, every_s: float) -> None:
+        """Restarts the broker's ack deadline if that was not done for `every_s`."""
+        if now - self.extended_at >= every_s:
+            self.extended_at = now
+            lane.extend(self.delivery)
+            for copy in self.also:
+                lane.extend(copy)
 
     def trail(self) -> Trail:
         return Trail(self.failures, self.rebounds, self.crashes, self.wants_reply)

@@ -34,8 +34,8 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
     board = instance.status.board
     plane, supervisor = instance.plane, instance.supervisor
     cause, reason = board.cause, board.cause_reason
-    if not cause and plane is not None and plane.loop.problem:
-        cause, reason = plane.loop.problem, "NOTHING_DELIVERED"
+    if not cause and plane is not None and plane.problem:
+        cause, reason = plane.problem, "NOTHING_DELIVERED"
     status = sidecar_pb2.InstanceStatus(
         instance=name,
         state=sidecar_pb2.StepState.Value(f"STEP_STATE_{instance.status.state.value}"),

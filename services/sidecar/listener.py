@@ -15,13 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
 from headrace.ports import Stored
 from headrace.wire.envelope import MalformedMessage, encode_shared
 from services.sidecar.domain.delivery import Problem, check_output
 from services.sidecar.domain.retry_delay import restart_delay_s
 from services.sidecar.outbox import Outbox, Outgoing
+from services.sidecar.outputs import edges_of
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -67,8 +67,7 @@ class ListenerFeed:
         self._counters = counters
         self._tasks = tasks
         self._on_occupancy = on_occupancy
-        owner = subjects.deployment_owner(plan.deployment)
-        self._edges = [(r, subjects.data_subject(plan.workspace, plan.flow, owner, r)) for r in step.receivers]
+        self._edges = edges_of(plan, step)
         self._max_unresolved = step.prefetch
         self._process: ComponentProcess | None = None
         self._active = False
@@ -215,10 +214,10 @@ class ListenerFeed:
             return
         if not self._edges:
             self._resolve(emit)
-        for receiver, subject in self._edges:
-            message_id = output_message_id(stimulus, self._step.name, "0", receiver)
-            stored, refused = partial(self._stored, emit), partial(self._refused, emit)
-            emit.outgoing.add(Outgoing(subject, message_id, shared, "", stored, refused))
+        stored, refused = partial(self._stored, emit), partial(self._refused, emit)
+        for edge in self._edges:
+            message_id = output_message_id(stimulus, self._step.name, "0", edge.receiver)
+            emit.outgoing.add(edge.outgoing(message_id, given.data, shared, "", stored, refused))
         for outgoing in tuple(emit.outgoing):
             if not outgoing.withdrawn:
                 self._outbox.put(outgoing)

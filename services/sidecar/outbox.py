@@ -2,7 +2,8 @@
 
 Every message ends in exactly one call of its `on_stored` or `on_refused`, unless the sidecar ends first. While
 an edge is full one probe per edge is on its way and the rest wait here; they hold their inputs' credit, so
-that the step stops pulling and the pressure goes upstream.
+that the step stops pulling and the pressure goes upstream. What is `ordered` goes one after the other: a message
+without an answer keeps its edge until it has one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Outgoing:
     on_stored: Callable[[Outgoing, Stored], None]
     on_refused: Callable[[Outgoing, Problem], None]
     sealed: bool = False
+    ordered: bool = False
     withdrawn: bool = False
     tries: int = 0
     written_at_unix_ns: int = 0
@@ -52,7 +54,8 @@ class Outgoing:
 
 @dataclass(slots=True)
 class _Edge:
-    window: EdgeWindow = field(default_factory=EdgeWindow)
+    window: EdgeWindow
+    ordered: bool
     waiting: deque[Outgoing] = field(default_factory=deque)
     probing: bool = False
 
@@ -88,7 +91,8 @@ class Outbox:
         self.unsettled += 1
         edge = self._edges.get(outgoing.subject)
         if edge is None:
-            edge = self._edges[outgoing.subject] = _Edge()
+            window = EdgeWindow(ordered=outgoing.ordered)
+            edge = self._edges[outgoing.subject] = _Edge(window, outgoing.ordered)
         if edge.waiting or not edge.window.may_send():
             edge.waiting.append(outgoing)
         else:
@@ -151,6 +155,7 @@ class Outbox:
         elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
             edge.window.unanswered()
             self._refuse(outgoing, Problem("OUTPUT_REFUSED", f"the broker refuses the output: {error}"))
+            self._pump(edge)
         else:
             if isinstance(error, PublishUnknown) and error.no_responders:
                 self._no_responders()
@@ -159,15 +164,23 @@ class Outbox:
             self._repeat(edge, outgoing)
 
     def _repeat(self, edge: _Edge, outgoing: Outgoing) -> None:
-        edge.window.unanswered()
+        if not edge.ordered:
+            edge.window.unanswered()
         outgoing.tries += 1
         self._counters["republished"] += 1
         delay_s = jittered(republish_delay_s(outgoing.tries), random.random())  # noqa: S311
         self._timers.later(delay_s, partial(self._try_again, edge, outgoing))
-        if edge.waiting:
+        if edge.waiting and not edge.ordered:
             self._probe_later(edge)
 
     def _try_again(self, edge: _Edge, outgoing: Outgoing) -> None:
+        if edge.ordered:
+            edge.window.unanswered()
+        self._send_again(edge, outgoing)
+        if edge.ordered:
+            self._pump(edge)
+
+    def _send_again(self, edge: _Edge, outgoing: Outgoing) -> None:
         if outgoing.withdrawn:
             self._one_settled()
         elif self._retired():

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 
 class EdgeWindow:
-    """Counts of one edge (receiver) in one sidecar."""
+    """Counts of one edge (receiver) in one sidecar; with `ordered` never more than one is on its way, since two
+    into an edge that is full for the first and open for the second change places."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ordered: bool = False) -> None:
+        self._ordered = ordered
         self._limit: int | None = None
         self.in_flight = 0
 
@@ -19,6 +21,8 @@ class EdgeWindow:
         return self._limit is not None
 
     def may_send(self) -> bool:
+        if self._ordered and self.in_flight:
+            return False
         return self._limit is None or self.in_flight < self._limit
 
     def sent(self) -> None:

@@ -1,0 +1,120 @@
+"""The end of an input whose effects are with the broker: its reply, if a caller waits, then its acknowledgement."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from headrace.ports import Delivery, JetStreamLane
+from headrace.wire.envelope import encode_reply
+from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.sender_memory import SenderMemory
+from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.reply_sender import OutgoingReply, ReplySender
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.hop_phases import HopPhases
+
+
+class Closing:
+    """`on_settled` is called when the input is acknowledged, or its acknowledgement was given up."""
+
+    def __init__(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        lane: JetStreamLane,
+        replies: ReplySender,
+        memory: SenderMemory,
+        hops: HopPhases,
+        counters: dict[str, int],
+        *,
+        clock: Callable[[], float],
+        on_settled: Callable[[HeldInput], None],
+    ) -> None:
+        self._plan = plan
+        self._step = step
+        self._lane = lane
+        self._replies = replies
+        self._memory = memory
+        self._hops = hops
+        self._counters = counters
+        self._clock = clock
+        self._on_settled = on_settled
+
+    def close(self, held: HeldInput) -> None:
+        """Its outputs are stored: sends the component's reply, then acknowledges."""
+        if held.reply is not None and held.wants_reply:
+            reply = held.reply
+            payload = self._encode_reply(held, reply.status or 200, reply.body, reply.content_type, dict(reply.headers))
+            self._put_reply(held, payload)
+        else:
+            self.acknowledge(held)
+
+    def close_with_error(self, held: HeldInput, problem: Problem) -> None:
+        """It was given up: the waiting caller gets the problem."""
+        if not held.wants_reply:
+            self.acknowledge(held)
+            return
+        error = {"code": problem.code, "message": problem.message, "execution": held.envelope.execution_id}
+        body = json.dumps({"error": error}, ensure_ascii=False).encode()
+        self._put_reply(held, self._encode_reply(held, problem.status, body, "application/json", {}))
+
+    def acknowledge(self, held: HeldInput) -> None:
+        held.phase = Phase.ACKNOWLEDGING
+        self._memory.finish(held.message_id, self._clock())
+        written_ns = time.monotonic_ns()
+        for copy in held.also:
+            self._lane.acknowledge(copy).add_done_callback(self._note)
+        future = self._lane.acknowledge(held.delivery)
+        future.add_done_callback(partial(self._acknowledged, held, written_ns))
+
+    def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
+        """An input that was finished before: nothing but its acknowledgement."""
+
+        def acknowledged(future: asyncio.Future[None]) -> None:
+            self._note(future)
+            done()
+
+        self._lane.acknowledge(delivery).add_done_callback(acknowledged)
+
+    def _encode_reply(
+        self, held: HeldInput, status: int, body: bytes, content_type: str, headers: dict[str, str]
+    ) -> bytes:
+        self._hops.reply_written(held)
+        return encode_reply(
+            execution_id=held.envelope.execution_id,
+            status=status,
+            body=body,
+            sent_at_unix_ns=time.time_ns(),
+            content_type=content_type,
+            headers=headers,
+            step=self._step.name,
+            deployment=self._plan.deployment,
+            version=self._plan.version,
+            revision=self._step.pin.digest,
+            input_stored_at_unix_ns=held.delivery.stored_at_unix_ns if held.first_try else 0,
+        )
+
+    def _put_reply(self, held: HeldInput, payload: bytes) -> None:
+        self._counters["replied"] += 1
+        to = held.envelope.reply_to
+        sent = partial(self.acknowledge, held)
+        self._replies.put(OutgoingReply(to.subject, payload, held.envelope.execution_id, to.answer_key, sent))
+
+    def _acknowledged(self, held: HeldInput, written_ns: int, future: asyncio.Future[None]) -> None:
+        if self._note(future):
+            self._hops.acknowledged(held, written_ns)
+        self._on_settled(held)
+
+    def _note(self, future: asyncio.Future[None]) -> bool:
+        """True when the broker confirmed; otherwise a redelivery will come, and find the input finished."""
+        if not future.cancelled() and future.exception() is None:
+            return True
+        self._counters["acks_unconfirmed"] += 1
+        return False

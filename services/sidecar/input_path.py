@@ -1,0 +1,226 @@
+"""How inputs come to the delivery loop and how they are settled: of a plain step, from its one consumer.
+
+A keyed step has a path of its own (`slot_path`); the loop between is the same for both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from headrace.model import subjects
+from headrace.model.message_ids import output_message_id
+from headrace.ports import Consumption, Delivery, JetStreamLane
+from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
+from services.sidecar.closing import Closing
+from services.sidecar.dead_letters import DeadLetters
+from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.sender_memory import SenderMemory
+from services.sidecar.held_input import HeldInput
+from services.sidecar.outputs import LateContext, OutputMaker
+from services.sidecar.settlement import Settlement
+from services.sidecar.timers import Timers
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.hop_phases import HopPhases
+    from services.sidecar.outbox import Outbox
+    from services.sidecar.reply_sender import ReplySender
+
+COUNTERS = (
+    "received", "processed", "emitted", "emitted_late", "replied", "rejected", "dead_lettered", "retried", "rebounds",
+    "redelivered", "duplicates", "refused_full", "republished", "timeouts", "crashed_calls", "late_ignored",
+    "acks_unconfirmed",
+)  # fmt: skip
+
+
+def new_counters() -> dict[str, int]:
+    """All counters of an instance at zero."""
+    counters: dict[str, int] = defaultdict(int)
+    counters.update(dict.fromkeys(COUNTERS, 0))
+    return counters
+
+
+class InputPath(Protocol):
+    """What the delivery loop needs of a path. `submit` is the loop's: it takes inputs that may be called now."""
+
+    submit: Callable[[list[HeldInput]], None]
+
+    @property
+    def held(self) -> int:
+        """Messages pulled and not yet acknowledged."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing comes from the broker; empty while all is well."""
+
+    def start_pulling(self) -> None:
+        """Idempotent. The consumer must exist; until it does the lane keeps asking."""
+
+    async def stop_pulling(self) -> None:
+        """Asks for no more; what was delivered is handled on."""
+
+    def extend(self, now: float, every_s: float) -> None:
+        """Restarts the ack deadline of what has been held for that long."""
+
+    def deliver(self, held: HeldInput) -> None:
+        """Its call is done: its outputs, its reply, its acknowledgement. MalformedMessage for a bad output."""
+
+    def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
+        """It is not tried again."""
+
+    def publish_late(self, context: LateContext, emit: Any) -> None:
+        """An emit that came after its call's end."""
+
+    def late_context(self, held: HeldInput) -> LateContext:
+        """What late emits of this input need."""
+
+
+class PlainPath:
+    """`on_occupancy` is called when it gets its first held input or has settled its last. Messages up to stream
+    sequence `redelivered_until` were delivered before."""
+
+    submit: Callable[[list[HeldInput]], None]
+
+    def __init__(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        lane: JetStreamLane,
+        outbox: Outbox,
+        replies: ReplySender,
+        hops: HopPhases,
+        timers: Timers,
+        counters: dict[str, int],
+        *,
+        on_occupancy: Callable[[], None],
+        redelivered_until: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._step, self._lane = plan, step, lane
+        self._timers, self._counters, self._hops = timers, counters, hops
+        self._on_occupancy = on_occupancy
+        self._redelivered_until = redelivered_until
+        self._clock = clock
+        self._held: dict[str, HeldInput] = {}
+        self._consumption: Consumption | None = None
+        self._to_release = 0
+        self._memory = SenderMemory(plan.duplicate_window_s)
+        letters = DeadLetters(plan, step, outbox, counters)
+        closing = Closing(
+            plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
+        )
+        maker = OutputMaker(plan, step)
+        settlement = Settlement(maker, outbox, letters, closing, self._memory, hops, counters, clock=clock)
+        self._settlement = settlement
+        self.deliver, self.give_up, self.publish_late = (
+            settlement.deliver,
+            settlement.give_up,
+            settlement.publish_late,
+        )
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    @property
+    def problem(self) -> str:
+        return self._consumption.problem if self._consumption is not None else ""
+
+    def late_context(self, held: HeldInput) -> LateContext:
+        return LateContext(held)
+
+    def start_pulling(self) -> None:
+        if self._consumption is None:
+            self._consumption = self._lane.consume(
+                subjects.flow_stream(self._plan.workspace, self._plan.flow),
+                subjects.step_consumer(self._plan.deployment, self._step.name),
+                credit=self._step.prefetch,
+                on_deliveries=self._on_deliveries,
+            )
+
+    async def stop_pulling(self) -> None:
+        if self._consumption is not None:
+            await self._consumption.stop()
+
+    def extend(self, now: float, every_s: float) -> None:
+        for held in self._held.values():
+            held.extend(self._lane, now, every_s)
+
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        now = self._clock()
+        fresh: list[HeldInput] = []
+        for delivery in deliveries:
+            self._counters["received"] += 1
+            if delivery.attempt == 1 and delivery.stream_sequence <= self._redelivered_until:
+                delivery.attempt = 2  # the broker's own count began anew when the messages were reclaimed
+            if delivery.attempt > 1:
+                self._counters["redelivered"] += 1
+            held = self._take(delivery, now)
+            if held is not None:
+                fresh.append(held)
+        if fresh:
+            self.submit(fresh)
+
+    def _take(self, delivery: Delivery, now: float) -> HeldInput | None:
+        try:
+            envelope = decode_envelope(delivery.payload)
+        except MalformedMessage as error:
+            self._take_unreadable(delivery, str(error), now)
+            return None
+        message_id = envelope.id
+        known = self._held.get(message_id)
+        if known is not None:
+            self._counters["duplicates"] += 1
+            if known.delivery.stream_sequence == delivery.stream_sequence:
+                known.delivery, known.extended_at = delivery, now
+            else:
+                known.also.append(delivery)
+            self._release()
+            return None
+        if self._memory.is_finished(message_id, now):
+            self._counters["duplicates"] += 1
+            self._settlement.acknowledge_again(delivery, self._release)
+            return None
+        self._hops.received(delivery, envelope)
+        return self._hold(HeldInput(delivery, envelope, message_id, now))
+
+    def _take_unreadable(self, delivery: Delivery, message: str, now: float) -> None:
+        message_id = unreadable_id(delivery, self._step.name)
+        if message_id in self._held:
+            self._release()
+            return
+        held = self._hold(HeldInput(delivery, Envelope(id=message_id), message_id, now))
+        problem = Problem("MALFORMED_MESSAGE", message)
+        self._settlement.dead_letter_unreadable(delivery, held, problem)
+
+    def _hold(self, held: HeldInput) -> HeldInput:
+        self._held[held.message_id] = held
+        if len(self._held) == 1:
+            self._on_occupancy()
+        return held
+
+    def _settled(self, held: HeldInput) -> None:
+        self._held.pop(held.message_id, None)
+        self._counters["processed"] += not held.dead
+        self._release()
+        if not self._held:
+            self._on_occupancy()
+
+    def _release(self) -> None:
+        # One call for all that end in the same turn of the loop.
+        self._to_release += 1
+        if self._to_release == 1:
+            self._timers.later(0, self._release_all)
+
+    def _release_all(self) -> None:
+        count, self._to_release = self._to_release, 0
+        if self._consumption is not None and count:
+            self._consumption.release(count)
+
+
+def unreadable_id(delivery: Delivery, step: str) -> str:
+    """Id of a message that is no envelope: the same at each delivery, so that it is dead-lettered once."""
+    return delivery.message_id or output_message_id(str(delivery.stream_sequence), "", "", step)

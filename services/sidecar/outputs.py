@@ -1,0 +1,117 @@
+"""Makes the messages that one emit becomes: one for each receiver, on the slot that the receiver's key says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from headrace.model import subjects
+from headrace.model.message_ids import output_message_id
+from headrace.model.slots import Keying, keying
+from headrace.ports import Stored
+from headrace.wire.envelope import ReplyTo, encode_shared
+from services.sidecar.domain.delivery import Problem
+from services.sidecar.held_input import HeldInput
+from services.sidecar.outbox import Outgoing
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+
+OnStored = Callable[[Outgoing, Stored], None]
+OnRefused = Callable[[Outgoing, Problem], None]
+
+
+class LateContext:
+    """What outputs take over from their input; kept for a while for late emits."""
+
+    __slots__ = (
+        "execution_id",
+        "incarnation",
+        "input_stored_at_unix_ns",
+        "message_id",
+        "next_index",
+        "reply_to",
+        "slot",
+        "traceparent",
+    )
+
+    def __init__(self, held: HeldInput) -> None:
+        envelope = held.envelope
+        self.message_id = held.message_id
+        self.execution_id = envelope.execution_id
+        self.incarnation = envelope.incarnation
+        self.reply_to: ReplyTo | None = envelope.reply_to if envelope.HasField("reply_to") else None
+        self.traceparent = held.delivery.traceparent
+        self.next_index = len(held.outputs)
+        self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
+        self.slot: Any = None
+        """The slot of a keyed step that its input came from."""
+
+
+class Edge:
+    """The way to one receiver."""
+
+    __slots__ = ("_keying", "_ordered", "_subjects", "receiver")
+
+    def __init__(self, plan: DeploymentPlan, receiver: str) -> None:
+        step = plan.step(receiver)
+        owner = subjects.deployment_owner(plan.deployment)
+        self.receiver = receiver
+        self._keying: Keying = keying(step.key, step.slots)
+        self._subjects = [
+            subjects.data_subject(plan.workspace, plan.flow, owner, receiver, slot) for slot in range(step.slots)
+        ]
+        # Where every message is its own key there is no order to keep.
+        self._ordered = bool(step.key)
+
+    def outgoing(
+        self,
+        message_id: str,
+        emit: Any,
+        shared: bytes,
+        traceparent: str,
+        on_stored: OnStored,
+        on_refused: OnRefused,
+    ) -> Outgoing:
+        """One message to the receiver. `emit` has the body and headers that the receiver's key is read from."""
+        subject = self._subjects[0]
+        if len(self._subjects) > 1:
+            subject = self._subjects[self._keying.place(emit.headers, emit.body, message_id).slot]
+        return Outgoing(subject, message_id, shared, traceparent, on_stored, on_refused, ordered=self._ordered)
+
+
+def edges_of(plan: DeploymentPlan, step: StepPlan) -> list[Edge]:
+    """The edges that leave a step."""
+    return [Edge(plan, receiver) for receiver in step.receivers]
+
+
+class OutputMaker:
+    """Of one step."""
+
+    def __init__(self, plan: DeploymentPlan, step: StepPlan) -> None:
+        self._step = step.name
+        self._edges = edges_of(plan, step)
+
+    def make(
+        self, context: LateContext, index: int, emit: Any, on_stored: OnStored, on_refused: OnRefused
+    ) -> list[Outgoing]:
+        """The messages of output number `index`; MalformedMessage for one that is no envelope."""
+        if not self._edges:
+            return []
+        shared = encode_shared(
+            execution_id=context.execution_id,
+            parent_id=context.message_id,
+            body=emit.body,
+            content_type=emit.content_type,
+            headers=emit.headers,
+            sender=self._step,
+            reply_to=context.reply_to,
+            incarnation=context.incarnation,
+            input_stored_at_unix_ns=context.input_stored_at_unix_ns,
+        )
+        output = f"k:{emit.key}" if emit.key else str(index)
+        found = []
+        for edge in self._edges:
+            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
+            found.append(edge.outgoing(message_id, emit, shared, context.traceparent, on_stored, on_refused))
+        return found

@@ -1,0 +1,104 @@
+"""Messages of one ordered edge are stored in the order they were put, whatever the broker answers or does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from enum import Enum
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.ports import LaneFull, PublishRefused, PublishUnknown, Stored
+from services.sidecar.outbox import Outbox, Outgoing
+from services.sidecar.timers import Timers
+from tests.support.virtual_time import run_in_virtual_time
+
+
+class Fate(Enum):
+    STORED = "stored"
+    FULL = "full"
+    LOST = "lost"
+    STORED_UNANSWERED = "stored, and the answer is lost"
+    LANE_FULL = "the lane has no room"
+
+
+class ScriptedBroker:
+    """A lane to a broker that stores, refuses or falls silent as told; it knows the ids it has stored."""
+
+    def __init__(self, fates: list[Fate]) -> None:
+        self._fates = list(fates)
+        self.stored: dict[str, list[str]] = defaultdict(list)
+        self.on_their_way: dict[str, int] = defaultdict(int)
+        self.most = 0
+
+    def publish(self, subject: str, payload: bytes, *, message_id: str, **_: Any) -> asyncio.Future[Stored]:
+        fate = self._fates.pop(0) if self._fates else Fate.STORED
+        if fate is Fate.LANE_FULL:
+            raise LaneFull("no room")
+        self.on_their_way[subject] += 1
+        self.most = max(self.most, self.on_their_way[subject])
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.001, self._answer, subject, message_id, fate, future)
+        return future
+
+    def _answer(self, subject: str, message_id: str, fate: Fate, future: asyncio.Future[Stored]) -> None:
+        self.on_their_way[subject] -= 1
+        if fate is Fate.FULL:
+            future.set_exception(PublishRefused(10077, "maximum messages per subject exceeded"))
+            return
+        if fate is Fate.LOST:
+            future.set_exception(PublishUnknown("no answer"))
+            return
+        known = message_id in self.stored[subject]
+        if not known:
+            self.stored[subject].append(message_id)
+        if fate is Fate.STORED:
+            future.set_result(Stored(1, known))
+        else:
+            future.set_exception(PublishUnknown("no answer"))
+
+
+@given(
+    fates=st.lists(st.sampled_from(Fate), max_size=60),
+    puts=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 5)), max_size=40),
+)
+def test_order_is_kept(fates: list[Fate], puts: list[tuple[str, int]]) -> None:
+    broker = ScriptedBroker(fates)
+    expected: dict[str, list[str]] = defaultdict(list)
+    settled: list[str] = []
+
+    async def run() -> None:
+        timers = Timers()
+        idle = asyncio.Event()
+        outbox = Outbox(
+            broker,  # type: ignore[arg-type]
+            timers,
+            defaultdict(int),
+            retired=lambda: False,
+            no_responders=lambda: None,
+            on_idle=idle.set,
+        )
+        for number, (edge, pause_ms) in enumerate(puts):
+            expected[edge].append(f"m{number}")
+            outbox.put(
+                Outgoing(
+                    edge, f"m{number}", b"", "", lambda out, _: settled.append(out.message_id), _never, ordered=True
+                )
+            )
+            await asyncio.sleep(pause_ms / 1000)
+        async with asyncio.timeout(600):
+            while outbox.unsettled:
+                idle.clear()
+                await idle.wait()
+        timers.close()
+
+    run_in_virtual_time(run())
+    assert dict(broker.stored) == dict(expected)
+    assert sorted(settled) == sorted(f"m{number}" for number in range(len(puts)))
+    assert broker.most <= 1
+
+
+def _never(outgoing: Outgoing, problem: object) -> None:
+    raise AssertionError(f"{outgoing.message_id}: {problem}")
