@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from headrace.edge.parent_death import PARENT_PID_VARIABLE, become_subreaper, tied_command
 from headrace.edge.process_table import (
@@ -118,25 +119,21 @@ async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", 
 class ChildProcess:
     """One run of one command. Create it with `spawn` inside the running loop."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ready_descriptor: int | None) -> None:
-        self._process = process
+    def __init__(self, pid: int, reap: Callable[[], int], ready_descriptor: int | None) -> None:
+        """`reap` waits for the process's end and answers its status, negative for a signal."""
+        self.pid = pid
+        self._reap = reap
         self._ready_descriptor = ready_descriptor
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self.started_at_mono_s = time.monotonic()
-        _owned.add(process.pid)
+        _owned.add(pid)
         self._watch_exit()
 
     @classmethod
     def spawn(cls, command: Command, *, readiness: bool = False) -> ChildProcess:
         """Starts it; `readiness` gives it the pipe that `ready` reads. Unavailable when it cannot be started."""
-        environment = dict(os.environ)
-        environment.pop(READY_FD_VARIABLE, None)
-        for variable, value in command.environment.items():
-            environment.pop(variable, None)
-            if value is not None:
-                environment[variable] = value
-        environment[PARENT_PID_VARIABLE] = str(os.getpid())
+        environment = environment_of(command)
         arguments = tied_command(list(command.arguments)) if command.foreign else list(command.arguments)
         read_end = write_end = None
         with contextlib.ExitStack() as opened:
@@ -171,14 +168,27 @@ class ChildProcess:
                     reason="PROCESS_NOT_STARTED",
                     next_step="Check that the program is there and may be run, and the limit of processes",
                 ) from error
-        child = cls(process, read_end)
+        child = cls(process.pid, process.wait, read_end)
         if command.on_output is not None and process.stdout is not None:
-            child._follow_output(command.on_output)
+            child._follow_output(process.stdout, command.on_output)
         return child
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    @classmethod
+    def adopt(
+        cls,
+        pid: int,
+        *,
+        ready_descriptor: int | None = None,
+        output: IO[bytes] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> ChildProcess:
+        """A child of this process that was forked and not spawned, leader of a group of its own.
+
+        It owns the read ends of its readiness pipe and of its output from now on."""
+        child = cls(pid, lambda: _wait_for(pid), ready_descriptor)
+        if output is not None and on_output is not None:
+            child._follow_output(output, on_output)
+        return child
 
     @property
     def exit_status(self) -> int | None:
@@ -188,6 +198,9 @@ class ChildProcess:
     def _watch_exit(self) -> None:
         try:
             descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # adopted, and over and reaped before
+            self._settle(-signal.SIGKILL)
+            return
         except (AttributeError, OSError):
             threading.Thread(target=self._wait_in_thread, daemon=True).start()
             return
@@ -196,12 +209,12 @@ class ChildProcess:
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
             signal_group(self.pid, signal.SIGKILL)
-            self._settle(self._process.wait())
+            self._settle(self._reap())
 
         self._loop.add_reader(descriptor, exited)
 
     def _wait_in_thread(self) -> None:
-        status = self._process.wait()
+        status = self._reap()
         with contextlib.suppress(RuntimeError):  # the loop may be closed by then
             self._loop.call_soon_threadsafe(self._settle, status)
 
@@ -213,9 +226,7 @@ class ChildProcess:
         if not self._exited.done():
             self._exited.set_result(status)
 
-    def _follow_output(self, on_output: Callable[[bytes], None]) -> None:
-        assert self._process.stdout is not None
-        stream = self._process.stdout
+    def _follow_output(self, stream: IO[bytes], on_output: Callable[[bytes], None]) -> None:
         descriptor = stream.fileno()
         os.set_blocking(descriptor, False)
 
@@ -278,6 +289,23 @@ class ChildProcess:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes of group {self.pid} do not end")
             await asyncio.sleep(_POLL_S)
+
+
+def environment_of(command: Command) -> dict[str, str]:
+    """The environment that a process of this command gets, without the readiness pipe."""
+    environment = {name: value for name, value in os.environ.items() if name not in command.environment}
+    environment.pop(READY_FD_VARIABLE, None)
+    # What processes are found by stands first: where there is little room (see process_image) it is kept.
+    environment = {name: value for name, value in command.environment.items() if value is not None} | environment
+    environment[PARENT_PID_VARIABLE] = str(os.getpid())
+    return environment
+
+
+def _wait_for(pid: int) -> int:
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return -signal.SIGKILL
 
 
 def describe_exit(status: int) -> str:

@@ -46,6 +46,11 @@ def restart_delay_s(failures: int) -> float:
     return min(FIRST_DELAY_S * 2.0 ** min(failures - 1, 16), LONGEST_DELAY_S)
 
 
+async def spawn_ready(command: Command) -> ChildProcess:
+    """The usual way to start a process that reports readiness."""
+    return ChildProcess.spawn(command, readiness=True)
+
+
 async def read_readiness(child: ChildProcess) -> Facts:
     """The usual way to become ready: the line on the readiness pipe."""
     return await child.ready(READY_LIMIT_S)
@@ -57,7 +62,8 @@ class Supervised:
     `command` is asked before each start. `wait_until_ready` gets the new process and answers what it reports;
     it must end when the process does. `clean_up` runs after each exit, with the pid that was.
     `on_change` is called at every change of state, in the loop, and must neither block nor raise.
-    Through `gate` only so many processes become ready at a time: together they would all take too long.
+    `spawn` starts a process that reports readiness. Through `gate` only so many processes become ready at a time:
+    together they would all take too long.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Supervised:
         on_change: Callable[[], None] | None = None,
         ready_limit_s: float = READY_LIMIT_S,
         gate: asyncio.Semaphore | None = None,
+        spawn: Callable[[Command], Awaitable[ChildProcess]] = spawn_ready,
     ) -> None:
         self.name = name
         self.state = ProcessState.ENDED
@@ -83,6 +90,7 @@ class Supervised:
         self._on_change = on_change
         self._ready_limit_s = ready_limit_s
         self._gate = gate
+        self._spawn = spawn
         self._at_gate: asyncio.Task[bool] | None = None
         self._child: ChildProcess | None = None
         self._failures = 0
@@ -165,12 +173,19 @@ class Supervised:
         try:
             command = self._command()
             bound_log(command.log_file)
-            self._child = ChildProcess.spawn(command, readiness=self._wait_until_ready is read_readiness)
+            if self._wait_until_ready is read_readiness:
+                self._child = await self._spawn(command)
+            else:
+                self._child = ChildProcess.spawn(command)
         except (HeadraceError, OSError) as error:
             self._leave_gate()
             self._note_end(str(error), healthy=False)
             return
         child = self._child
+        if self._stopping.is_set():  # meanwhile
+            self._leave_gate()
+            await child.end(0.0)
+            return
         self.starts += 1
         self.started_at_unix_s = time.time()
         self._change(self.state)

@@ -18,6 +18,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="sockets; a short path, mode 0700")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="logs of instances (default: <run>/logs)")
     parser.add_argument("--max-instances", type=int, default=500, metavar="N")
+    parser.add_argument(
+        "--preload",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fork instances from a parent that has imported everything (default), or execute each one",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 
@@ -36,6 +42,7 @@ def main() -> int:
         run_dir=arguments.run.absolute(),
         log_dir=(arguments.logs or arguments.run / "logs").absolute(),
         log_level=arguments.log_level,
+        preload=arguments.preload,
     )
     app = AgentApp(ProcessDriver(settings), arguments.listen, instance_limit=arguments.max_instances)
     return run_service("agent", app, log_level=arguments.log_level, stop_timeout_s=4.0)

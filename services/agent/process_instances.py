@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.edge.child_process import Command, adopt_orphans, end_adopted, own_module
+from headrace.edge.child_process import ChildProcess, Command, adopt_orphans, end_adopted, own_module
 from headrace.edge.data_directory import DataDirectory, DataDirectoryLock
 from headrace.edge.grpc_environment import prepare_grpc_environment
+from headrace.edge.preloaded_parent import PreloadedParent
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
-from headrace.edge.supervised import ProcessState, Supervised
+from headrace.edge.supervised import ProcessState, Supervised, spawn_ready
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
 
 log = get_logger(__name__)
@@ -31,6 +32,9 @@ KEPT_LOGS = 1_000
 LOG_QUIET_S = 24 * 3600.0
 STARTS_BETWEEN_CLEANINGS = 50
 STARTING_AT_ONCE = 16
+# What instances are forked with: first what components see, then what sidecars need besides.
+COMPONENT_MODULES = ("headrace.sdk.serve", "headrace.sdk.server")
+SIDECAR_MODULES = ("services.sidecar.__main__", "services.sidecar.preload")
 
 _STATES = {
     ProcessState.STARTING: InstanceState.STARTING,
@@ -52,18 +56,28 @@ class ProcessSettings:
     log_dir: Path
     command: Sequence[str] = own_module("services.sidecar")
     log_level: str = "info"
+    preload: bool = False
+    """Fork sidecars and components from a parent that has imported everything, instead of executing them."""
+
+
+Spawn = Callable[[Command], Awaitable[ChildProcess]]
 
 
 class ProcessInstance:
     """One supervised sidecar."""
 
     def __init__(
-        self, settings: ProcessSettings, spec: InstanceSpec, gate: asyncio.Semaphore, on_change: Callable[[], None]
+        self,
+        settings: ProcessSettings,
+        spec: InstanceSpec,
+        gate: asyncio.Semaphore,
+        on_change: Callable[[], None],
+        spawn: Spawn = spawn_ready,
     ) -> None:
         self._settings = settings
         self._spec = spec
         self._supervised = Supervised(
-            spec.name, self._command, clean_up=self._end_leftovers, on_change=on_change, gate=gate
+            spec.name, self._command, clean_up=self._end_leftovers, on_change=on_change, gate=gate, spawn=spawn
         )
         self._supervised.start()
 
@@ -120,6 +134,7 @@ class ProcessDriver:
         self._settings = settings
         self._gate = asyncio.Semaphore(STARTING_AT_ONCE)
         self._lock: DataDirectoryLock | None = None
+        self._parent: PreloadedParent | None = None
         self._starts = 0
 
     async def prepare(self) -> None:
@@ -135,14 +150,21 @@ class ProcessDriver:
             with contextlib.suppress(OSError):
                 socket_file.unlink()
         self._forget_old_logs()
+        if settings.preload:
+            place, log_file = settings.run_dir / "zygote.sock", settings.log_dir / "zygote.log"
+            self._parent = PreloadedParent(place, first=COMPONENT_MODULES, later=SIDECAR_MODULES, log_file=log_file)
+            self._parent.start()
 
     def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> ProcessInstance:
         self._starts += 1
         if self._starts % STARTS_BETWEEN_CLEANINGS == 0:
             self._forget_old_logs()
-        return ProcessInstance(self._settings, spec, self._gate, on_change)
+        spawn = self._parent.spawn if self._parent is not None else spawn_ready
+        return ProcessInstance(self._settings, spec, self._gate, on_change, spawn)
 
     async def close(self) -> None:
+        if self._parent is not None:
+            await self._parent.stop()
         try:
             await end_adopted(limit_s=1.0)
         except TimeoutError as error:

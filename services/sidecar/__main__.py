@@ -13,12 +13,14 @@ from headrace.edge.structured_log import configure_logging, get_logger
 from headrace.model.errors import HeadraceError
 from services.sidecar.app import SidecarService
 from services.sidecar.settings import Settings
+from services.sidecar.spare_component import SpareComponent
 
 # Finishing what is in flight may take a Shutdown call's whole grace.
 STOP_LIMIT_S = 75.0
 
 
 def main() -> int:
+    spare = SpareComponent.fork()  # before anything else: a process with threads cannot be forked
     parser = argparse.ArgumentParser(prog="python -m services.sidecar", description=__doc__)
     parser.add_argument("--log-level", default=os.environ.get("HEADRACE_LOG_LEVEL", "info"))
     arguments = parser.parse_args()
@@ -32,7 +34,7 @@ def main() -> int:
     stop_event = asyncio.Event()
     return run_service(
         "sidecar",
-        SidecarService(settings, stop_event),
+        SidecarService(settings, stop_event, spare),
         log_level=arguments.log_level,
         stop_timeout_s=STOP_LIMIT_S,
         stop_event=stop_event,

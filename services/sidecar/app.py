@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headrace.edge.kv_bucket import KvBucket
     from services.sidecar.data_plane import DataPlane
     from services.sidecar.instance import Instance
+    from services.sidecar.spare_component import SpareComponent
 
 log = get_logger(__name__)
 
@@ -36,8 +37,9 @@ CONNECTION_LOOK_S = 5.0
 class SidecarService:
     """See headrace.edge.service_runner.Service. `stop_event` is set when Shutdown was called."""
 
-    def __init__(self, settings: Settings, stop_event: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, stop_event: asyncio.Event, spare: SpareComponent | None = None) -> None:
         self._settings = settings
+        self._spare = spare
         self._stop_event = stop_event
         self._instance: Instance | None = None
         self._server: Any = None
@@ -61,11 +63,12 @@ class SidecarService:
         settings.remove_stale_sockets()
         # What is wrong with plan or bundle is told by the instance when it is wanted.
         with contextlib.suppress(HeadraceError):
-            self._first = start_early(settings, plans.cached_plan(), bundles, environments, logs)
+            self._first = start_early(settings, plans.cached_plan(), bundles, environments, logs, self._spare)
         await self._connect(plans)
         if self._first is None:
             with contextlib.suppress(HeadraceError):
-                self._first = start_early(settings, await plans.plan(), bundles, environments, logs)
+                plan = await plans.plan()
+                self._first = start_early(settings, plan, bundles, environments, logs, self._spare)
         await self._open_lane(logs)
         await self._serve(tasks, plans, bundles, environments, logs)
         report_ready({"address": settings.lifecycle_address, "instance": settings.instance})
@@ -137,7 +140,7 @@ class SidecarService:
             )
 
         instance = self._instance = Instance(
-            settings, plans, bundles, environments, logs, make_plane, first=self._first
+            settings, plans, bundles, environments, logs, make_plane, first=self._first, spare=self._spare
         )
         self._first = None
         state = plans.state
@@ -209,6 +212,7 @@ def start_early(
     bundles: BundleCache,
     environments: EnvironmentCache,
     logs: LogCapture,
+    spare: SpareComponent | None,
 ) -> ComponentProcess | None:
     """Starts the component's process if nothing has to be fetched or built; it imports its code meanwhile.
     Nothing of it is called before it is wanted."""
@@ -219,4 +223,6 @@ def start_early(
     python = environments.find(bundle.path) if bundle is not None else None
     if bundle is None or python is None:
         return None
-    return ComponentProcess.spawn(settings, bundle=bundle.path, python=python, entrypoint=bundle.entrypoint, logs=logs)
+    return ComponentProcess.spawn(
+        settings, bundle=bundle.path, python=python, entrypoint=bundle.entrypoint, logs=logs, spare=spare
+    )

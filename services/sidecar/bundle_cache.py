@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.errors import Damaged, HeadraceError, InvalidInput, NotFound, Unavailable
+from headrace.model.errors import Damaged, Exhausted, HeadraceError, InvalidInput, NotFound, Unavailable
 from services.sidecar.file_lock import locked
 
 log = get_logger(__name__)
@@ -132,6 +133,15 @@ def _refused(digest: str, registry: str, code: str, details: str) -> HeadraceErr
         reason="BUNDLE_NOT_FETCHED",
         next_step="Check that the registry runs and still has the revision",
     )
+
+
+def disk_refuses(error: OSError) -> HeadraceError:
+    """What the operating system refused, told to people: a full disk, or else that the cache cannot be used."""
+    where = f" at {error.filename}" if error.filename else ""
+    said = f"this machine's cache cannot be written{where}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Exhausted(said, reason="DISK_FULL", next_step="Make room on the agent's disk, then try again")
+    return Unavailable(said, reason="CACHE_UNUSABLE", next_step="Check the disk and the rights of the agent's cache")
 
 
 def _list_path(target: Path) -> Path:

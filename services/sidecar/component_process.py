@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import grpc
 
     from headrace.ports import ComponentStream
+    from services.sidecar.spare_component import SpareComponent
 
 log = get_logger(__name__)
 
@@ -84,14 +85,22 @@ class ComponentProcess:
 
     @classmethod
     def spawn(
-        cls, settings: Settings, *, bundle: Path, python: Path, entrypoint: str, logs: LogCapture
+        cls,
+        settings: Settings,
+        *,
+        bundle: Path,
+        python: Path,
+        entrypoint: str,
+        logs: LogCapture,
+        spare: SpareComponent | None = None,
     ) -> ComponentProcess:
-        """Starts the process; it imports its code while the caller goes on."""
+        """Starts the process, out of the spare one where that fits; it imports its code while the caller goes on."""
         socket = settings.component_socket()
         socket.parent.mkdir(parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
         command = component_command(settings, bundle, python, entrypoint, socket, logs.feed)
-        child = ChildProcess.spawn(command, readiness=True)
+        taken = spare.take(command) if spare is not None else None
+        child = taken or ChildProcess.spawn(command, readiness=True)
         return cls(child, socket, logs, settings.component_start_limit_s)
 
     @property

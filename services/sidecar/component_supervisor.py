@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.ports import ComponentStream
     from services.sidecar.log_capture import LogCapture
     from services.sidecar.settings import Settings
+    from services.sidecar.spare_component import SpareComponent
 
 log = get_logger(__name__)
 
@@ -63,6 +64,7 @@ class ComponentSupervisor:
         events: SupervisorEvents,
         *,
         first: ComponentProcess | None = None,
+        spare: SpareComponent | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -72,6 +74,7 @@ class ComponentSupervisor:
         self._logs = logs
         self._events = events
         self._first = first
+        self._spare = spare
         self._clock = clock
         self._record = CrashRecord()
         self._process: ComponentProcess | None = first
@@ -165,7 +168,12 @@ class ComponentSupervisor:
         self.starts += 1
         program = self._program
         return ComponentProcess.spawn(
-            self._settings, bundle=program.bundle, python=program.python, entrypoint=program.entrypoint, logs=self._logs
+            self._settings,
+            bundle=program.bundle,
+            python=program.python,
+            entrypoint=program.entrypoint,
+            logs=self._logs,
+            spare=self._spare,
         )
 
     async def _after_crash(self, cause: str, error: HeadraceError | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import HeadraceError, Unavailable, WrongState
+from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
 from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from services.sidecar.environment import EnvironmentCache
     from services.sidecar.log_capture import LogCapture
     from services.sidecar.settings import Settings
+    from services.sidecar.spare_component import SpareComponent
 
 log = get_logger(__name__)
 
@@ -57,6 +59,7 @@ class Instance:
         make_plane: Callable[[DeploymentPlan, StepPlan, Instance], DataPlane],
         *,
         first: ComponentProcess | None = None,
+        spare: SpareComponent | None = None,
     ) -> None:
         self._settings = settings
         self._plans = plans
@@ -65,6 +68,7 @@ class Instance:
         self.logs = logs
         self._make_plane = make_plane
         self._first = first
+        self._spare = spare
         self.status = StatusBoard()
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
@@ -172,7 +176,8 @@ class Instance:
         while not self._stopping:
             try:
                 return await self._supervisor()
-            except HeadraceError as error:
+            except (HeadraceError, OSError) as caught:
+                error = caught if isinstance(caught, HeadraceError) else disk_refuses(caught)
                 tries += 1
                 since_s = asyncio.get_running_loop().time() - began
                 passing = isinstance(error, Unavailable) and since_s < UNAVAILABLE_FOR_S
@@ -208,7 +213,9 @@ class Instance:
             recovered=self._recovered,
             events=self.plane.loop.on_events,
         )
-        self.supervisor = ComponentSupervisor(self._settings, plan, step, program, self.logs, events, first=first)
+        self.supervisor = ComponentSupervisor(
+            self._settings, plan, step, program, self.logs, events, first=first, spare=self._spare
+        )
         return self.supervisor
 
     # What happened

@@ -100,7 +100,10 @@ class PlanSource:
                 reason="PLAN_MISMATCH",
                 next_step="Start the instance anew through the agent",
             )
-        _write_atomically(self._file, entry.value)
+        try:
+            _write_atomically(self._file, entry.value)
+        except OSError as error:  # the broker has it still
+            log.warning("the plan cannot be cached", error=str(error))
         return _decode(entry.value)
 
     async def read_state(self) -> DeploymentState | None:
@@ -150,5 +153,8 @@ def _decode(raw: bytes) -> DeploymentPlan:
 def _write_atomically(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".part{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Publishes of a running flow under open-loop load: law 1 (pinning) and law 2 (one message, one pin set).
 
-Each test prints one line with what it counted. HEADRACE_SOAK_ROUNDS multiplies the publishes.
+Each test prints one line with what it counted. Long form: HEADRACE_SOAK_ROUNDS publishes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
-PUBLISHES = ROUNDS or 4
+# The short form publishes for so long, but at least so often.
+ROW_S, ROW_AT_LEAST = 15.0, 4
 MOVES = ROUNDS or 2
 ACK_WAIT_S = 5.0
 WORK_S = 30.0 if ROUNDS else 8.0
-RATE = 300.0 if ROUNDS else 120.0
+RATE = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ async def test_publishes_in_a_row_under_load(
     took: list[float] = []
     async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE) as traffic:
         await eventually(lambda: traffic.counted(Outcome.OK) >= 50, within_s=20)
-        for _ in range(PUBLISHES):
+        began = time.monotonic()
+        while len(took) < ROUNDS or (not ROUNDS and (time.monotonic() - began < ROW_S or len(took) < ROW_AT_LEAST)):
             work, effect = await flow.push(WORK), await flow.push(EFFECT)
             before = time.monotonic()
             reign = await flow.publish(work.reference, effect.reference)
@@ -63,13 +65,13 @@ async def test_publishes_in_a_row_under_load(
     slowest = max(attempt.latency_s for attempt in attempts)
     with capsys.disabled():
         print(
-            f"\n{PUBLISHES} publishes at {RATE:g} requests/s, {sum(took) / len(took):.2f} s each "
+            f"\n{len(took)} publishes at {RATE:g} requests/s, {sum(took) / len(took):.2f} s each "
             f"(longest {max(took):.2f} s), slowest answer {slowest * 1000:.0f} ms: {pins.line()}; {ledger.line()}"
         )
     assert ledger.ok, ledger.line()
     assert pins.ok, pins.complaints()
     assert ledger.acknowledged == ledger.attempted == ledger.effected
-    assert len(pins.answered_by_deployment) == PUBLISHES + 1
+    assert len(pins.answered_by_deployment) == len(took) + 1
     await client.stop(flow.name)
 
 
@@ -77,20 +79,25 @@ async def test_publishes_in_a_row_under_load(
 async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
     mesh: RunningMesh, client: AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """New revisions all the time, publishes of `latest` in between, components, sidecars and an agent killed."""
+    """New revisions all the time, publishes of `latest` in between, scaling out and in, components, sidecars and
+    an agent killed."""
     flow = PinnedFlow("moving", tmp_path).use(client)
     reign = await flow.begin()
     kills = 0
-    async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE / 2) as traffic, Pusher(flow) as pusher:
+    async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE / 5) as traffic, Pusher(flow) as pusher:
         for number in range(MOVES):
             await pusher.moved(5)
             for role in ("component", "sidecar"):
                 mesh.kill(role, flow.name, "work", deployment=reign.deployment)
                 kills += 1
                 await answers_by(traffic, reign.deployment, after=traffic.sent)
+            await client.scale(flow.name, "work", 2)
+            await answers_by(traffic, reign.deployment, after=traffic.sent)
+            if number % 2:
+                await client.scale(flow.name, "work", 1)
             reign = await flow.publish()
             await answers_by(traffic, reign.deployment)
-            if number == MOVES - 1:
+            if number == MOVES - 1 or number % 5 == 4:
                 mesh.kill("agent")
                 kills += 1
                 await answers_by(traffic, reign.deployment, after=traffic.sent)

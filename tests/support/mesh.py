@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,17 +111,24 @@ def up_command(data: Path, *options: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def start_mesh(folder: Path, profile: str = "fast", *options: str, ack_wait_s: float = 30.0) -> Iterator[RunningMesh]:
+def start_mesh(
+    folder: Path,
+    profile: str = "fast",
+    *options: str,
+    ack_wait_s: float = 30.0,
+    within: Callable[[list[str]], list[str]] = list,
+) -> Iterator[RunningMesh]:
     """Runs `headrace up` on `folder/data`, or on what is there already; ready when it yields.
 
-    `ack_wait_s`: how long what a killed sidecar held waits until it is delivered again.
+    `ack_wait_s`: how long what a killed sidecar held waits until it is delivered again. `within` makes of its
+    command line one that runs it in surroundings of its own.
     """
     data = folder / "data"
     output = folder / "up.out"
     read_end, write_end = os.pipe()
     with open(output, "ab") as out:
         process = subprocess.Popen(
-            up_command(data, "--profile", profile, *options),
+            within(up_command(data, "--profile", profile, *options)),
             env={
                 **os.environ,
                 "HEADRACE_PARENT_PID": str(os.getpid()),

@@ -1,0 +1,20 @@
+"""Imports what a sidecar imports late: for a preloaded parent, which does all of it before it forks."""
+
+from __future__ import annotations
+
+import uvloop  # noqa: F401
+
+import headrace.api.component.v1.component_pb2_grpc
+import headrace.api.sidecar.v1.sidecar_pb2_grpc
+import headrace.edge.grpc_channel
+import headrace.edge.grpc_component_stream
+import headrace.edge.grpc_environment
+import headrace.edge.grpc_server
+import headrace.edge.hop_recorder
+import headrace.edge.jetstream_lane
+import headrace.edge.kv_bucket
+import headrace.edge.nats_connection  # noqa: F401
+import services.sidecar.data_plane
+import services.sidecar.instance
+import services.sidecar.lifecycle_rpc
+import services.sidecar.reclaim  # noqa: F401

@@ -1,0 +1,1 @@
+"""A process for tests of the preloaded parent."""
