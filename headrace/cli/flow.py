@@ -136,6 +136,10 @@ app.command()(history.history)
 @app.command()
 def status(
     flow: FlowArgument,
+    policy: Annotated[
+        bool,
+        typer.Option("--policy", help="Also each step's limits and retries, defaults filled in."),
+    ] = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -146,6 +150,10 @@ def status(
         from headrace.cli.flow_tables import status_text
 
         print(status_text(found))
+        if policy:
+            from headrace.cli.policy_table import policy_text
+
+            print(f"\n{policy_text(found)}")
 
 
 @app.command("list")

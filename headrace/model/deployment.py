@@ -54,6 +54,7 @@ class StepPlan(msgspec.Struct, frozen=True):
     retry: RetryPolicy
     exclusive: bool = False
     every_s: float = 0.0
+    rate_limit: float = 0.0
     # Where the step is keyed: see `flow_spec.StepSpec`. An unkeyed step has one slot.
     key: str = ""
     slots: int = 1
@@ -80,6 +81,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     parking_epoch: int
     ack_wait_s: float = 30.0
     duplicate_window_s: float = 120.0
+    rate_limit: float = 0.0
 
     def step(self, name: str) -> StepPlan:
         """The step of that name; KeyError if there is none."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from headrace.model.deployment import DeploymentPlan, PinPlan, StepPlan
+from headrace.model.rates import rate_text
 
 ADDED = "added"
 REMOVED = "removed"
@@ -73,6 +74,7 @@ def _flow_fields(old: DeploymentPlan, new: DeploymentPlan) -> tuple[FieldDiffere
         *_field("trigger", old.trigger, new.trigger),
         *_field("reply_timeout", f"{old.reply_timeout_s:g}s", f"{new.reply_timeout_s:g}s"),
         *_field("max_waiting", old.max_waiting, new.max_waiting),
+        *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
     )
 
 
@@ -88,6 +90,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("key", old.key, new.key),
         *_field("slots", old.slots, new.slots),
         *_field("exactly_once", old.exactly_once, new.exactly_once),
+        *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_tree("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),
         *_field("sdk", old.pin.sdk_version, new.pin.sdk_version),

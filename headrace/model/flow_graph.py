@@ -15,14 +15,18 @@ from headrace.model.flow_spec import (
     MAX_EVERY_S,
     MAX_FLOW_SLOTS,
     MAX_PREFETCH,
+    MAX_RATE,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
     MIN_EVERY_S,
+    MIN_RATE,
     FlowSpec,
+    RetryPolicy,
     StepSpec,
 )
 from headrace.model.names import check_function, check_name, parse_reference
+from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import MAX_SLOTS, check_key
 
 FLOW_TYPES = ("ordinary", "realtime")
@@ -93,6 +97,7 @@ def _check_limits(spec: FlowSpec) -> list[_Problem]:
         problems.append(_Problem("steps", f"{slots} slots in all are more than {MAX_FLOW_SLOTS}", "TOO_MANY_SLOTS"))
     problems += _within("reply_timeout", spec.reply_timeout_s, 0, MAX_REPLY_TIMEOUT_S)
     problems += _within("max_waiting", spec.max_waiting, 1, MAX_WAITING_LIMIT)
+    problems += _check_rate("rate_limit", spec.rate_limit)
     for index, step in enumerate(spec.steps):
         problems += _check_step_limits(f"steps[{index}]", step)
     return problems
@@ -102,9 +107,8 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
     problems = _within(f"{path}.prefetch", step.prefetch, 1, MAX_PREFETCH)
     problems += _within(f"{path}.replicas", step.replicas, 1, MAX_REPLICAS)
     problems += _within(f"{path}.timeout", step.timeout_s, 0.001, MAX_STEP_TIMEOUT_S)
-    problems += _within(f"{path}.retry.attempts", step.retry.attempts, 1, MAX_ATTEMPTS)
-    problems += _within(f"{path}.retry.backoff", step.retry.backoff_s, 0, MAX_RETRY_DELAY_S)
-    problems += _within(f"{path}.retry.max_delay", step.retry.max_delay_s, 0, MAX_RETRY_DELAY_S)
+    problems += _check_rate(f"{path}.rate_limit", step.rate_limit)
+    problems += _check_retry(f"{path}.retry", step.retry)
     if step.every_s:
         problems += _within(f"{path}.every", step.every_s, MIN_EVERY_S, MAX_EVERY_S)
         if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
@@ -122,6 +126,28 @@ def _check_key(path: str, step: StepSpec) -> list[_Problem]:
         problems.append(_Problem(f"{path}.slots", "has a meaning only with key or exactly_once", "SLOTS_WITHOUT_KEY"))
     elif step.keyed:
         problems += _within(f"{path}.slots", step.slot_count, 1, MAX_SLOTS)
+    return problems
+
+
+def _check_rate(path: str, rate: float) -> list[_Problem]:
+    if rate == 0 or MIN_RATE * 0.999_999 <= rate <= MAX_RATE:
+        return []
+    return [_Problem(path, f"{rate!r} per second is not between 1/h and 100000/s (0: no limit)", "OUT_OF_RANGE")]
+
+
+def _check_retry(path: str, retry: RetryPolicy) -> list[_Problem]:
+    problems = _within(f"{path}.attempts", retry.attempts, 1, MAX_ATTEMPTS)
+    delays = _within(f"{path}.backoff", retry.backoff_s, 0, MAX_RETRY_DELAY_S)
+    delays += _within(f"{path}.max_delay", retry.max_delay_s, 0, MAX_RETRY_DELAY_S)
+    if not delays and retry.max_delay_s < retry.backoff_s:
+        text = f"{retry.max_delay_s:g} s is shorter than the first delay, backoff, {retry.backoff_s:g} s"
+        delays.append(_Problem(f"{path}.max_delay", text, "OUT_OF_RANGE"))
+    problems += delays
+    problems += _within(f"{path}.jitter", retry.jitter, 0, 1)
+    wrong = retried_codes_problem(retry.on)
+    if wrong is not None:
+        index, text = wrong
+        problems.append(_Problem(f"{path}.on[{index}]" if index >= 0 else f"{path}.on", text, "BAD_ERROR_CODE"))
     return problems
 
 

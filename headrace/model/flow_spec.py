@@ -20,14 +20,25 @@ MAX_FLOW_SLOTS = 640
 # Of a timer.
 MIN_EVERY_S = 0.01
 MAX_EVERY_S = 86_400.0
+# Messages per second.
+MIN_RATE = 1 / 3600
+MAX_RATE = 100_000.0
+MAX_RETRIED_CODES = 32
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Attempts in all, first delay (doubling) and its cap, seconds."""
+    """Attempts in all, first delay (doubling) and its cap, seconds.
+
+    Up to `jitter` (0 to 1) of each delay is left out by chance, so that what failed together does not come again
+    together. `on`: error codes that get another attempt, and no others do; empty: what the component calls
+    retryable, and TIMEOUT.
+    """
 
     attempts: int = 3
     backoff_s: float = 0.2
     max_delay_s: float = 30.0
+    jitter: float = 0.2
+    on: tuple[str, ...] = ()
 
 
 class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +46,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `key` (`header:NAME` or `body:/json/pointer`) keeps the order of messages with one key; `exactly_once` without
     it counts every message as a key of its own. `slots` 0 means the default.
+    `rate_limit`: calls per second of all its replicas together (0: no limit).
     """
 
     name: str
@@ -47,6 +59,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
     every_s: float = 0.0
+    rate_limit: float = 0.0
     key: str = ""
     slots: int = 0
     exactly_once: bool = False
@@ -63,10 +76,13 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply."""
+    """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply.
+
+    `rate_limit`: stimuli per second that are taken from outside (0: no limit); ticks do not count."""
 
     type: str
     steps: tuple[StepSpec, ...]
     reply_timeout_s: float = 0.0
     max_waiting: int = DEFAULT_MAX_WAITING
     description: str = ""
+    rate_limit: float = 0.0

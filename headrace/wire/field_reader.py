@@ -41,6 +41,12 @@ class FieldReader:
             self.fail(f"{field}.{key}" if field else key, value, f"is not a whole number from {low} to {high}")
         return value
 
+    def fraction(self, key: str, mapping: Mapping[str, Any], default: float, field: str) -> float:
+        value = mapping.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            self.fail(f"{field}.{key}", value, "is not a number from 0 to 1", "Write for example 0.2")
+        return float(value)
+
     def duration(self, key: str, mapping: Mapping[str, Any], default: float, field: str = "") -> float:
         if key not in mapping:
             return default
@@ -58,6 +64,10 @@ class FieldReader:
             raise self._located(field, f"{field}: {problem}", problem, next_step)
         plain = InvalidInput.at(field, value, problem)
         raise self._located(field, plain.message, plain.violations[0].description, next_step)
+
+    def refuse(self, field: str, problem: str, next_step: str = "") -> NoReturn:
+        """As `fail`, where the problem names the value itself."""
+        raise self._located(field, f"{field}: {problem}", problem, next_step)
 
     def _located(self, field: str, message: str, description: str, next_step: str) -> InvalidInput:
         path = field

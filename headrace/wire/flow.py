@@ -37,6 +37,7 @@ def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:
         reply_timeout_s=_seconds(message, "reply_timeout", 0.0),
         max_waiting=message.max_waiting or DEFAULT_MAX_WAITING,
         description=message.description,
+        rate_limit=message.rate_limit,
     )
 
 
@@ -47,6 +48,7 @@ def flow_spec_to_proto(spec: FlowSpec) -> flow_pb2.FlowSpec:
         steps=[_step_to_proto(step) for step in spec.steps],
         max_waiting=spec.max_waiting,
         description=spec.description,
+        rate_limit=spec.rate_limit,
     )
     if spec.reply_timeout_s:
         message.reply_timeout.CopyFrom(duration_from_seconds(spec.reply_timeout_s))
@@ -69,7 +71,6 @@ def _seconds(message: Message, field: str, default: float) -> float:
 
 
 def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
-    default = RetryPolicy()
     return StepSpec(
         name=step.name,
         component=step.component,
@@ -79,15 +80,12 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         prefetch=step.prefetch or DEFAULT_PREFETCH,
         replicas=step.replicas or 1,
         timeout_s=_seconds(step, "timeout", DEFAULT_TIMEOUT_S),
-        retry=RetryPolicy(
-            attempts=step.retry.attempts or default.attempts,
-            backoff_s=_seconds(step.retry, "backoff", default.backoff_s),
-            max_delay_s=_seconds(step.retry, "max_delay", default.max_delay_s),
-        ),
+        retry=_retry_from_proto(step.retry),
         every_s=_seconds(step, "every", 0.0),
         key=step.key,
         slots=step.slots,
         exactly_once=step.exactly_once,
+        rate_limit=step.rate_limit,
     )
 
 
@@ -103,17 +101,37 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         slots=step.slot_count if step.keyed else step.slots,
         exactly_once=step.exactly_once,
         timeout=duration_from_seconds(step.timeout_s),
-        retry=flow_pb2.RetryPolicy(
-            attempts=step.retry.attempts,
-            backoff=duration_from_seconds(step.retry.backoff_s),
-            max_delay=duration_from_seconds(step.retry.max_delay_s),
-        ),
+        retry=retry_policy_to_proto(step.retry),
+        rate_limit=step.rate_limit,
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))
     if step.config:
         message.config.update(step.config)
     return message
+
+
+def _retry_from_proto(retry: flow_pb2.RetryPolicy) -> RetryPolicy:
+    default = RetryPolicy()
+    backoff_s = _seconds(retry, "backoff", default.backoff_s)
+    return RetryPolicy(
+        attempts=retry.attempts or default.attempts,
+        backoff_s=backoff_s,
+        max_delay_s=_seconds(retry, "max_delay", max(default.max_delay_s, backoff_s)),
+        jitter=retry.jitter if retry.HasField("jitter") else default.jitter,
+        on=tuple(retry.on),
+    )
+
+
+def retry_policy_to_proto(retry: RetryPolicy) -> flow_pb2.RetryPolicy:
+    """All fields are written out."""
+    return flow_pb2.RetryPolicy(
+        attempts=retry.attempts,
+        backoff=duration_from_seconds(retry.backoff_s),
+        max_delay=duration_from_seconds(retry.max_delay_s),
+        jitter=retry.jitter,
+        on=list(retry.on),
+    )
 
 
 def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, Any]:

@@ -13,8 +13,15 @@ from typing import Any
 
 import yaml
 
+from headrace.model.durations import format_duration
 from headrace.model.errors import FieldViolation, InvalidInput, NotFound
-from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_STEP_TIMEOUT_S, MAX_WAITING_LIMIT
+from headrace.model.flow_graph import (
+    FLOW_TYPES,
+    MAX_ATTEMPTS,
+    MAX_RETRY_DELAY_S,
+    MAX_STEP_TIMEOUT_S,
+    MAX_WAITING_LIMIT,
+)
 from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
@@ -30,26 +37,18 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.names import check_function, check_name, parse_reference
+from headrace.model.rates import parse_rate
+from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
 from headrace.wire.field_reader import FieldReader, did_you_mean
 
 MAX_FLOW_FILE_BYTES = 1024 * 1024
-FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "steps")
+FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "steps")
 STEP_KEYS = (
-    "component",
-    "function",
-    "config",
-    "to",
-    "prefetch",
-    "replicas",
-    "timeout",
-    "retry",
-    "every",
-    "key",
-    "slots",
-    "exactly_once",
-)
-RETRY_KEYS = ("attempts", "backoff", "max_delay")
+    "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
+    "key", "slots", "exactly_once",
+)  # fmt: skip
+RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,8 @@ def _collect_lines(node: yaml.Node, path: str, lines: dict[str, int], source: st
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
             field = f"{path}.{key.value}" if path else str(key.value)
             line = key.start_mark.line + 1
             if key.value in keys:
@@ -168,6 +169,7 @@ class _FlowReader(FieldReader):
             reply_timeout_s=self._reply_timeout(flow),
             max_waiting=self.count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
             description=self.text("description", flow.get("description", "")),
+            rate_limit=self._rate("rate_limit", flow),
         )
         return FlowFile(name, spec, folders, self._source, self._lines)
 
@@ -209,6 +211,7 @@ class _FlowReader(FieldReader):
             key=key,
             slots=slots,
             exactly_once=exactly_once,
+            rate_limit=self._rate(f"{field}.rate_limit", step),
         )
 
     def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
@@ -243,11 +246,38 @@ class _FlowReader(FieldReader):
     def _retry(self, field: str, value: Any) -> RetryPolicy:
         retry = self.mapping(field, value, RETRY_KEYS)
         default = RetryPolicy()
+        backoff_s = self._retry_delay("backoff", retry, default.backoff_s, field)
+        max_delay_s = self._retry_delay("max_delay", retry, max(default.max_delay_s, backoff_s), field)
+        if max_delay_s < backoff_s:
+            problem = f"is shorter than the first delay, backoff {format_duration(backoff_s)}"
+            self.fail(f"{field}.max_delay", retry["max_delay"], problem, "Write a longer max_delay, or leave it out")
         return RetryPolicy(
             attempts=self.count("attempts", retry, default.attempts, 1, MAX_ATTEMPTS, field),
-            backoff_s=self.duration("backoff", retry, default.backoff_s, field),
-            max_delay_s=self.duration("max_delay", retry, default.max_delay_s, field),
+            backoff_s=backoff_s,
+            max_delay_s=max_delay_s,
+            jitter=self.fraction("jitter", retry, default.jitter, field),
+            on=self._codes(f"{field}.on", retry.get("on") or []),
         )
+
+    def _retry_delay(self, key: str, retry: Mapping[str, Any], default: float, field: str) -> float:
+        seconds = self.duration(key, retry, default, field)
+        if seconds > MAX_RETRY_DELAY_S:
+            problem = f"is longer than {format_duration(MAX_RETRY_DELAY_S)}"
+            self.fail(f"{field}.{key}", retry[key], problem, "A component that must wait longer asks for a rebound")
+        return seconds
+
+    def _codes(self, field: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            self.fail(field, value, "is not a list of error codes", "Write for example `on: [TIMEOUT, BUSY]`")
+        wrong = retried_codes_problem(value)
+        if wrong is not None:
+            index, text = wrong
+            path = f"{field}[{index}]" if index >= 0 else field
+            self.refuse(path, text, "Without `on`, what the component calls retryable is retried, and TIMEOUT")
+        return tuple(value)
+
+    def _rate(self, path: str, mapping: Mapping[str, Any]) -> float:
+        return self.checked(path, parse_rate, mapping["rate_limit"]) if "rate_limit" in mapping else 0.0
 
     def _component_folder(self, field: str, text: str) -> Path:
         path = (self._folder / text).resolve()

@@ -224,6 +224,7 @@ def make_plan(
             key=item.step.key,
             slots=item.step.slot_count,
             exactly_once=item.step.exactly_once,
+            rate_limit=item.step.rate_limit,
         )
         for item in found
     )
@@ -238,4 +239,5 @@ def make_plan(
         max_waiting=spec.max_waiting,
         reply_timeout_s=spec.reply_timeout_s,
         parking_epoch=epoch,
+        rate_limit=spec.rate_limit,
     )

@@ -15,6 +15,7 @@ from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept, suspension_problem
 from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
+from services.orchestrator.policy_view import flow_policy, step_policy
 
 _S = sidecar_pb2
 # The worst state of a step's instances is the step's.
@@ -57,6 +58,7 @@ def flow_status(
     shown = flow.active or flow.target
     view = snapshot.deployments.get(shown)
     if view is not None and view.plan is not None:
+        message.policy.CopyFrom(flow_policy(view.plan))
         for step in view.plan.steps:
             message.steps.append(_step_status(snapshot, view, step.name, reports, newer))
     return message
@@ -127,6 +129,7 @@ def _step_status(
         deployment=view.number,
         replicas=replicas,
         newer_revision=newest if newest > pin.revision_number else 0,
+        policy=step_policy(view.plan, step, replicas),
     )
 
 

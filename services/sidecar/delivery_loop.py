@@ -7,6 +7,7 @@ per message. Bounded by the path: it holds what the path holds.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -161,7 +162,7 @@ class DeliveryLoop:
     # Decisions carried out
 
     def _end(self, held: HeldInput, outcome: Outcome) -> None:
-        decision = decide(outcome, held.trail(), self._step.retry)
+        decision = decide(outcome, held.trail(), self._step.retry, random.random())  # noqa: S311
         if decision.deliver:
             self._hops.called(held)
             if self._step.receivers:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from headrace.model.durations import format_duration, parse_duration
 from headrace.model.errors import InvalidInput, NotFound
-from headrace.model.flow_spec import RetryPolicy
+from headrace.model.flow_spec import MAX_RATE, MIN_RATE, RetryPolicy
+from headrace.model.rates import format_rate, parse_rate
 from headrace.wire.flow_file import FlowFile, load_flow_file, parse_flow_file
 
 ORDERS = """\
@@ -27,7 +28,8 @@ steps:
     config: {currency: EUR}
     prefetch: 32
     timeout: 30s
-    retry: {attempts: 5, backoff: 250ms, max_delay: 1m}
+    retry: {attempts: 5, backoff: 250ms, max_delay: 1m, jitter: 0.5, on: [BUSY]}
+    rate_limit: 30/m
   check:  {component: check@1.2.0}
   notify: {component: notify@3}
 """
@@ -46,7 +48,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
     price = flow.spec.steps[1]
     assert price.to == ("check", "notify")
     assert price.config == {"currency": "EUR"}
-    assert price.retry == RetryPolicy(attempts=5, backoff_s=0.25, max_delay_s=60.0)
+    assert price.retry == RetryPolicy(attempts=5, backoff_s=0.25, max_delay_s=60.0, jitter=0.5, on=("BUSY",))
+    assert (price.rate_limit, flow.spec.rate_limit) == (0.5, 0)
     assert price.timeout_s == 30.0
     assert flow.folders == {"price": tmp_path / "price"}
     assert flow.spec.steps[0].function == "receive"
@@ -80,9 +83,24 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("prefetch: 32", "prefetch: yes", ["flow.yaml:11", "steps.price.prefetch", "True"]),
         ("prefetch: 32", "prefetch: 0", ["flow.yaml:11", "steps.price.prefetch: 0"]),
         ("backoff: 250ms", "backof: 250ms", ["flow.yaml:13", "steps.price.retry.backof", "`backoff`"]),
+        ("jitter: 0.5", "jitter: 20", ["flow.yaml:13", "steps.price.retry.jitter: 20", "from 0 to 1", "0.2"]),
+        ("jitter: 0.5", "jitter: .nan", ["steps.price.retry.jitter: nan"]),
+        (
+            "max_delay: 1m",
+            "max_delay: 100ms",
+            ["steps.price.retry.max_delay: '100ms'", "backoff 250ms"],
+        ),
+        ("backoff: 250ms", "backoff: 2h", ["steps.price.retry.backoff: '2h'", "longer than 1h", "rebound"]),
+        ("on: [BUSY]", "on: [busy]", ["steps.price.retry.on[0]: 'busy' is not an error code", "TIMEOUT"]),
+        ("on: [BUSY]", "on: [BUSY, BUSY]", ["flow.yaml:13", "on[1]", "twice"]),
+        ("on: [BUSY]", "on: BUSY", ["not a list", "on: [TIMEOUT, BUSY]"]),
+        ("on: [BUSY]", "on: [COMPONENT_DIED]", ["on[0]: 'COMPONENT_DIED' cannot be retried by policy", "three"]),
+        ("30/m", "30", ["flow.yaml:14", "steps.price.rate_limit: 30 is not a rate", "100/s"]),
+        ("30/m", "0/s", ["steps.price.rate_limit: '0/s'", "1/h", "suspend"]),
+        ("max_waiting: 500", "rate_limit: 1000000/s", ["flow.yaml:4", "rate_limit: '1000000/s'", "100000/s"]),
         ("component: ./price", "component: ./prize", ["flow.yaml:8", "steps.price.component", "./prize"]),
-        ("component: check@1.2.0", "component: check@", ["flow.yaml:14", "steps.check.component"]),
-        ("component: check@1.2.0", "to: []", ["flow.yaml:14", "steps.check.component: is missing"]),
+        ("component: check@1.2.0", "component: check@", ["flow.yaml:15", "steps.check.component"]),
+        ("component: check@1.2.0", "to: []", ["flow.yaml:15", "steps.check.component: is missing"]),
         ("    prefetch: 32", "    prefetch: 32\n    prefetch: 33", ["flow.yaml:12", "twice"]),
         ("prefetch: 32", "key: customer", ["flow.yaml:11", "steps.price.key: 'customer'", "header:NAME"]),
         ("prefetch: 32", "key: ''", ["flow.yaml:11", "steps.price.key: ''"]),
@@ -117,6 +135,17 @@ def test_load_takes_a_folder_and_names_a_missing_file(tmp_path: Path) -> None:
 @given(st.integers(min_value=0, max_value=30 * 86_400_000))
 def test_durations_round_trip(millis: int) -> None:
     assert parse_duration("d", format_duration(millis / 1000)) == pytest.approx(millis / 1000, abs=1e-9)
+
+
+def test_a_long_backoff_takes_max_delay_along(tmp_path: Path) -> None:
+    (tmp_path / "price").mkdir()
+    price = read(ORDERS.replace("250ms, max_delay: 1m", "45s"), tmp_path).spec.steps[1]
+    assert (price.retry.backoff_s, price.retry.max_delay_s) == (45, 45)
+
+
+@given(st.floats(min_value=MIN_RATE, max_value=MAX_RATE))
+def test_rates_round_trip(rate: float) -> None:
+    assert parse_rate("r", format_rate(rate)) == pytest.approx(rate, rel=1e-5)
 
 
 @given(st.text(max_size=300))

@@ -37,11 +37,19 @@ steps = st.builds(
     prefetch=st.integers(1, 1000),
     replicas=st.integers(1, 64),
     timeout_s=milliseconds,
-    retry=st.builds(RetryPolicy, attempts=st.integers(1, 9), backoff_s=milliseconds, max_delay_s=milliseconds),
+    retry=st.builds(
+        RetryPolicy,
+        attempts=st.integers(1, 9),
+        backoff_s=milliseconds,
+        max_delay_s=milliseconds,
+        jitter=st.floats(0, 1),
+        on=st.lists(st.sampled_from(["BUSY", "TIMEOUT"]), unique=True).map(tuple),
+    ),
     every_s=st.just(0.0) | milliseconds,
     key=st.sampled_from(["", "header:customer", "body:/a~1b/0"]),
     slots=st.integers(1, 64),
     exactly_once=st.booleans(),
+    rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
 )
 specs = st.builds(
     FlowSpec,
@@ -50,6 +58,7 @@ specs = st.builds(
     reply_timeout_s=st.just(0.0) | milliseconds,
     max_waiting=st.integers(1, 10**6),
     description=st.text(max_size=10),
+    rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
 )
 
 

@@ -80,8 +80,8 @@ class Decision:
     counts_as_crash: bool = False
 
 
-def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy) -> Decision:
-    """The decision for an attempt that ended."""
+def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy, chance: float = 0.0) -> Decision:
+    """The decision for an attempt that ended. `chance` (0 to 1, drawn by the caller) is for the delay's jitter."""
     match outcome.ending:
         case Ending.DONE:
             return Decision(deliver=True)
@@ -102,10 +102,15 @@ def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy) -> Decision:
         case Ending.TIMED_OUT | Ending.FAILED:
             problem = outcome.problem or Problem("COMPONENT_ERROR", "the component failed")
             failures = trail.failures + 1
-            may_retry = outcome.ending is Ending.TIMED_OUT or outcome.retryable
-            if may_retry and failures < policy.attempts:
-                return Decision(retry_after_s=retry_delay_s(policy, failures), counts_as_failure=True)
+            if failures < policy.attempts and _may_retry(outcome, problem, policy):
+                return Decision(retry_after_s=retry_delay_s(policy, failures, chance), counts_as_failure=True)
             return _give_up(problem, trail)
+
+
+def _may_retry(outcome: Outcome, problem: Problem, policy: RetryPolicy) -> bool:
+    if policy.on:
+        return problem.code in policy.on
+    return outcome.ending is Ending.TIMED_OUT or outcome.retryable
 
 
 def _give_up(problem: Problem, trail: Trail) -> Decision:

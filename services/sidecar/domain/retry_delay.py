@@ -22,9 +22,9 @@ def doubled(first_s: float, times: int, cap_s: float) -> float:
     return min(cap_s, first_s * 2.0 ** min(max(times, 0), 60))
 
 
-def retry_delay_s(policy: RetryPolicy, failed_attempts: int) -> float:
-    """Delay before the next attempt after that many failed ones (1 or more)."""
-    return doubled(policy.backoff_s, failed_attempts - 1, policy.max_delay_s)
+def retry_delay_s(policy: RetryPolicy, failed_attempts: int, chance: float = 0.0) -> float:
+    """Delay before the next attempt after that many failed ones (1 or more), less the jitter's part of it."""
+    return doubled(policy.backoff_s, failed_attempts - 1, policy.max_delay_s) * (1.0 - policy.jitter * chance)
 
 
 def rebound_delay_s(rebounds: int, asked_ms: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ policies = st.builds(
     attempts=st.integers(1, 10),
     backoff_s=st.floats(0.01, 10),
     max_delay_s=st.floats(0.01, 60),
+    jitter=st.floats(0, 1),
 )
 problems = st.builds(Problem, code=st.just("X"), message=st.just("x"), status=st.integers(400, 599))
 outcomes = st.builds(
@@ -84,6 +86,24 @@ def test_retryable_failures_get_as_many_attempts_as_the_policy_says(policy: Retr
 def test_failures_that_cannot_help_are_tried_once(policy: RetryPolicy) -> None:
     assert _follow(Outcome(Ending.FAILED, Problem("X", "x")), policy)[0] == 1
     assert _follow(Outcome(Ending.OUTPUT_REFUSED, Problem("X", "x")), policy)[0] == 1
+
+
+@given(policies, st.booleans(), st.sampled_from([Ending.FAILED, Ending.TIMED_OUT]))
+def test_a_list_of_codes_decides_what_is_retried_whatever_the_component_says(
+    policy: RetryPolicy, retryable: bool, ending: Ending
+) -> None:
+    policy = msgspec.structs.replace(policy, on=("BUSY", "TIMEOUT"))
+    listed = _follow(Outcome(ending, Problem("BUSY", "x"), retryable=retryable), policy)[0]
+    other = _follow(Outcome(ending, Problem("OTHER", "x"), retryable=retryable), policy)[0]
+    assert (listed, other) == (policy.attempts, 1)
+
+
+@given(policies, st.integers(1, 20), st.floats(0, 1))
+def test_jitter_only_shortens_a_delay_and_never_by_more_than_it_says(
+    policy: RetryPolicy, failures: int, chance: float
+) -> None:
+    whole = retry_delay_s(policy, failures)
+    assert whole * (1 - policy.jitter) * 0.999 <= retry_delay_s(policy, failures, chance) <= whole
 
 
 def test_a_rejection_is_an_answer_only_where_somebody_waits() -> None:
