@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from headrace.model.limits import MAX_BODY_BYTES
+from headrace.sdk.unencodable import unencodable_part
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -71,7 +72,8 @@ def encode_body(value: Any, content_type: str = "") -> tuple[bytes, str]:
             else:
                 body, default = _encode(value), JSON
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            raise UnencodableOutput(f"{type(value).__name__} cannot be encoded: {error}") from error
+            kind = type(value).__name__
+            raise UnencodableOutput(f"{kind} cannot be encoded: {unencodable_part(value) or error}") from error
     if len(body) > MAX_BODY_BYTES:
         raise UnencodableOutput(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken")
     return body, content_type or default

@@ -152,7 +152,8 @@ class DeliveryLoop:
                 failure.message or "the component failed",
                 error_status(failure.status),
             )
-            return Outcome(Ending.FAILED, problem, retryable=failure.retryable)
+            refused = problem.code == "OUTPUT_REFUSED"  # by the SDK, which knows what could not be encoded
+            return Outcome(Ending.OUTPUT_REFUSED if refused else Ending.FAILED, problem, retryable=failure.retryable)
         if held.rebound is not None:
             return Outcome(Ending.REBOUND, asked_delay_ms=held.rebound.delay_ms)
         if held.refused is not None:

@@ -6,12 +6,19 @@ after a delay, dead-letter, acknowledge. A failed attempt leaves nothing behind:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
-from services.sidecar.domain.retry_delay import REBOUND_LIMIT, rebound_delay_s, retry_delay_s
+from services.sidecar.domain.retry_delay import (
+    REBOUND_FIRST_S,
+    REBOUND_LIMIT,
+    REBOUND_MAX_S,
+    rebound_delay_s,
+    retry_delay_s,
+)
 
 LAST_CRASH = 3
 """A message that was running at so many crashes, at the last one alone, is given up. Not the retry policy's
@@ -23,8 +30,8 @@ class Ending(StrEnum):
 
     DONE = "done"
     FAILED = "failed"
-    REBOUND = "rebound"
     TIMED_OUT = "timed_out"
+    REBOUND = "rebound"
     COMPONENT_DIED = "component_died"
     OUTPUT_REFUSED = "output_refused"
 
@@ -36,6 +43,85 @@ class Problem:
     code: str
     message: str
     status: int = 500
+
+
+class Again(Enum):
+    """Whether and when another attempt is made; the text is what docs/outcomes.md says."""
+
+    NEVER = "never"
+    BY_POLICY = (
+        "by the step's `retry`: `attempts` in all, after `backoff`, doubling up to `max_delay`, up to `jitter` of it "
+        "left out by chance; only codes named in `on`, or without `on` retryable errors and TIMEOUT"
+    )
+    LATER = (
+        f"after the delay the component asks for, else {REBOUND_FIRST_S:g} s, doubling, at most {REBOUND_MAX_S:g} s; "
+        f"{REBOUND_LIMIT} times"
+    )
+    AT_ONCE = (
+        f"as soon as the component runs again; alone after {LAST_CRASH - 1} crashes, and given up if it was alone at "
+        f"its crash {LAST_CRASH}"
+    )
+
+
+class Counts(Enum):
+    """What an attempt that ended so is counted as for the limits of the message."""
+
+    NOTHING = "nothing"
+    FAILURE = "a failed attempt"
+    REBOUND = "a rebound"
+    CRASH = "a crash, not an attempt"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an ending leads to. `problem` is what the message is given up with, where the component says nothing
+    else; without one the call is delivered."""
+
+    meaning: str
+    again: Again
+    counts: Counts
+    problem: Problem | None = None
+
+
+OUTCOMES: Mapping[Ending, Rule] = {
+    Ending.DONE: Rule(
+        "the function returned; it emitted any number of outputs (also none), and may have replied",
+        Again.NEVER,
+        Counts.NOTHING,
+    ),
+    Ending.FAILED: Rule(
+        "the function raised: a `ComponentError` with its own code, or anything else (COMPONENT_ERROR, retryable)",
+        Again.BY_POLICY,
+        Counts.FAILURE,
+        Problem("COMPONENT_ERROR", "the component failed"),
+    ),
+    Ending.TIMED_OUT: Rule(
+        "the call took longer than the step's `timeout`",
+        Again.BY_POLICY,
+        Counts.FAILURE,
+        Problem("TIMEOUT", "the call took longer than its limit", 504),
+    ),
+    Ending.REBOUND: Rule(
+        "the component asked for this message again later",
+        Again.LATER,
+        Counts.REBOUND,
+        Problem("REBOUND_LIMIT", f"the component asked to try again later {REBOUND_LIMIT + 1} times"),
+    ),
+    Ending.COMPONENT_DIED: Rule(
+        "the component's process ended during the call, or its stream broke",
+        Again.AT_ONCE,
+        Counts.CRASH,
+        Problem("COMPONENT_DIED", "the component process died", 502),
+    ),
+    Ending.OUTPUT_REFUSED: Rule(
+        f"an output or the reply cannot be sent: it has no JSON, more than {MAX_BODY_BYTES} bytes, headers that are "
+        f"not text, or it is output {MAX_OUTPUTS + 1} of its input",
+        Again.NEVER,
+        Counts.FAILURE,
+        Problem("OUTPUT_REFUSED", "an output was refused"),
+    ),
+}
+"""Every way a call can end, and what follows. `decide` goes by it, and docs/outcomes.md is made from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +168,40 @@ class Decision:
 
 def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy, chance: float = 0.0) -> Decision:
     """The decision for an attempt that ended. `chance` (0 to 1, drawn by the caller) is for the delay's jitter."""
-    match outcome.ending:
-        case Ending.DONE:
-            return Decision(deliver=True)
-        case Ending.REBOUND:
-            rebounds = trail.rebounds + 1
-            if rebounds <= REBOUND_LIMIT:
-                delay_s = rebound_delay_s(rebounds, outcome.asked_delay_ms)
-                return Decision(retry_after_s=delay_s, counts_as_rebound=True)
-            return _give_up(Problem("REBOUND_LIMIT", f"the component asked to try again later {rebounds} times"), trail)
-        case Ending.COMPONENT_DIED:
-            crashes = trail.crashes + 1
-            if not outcome.alone or crashes < LAST_CRASH:
-                # Whose fault it was is known only when nothing else was running.
-                return Decision(retry_after_s=0.0, counts_as_crash=True)
-            return _give_up(outcome.problem or Problem("COMPONENT_DIED", "the component process died", 502), trail)
-        case Ending.OUTPUT_REFUSED:
-            return _give_up(outcome.problem or Problem("OUTPUT_REFUSED", "an output was refused"), trail)
-        case Ending.TIMED_OUT | Ending.FAILED:
-            problem = outcome.problem or Problem("COMPONENT_ERROR", "the component failed")
+    rule = OUTCOMES[outcome.ending]
+    if rule.problem is None:
+        return Decision(deliver=True)
+    # A rebound's own reason says why it came again, not why it is given up.
+    problem = rule.problem if rule.again is Again.LATER else outcome.problem or rule.problem
+    delay_s = _delay_s(rule, problem, outcome, trail, policy, chance)
+    if delay_s is None:
+        return _give_up(problem, trail)
+    return Decision(
+        retry_after_s=delay_s,
+        counts_as_failure=rule.counts is Counts.FAILURE,
+        counts_as_rebound=rule.counts is Counts.REBOUND,
+        counts_as_crash=rule.counts is Counts.CRASH,
+    )
+
+
+def _delay_s(
+    rule: Rule, problem: Problem, outcome: Outcome, trail: Trail, policy: RetryPolicy, chance: float
+) -> float | None:
+    """Seconds until the next attempt; None when there is none."""
+    match rule.again:
+        case Again.BY_POLICY:
             failures = trail.failures + 1
-            if failures < policy.attempts and _may_retry(outcome, problem, policy):
-                return Decision(retry_after_s=retry_delay_s(policy, failures, chance), counts_as_failure=True)
-            return _give_up(problem, trail)
-
-
-def _may_retry(outcome: Outcome, problem: Problem, policy: RetryPolicy) -> bool:
-    if policy.on:
-        return problem.code in policy.on
-    return outcome.ending is Ending.TIMED_OUT or outcome.retryable
+            listed = problem.code in policy.on
+            may = listed if policy.on else outcome.ending is Ending.TIMED_OUT or outcome.retryable
+            return retry_delay_s(policy, failures, chance) if may and failures < policy.attempts else None
+        case Again.LATER:
+            rebounds = trail.rebounds + 1
+            return rebound_delay_s(rebounds, outcome.asked_delay_ms) if rebounds <= REBOUND_LIMIT else None
+        case Again.AT_ONCE:
+            # Whose fault it was is known only when nothing else was running.
+            return None if outcome.alone and trail.crashes + 1 >= LAST_CRASH else 0.0
+        case Again.NEVER:
+            return None
 
 
 def _give_up(problem: Problem, trail: Trail) -> Decision:
