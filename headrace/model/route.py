@@ -10,6 +10,7 @@ class Route(msgspec.Struct, frozen=True):
 
     `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `refuses`
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
+    `rate_limit`: requests per second that each gateway takes; 0 for no limit.
     """
 
     flow: str
@@ -19,6 +20,7 @@ class Route(msgspec.Struct, frozen=True):
     version: int = 0
     deployment: int = 0
     refuses: str = ""
+    rate_limit: float = 0.0
 
 
 def encode_route(route: Route) -> bytes:

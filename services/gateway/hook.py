@@ -27,6 +27,7 @@ from headrace.wire.envelope import ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
+from services.gateway.domain.flow_rates import FlowRates
 from services.gateway.domain.hook_path import parse_hook_path
 from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.request_headers import RequestHeaders, read_headers
@@ -85,6 +86,7 @@ class Hook:
         self._desk = desk
         self._answers = answers
         self._admission = admission
+        self._rates = FlowRates()
         self._hops = hops
         self._body_limit_s = body_limit_s
         self._reply_subject = subjects.reply_subject(workspace, gateway)
@@ -111,8 +113,10 @@ class Hook:
             if self.stopping:
                 raise refusals.gateway_stopping()
             route, headers = self._check(scope)
-            self._admission.enter()
+            self._rates.enter(route, asyncio.get_running_loop().time())
+            self._admission.enter(route.flow)
             entered = True
+            reader.flow = route.flow
             connection = scope.get(CONNECTION)
             arrived = connection is not None and connection.body_arrived
             body = await reader.read(headers.content_length, arrived=arrived)
@@ -129,7 +133,7 @@ class Hook:
             await send_refusal(send, Refusal(500, "INTERNAL", "the gateway failed; see its log"), reader)
         finally:
             if entered:
-                self._admission.leave(reader.taken)
+                self._admission.leave(reader.flow, reader.taken)
                 if self.stopping and not self._admission.requests:
                     self._idle.set()
 

@@ -28,14 +28,15 @@ class CallerGone(Exception):
 
 
 class BodyReader:
-    """One request's body; `taken` is what it holds of the admission's bytes."""
+    """One request's body; `taken` is what it holds of the admission's bytes, for `flow` (set before `read`)."""
 
-    __slots__ = ("_admission", "_limit_s", "_receive", "complete", "taken")
+    __slots__ = ("_admission", "_limit_s", "_receive", "complete", "flow", "taken")
 
     def __init__(self, receive: Receive, admission: Admission, limit_s: float) -> None:
         self._receive = receive
         self._admission = admission
         self._limit_s = limit_s
+        self.flow = ""
         self.taken = 0
         self.complete = False
 
@@ -79,7 +80,7 @@ class BodyReader:
 
     def _take(self, count: int) -> None:
         if count:
-            self._admission.take(count)
+            self._admission.take(self.flow, count)
             self.taken += count
 
     async def finish_if_there(self, closing: bool) -> bool:

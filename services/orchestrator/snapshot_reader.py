@@ -132,6 +132,7 @@ class SnapshotReader:
             version=number,
             deployment=document.active or document.target,
             refuses=LIMIT_REASON if document.suspension is not None and document.suspension.reached else "",
+            rate_limit=spec.rate_limit,
         )
 
     async def started_by_listener(self, document: FlowDocument) -> bool:

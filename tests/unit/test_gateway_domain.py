@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain.admission import Admission
+from headrace.model.route import Route
+from services.gateway.domain.admission import SHARE, Admission
+from services.gateway.domain.flow_rates import FlowRates
 from services.gateway.domain.hook_path import parse_hook_path
 from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.reply_headers import check_status, reply_headers
@@ -128,23 +130,71 @@ def test_statuses_that_no_reply_may_have(status: int) -> None:
         check_status(status, "s", "e")
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=60))
-def test_room_is_never_exceeded_and_always_given_back(moves: list[tuple[int, bool]]) -> None:
-    room = Admission(max_requests=3, max_bytes=100)
-    inside: list[int] = []
-    for size, comes in moves:
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60), st.booleans()), max_size=60))
+def test_room_is_never_exceeded_and_always_given_back(moves: list[tuple[str, int, bool]]) -> None:
+    room = Admission(max_requests=5, max_bytes=100)
+    inside: list[tuple[str, int]] = []
+    for flow, size, comes in moves:
         if not comes and inside:
-            room.leave(inside.pop())
+            room.leave(*inside.pop())
             continue
         try:
-            room.enter()
+            room.enter(flow)
         except Refusal:
-            assert len(inside) == 3
+            mine = sum(name == flow for name, _ in inside)
+            assert len(inside) == 5 or mine >= SHARE * (5 - len(inside))
             continue
         try:
-            room.take(size)
-            inside.append(size)
+            room.take(flow, size)
+            inside.append((flow, size))
         except Refusal:
-            assert sum(inside) + size > 100
-            room.leave(0)
-    assert (room.requests, room.bytes) == (len(inside), sum(inside))
+            total = sum(size for _, size in inside)
+            mine = sum(size for name, size in inside if name == flow)
+            assert total + size > 100 or mine + size > SHARE * (100 - total)
+            room.leave(flow, 0)
+    assert (room.requests, room.bytes) == (len(inside), sum(size for _, size in inside))
+    assert set(room.flows) == {flow for flow, _ in inside}
+
+
+@given(st.integers(1, 12), st.integers(50, 2_000))
+def test_flows_that_take_all_they_get_leave_room_for_a_new_one(hogs: int, limit: int) -> None:
+    room = Admission(max_requests=limit)
+    held = [0] * hogs
+    while True:
+        before = sum(held)
+        for hog in range(hogs):
+            try:
+                room.enter(f"hog-{hog}")
+                held[hog] += 1
+            except Refusal:
+                pass
+        if sum(held) == before:
+            break
+    fair = SHARE * limit / (1 + SHARE * hogs)
+    assert all(fair - SHARE - 1 <= count <= fair + SHARE + 1 for count in held)
+    for _ in range(max(1, int(limit / (1 + SHARE * hogs) / 2))):
+        room.enter("new")
+
+
+@given(st.floats(0.01, 1_000), st.lists(st.floats(0, 3), min_size=1, max_size=80))
+def test_a_flow_takes_no_more_than_its_rate_and_says_when_to_come_again(rate: float, pauses: list[float]) -> None:
+    rates, route, now, taken = FlowRates(), Route("orders", "RUNNING", rate_limit=rate), 0.0, 0
+    for pause in pauses:
+        now += pause
+        refused = _refusal(rates, route, now)
+        if refused is not None:
+            assert (refused.status, refused.code) == (429, "RATE_LIMITED")
+            assert refused.retry_after_s >= 1
+            assert _refusal(rates, Route("other", "RUNNING"), now) is None  # others are not held back
+            now += refused.retry_after_s
+            assert _refusal(rates, route, now) is None
+        taken += 1
+    assert taken <= max(1, rate) + rate * now + 1e-6
+
+
+def _refusal(rates: FlowRates, route: Route, now: float) -> Refusal | None:
+    try:
+        rates.enter(route, now)
+    except Refusal as refusal:
+        return refusal
+    return None

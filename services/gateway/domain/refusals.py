@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from headrace.model.rates import format_rate
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -88,6 +90,16 @@ def gateway_stopping(execution: str = "") -> Refusal:
 
 def gateway_full(what: str, limit: int) -> Refusal:
     return Refusal(429, "GATEWAY_FULL", f"{limit} {what} are in work, which is the limit. Try again", retry_after_s=1)
+
+
+def flow_share_used(flow: str, held: str) -> Refusal:
+    message = f"flow {flow} has {held} in work, its share of this gateway: the rest is for other flows. Try again"
+    return Refusal(429, "FLOW_SHARE_USED", message, retry_after_s=1)
+
+
+def rate_limited(flow: str, rate: float, retry_after_s: int) -> Refusal:
+    message = f"flow {flow} takes {format_rate(rate)} (rate_limit). Try again later"
+    return Refusal(429, "RATE_LIMITED", message, retry_after_s=retry_after_s)
 
 
 def edge_full(flow: str) -> Refusal:
