@@ -25,10 +25,22 @@ def policy_text(status: flow_pb2.FlowStatus) -> str:
             step.policy.prefetch,
             step.policy.replicas,
             rate_text(step.policy.rate_limit),
+            _order(step.policy),
         )
         for step in status.steps
     ]
-    headings = ("STEP", "TIMEOUT", "ATTEMPTS", "BACKOFF", "JITTER", "RETRIES", "PREFETCH", "REPLICAS", "RATE LIMIT")
+    headings = (
+        "STEP",
+        "TIMEOUT",
+        "ATTEMPTS",
+        "BACKOFF",
+        "JITTER",
+        "RETRIES",
+        "PREFETCH",
+        "REPLICAS",
+        "RATE LIMIT",
+        "ORDER",
+    )
     return f"policy: {'; '.join([*words, replies])}\n\n{table(headings, rows)}"
 
 
@@ -38,6 +50,13 @@ def _retry_cells(retry: flow_pb2.RetryPolicy) -> tuple[object, ...]:
         return retry.attempts, "-", "-", "nothing"
     codes = ", ".join(retry.on) or "retryable, TIMEOUT"
     return retry.attempts, delays, f"{retry.jitter:.0%}", codes
+
+
+def _order(policy: flow_pb2.StepPolicy) -> str:
+    if not policy.key and not policy.exactly_once:
+        return "none"
+    words = [f"by {policy.key}"] if policy.key else []
+    return ", ".join([*words, "exactly once", f"{policy.slots} slots"])
 
 
 def _span(duration: Any) -> str:

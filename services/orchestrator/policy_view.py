@@ -26,6 +26,9 @@ def step_policy(plan: DeploymentPlan, name: str, replicas: int) -> flow_pb2.Step
         rate_limit=step.rate_limit,
         replica_rate_limit=step.rate_limit / max(1, replicas),
         max_waiting=plan.max_waiting,
+        key=step.key,
+        slots=step.slots,
+        exactly_once=step.exactly_once,
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))
