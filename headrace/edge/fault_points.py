@@ -133,6 +133,7 @@ class FaultPlan:
         try:
             changed_at = file.stat().st_mtime_ns
         except FileNotFoundError:
+            self._faults = ()  # taken back
             return
         if changed_at != self._read_at:
             self._read_at = changed_at

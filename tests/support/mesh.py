@@ -117,11 +117,12 @@ def start_mesh(
     *options: str,
     ack_wait_s: float = 30.0,
     within: Callable[[list[str]], list[str]] = list,
+    **environment: str,
 ) -> Iterator[RunningMesh]:
     """Runs `headrace up` on `folder/data`, or on what is there already; ready when it yields.
 
     `ack_wait_s`: how long what a killed sidecar held waits until it is delivered again. `within` makes of its
-    command line one that runs it in surroundings of its own.
+    command line one that runs it in surroundings of its own; `environment` is set for the mesh besides.
     """
     data = folder / "data"
     output = folder / "up.out"
@@ -134,6 +135,7 @@ def start_mesh(
                 "HEADRACE_PARENT_PID": str(os.getpid()),
                 "HEADRACE_READY_FD": str(write_end),
                 "HEADRACE_ACK_WAIT_S": f"{ack_wait_s:g}",
+                **environment,
             },
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -68,6 +68,11 @@ def test_a_file_is_read_while_the_process_runs_and_is_gone_before_its_fault_happ
     file.write_text("before-ack:kill")
     plan.reach("before-ack")
     assert done == [False, False]
+    file.write_text("before-ack:kill@2")
+    plan.reach("before-ack")
+    file.unlink()  # taken back
+    plan.reach("before-ack")
+    assert done == [False, False]
 
 
 def test_with_faults_off_lane_and_stream_are_not_wrapped() -> None:

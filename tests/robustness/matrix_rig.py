@@ -1,0 +1,308 @@
+"""A mesh for many fault rounds: broker and proxy of its own, one flow with traffic, and the faults that a round does.
+
+A round: one sidecar is told to stop itself (SIGSTOP) at a fault point; once it stands there, what it holds is read
+from the broker; then comes the fault; the round is over when requests that were sent after it are done to the last
+effect. Rounds of different steps run side by side; those that concern the broker run alone, with nothing open of
+earlier rounds, since that would be two failures at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nats.aio.client import Client as Nats
+
+from headrace.client import AsyncClient
+from headrace.edge.broker_process import BrokerProcess
+from headrace.edge.fault_points import VARIABLE
+from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.model import subjects
+from headrace.model.names import instance_name
+from headrace.wire.envelope import decode_dead_letter
+from tests.robustness.faults import InFlight
+from tests.robustness.matrix_flow import Effects, Lanes, Ledger, Request, check_matrix, write_flow
+from tests.support.eventually import eventually
+from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.tcp_proxy import TcpProxy
+
+WORKSPACE = "default"
+FLOW = "matrix"
+ACK_WAIT_S = 1.0
+REACH_LIMIT_S = 6.0
+# How often a point is tried at which the victim happens to hold nothing.
+TRIES = 8
+RECOVERY_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round. It counts only if `held` (the victim's unacknowledged messages when the fault came) is not zero."""
+
+    step: str
+    point: str
+    fault: str
+    held: int
+    began: float
+    recovered_s: float
+
+    def line(self) -> str:
+        return f"{self.fault} of {self.step} {self.point}, holding {self.held}: done again in {self.recovered_s:.2f} s"
+
+
+class MatrixRig:
+    """`async with matrix_rig(folder) as rig`; `begin`, `one_round` as often as wanted, `settle` for the ledger, and
+    again: what is settled is forgotten, so that a rig may run for days."""
+
+    lanes: Lanes
+
+    def __init__(self, folder: Path, broker: BrokerProcess, proxy: TcpProxy, mesh: RunningMesh) -> None:
+        self.folder, self.broker, self.proxy, self.mesh = folder, broker, proxy, mesh
+        self.effects = Effects(folder / "effects.jsonl")
+        self.rounds: list[Round] = []
+        self.missed: list[str] = []
+        self.deployment = 1
+        self._letters_read = 0
+        self.stop_s = 1.5 * ACK_WAIT_S
+        self.connection: Nats
+        self.in_flight: InFlight
+        self._alone = asyncio.Lock()
+        self._open = 0
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+
+    def begin(self, *, careful: int = 6, careless: int = 2) -> None:
+        """Begins to send; nothing of before counts any more."""
+        self.effects.forget()
+        self.rounds.clear()
+        self.lanes = Lanes(self.mesh.gateway, f"/hook/{FLOW}", careful=careful, careless=careless)
+        self.lanes.start()
+
+    # Rounds
+
+    async def one_round(self, step: str, point: str, fault: str) -> Round | None:
+        """None when the point was not reached in time (noted in `missed`)."""
+        if fault == "broker":
+            async with self._alone:
+                await self._nobody.wait()
+                await self.all_done(time.time())
+                return await self._round(step, point, fault)
+        async with self._alone:
+            self._open += 1
+            self._nobody.clear()
+        try:
+            return await self._round(step, point, fault)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._nobody.set()
+
+    async def _round(self, step: str, point: str, fault: str) -> Round | None:
+        process = "gateway" if step == "gateway" else instance_name(WORKSPACE, FLOW, self.deployment, step, 0)
+        for _ in range(TRIES):
+            pid = await eventually(lambda: self._pid(step), within_s=RECOVERY_LIMIT_S)
+            if not await self._stopped_at(point, process, pid):
+                self.missed.append(f"{step} {point}")
+                return None
+            held, began = await self._held(step), time.time()
+            try:
+                if held:
+                    await self._do(fault, step, process, pid)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            if held:
+                break
+        try:
+            await self._recovered()
+        except AssertionError as error:
+            raise AssertionError(f"{fault} of {step} {point}: {error}\n{await self._stuck(began)}") from error
+        done = Round(step, point, fault, held, began, time.time() - began)
+        self.rounds.append(done)
+        return done
+
+    async def _stopped_at(self, point: str, process: str, pid: int) -> bool:
+        """Whether the process came to the point in time, and stands there."""
+        order = self.folder / "faults" / process
+        new = self.folder / "faults" / f"{process}.new"
+        new.write_text(f"{point}:stop")
+        new.rename(order)
+        try:
+            await eventually(lambda: is_stopped(pid), within_s=REACH_LIMIT_S, every_s=0.005)
+        except AssertionError:
+            order.unlink(missing_ok=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # it may have got there just now
+            return False
+        return True
+
+    async def _do(self, fault: str, step: str, process: str, pid: int) -> None:
+        match fault:
+            case "sidecar":
+                os.kill(pid, signal.SIGKILL)
+            case "component":
+                for component in self.mesh.pids_of("component", FLOW, step):
+                    os.kill(component, signal.SIGKILL)
+            case "broker":
+                self.broker.kill()
+                assert self.broker.process is not None
+                await self.broker.process.wait()
+                await self.broker.start()
+            case "cut":
+                self.proxy.cut(process)
+            case "stop":
+                await asyncio.sleep(self.stop_s)  # tidy: pace
+            case _:
+                raise AssertionError(f"no fault {fault}")
+
+    def _pid(self, step: str) -> int:
+        """The sidecar (or gateway) that runs now; 0 between two."""
+        if step == "gateway":
+            return self.mesh.endpoints.processes["gateway"] or 0
+        pids = self.mesh.pids_of("sidecar", FLOW, step, self.deployment)
+        return pids[0] if pids else 0
+
+    async def _held(self, step: str) -> int:
+        if step == "gateway":
+            return self.lanes.unanswered
+        return await self.in_flight.unacknowledged(step)
+
+    async def _recovered(self) -> None:
+        """Until every lane's next request, sent from now on, is done to the last effect."""
+        now = time.time()
+
+        def done() -> bool:
+            fresh = [request for request in self._requests_since(now) if request.do == "ok"]
+            return bool(fresh) and any(self._is_done(request) for request in fresh)
+
+        await eventually(done, within_s=RECOVERY_LIMIT_S, every_s=0.02)
+
+    async def all_done(self, until: float) -> None:
+        """Until every answered request that was sent by then is done to its last effect."""
+        open_ones = [request for request in self.lanes.requests.values() if request.sent_at <= until]
+
+        def done() -> bool:
+            self.effects.read()
+            open_ones[:] = [request for request in open_ones if not self._is_over(request)]
+            return not open_ones
+
+        with contextlib.suppress(AssertionError):  # the ledger names what is lost
+            await eventually(done, within_s=RECOVERY_LIMIT_S, every_s=0.02)
+
+    async def _stuck(self, since: float) -> str:
+        """What was asked for and has not happened, and where messages wait."""
+        stream = subjects.flow_stream(WORKSPACE, FLOW)
+        infos = await JetStreamAssets(self.connection).consumers(stream)
+        held = {info["name"]: (info["num_pending"], info["num_ack_pending"], info["num_waiting"]) for info in infos}
+        requests = [request for request in self.lanes.requests.values() if not self._is_over(request)]
+        return "\n".join(
+            [f"pending, unacknowledged, pulls: {held}", f"since {since:.3f}, now {time.time():.3f}"]
+            + [f"{request}: {dict(self.effects.leaves[request.id])}" for request in requests[:12]]
+        )
+
+    def _requests_since(self, at: float) -> list[Request]:
+        found = []
+        for request in reversed(self.lanes.requests.values()):
+            if request.sent_at < at:
+                break
+            found.append(request)
+        return found
+
+    def _is_done(self, request: Request) -> bool:
+        self.effects.read()
+        return self.effects.is_complete(request)
+
+    def _is_over(self, request: Request) -> bool:
+        unknown = request.outcome is not None and request.outcome.value != "OK"
+        return self.effects.is_complete(request) or (unknown and not self.effects.leaves[request.id])
+
+    # Verdict
+
+    async def settle(self) -> Ledger:
+        """Ends the traffic, waits until the flow is empty, and compares everything since `begin`."""
+        await self.lanes.finish()
+        await self.all_done(time.time())
+        await eventually(self.in_flight.is_empty, within_s=RECOVERY_LIMIT_S, every_s=0.1)
+        self.effects.read()
+        cut_off = {each.step for each in self.rounds if each.fault in ("sidecar", "component")}
+        dead = await self._new_dead_letters()
+        return check_matrix(self.lanes.requests.values(), self.effects.lines, dead, cut_off=frozenset(cut_off))
+
+    async def _new_dead_letters(self) -> Counter[str]:
+        """Dead letters since the last time, by the id of the request that they belong to."""
+        assets = JetStreamAssets(self.connection)
+        stream = subjects.dead_letter_stream(WORKSPACE)
+        found: Counter[str] = Counter()
+        while True:
+            following = self._letters_read + 1
+            message = await assets.next_message(stream, subjects.dead_letter_filter(WORKSPACE), following)
+            if message is None:
+                return found
+            self._letters_read = message.sequence
+            found[json.loads(decode_dead_letter(message.data).original.body)["id"]] += 1
+
+    def history(self, id: str) -> str:
+        """All that is known of one request, in order of time."""
+        request = self.lanes.requests.get(id)
+        events: list[tuple[float, str]] = []
+        if request is not None:
+            events.append((request.sent_at, f"sent, {request.do}"))
+            answered = f"answered {request.outcome} {request.detail}"
+            events.append((request.answered_at or time.time(), answered))
+            for each in self.rounds:
+                if request.sent_at - 5 <= each.began <= (request.answered_at or time.time()) + 5:
+                    events.append((each.began, f"fault: {each.line()}"))
+        for line in self.effects.lines:
+            if line["id"] == id:
+                what = f"effect {line['leaf']}, message {line['message_id']}, attempt {line['attempt']}"
+                events.append((line["at"], what))
+        return "\n".join([f"history of {id}:"] + [f"  {at:.3f} {text}" for at, text in sorted(events)])
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still by SIGSTOP; AssertionError when it is gone."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        state = "X"
+    return state == "T"
+
+
+@contextlib.asynccontextmanager
+async def matrix_rig(folder: Path, *, profile: str = "fast", options: tuple[str, ...] = ()) -> AsyncIterator[MatrixRig]:
+    """Broker, proxy and mesh; ended in order."""
+    broker = BrokerProcess(folder / "broker", profile=profile)
+    await broker.start()
+    proxy = TcpProxy(broker.port)
+    proxy.keep_sent = False
+    await proxy.start()
+    (folder / "faults").mkdir()
+    environment = {VARIABLE: f"@{folder / 'faults'}", "HEADRACE_RESTART_DELAY_LIMIT_S": "0.1"}
+    starting = start_mesh(folder, profile, "--nats", proxy.url, *options, ack_wait_s=ACK_WAIT_S, **environment)
+    # The proxy runs on this loop: what blocks goes to a thread, which stays until the end (children are tied to it).
+    mesh = await asyncio.to_thread(starting.__enter__)
+    rig = MatrixRig(folder, broker, proxy, mesh)
+    try:
+        async with AsyncClient(mesh.api) as client:
+            await client.apply(write_flow(FLOW, folder, folder / "effects.jsonl"))
+            await client.publish(FLOW)
+            await client.start(FLOW)
+        rig.connection = await connect_nats(broker.url, "ledger")
+        rig.in_flight = InFlight(rig.connection, FLOW, rig.deployment)
+        yield rig
+        await close_nats(rig.connection)
+    finally:
+        if hasattr(rig, "lanes"):
+            await rig.lanes.abandon()
+        await asyncio.to_thread(starting.__exit__, None, None, None)
+        await proxy.stop()
+        await broker.stop()
