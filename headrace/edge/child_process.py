@@ -24,6 +24,7 @@ from typing import IO
 from headrace.edge.parent_death import PARENT_PID_VARIABLE, become_subreaper, tied_command
 from headrace.edge.process_table import (
     children_of,
+    descendants_of,
     environment_value,
     group_exists,
     group_members,
@@ -67,16 +68,21 @@ def own_module(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def adopt_orphans() -> None:
-    """Makes this process the parent and reaper of its orphaned descendants. Call it in the running loop."""
+def adopt_orphans(*, reap_at_once: bool = True) -> None:
+    """Makes this process the parent and reaper of its orphaned descendants. Call it in the running loop.
+
+    Without `reap_at_once` (for a process whose loop needs SIGCHLD itself) call `reap_adopted` now and then.
+    """
     global _adopting
     become_subreaper()
     _adopting = True
+    if not reap_at_once:
+        return
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, reap_adopted)
 
 
-def _adopted() -> list[int]:
+def adopted() -> list[int]:
     """Children that this process did not start: not through this module, and not in its own session either,
     in which children by other means are."""
     if not _adopting:
@@ -87,7 +93,7 @@ def _adopted() -> list[int]:
 
 def reap_adopted() -> None:
     """Reaps dead orphans; does nothing unless `adopt_orphans` was called."""
-    for pid in _adopted():
+    for pid in adopted():
         if is_zombie(pid):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -101,7 +107,7 @@ async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", 
         reap_adopted()
         left = [
             pid
-            for pid in _adopted()
+            for pid in adopted()
             if (session and session_of(pid) == session)
             or (variable and environment_value(pid, variable) == value)
             or not (session or variable)
@@ -110,7 +116,8 @@ async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", 
             return
         if time.monotonic() > deadline:
             raise TimeoutError(f"orphans do not end: {left}")
-        for pid in left:
+        # Their children first come to light when they are gone: all that can be seen goes at once.
+        for pid in [found for one in left for found in (one, *descendants_of(one))]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(_POLL_S)

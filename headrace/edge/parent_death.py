@@ -41,6 +41,12 @@ def tie_to_parent(parent_pid: int | None = None, death_signal: int = signal.SIGK
         os._exit(111)
 
 
+def parent_is_gone() -> bool:
+    """Whether the parent this process was tied to has died."""
+    expected = int(os.environ.get(PARENT_PID_VARIABLE) or 0)
+    return expected != 0 and os.getppid() != expected
+
+
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process, so that it can end and reap them."""
     if sys.platform.startswith("linux"):

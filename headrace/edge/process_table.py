@@ -16,6 +16,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _POLL_S = 0.005
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def children_of(pid: int) -> list[int]:
@@ -26,6 +27,26 @@ def children_of(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found
+
+
+def descendants_of(pid: int, limit: int = 10_000) -> list[int]:
+    """Children, their children and so on, at most `limit`; what was orphaned meanwhile is not among them."""
+    found: list[int] = []
+    unseen = children_of(pid)
+    while unseen and len(found) < limit:
+        found += unseen
+        unseen = [grandchild for child in unseen for grandchild in children_of(child)]
+    return found[:limit]
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is its own: anonymous and in RAM (what files and shared segments map is left
+    out, so that the sum over related processes counts nothing twice but pages shared since a fork)."""
+    try:
+        fields = (_PROC / str(pid) / "statm").read_text().split()
+        return max(0, int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _stat_fields(pid: int) -> list[str]:

@@ -73,11 +73,12 @@ def run_service(
     log_level: str = "info",
     stop_timeout_s: float = 5.0,
     stop_event: asyncio.Event | None = None,
+    death_signal: int = signal.SIGKILL,
 ) -> int:
     """Blocking entry point for `__main__`: ties to the parent, sets up logs and the loop, serves.
 
-    `stop_event` lets the service itself ask for its stop."""
-    tie_to_parent()
+    `stop_event` lets the service itself ask for its stop; `death_signal` is what it gets when its parent dies."""
+    tie_to_parent(death_signal=death_signal)
     configure_logging(name, log_level)
     runner = _loop_runner()
     try:

@@ -6,3 +6,7 @@ MAX_BODY_BYTES = 512 * 1024
 """Largest body of a message or a reply."""
 MAX_OUTPUTS = 1_000
 """Most outputs of one input."""
+MAX_OUTPUT_BYTES = 32 * 1024 * 1024
+"""All outputs of one input together, headers included: they are held until its function has ended."""
+MAX_HEADERS_BYTES = 64 * 1024
+"""Headers, content type and key of one output or reply."""

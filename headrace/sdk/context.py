@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from headrace.model.limits import MAX_OUTPUTS
+from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from headrace.sdk.body import UnencodableOutput, encode_body
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
 from headrace.sdk.log import ComponentLog
@@ -139,12 +139,13 @@ class StepScope:
 class Context:
     """One call, as its function sees it."""
 
-    __slots__ = ("__weakref__", "_emitted", "_message", "_scope", "_sink", "call")
+    __slots__ = ("__weakref__", "_emitted", "_emitted_bytes", "_message", "_scope", "_sink", "call")
 
     def __init__(self, scope: StepScope, source: CallInput, sink: EventSink) -> None:
         self._scope = scope
         self._sink = sink
         self._emitted = 0
+        self._emitted_bytes = 0
         self._message = Message(source)
         self.call = source.call
 
@@ -184,7 +185,8 @@ class Context:
         """Sends one message to each receiver of the step; also after the function returned (a late emit).
 
         `key` names the output where the order of emission is not fixed, so that a repeated attempt repeats
-        its ids. ComponentError OUTPUT_REFUSED if the value has no JSON, or for more than 1000 outputs.
+        its ids. ComponentError OUTPUT_REFUSED if the value has no JSON or is larger than 512 KiB, and past 1000
+        outputs or 32 MiB of one input.
         `source_id` is for listeners only.
         """
         if source_id:
@@ -195,6 +197,9 @@ class Context:
         if self._emitted > MAX_OUTPUTS:
             raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUTS} outputs for one input")
         body, content_type = encoded(value, content_type)
+        self._emitted_bytes += len(body)
+        if self._emitted_bytes > MAX_OUTPUT_BYTES:
+            raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUT_BYTES} bytes of outputs for one input")
         self._sink.data(self.call, body, content_type, headers, key)
         return DONE
 
@@ -210,11 +215,14 @@ class Context:
 
 
 def encoded(value: Any, content_type: str) -> tuple[bytes, str]:
-    """Body and content type; ComponentError OUTPUT_REFUSED, never retried, if there is none."""
+    """Body and content type; ComponentError OUTPUT_REFUSED, never retried, if there is none or it is too large."""
     try:
-        return encode_body(value, content_type)
+        body, content_type = encode_body(value, content_type)
     except UnencodableOutput as error:
         raise ComponentError(OUTPUT_REFUSED, str(error)) from error
+    if len(body) > MAX_BODY_BYTES:
+        raise ComponentError(OUTPUT_REFUSED, f"a body of {len(body)} bytes, more than {MAX_BODY_BYTES}")
+    return body, content_type
 
 
 _CURRENT: ContextVar[Context] = ContextVar("headrace_context")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    tie_to_parent()  # early: the imports below take a while
+    # A signal that leaves it a moment: what components started and nobody ties ends with it, too. Early, since the
+    # imports below take a while.
+    tie_to_parent(death_signal=signal.SIGTERM)
     arguments = parse_arguments()
     from headrace.edge.service_runner import run_service
     from services.agent.app import AgentApp
@@ -45,7 +48,7 @@ def main() -> int:
         preload=arguments.preload,
     )
     app = AgentApp(ProcessDriver(settings), arguments.listen, instance_limit=arguments.max_instances)
-    return run_service("agent", app, log_level=arguments.log_level, stop_timeout_s=4.0)
+    return run_service("agent", app, log_level=arguments.log_level, stop_timeout_s=4.0, death_signal=signal.SIGTERM)
 
 
 if __name__ == "__main__":

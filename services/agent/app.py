@@ -6,6 +6,7 @@ import asyncio
 
 from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.parent_death import parent_is_gone
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from services.agent.driver import InstanceDriver
@@ -38,8 +39,9 @@ class AgentApp:
         log.info("agent serves", address=address)
 
     async def stop(self) -> None:
-        """Refuses new instances, ends all of them in parallel, then the server."""
+        """Refuses new instances, ends all of them in parallel, then the server. When the parent has died the rest
+        of the mesh is gone as well: nothing is waited for."""
         self._table.refuse_new()
-        await self._table.close(STOP_GRACE_S)
+        await self._table.close(0.0 if parent_is_gone() else STOP_GRACE_S)
         if self._server is not None:
             await self._server.stop(0.2)

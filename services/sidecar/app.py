@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from headrace.edge.child_process import adopt_orphans
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
@@ -54,6 +55,7 @@ class SidecarService:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         settings.run_dir.mkdir(parents=True, exist_ok=True)
+        adopt_orphans(reap_at_once=False)  # what a component leaves behind ends with it
         plans = PlanSource(settings)
         bundles = BundleCache(settings.cache_dir, settings.registry)
         environments = EnvironmentCache(settings.cache_dir)
@@ -137,6 +139,9 @@ class SidecarService:
                 answers=lambda: self._answers,
                 on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
                 on_occupancy=instance.occupancy_changed,
+                end_component=lambda reason, cause: (
+                    instance.supervisor.condemn(reason, cause) if instance.supervisor else None
+                ),
             )
 
         instance = self._instance = Instance(

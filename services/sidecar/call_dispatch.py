@@ -21,6 +21,9 @@ INPUTS_A_SEND = 64
 # A component ends a call itself at its limit, which stops the work. One that does not (plain code that blocks)
 # has this much longer until the call is given up: else two attempts of one message would run side by side.
 END_GRACE_S = 0.1
+# Calls that were given up and have not ended hold on to the component's threads. So many, and it gets no more calls
+# until it is a new process.
+STUCK_CALLS = 8
 
 
 class CallDispatch:
@@ -35,6 +38,8 @@ class CallDispatch:
         self._last_call = 0
         # Ordered by the start of the call, and, as all have the same time limit, by deadline.
         self.running: dict[int, HeldInput] = {}
+        # Given up and not ended yet.
+        self._given_up: set[int] = set()
 
     @property
     def component_is_up(self) -> bool:
@@ -42,7 +47,17 @@ class CallDispatch:
 
     def component_ready(self, stream: ComponentStream) -> None:
         self._stream = stream
+        self._given_up.clear()
         self.send_what_may_go()
+
+    @property
+    def clogged(self) -> bool:
+        """So many calls were given up and never ended that the component must be started anew."""
+        return len(self._given_up) >= STUCK_CALLS
+
+    def ended_late(self, call: int) -> None:
+        """The end of a call that was given up."""
+        self._given_up.discard(call)
 
     def component_lost(self) -> list[HeldInput]:
         """Takes back every running call; `alone` says of each whether it was the only one."""
@@ -73,11 +88,16 @@ class CallDispatch:
             late.append(held)
         for held in late:
             del self.running[held.call]
+            self._given_up.add(held.call)
         return late
+
+    def overdue(self, now: float) -> bool:
+        """Whether a call has run over its limit."""
+        return bool(self.running) and next(iter(self.running.values())).deadline <= now
 
     def send_what_may_go(self) -> None:
         stream = self._stream
-        if stream is None:
+        if stream is None or self.clogged:
             return
         if self._suspects:
             if not self.running:

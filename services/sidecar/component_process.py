@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.edge.child_process import ChildProcess, Command, describe_exit
+from headrace.edge.child_process import ChildProcess, Command, describe_exit, end_adopted
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
 from headrace.edge.structured_log import get_logger
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
 from services.sidecar.log_capture import LogCapture
+from services.sidecar.process_watch import limit_process
 from services.sidecar.settings import SIDECAR_VERSION, Settings
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class ComponentProcess:
         command = component_command(settings, bundle, python, entrypoint, socket, logs.feed)
         taken = spare.take(command) if spare is not None else None
         child = taken or ChildProcess.spawn(command, readiness=True)
+        limit_process(child.pid, settings.component_limits)
         return cls(child, socket, logs, settings.component_start_limit_s)
 
     @property
@@ -216,6 +218,8 @@ class ComponentProcess:
         if self._channel is not None:
             await self._channel.close()
         await self._child.end(grace_s)
+        with contextlib.suppress(TimeoutError):
+            await end_adopted()  # what left its group and session, too
         self._logs.end()
         self._socket.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from headrace.model.errors import HeadraceError
 from services.sidecar.component_process import ComponentFacts, ComponentFailed, ComponentProcess
 from services.sidecar.domain.crash_loop import HEALTHY_S, CrashRecord
 from services.sidecar.domain.lifecycle import Happening
+from services.sidecar.process_watch import watch_processes
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -40,15 +41,17 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorEvents:
-    """Who hears what. `lost` gets the cause as a phrase (`ended (exit status 1)`); `failed` an error that is
-    to be shown, once per failed start or crash loop; `recovered` follows it when the component works again."""
+    """Who hears what. `lost` gets the cause as a phrase (`ended (exit status 1)`) and its reason; `failed` an error
+    that is to be shown, once per failed start or crash loop; `recovered` follows it when the component works again.
+    `busy` tells whether calls run."""
 
     progress: Callable[[Happening], None]
     ready: Callable[[ComponentProcess, ComponentStream, ComponentFacts], None]
-    lost: Callable[[str], None]
+    lost: Callable[[str, str], None]
     failed: Callable[[HeadraceError], None]
     recovered: Callable[[], None]
     events: Callable[[Sequence[Any]], None]
+    busy: Callable[[], bool]
 
 
 class ComponentSupervisor:
@@ -79,6 +82,8 @@ class ComponentSupervisor:
         self._record = CrashRecord()
         self._process: ComponentProcess | None = first
         self._stopping = asyncio.Event()
+        self._condemned = asyncio.Event()
+        self._sentence = ("", "")
         self._stopped = asyncio.Event()
         self._loop_told = False
         self._start_failure_told = False
@@ -94,6 +99,12 @@ class ComponentSupervisor:
         self._record.finished_message()
         if self._loop_told:
             self._recover()
+
+    def condemn(self, reason: str, cause: str) -> None:
+        """Ends the present process and starts a new one; `cause` is a phrase after `the component`."""
+        if not self._condemned.is_set() and self._process is not None:
+            self._sentence = (reason, cause)
+            self._condemned.set()
 
     async def run(self) -> None:
         """Until `stop`."""
@@ -138,6 +149,7 @@ class ComponentSupervisor:
             closed.set()
 
         stream = await self._unless_stopped(process.open_stream(self._events.events, on_closed))
+        self._condemned.clear()
         self._record.started(self._clock())
         self._events.progress(Happening.CHECKED)
         self._events.ready(process, stream, facts)
@@ -146,23 +158,35 @@ class ComponentSupervisor:
         try:
             return await self._watch(process, closed, cause)
         finally:
-            ending = cause[0] if cause else "was stopped"
-            self._events.lost(ending)
+            reason = self._sentence[0] if self._condemned.is_set() else "COMPONENT_EXITED"
+            self._events.lost(cause[0] if cause else "was stopped", reason)
 
     async def _watch(self, process: ComponentProcess, closed: asyncio.Event, cause: list[str]) -> str:
-        async with _first_of(process.wait(), closed.wait(), self._stopping.wait()) as (exited, _, _stop):
+        awaited = (process.wait(), closed.wait(), self._stopping.wait(), self._condemned.wait(), self._guard(process))
+        async with _first_of(*awaited) as tasks:
+            exited = tasks[0]
+            over = (exited.done, closed.is_set, self._stopping.is_set, self._condemned.is_set)
             timeout_s = HEALTHY_S if self._loop_told else None
-            while not (exited.done() or closed.is_set() or self._stopping.is_set()):
-                await asyncio.wait({exited, _, _stop}, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+            while not any(is_over() for is_over in over):
+                await asyncio.wait(tasks[:4], return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
                 if self._loop_told and self._record.is_healthy(self._clock()):
                     self._recover()
                 timeout_s = None
+            if self._condemned.is_set():
+                process.kill()
+                cause[:] = [self._sentence[1]]
+                return cause[0]
             if not exited.done() and closed.is_set():
                 # Mostly the stream breaks because the process ends: say how it ended.
                 await asyncio.wait({exited}, timeout=0.5)
             if exited.done():
                 cause[:] = [f"ended ({exited.result()})"]
             return cause[0] if cause else "was stopped"
+
+    async def _guard(self, process: ComponentProcess) -> None:
+        """Condemns the process when it and what it started use more than they may."""
+        excess = await watch_processes(process.pid, self._settings.component_limits, self._events.busy)
+        self.condemn(excess.reason, excess.cause)
 
     def _spawn(self) -> ComponentProcess:
         self.starts += 1

@@ -46,6 +46,7 @@ class DataPlane:
         answers: Callable[[], KvBucket | None],
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
+        end_component: Callable[[str, str], None],
     ) -> None:
         self._step = step
         self._lane = lane
@@ -87,6 +88,7 @@ class DataPlane:
             self.counters,
             ack_wait_s=plan.ack_wait_s,
             on_finished=on_finished,
+            end_component=end_component,
         )
         self._listener: ListenerFeed | None = None
         if step.kind == "listener":

@@ -16,20 +16,15 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.structured_log import get_logger
 from headrace.ports import ComponentStream
 from headrace.wire.envelope import MalformedMessage
-from services.sidecar.call_dispatch import CallDispatch
+from services.sidecar.call_dispatch import STUCK_CALLS, CallDispatch
+from services.sidecar.call_events import note_event, other_bytes, outcome_of
 from services.sidecar.dead_letters import failed_attempt
-from services.sidecar.domain.delivery import (
-    Ending,
-    Outcome,
-    Problem,
-    check_output,
-    check_reply,
-    decide,
-    error_status,
-)
+from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, decide
 from services.sidecar.domain.ended_calls import EndedCalls
+from services.sidecar.domain.flood import FloodGauge
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
+from services.sidecar.liveness import Liveness
 from services.sidecar.outputs import LateContext
 from services.sidecar.timers import Timers
 
@@ -44,7 +39,7 @@ log = get_logger(__name__)
 
 class DeliveryLoop:
     """Takes its inputs from `path` and gives them back to it once their call is over. `on_finished` is called when
-    the component finished a call."""
+    the component finished a call, `end_component` (reason, cause) when only a new process helps."""
 
     def __init__(
         self,
@@ -56,6 +51,7 @@ class DeliveryLoop:
         *,
         ack_wait_s: float,
         on_finished: Callable[[], None],
+        end_component: Callable[[str, str], None] = lambda reason, cause: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
@@ -65,6 +61,9 @@ class DeliveryLoop:
         self._counters = counters
         self._hops = hops
         self._on_finished = on_finished
+        self._end_component = end_component
+        self._liveness = Liveness(clock, on_alive=self._expire, on_silent=self._expire)
+        self._flood = FloodGauge()
         self._clock = clock
         self._dispatch = CallDispatch(step, clock)
         self._ended: EndedCalls[LateContext] = EndedCalls()
@@ -73,6 +72,15 @@ class DeliveryLoop:
         limits = [self._extend_every_s / 2, 1.0] + ([step.timeout_s / 10] if step.timeout_s > 0 else [])
         self._sweep_every_s = max(0.01, min(limits))
         self._sweeping = False
+
+    @property
+    def calls_run(self) -> bool:
+        return bool(self._dispatch.running)
+
+    @property
+    def component_problem(self) -> str:
+        """Why the component does not answer; empty while it does."""
+        return self._liveness.problem
 
     def close(self) -> None:
         """From here on what is held is left to be delivered again."""
@@ -87,10 +95,13 @@ class DeliveryLoop:
 
     def component_ready(self, stream: ComponentStream) -> None:
         """The (re)started component takes calls from now on."""
+        self._liveness.component_ready(stream)
+        self._flood.start(self._clock())
         self._dispatch.component_ready(stream)
 
     def component_lost(self, cause: str) -> None:
         """The component is gone: its calls become new attempts once it is back. Nothing is lost."""
+        self._liveness.component_lost()
         if self._closed:
             return  # ended on purpose: what is left is delivered again, to whoever is next
         self._ended.clear()
@@ -103,62 +114,41 @@ class DeliveryLoop:
         """Events of the Process stream, in order."""
         running = self._dispatch.running
         ended = False
+        useless = 0
+        self._liveness.heard()
         for event in events:
             held = running.get(event.call)
             kind = event.WhichOneof("kind")
             if held is None:
-                self._late(event, kind)
-            elif kind == "data":
-                self._collect(held, event.data)
+                useless += not self._late(event, kind)
             elif kind == "end":
                 self._dispatch.finished(event.call)
                 held.entered_at_mono_ns = event.end.started_at_mono_ns
                 held.left_at_mono_ns = event.end.ended_at_mono_ns
-                self._end(held, self._outcome(held))
+                self._end(held, outcome_of(held))
                 self._on_finished()
                 ended = True
-            elif kind == "reply":
-                problem = check_reply(len(event.reply.body), event.reply.status)
-                held.refused = held.refused or problem
-                held.reply = held.reply or event.reply
-            elif kind == "error":
-                held.failure = event.error
-            elif kind == "rebound":
-                held.rebound = event.rebound
             elif kind == "snapshot":
                 self._counters["snapshots"] += 1
+            else:
+                useless += not note_event(held, event, kind)
+        if useless and not self._flood.take(useless, self._clock()):
+            self._end_component("FLOOD", "was ended: it sent events without end that belong to no call or exceed one")
         if ended:
             self._dispatch.send_what_may_go()
 
-    def _collect(self, held: HeldInput, emit: Any) -> None:
-        if held.refused is None:
-            held.refused = check_output(len(held.outputs), len(emit.body))
-        if held.refused is None:
-            held.outputs.append(emit)
-
-    def _late(self, event: Any, kind: str | None) -> None:
+    def _late(self, event: Any, kind: str | None) -> bool:
+        """An event of a call that is over; False if nothing comes of it."""
+        if kind == "end":
+            self._dispatch.ended_late(event.call)
         context = self._ended.find(event.call, self._clock())
-        if context is None or kind != "data" or check_output(context.next_index, len(event.data.body)) is not None:
-            self._counters["late_ignored"] += 1
-            return
-        self._path.publish_late(context, event.data)
-
-    @staticmethod
-    def _outcome(held: HeldInput) -> Outcome:
-        if held.failure is not None:
-            failure = held.failure
-            problem = Problem(
-                failure.code or "COMPONENT_ERROR",
-                failure.message or "the component failed",
-                error_status(failure.status),
-            )
-            refused = problem.code == "OUTPUT_REFUSED"  # by the SDK, which knows what could not be encoded
-            return Outcome(Ending.OUTPUT_REFUSED if refused else Ending.FAILED, problem, retryable=failure.retryable)
-        if held.rebound is not None:
-            return Outcome(Ending.REBOUND, asked_delay_ms=held.rebound.delay_ms)
-        if held.refused is not None:
-            return Outcome(Ending.OUTPUT_REFUSED, held.refused)
-        return Outcome(Ending.DONE)
+        if context is not None and kind == "data":
+            emit = event.data
+            if check_output(context.next_index, len(emit.body), other_bytes(emit)) is None:
+                self._path.publish_late(context, emit)
+                return True
+        self._counters["late_ignored"] += 1
+        return False
 
     # Decisions carried out
 
@@ -213,10 +203,26 @@ class DeliveryLoop:
         """Extends what is held for long, abandons calls over their limit. Runs only while something is held."""
         self._sweeping = False
         now = self._clock()
-        for held in self._dispatch.expired(now):
-            limit = f"{self._step.timeout_s:g} s"
-            problem = Problem(TIMEOUT, f"step {self._step.name} took longer than {limit}", 504)
-            self._end(held, Outcome(Ending.TIMED_OUT, problem))
+        self._expire()
+        if self._dispatch.running:
+            self._liveness.look()
         self._path.extend(now, self._extend_every_s)
         self._dispatch.send_what_may_go()
         self._arm_sweep()
+
+    def _expire(self) -> None:
+        """Gives up the calls over their limit, if the component has been heard since. If it has not, it is asked;
+        and ended when it does not answer, since the others that wait behind a blocked loop are not to blame."""
+        limit = f"{self._step.timeout_s:g} s"
+        for held in self._dispatch.expired(min(self._clock(), self._liveness.heard_at)):
+            problem = Problem(TIMEOUT, f"step {self._step.name} took longer than {limit}", 504)
+            self._end(held, Outcome(Ending.TIMED_OUT, problem))
+        if self._dispatch.overdue(self._clock()):
+            if self._liveness.silent:
+                cause = f"was ended: a call took longer than {limit} and its event loop was blocked"
+                self._end_component("NOT_RESPONDING", cause)
+            else:
+                self._liveness.ask()
+        elif self._dispatch.clogged and not self._dispatch.running:
+            cause = f"was ended: {STUCK_CALLS} calls took longer than {limit} and never ended"
+            self._end_component("CALLS_STUCK", cause)

@@ -39,6 +39,7 @@ class HeldInput:
     deadline: float = 0.0
     # What the running attempt has produced so far.
     outputs: list[Any] = field(default_factory=list)
+    output_bytes: int = 0
     reply: Any = None
     failure: Any = None
     rebound: Any = None
@@ -85,4 +86,5 @@ class HeldInput:
         """Forgets what an earlier attempt produced."""
         self.calls += 1
         self.outputs = []
+        self.output_bytes = 0
         self.reply = self.failure = self.rebound = self.refused = None

@@ -212,6 +212,7 @@ class Instance:
             failed=self._failed,
             recovered=self._recovered,
             events=self.plane.loop.on_events,
+            busy=lambda: self.plane is not None and self.plane.loop.calls_run,
         )
         self.supervisor = ComponentSupervisor(
             self._settings, plan, step, program, self.logs, events, first=first, spare=self._spare
@@ -249,11 +250,11 @@ class Instance:
         self._act()
         self.status.touch()
 
-    def _lost(self, cause: str) -> None:
+    def _lost(self, cause: str, reason: str) -> None:
         assert self.plane is not None
         self.plane.component_lost(cause)
         if not self._stopping:
-            self.status.blame(f"the component {cause}", "COMPONENT_EXITED")
+            self.status.blame(f"the component {cause}", reason)
         self.status.touch()
 
     def _failed(self, error: HeadraceError) -> None:

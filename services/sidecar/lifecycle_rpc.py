@@ -36,6 +36,8 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
     cause, reason = board.cause, board.cause_reason
     if not cause and plane is not None and plane.problem:
         cause, reason = plane.problem, "NOTHING_DELIVERED"
+    if plane is not None and plane.loop.component_problem:
+        cause, reason = plane.loop.component_problem, "NOT_RESPONDING"
     status = sidecar_pb2.InstanceStatus(
         instance=name,
         state=sidecar_pb2.StepState.Value(f"STEP_STATE_{instance.status.state.value}"),

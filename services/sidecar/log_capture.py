@@ -130,7 +130,7 @@ def parse_line(text: str) -> tuple[str, str, dict[str, Any]]:
     if text.startswith("{"):
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # a line may be nested as deep as it is long
             found = None
         if isinstance(found, dict) and isinstance(found.get("message"), str):
             level = str(found.pop("level", "info")).lower()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 from headrace.model.errors import InvalidInput
 from headrace.model.names import instance_name
+from services.sidecar.process_watch import MEBIBYTE, ProcessLimits
 
 SIDECAR_VERSION = "0.1.0"
+
+MEMORY_VARIABLE = "HEADRACE_COMPONENT_MEMORY_MB"
+PROCESSES_VARIABLE = "HEADRACE_COMPONENT_PROCESSES"
+DEFAULT_MEMORY_MB = 2048
+DEFAULT_PROCESSES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,8 @@ class Settings:
     """How long a component may take until it has opened its socket."""
     restart_delay_limit_s: float = 30.0
     """The longest back-off before a component that died is started again."""
+    component_limits: ProcessLimits = field(default_factory=ProcessLimits)
+    """What the component's processes may use."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -57,6 +65,10 @@ class Settings:
             instance=name,
             component_start_limit_s=_seconds(environ, "HEADRACE_COMPONENT_START_LIMIT_S", 20.0),
             restart_delay_limit_s=_seconds(environ, "HEADRACE_RESTART_DELAY_LIMIT_S", 30.0),
+            component_limits=ProcessLimits(
+                memory_bytes=_number(environ, MEMORY_VARIABLE, str(DEFAULT_MEMORY_MB)) * MEBIBYTE,
+                processes=_number(environ, PROCESSES_VARIABLE, str(DEFAULT_PROCESSES)),
+            ),
         )
 
     @property

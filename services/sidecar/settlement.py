@@ -20,6 +20,10 @@ from services.sidecar.hop_phases import HopPhases
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker
 
+# Late emits hold no credit: what waits for the broker is bounded by these.
+MAX_LATE = 2_000
+MAX_LATE_BYTES = 32 * 1024 * 1024
+
 
 class Settlement:
     """Every input given to it ends in `closing`."""
@@ -44,6 +48,8 @@ class Settlement:
         self._hops = hops
         self._counters = counters
         self._clock = clock
+        self._late = 0
+        self._late_bytes = 0
 
     def deliver(self, held: HeldInput) -> None:
         """Publishes the outputs that the broker is not known to have, then replies, then acknowledges."""
@@ -56,12 +62,18 @@ class Settlement:
         self._one_stored(held)
 
     def publish_late(self, context: LateContext, emit: Any) -> None:
-        """An emit that came after its call's end; its input is acknowledged already or soon."""
+        """An emit that came after its call's end; its input is acknowledged already or soon. While too many wait
+        for the broker it is dropped, and counted."""
+        if self._late >= MAX_LATE or self._late_bytes >= MAX_LATE_BYTES:
+            self._counters["late_refused"] += 1
+            return
         index = context.next_index
         context.next_index += 1
         context.input_stored_at_unix_ns = 0
         for outgoing in self._outputs.make(context, index, emit, self._late_stored, self._late_refused):
             self._counters["emitted_late"] += 1
+            self._late += 1
+            self._late_bytes += len(outgoing.payload)
             self._outbox.put(outgoing)
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
@@ -106,9 +118,15 @@ class Settlement:
         self._letters.put_output(outgoing, problem, partial(self._one_stored, held))
 
     def _late_stored(self, outgoing: Outgoing, stored: Stored) -> None:
-        del outgoing, stored
+        del stored
+        self._late_over(outgoing)
+
+    def _late_over(self, outgoing: Outgoing) -> None:
+        self._late -= 1
+        self._late_bytes -= len(outgoing.payload)
 
     def _late_refused(self, outgoing: Outgoing, problem: Problem) -> None:
+        self._late_over(outgoing)
         self._letters.put_output(outgoing, problem, lambda: None)
 
     def _one_stored(self, held: HeldInput) -> None:

@@ -81,10 +81,11 @@ async def test_kill_of_up_with_a_running_flow_leaves_nothing_and_the_next_one_go
         await start_flow(mesh, tmp_path)
         pins = await digests(mesh)
         stray = [pid for pid in mesh.processes() if not _tied(pid)]
+        assert len(stray) == 2
         mesh.kill("up")
         mesh.process.wait(5)
-        # Everything that is ours dies with it; only what a component started untied outlives it, until the next up.
-        await eventually(lambda: set(mesh.processes()) <= set(stray), within_s=2)
+        # Everything dies with it, also what a component started and nobody ties: the agent ends that, last of all.
+        await eventually(lambda: mesh.processes() == [], within_s=3)
     with start_mesh(tmp_path) as mesh:
         assert not any(is_running(pid) for pid in stray)
         assert await digests(mesh) == pins

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 from headrace.model.flow_spec import RetryPolicy
-from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
+from headrace.model.limits import MAX_BODY_BYTES, MAX_HEADERS_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.retry_delay import (
     REBOUND_FIRST_S,
     REBOUND_LIMIT,
@@ -209,8 +209,9 @@ def _give_up(problem: Problem, trail: Trail) -> Decision:
     return Decision(error=problem, dead_letter=not rejected, rejected=rejected, counts_as_failure=True)
 
 
-def check_output(index: int, body_bytes: int) -> Problem | None:
-    """Why an output may not be sent, or None. `index` counts from 0 within its input."""
+def check_output(index: int, body_bytes: int, headers_bytes: int = 0, before_bytes: int = 0) -> Problem | None:
+    """Why an output may not be sent, or None. `index` counts from 0 within its input, `before_bytes` what its
+    input has emitted so far; `headers_bytes` are headers, content type and key."""
     if index >= MAX_OUTPUTS:
         return Problem(
             "OUTPUT_REFUSED", f"more than {MAX_OUTPUTS} outputs for one input; split the work over several messages"
@@ -220,13 +221,25 @@ def check_output(index: int, body_bytes: int) -> Problem | None:
             "OUTPUT_REFUSED",
             f"output {index} has {body_bytes} bytes, more than {MAX_BODY_BYTES}; send a smaller body or a reference",
         )
+    if headers_bytes > MAX_HEADERS_BYTES:
+        return Problem(
+            "OUTPUT_REFUSED",
+            f"output {index} has {headers_bytes} bytes of headers, content type and key, more than {MAX_HEADERS_BYTES}",
+        )
+    if before_bytes + body_bytes + headers_bytes > MAX_OUTPUT_BYTES:
+        return Problem(
+            "OUTPUT_REFUSED",
+            f"the outputs of one input have more than {MAX_OUTPUT_BYTES} bytes; split the work over several messages",
+        )
     return None
 
 
-def check_reply(body_bytes: int, status: int) -> Problem | None:
+def check_reply(body_bytes: int, status: int, headers_bytes: int = 0) -> Problem | None:
     """Why a reply may not be sent, or None."""
     if body_bytes > MAX_BODY_BYTES:
         return Problem("OUTPUT_REFUSED", f"the reply has {body_bytes} bytes, more than {MAX_BODY_BYTES}")
+    if headers_bytes > MAX_HEADERS_BYTES:
+        return Problem("OUTPUT_REFUSED", f"the reply has {headers_bytes} bytes of headers, over {MAX_HEADERS_BYTES}")
     if status != 0 and not 200 <= status <= 599:
         return Problem("OUTPUT_REFUSED", f"the reply's status {status} is not an HTTP status from 200 to 599")
     return None

@@ -1,0 +1,67 @@
+"""What the events of a running call leave on its input, within its bounds; and how the call ended by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, check_reply, error_status
+from services.sidecar.held_input import HeldInput
+
+MAX_PROBLEM_CHARACTERS = 4_000
+MAX_CODE_CHARACTERS = 64
+
+
+def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
+    """Takes an event of a running call; False if it is of no use (it has no kind, or comes after the output that
+    was one too many or too large)."""
+    if kind == "data":
+        return _collect(held, event.data)
+    if kind == "reply":
+        problem = check_reply(len(event.reply.body), event.reply.status, other_bytes(event.reply))
+        held.refused = held.refused or problem
+        held.reply = held.reply or event.reply
+    elif kind == "error":
+        held.failure = event.error
+    elif kind == "rebound":
+        held.rebound = event.rebound
+    else:
+        return False
+    return True
+
+
+def _collect(held: HeldInput, emit: Any) -> bool:
+    if held.refused is not None:
+        return False
+    body, rest = len(emit.body), other_bytes(emit)
+    held.refused = check_output(len(held.outputs), body, rest, held.output_bytes)
+    if held.refused is None:
+        held.outputs.append(emit)
+        held.output_bytes += body + rest
+    else:
+        held.outputs = []  # the attempt fails: no need to keep them
+    return True
+
+
+def outcome_of(held: HeldInput) -> Outcome:
+    """What the events of a call that has ended come to."""
+    if held.failure is not None:
+        failure = held.failure
+        problem = Problem(
+            failure.code[:MAX_CODE_CHARACTERS] or "COMPONENT_ERROR",
+            failure.message[:MAX_PROBLEM_CHARACTERS] or "the component failed",
+            error_status(failure.status),
+        )
+        refused = problem.code == "OUTPUT_REFUSED"  # by the SDK, which knows what could not be encoded
+        return Outcome(Ending.OUTPUT_REFUSED if refused else Ending.FAILED, problem, retryable=failure.retryable)
+    if held.rebound is not None:
+        return Outcome(Ending.REBOUND, asked_delay_ms=held.rebound.delay_ms)
+    if held.refused is not None:
+        return Outcome(Ending.OUTPUT_REFUSED, held.refused)
+    return Outcome(Ending.DONE)
+
+
+def other_bytes(emit: Any) -> int:
+    """Bytes of an emit or reply beside its body: headers, content type, key. Cheap where there are none."""
+    size = len(emit.content_type) + len(getattr(emit, "key", ""))
+    headers = emit.headers
+    return size + sum(len(name) + len(headers[name]) for name in headers) if headers else size

@@ -1,0 +1,87 @@
+"""Looks at what a component's processes use, and says when that is more than they may.
+
+Two bounds work together. The kernel holds the memory of each process by itself (RLIMIT_DATA, set from outside right
+after the start, inherited by what it forks), so that greed is an allocation that fails. This watch adds up all the
+processes of the instance, which no limit of one process can do, and counts them. It needs no privileges, no
+cgroup, and looks seldom while the component has nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headrace.edge.child_process import adopted, reap_adopted
+from headrace.edge.process_table import descendants_of, resident_bytes
+from headrace.edge.structured_log import get_logger
+
+log = get_logger(__name__)
+
+BUSY_LOOK_S = 0.25
+IDLE_LOOK_S = 2.0
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """What the processes of one component may use together; 0 is no limit. Each may map twice the memory."""
+
+    memory_bytes: int = 0
+    processes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A limit that is exceeded: upper-case reason, and the cause as a phrase after `the component`."""
+
+    reason: str
+    cause: str
+
+
+def limit_process(pid: int, limits: ProcessLimits) -> None:
+    """Bounds the data segment of a process just started, and of all it forks: no core file, and no more private
+    memory than twice the limit (threads' stacks and the allocator's reserve count here, unused or not)."""
+    try:
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            if limits.memory_bytes:
+                bound = 2 * limits.memory_bytes
+                resource.prlimit(pid, resource.RLIMIT_DATA, (bound, bound))
+    except (ImportError, AttributeError):
+        log.debug("this system has no limits for other processes")
+
+
+def find_excess(pid: int, limits: ProcessLimits) -> Excess | None:
+    """Looks once at the component `pid`, what it started, and the orphans that this process took over from it."""
+    if not pid:
+        return None
+    processes = [pid, *descendants_of(pid)]
+    for orphan in adopted():
+        processes += [orphan, *descendants_of(orphan)]
+    if limits.processes and len(processes) > limits.processes:
+        return Excess("PROCESS_LIMIT", f"was ended: more than {limits.processes} processes")
+    if limits.memory_bytes:
+        used = sum(resident_bytes(process) for process in processes)
+        if used > limits.memory_bytes:
+            allowed, found = limits.memory_bytes // MEBIBYTE, used // MEBIBYTE
+            return Excess("MEMORY_LIMIT", f"was ended: {found} MiB of memory, more than {allowed} MiB")
+    return None
+
+
+async def watch_processes(pid: int, limits: ProcessLimits, busy: Callable[[], bool]) -> Excess:
+    """Returns when a limit is exceeded; looks each quarter of a second while `busy`, else every two."""
+    since_look_s = 0.0
+    while True:
+        await asyncio.sleep(BUSY_LOOK_S)
+        since_look_s += BUSY_LOOK_S
+        if not busy() and since_look_s < IDLE_LOOK_S:
+            continue
+        since_look_s = 0.0
+        reap_adopted()
+        excess = find_excess(pid, limits)
+        if excess is not None:
+            return excess
