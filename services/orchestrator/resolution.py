@@ -77,30 +77,27 @@ class Resolver:
     async def resolve(self, document: FlowDocument, deployment: int, spec: FlowSpec, version: int) -> None:
         """Writes pins, then looks that every revision is still there, then plan and first state.
 
-        A refusal that will not pass is written as a FAILED state, with its cause; Unavailable is raised, so
-        that it is tried again.
+        A plan that is there already (whoever wrote it did not live to write the state) is kept: what was resolved
+        once is not resolved again. A refusal that will not pass is written as a FAILED state, with its cause;
+        Unavailable is raised, so that it is tried again.
         """
         started = time.monotonic()
         flow, generation = document.flow, generation_of(0, document.leader_epoch)
-        try:
-            spec = await self._with_pins(flow, spec, document.rollout.pins_of)
-            found = await self.check(spec)
-            digests = {item.revision.digest for item in found}
-            holder = f"flows/{flow}/deployments/{deployment}"
-            await self._stores.pin(digests, flow, f"d{deployment}", holder)
-            await asyncio.gather(*(self._still_there(index, item) for index, item in enumerate(found)))
-        except Unavailable:
-            raise
-        except HeadraceError as error:
-            now = self._clock.now()
-            state = DeploymentState(
-                DeploymentPhase.FAILED, generation, {}, str(error), error.reason, created_at=now, changed_at=now
-            )
-            await self._stores.write_state(flow, deployment, state, 0)
-            return
-        plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
-        plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s)
-        await self._stores.create_plan(plan)
+        now = self._clock.now()
+        if await self._stores.plan(flow, deployment) is None:
+            try:
+                spec = await self._with_pins(flow, spec, document.rollout.pins_of)
+                found = await self._pinned(flow, deployment, spec)
+            except Unavailable:
+                raise
+            except HeadraceError as error:
+                state = DeploymentState(
+                    DeploymentPhase.FAILED, generation, {}, str(error), error.reason, created_at=now, changed_at=now
+                )
+                await self._stores.write_state(flow, deployment, state, 0)
+                return
+            plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
+            await self._stores.create_plan(msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s))
         now = self._clock.now()
         state = DeploymentState(
             DeploymentPhase.PREPARING,
@@ -111,6 +108,14 @@ class Resolver:
             start_ms={"resolve": round((time.monotonic() - started) * 1000, 1)},
         )
         await self._stores.write_state(flow, deployment, state, 0)
+
+    async def _pinned(self, flow: str, deployment: int, spec: FlowSpec) -> list[Found]:
+        """The revisions of all steps: pinned first, and there after that."""
+        found = await self.check(spec)
+        digests = {item.revision.digest for item in found}
+        await self._stores.pin(digests, flow, f"d{deployment}", f"flows/{flow}/deployments/{deployment}")
+        await asyncio.gather(*(self._still_there(index, item) for index, item in enumerate(found)))
+        return found
 
     async def _with_pins(self, flow: str, spec: FlowSpec, deployment: int) -> FlowSpec:
         """The spec with the digests of a deployment in place of its references; 0: as it is."""
