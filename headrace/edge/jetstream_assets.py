@@ -116,10 +116,12 @@ class JetStreamAssets:
     async def delete_stream(self, stream: str) -> None:
         await self._unless_absent(f"STREAM.DELETE.{stream}", None)
 
-    async def purge(self, stream: str, subject_filter: str = "") -> int:
-        """Removes what matches the filter; answers how many messages."""
-        body = {"filter": subject_filter} if subject_filter else None
-        answer = await self._unless_absent(f"STREAM.PURGE.{stream}", body)
+    async def purge(self, stream: str, subject_filter: str = "", *, through: int = 0) -> int:
+        """Removes what matches the filter, with `through` only up to that sequence; answers how many messages."""
+        body: dict[str, Any] = {"filter": subject_filter} if subject_filter else {}
+        if through:
+            body["seq"] = through + 1  # the broker's own limit is exclusive
+        answer = await self._unless_absent(f"STREAM.PURGE.{stream}", body or None)
         return int(answer.get("purged", 0)) if answer else 0
 
     async def consumers(self, stream: str) -> list[dict[str, Any]]:

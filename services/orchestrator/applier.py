@@ -221,12 +221,14 @@ class Applier:
         )
 
     async def _drop(self, snapshot: Snapshot, action: do.DropMessages) -> None:
-        """First counted, then purged: consumers are gone and no owner is listed, so the count is final."""
+        """First counted, then purged: consumers are gone and no owner is listed, so the count is final. Only what
+        had been stored when this was decided goes: a purge that comes late takes nothing of a later start."""
         found = await self._stores.operation(action.operation) if action.operation else None
         if found is not None and not found[0].done:
             counted = msgspec.structs.replace(found[0], dropped=max(found[0].dropped, action.count))
             await self._stores.write_operation(counted)
-        purged = await self._assets.purge(subjects.flow_stream(snapshot.workspace, snapshot.flow.flow))
+        stream = subjects.flow_stream(snapshot.workspace, snapshot.flow.flow)
+        purged = await self._assets.purge(stream, through=action.through)
         log.warning("messages dropped", flow=snapshot.flow.flow, counted=action.count, purged=purged)
 
     async def _start_instance(self, snapshot: Snapshot, action: do.StartInstance) -> None:

@@ -300,6 +300,16 @@ async def test_deleting_and_purging(side: Side) -> None:
     assert (await put(side, at("d1"), "0")).get("duplicate") is True
 
 
+async def test_a_purge_through_a_sequence_leaves_what_came_later(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "d2"))
+    for index, owner in enumerate(("d1", "d2", "d1", "d2")):
+        await put(side, at(owner), str(index))
+    assert await side.assets.purge(STREAM, at("d1"), through=2) == 1
+    assert await side.assets.purge(STREAM, through=3) == 2
+    assert await side.assets.message_subject(STREAM, 4) == at("d2")
+    assert await side.assets.purge(STREAM, through=9) == 1
+
+
 async def test_messages_are_found_by_subject_and_read_whole(side: Side) -> None:
     await side.assets.ensure_stream(config("d1", "d2"))
     for index, owner in enumerate(("d1", "d2", "d1")):

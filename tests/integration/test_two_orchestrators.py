@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,22 +11,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.message.v1 import message_pb2
 from headrace.client import AsyncClient
-from headrace.edge.grpc_channel import open_channel
 from headrace.edge.jetstream_assets import NoResponders
 from headrace.edge.kv_bucket import KvBucket
 from headrace.model import subjects
-from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.errors import HeadraceError
 from headrace.wire.flow import flow_spec_to_proto
 from services.orchestrator.domain.documents import encode, flow_key
 from services.orchestrator.domain.history_entry import HistoryEntry
 from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH, LeaseTerms
 from tests.support.eventually import eventually
-from tests.support.orchestrator_rig import WORK, Orchestrator, OrchestratorRig, chain, orchestrator_rig, published
-from tests.support.tcp_proxy import TcpProxy
+from tests.support.orchestrator_rig import (
+    OrchestratorRig,
+    chain,
+    led_by,
+    orchestrator_rig,
+    published,
+)
 
 FAIL_OVER_LIMIT_S = 5.0
 
@@ -37,18 +38,6 @@ FAIL_OVER_LIMIT_S = 5.0
 async def rig(tmp_path: Path) -> AsyncIterator[OrchestratorRig]:
     async with orchestrator_rig(tmp_path) as running:
         yield running
-
-
-async def led_by(address: str, name: str, *, within_s: float = 10.0) -> flow_pb2.ServerInfo:
-    """Waits until the orchestrator at this address says that `name` leads."""
-    async with AsyncClient(address) as client:
-
-        async def asked() -> flow_pb2.ServerInfo:
-            info = await client.server_info()
-            assert info.leader == name, f"{info.leader!r} leads"
-            return info
-
-        return await eventually(asked, within_s=within_s)
 
 
 async def whats(client: AsyncClient, flow: str = "") -> list[str]:
@@ -135,75 +124,6 @@ async def _has(client: AsyncClient, what: str) -> bool:
     return what in await whats(client, "orders")
 
 
-async def test_a_stopped_leader_that_goes_on_can_write_nothing(rig: OrchestratorRig) -> None:
-    """SIGSTOP past its lease, then SIGCONT: it finds that it does not lead, and what it sends is refused."""
-    standby = await rig.add_orchestrator("orchestrator-2")
-    async with AsyncClient(standby.address, timeout_s=20.0) as client:
-        await published(rig, client, "orders", chain("order", "price"))
-        await client.start("orders")
-        old_document, old_revision = await rig.stores.existing_flow("orders")
-        found = await rig.stores.state("orders", 1)
-        assert found is not None
-        old_state, state_revision = found
-        os.kill(rig.process.pid, signal.SIGSTOP)
-        await led_by(standby.address, "orchestrator-2")
-        await eventually(lambda: all(_epoch(item) == 2 for item in rig.agent.of("orders", 1)))
-        # What the zombie had read before it was stopped is of no use to anybody any more.
-        with pytest.raises(Conflict):
-            await rig.stores.write_flow(old_document, old_revision)
-        with pytest.raises(Conflict):
-            await rig.stores.write_state("orders", 1, old_state, state_revision)
-        async with open_channel(rig.agent_address) as channel:
-            stop = agent_pb2.StopInstanceRequest(name=rig.agent.started[0], generation=old_state.generation)
-            with pytest.raises(Exception, match="lower generation"):
-                await agent_pb2_grpc.AgentServiceStub(channel).StopInstance(stop, timeout=5.0)
-        os.kill(rig.process.pid, signal.SIGCONT)
-        await led_by(rig.address, "orchestrator-2")
-        # It is a good standby from now on: passes calls on, and leads again when it is its turn.
-        async with AsyncClient(rig.address, timeout_s=20.0) as other:
-            await other.stop("orders")
-            standby.process.kill()
-            await led_by(rig.address, "orchestrator")
-            await other.start("orders")
-        assert "lease lost" in (rig.folder / "orchestrator.log").read_text()
-
-
-def _epoch(sidecar: object) -> int:
-    return int(sidecar.generation) // GENERATIONS_PER_EPOCH  # type: ignore[attr-defined]
-
-
-async def test_a_leader_whose_broker_connection_stalls_stops_acting(rig: OrchestratorRig) -> None:
-    """Its requests lie in the connection and reach the broker when another leads already."""
-    await rig.process.end(3.0)
-    proxy = TcpProxy(rig.broker.port)
-    await proxy.start()
-    try:
-        stalled = await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
-        standby = await rig.add_orchestrator("orchestrator-2")
-        async with AsyncClient(standby.address, timeout_s=20.0) as client:
-            await published(rig, client, "orders", chain("order", "price"))
-            await client.start("orders")
-            proxy.freeze()
-            late = asyncio.create_task(_refused_update(stalled))
-            await led_by(standby.address, "orchestrator-2")
-            await client.stop("orders")
-            proxy.thaw()
-            await late
-            await led_by(stalled.address, "orchestrator-2")
-            assert (await client.get_flow("orders")).state == flow_pb2.FLOW_STATE_STOPPED
-            await client.start("orders")
-            assert len(await client.list_deployments("orders")) == 2
-    finally:
-        await proxy.stop()
-
-
-async def _refused_update(orchestrator: Orchestrator) -> None:
-    """A verb sent to the one that cannot reach the broker; it ends, however it ends."""
-    async with AsyncClient(orchestrator.address, timeout_s=4.0) as client:
-        with contextlib.suppress(HeadraceError):
-            await client.update_draft("orders", flow_spec_to_proto(chain("order", "zombie")))
-
-
 async def test_a_stale_ingress_switch_is_found_put_right_and_counted(rig: OrchestratorRig) -> None:
     async with rig.client() as client:
         await published(rig, client, "orders", chain("order", "price"))
@@ -238,51 +158,6 @@ async def test_a_stale_ingress_switch_is_found_put_right_and_counted(rig: Orches
         assert len({item.execution_id for item in handled}) == 3
         assert "ingress-repaired" in await whats(client, "orders")
         assert "stale ingress switch" in (rig.folder / "orchestrator.log").read_text()
-
-
-async def test_a_zombies_switch_that_comes_late_loses_nothing(rig: OrchestratorRig) -> None:
-    """The leader's stream update is held up on its way, another leads and switches twice, then the old one lands."""
-    await rig.process.end(3.0)
-    proxy = TcpProxy(rig.broker.port)
-    await proxy.start()
-    sent: list[str] = []
-
-    async def stimuli(client: AsyncClient) -> None:
-        while True:
-            sent.append(f"s{len(sent)}")
-            await client.inject("orders", sent[-1].encode(), request_id=sent[-1])
-            await asyncio.sleep(0.01)  # tidy: pace
-
-    try:
-        await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
-        standby = await rig.add_orchestrator("orchestrator-2")
-        async with AsyncClient(standby.address, timeout_s=20.0) as client:
-            await published(rig, client, "orders", chain("order", "price"))
-            await client.start("orders")
-            proxy.freeze_at = b"STREAM.UPDATE"
-            await rig.push(WORK)
-            begun = await client.begin_restart("orders")
-            restarted = asyncio.create_task(client.wait_operation(begun, timeout_s=30.0))
-            await led_by(standby.address, "orchestrator-2")
-            traffic = asyncio.create_task(stimuli(client))
-            assert (await restarted).deployment == 2
-            assert (await client.restart("orders")).deployment == 3
-            assert not proxy.freeze_at, "the leader's update was not on its way"
-            proxy.thaw()
-
-            async def is_put_right() -> bool:
-                return (await client.get_status("orders")).ingress_repairs == 1
-
-            await eventually(is_put_right)
-            await client.restart("orders")
-            traffic.cancel()
-            await asyncio.gather(traffic, return_exceptions=True)
-            await client.stop("orders")
-        handled = [message_pb2.Envelope.FromString(raw).body.decode() for _, _, _, raw in rig.agent.handled]
-        assert sorted(handled) == sorted(set(handled))
-        assert set(handled) >= set(sent[:-1])
-    finally:
-        await proxy.stop()
 
 
 async def test_a_message_of_a_step_that_is_over_goes_to_the_dead_letters(rig: OrchestratorRig) -> None:

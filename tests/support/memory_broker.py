@@ -250,7 +250,12 @@ class MemoryBroker:
     def _stream_purge(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         stream = self._stream(name)
         pattern = body.get("filter") or ">"
-        gone = [number for number, message in stream.messages.items() if matches(pattern, message.subject)]
+        before = body.get("seq") or stream.last + 1
+        gone = [
+            number
+            for number, message in stream.messages.items()
+            if number < before and matches(pattern, message.subject)
+        ]
         if self.on_purged is not None:
             self.on_purged(name, [stream.messages[number] for number in gone])
         for number in gone:

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis  # noqa: F401  (else its pytest plugin imports it at the end, where gRPC finalises inside the import)
 from nats.aio.client import Client
 
+from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.child_process import ChildProcess, Command, own_module
@@ -21,6 +22,7 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.wire.flow import flow_spec_to_proto
 from services.orchestrator.stores import Stores
+from tests.support.eventually import eventually
 from tests.support.registry_rig import Registry, running_registry
 from tests.support.scripted_agent import ScriptedAgent
 
@@ -114,6 +116,18 @@ async def published(rig: OrchestratorRig, client: AsyncClient, flow: str, spec: 
     await rig.push(WORK)
     await client.create_flow(flow, flow_spec_to_proto(spec))
     await client.publish(flow)
+
+
+async def led_by(address: str, name: str, *, within_s: float = 10.0) -> flow_pb2.ServerInfo:
+    """Waits until the orchestrator at this address says that `name` leads."""
+    async with AsyncClient(address) as client:
+
+        async def asked() -> flow_pb2.ServerInfo:
+            info = await client.server_info()
+            assert info.leader == name, f"{info.leader!r} leads"
+            return info
+
+        return await eventually(asked, within_s=within_s)
 
 
 def _spawn(

@@ -93,10 +93,12 @@ class PurgeBarriers:
 
 @dataclass(frozen=True, slots=True)
 class DropMessages:
-    """Counts what is stored into the operation's document, then purges it."""
+    """Counts what is stored into the operation's document, then purges it: nothing that is stored after the sequence
+    `through`."""
 
     operation: str
     count: int
+    through: int
 
 
 @dataclass(frozen=True, slots=True)

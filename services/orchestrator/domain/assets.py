@@ -86,7 +86,7 @@ def stream_view(info: Mapping[str, object]) -> StreamView:
         if len(parts) == 6:
             place = (parts[3], parts[4])
             counts[place] = counts.get(place, 0) + int(str(count))
-    return StreamView(shown, counts)
+    return StreamView(shown, counts, int(str(_mapping(info.get("state")).get("last_seq", 0))))
 
 
 def consumer_config(snapshot: Snapshot, plan: DeploymentPlan, step: str, replicas: int) -> dict[str, object]:

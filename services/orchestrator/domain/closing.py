@@ -22,8 +22,8 @@ def plan_stopping(snapshot: Snapshot) -> Action | None:
     if flow.live:
         return plan_closing(snapshot)
     left = sum(snapshot.stream.counts.values()) if snapshot.stream else 0
-    if dropping(flow) and left:
-        return DropMessages(flow.operation.id if flow.operation else "", left)
+    if dropping(flow) and snapshot.stream is not None and left:
+        return DropMessages(flow.operation.id if flow.operation else "", left, snapshot.stream.last_sequence)
     if flow.has_stream and not flow.ingress_confirmed:
         return None
     stopped = next_state(flow.flow, flow.state, FlowEvent.STOPPED)

@@ -56,10 +56,12 @@ class StatusView:
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
-    """The flow's stream: the part of its config that is decided here, and messages per (owner, step)."""
+    """The flow's stream: the part of its config that is decided here, messages per (owner, step), and the sequence
+    of the newest message it ever stored."""
 
     config: Mapping[str, object]
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    last_sequence: int = 0
 
     def waiting(self, owner: str) -> int:
         """Messages stored under an owner, barriers not counted."""
