@@ -28,6 +28,10 @@ class TokenBucket:
         self._tokens -= count
         return count
 
+    def give_back(self, count: int) -> None:
+        """Tokens that were taken and not used."""
+        self._tokens = min(float(self.burst), self._tokens + count)
+
     def reserve(self, now: float) -> float:
         """Takes one token now or on credit; answers how many seconds to wait before using it. The caller bounds how
         many wait."""

@@ -22,12 +22,12 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.edge.structured_log import get_logger
 from headrace.model import message_ids, subjects
+from headrace.model.flow_rates import FlowRates
 from headrace.model.route import Route
 from headrace.wire.envelope import ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
-from services.gateway.domain.flow_rates import FlowRates
 from services.gateway.domain.hook_path import parse_hook_path
 from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.request_headers import RequestHeaders, read_headers
@@ -113,7 +113,9 @@ class Hook:
             if self.stopping:
                 raise refusals.gateway_stopping()
             route, headers = self._check(scope)
-            self._rates.enter(route, asyncio.get_running_loop().time())
+            wait_s = self._rates.enter(route.flow, route.rate_limit, asyncio.get_running_loop().time())
+            if wait_s:
+                raise refusals.rate_limited(route.flow, route.rate_limit, wait_s)
             self._admission.enter(route.flow)
             entered = True
             reader.flow = route.flow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 
 from headrace.api.message.v1 import message_pb2
@@ -9,8 +11,10 @@ from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStre
 from headrace.model import subjects
 from headrace.model.errors import Exhausted, InvalidInput, Unavailable, WrongState
 from headrace.model.flow_graph import find_trigger
+from headrace.model.flow_rates import FlowRates
 from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
+from headrace.model.rates import format_rate
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -28,6 +32,7 @@ class Injector:
         self._assets = assets
         self._reader = reader
         self._clock = clock
+        self._rates = FlowRates()
 
     async def inject(
         self, name: str, body: bytes, content_type: str, headers: dict[str, str], request_id: str
@@ -49,7 +54,9 @@ class Injector:
                 reason="STARTED_BY_LISTENER",
                 next_step="Send it through the listener's source, or start a flow with a trigger",
             )
-        trigger = find_trigger((await self._reader.version(name, version)).spec)
+        spec = (await self._reader.version(name, version)).spec
+        self._check_rate(name, spec.rate_limit)
+        trigger = find_trigger(spec)
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
         envelope = message_pb2.Envelope(
             id=first_message_id(stimulus, trigger),
@@ -62,6 +69,16 @@ class Injector:
         subject = subjects.ingress_subject(self._stores.workspace, name, trigger)
         stored = await self._publish(name, document.state, subject, envelope)
         return envelope.execution_id, bool(stored.get("duplicate"))
+
+    def _check_rate(self, name: str, rate: float) -> None:
+        wait_s = self._rates.enter(name, rate, time.monotonic())
+        if wait_s:
+            raise Exhausted(
+                f"flow {name!r} takes {format_rate(rate)} (rate_limit)",
+                reason="RATE_LIMITED",
+                next_step=f"Try again in {wait_s:.1f} s with the same request_id",
+                metadata={"retry_after_ms": str(math.ceil(wait_s * 1000))},
+            )
 
     async def _publish(
         self, name: str, state: FlowState, subject: str, envelope: message_pb2.Envelope

@@ -15,6 +15,7 @@ from services.sidecar.held_input import HeldInput, Phase
 
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
+    from services.sidecar.pace import Pace
 
 SUSPECT_CRASHES = 2
 INPUTS_A_SEND = 64
@@ -29,9 +30,10 @@ STUCK_CALLS = 8
 class CallDispatch:
     """Bounded by the credit of the consumption: it holds what the loop holds."""
 
-    def __init__(self, step: StepPlan, clock: Callable[[], float]) -> None:
+    def __init__(self, step: StepPlan, clock: Callable[[], float], pace: Pace | None = None) -> None:
         self._timeout_s = step.timeout_s
         self._clock = clock
+        self._pace = pace
         self._stream: ComponentStream | None = None
         self._waiting: deque[HeldInput] = deque()
         self._suspects: deque[HeldInput] = deque()
@@ -100,14 +102,23 @@ class CallDispatch:
         if stream is None or self.clogged:
             return
         if self._suspects:
-            if not self.running:
+            if not self.running and self._may_begin(1):
                 self._send(stream, [self._suspects.popleft()])
             return
         if not self._waiting or (len(self.running) == 1 and self._a_suspect_runs()):
             return
-        batch = list(self._waiting)
-        self._waiting.clear()
+        count = self._may_begin(len(self._waiting))
+        if not count:
+            return
+        if count == len(self._waiting):
+            batch = list(self._waiting)
+            self._waiting.clear()
+        else:
+            batch = [self._waiting.popleft() for _ in range(count)]
         self._send(stream, batch)
+
+    def _may_begin(self, most: int) -> int:
+        return most if self._pace is None else self._pace.take(most, self.send_what_may_go)
 
     def _send(self, stream: ComponentStream, batch: list[HeldInput]) -> None:
         # While the component does not keep up, what does not fit waits here for the next finished call.
@@ -120,6 +131,8 @@ class CallDispatch:
                 for held in reversed(part):
                     del self.running[held.call]
                 rest = batch[first:]
+                if self._pace is not None:
+                    self._pace.give_back(len(rest))
                 for held in rest:
                     held.phase = Phase.WAITING
                 suspects = [held for held in rest if held.crashes >= SUSPECT_CRASHES]

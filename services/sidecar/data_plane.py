@@ -14,6 +14,7 @@ from services.sidecar.hop_phases import HopPhases
 from services.sidecar.input_path import PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
 from services.sidecar.outbox import Outbox
+from services.sidecar.pace import Pace
 from services.sidecar.reply_sender import ReplySender
 from services.sidecar.timers import Timers
 
@@ -89,11 +90,33 @@ class DataPlane:
             ack_wait_s=plan.ack_wait_s,
             on_finished=on_finished,
             end_component=end_component,
+            pace=self._pace(step.rate_limit, plans),
         )
         self._listener: ListenerFeed | None = None
         if step.kind == "listener":
-            self._listener = ListenerFeed(plan, step, self.outbox, self.counters, tasks, on_occupancy=self._changed)
+            # What outside sources give is the flow's to limit; here the listener is the ingress.
+            limit = min((rate for rate in (step.rate_limit, plan.rate_limit) if rate), default=0.0)
+            self._listener = ListenerFeed(
+                plan,
+                step,
+                self.outbox,
+                self.counters,
+                tasks,
+                on_occupancy=self._changed,
+                pace=self._pace(limit, plans),
+                timers=self._timers,
+            )
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _pace(self, rate_limit: float, plans: PlanSource) -> Pace | None:
+        if not rate_limit:
+            return None
+        name = self._step.name
+
+        def replicas() -> int:
+            return plans.state.replicas.get(name, 1) if plans.state is not None else 1
+
+        return Pace(rate_limit, replicas, self._timers.later, time.monotonic)
 
     @property
     def held(self) -> int:

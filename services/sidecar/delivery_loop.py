@@ -33,6 +33,7 @@ TIMEOUT = "TIMEOUT"
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
     from services.sidecar.hop_phases import HopPhases
+    from services.sidecar.pace import Pace
 
 log = get_logger(__name__)
 
@@ -52,6 +53,7 @@ class DeliveryLoop:
         ack_wait_s: float,
         on_finished: Callable[[], None],
         end_component: Callable[[str, str], None] = lambda reason, cause: None,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step = step
@@ -65,7 +67,7 @@ class DeliveryLoop:
         self._liveness = Liveness(clock, on_alive=self._expire, on_silent=self._expire)
         self._flood = FloodGauge()
         self._clock = clock
-        self._dispatch = CallDispatch(step, clock)
+        self._dispatch = CallDispatch(step, clock, pace)
         self._ended: EndedCalls[LateContext] = EndedCalls()
         self._closed = False
         self._extend_every_s = ack_wait_s / 3

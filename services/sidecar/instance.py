@@ -86,7 +86,10 @@ class Instance:
 
     def admit(self, generation: int) -> None:
         """Raises WrongState STALE_GENERATION for a decision older than one seen."""
-        self.status.board.generation = admit_generation(self.status.board.generation, generation)
+        known = self.status.board.generation
+        self.status.board.generation = admit_generation(known, generation)
+        if generation > known:
+            self._plans.ask_again()  # how many replicas there are may have changed
 
     def prepare(self) -> None:
         """Wants it WARM at least."""

@@ -22,10 +22,12 @@ from services.sidecar.domain.delivery import Problem, check_output
 from services.sidecar.domain.retry_delay import restart_delay_s
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.outputs import edges_of
+from services.sidecar.timers import Timers
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.component_process import ComponentProcess
+    from services.sidecar.pace import Pace
 
 log = get_logger(__name__)
 
@@ -60,6 +62,8 @@ class ListenerFeed:
         tasks: asyncio.TaskGroup,
         *,
         on_occupancy: Callable[[], None],
+        pace: Pace | None = None,
+        timers: Timers,
     ) -> None:
         self._plan = plan
         self._step = step
@@ -67,6 +71,8 @@ class ListenerFeed:
         self._counters = counters
         self._tasks = tasks
         self._on_occupancy = on_occupancy
+        self._pace = pace
+        self._timers = timers
         self._edges = edges_of(plan, step)
         self._max_unresolved = step.prefetch
         self._process: ComponentProcess | None = None
@@ -218,6 +224,13 @@ class ListenerFeed:
         for edge in self._edges:
             message_id = output_message_id(stimulus, self._step.name, "0", edge.receiver)
             emit.outgoing.add(edge.outgoing(message_id, given.data, shared, "", stored, refused))
+        wait_s = self._pace.reserve() if self._pace is not None else 0.0
+        if wait_s:
+            self._timers.later(wait_s, partial(self._publish, emit))
+        else:
+            self._publish(emit)
+
+    def _publish(self, emit: _Emit) -> None:
         for outgoing in tuple(emit.outgoing):
             if not outgoing.withdrawn:
                 self._outbox.put(outgoing)

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.model.route import Route
 from services.gateway.domain.admission import SHARE, Admission
-from services.gateway.domain.flow_rates import FlowRates
 from services.gateway.domain.hook_path import parse_hook_path
 from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.reply_headers import check_status, reply_headers
@@ -174,27 +172,3 @@ def test_flows_that_take_all_they_get_leave_room_for_a_new_one(hogs: int, limit:
     assert all(fair - SHARE - 1 <= count <= fair + SHARE + 1 for count in held)
     for _ in range(max(1, int(limit / (1 + SHARE * hogs) / 2))):
         room.enter("new")
-
-
-@given(st.floats(0.01, 1_000), st.lists(st.floats(0, 3), min_size=1, max_size=80))
-def test_a_flow_takes_no_more_than_its_rate_and_says_when_to_come_again(rate: float, pauses: list[float]) -> None:
-    rates, route, now, taken = FlowRates(), Route("orders", "RUNNING", rate_limit=rate), 0.0, 0
-    for pause in pauses:
-        now += pause
-        refused = _refusal(rates, route, now)
-        if refused is not None:
-            assert (refused.status, refused.code) == (429, "RATE_LIMITED")
-            assert refused.retry_after_s >= 1
-            assert _refusal(rates, Route("other", "RUNNING"), now) is None  # others are not held back
-            now += refused.retry_after_s
-            assert _refusal(rates, route, now) is None
-        taken += 1
-    assert taken <= max(1, rate) + rate * now + 1e-6
-
-
-def _refusal(rates: FlowRates, route: Route, now: float) -> Refusal | None:
-    try:
-        rates.enter(route, now)
-    except Refusal as refusal:
-        return refusal
-    return None

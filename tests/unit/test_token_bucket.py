@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.model.flow_rates import FlowRates
 from headrace.model.token_bucket import TokenBucket
+from services.sidecar.pace import BURST_S, Pace
 
 rates = st.floats(1 / 3600, 100_000)
 bursts = st.floats(1, 10_000)
@@ -63,3 +67,68 @@ def test_a_new_rate_gives_no_more_than_the_new_burst(old: float, new: float, bef
 def test_nonsense_is_refused(rate: float, burst: float) -> None:
     with pytest.raises(ValueError, match="rate"):
         TokenBucket(rate, burst, 0.0)
+
+
+@given(st.floats(0.01, 1_000), st.lists(st.floats(0, 3), min_size=1, max_size=80))
+def test_a_flow_takes_no_more_than_its_rate_and_says_when_to_come_again(rate: float, pauses: list[float]) -> None:
+    rates, now, taken = FlowRates(), 0.0, 0
+    for pause in pauses:
+        now += pause
+        wait_s = rates.enter("orders", rate, now)
+        if wait_s:
+            assert rates.enter("others", 0.0, now) == 0  # others are not held back
+            now += wait_s * (1 + 1e-9) + 1e-9
+            assert rates.enter("orders", rate, now) == 0
+        taken += 1
+    assert taken <= max(1, rate) + rate * now + 1e-3
+    assert rates.enter("orders", 0.0, now) == 0
+
+
+class _Clock:
+    """Time that jumps to the next timer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self.timers.append((self.now + delay_s, callback))
+
+    def run(self, until: float) -> None:
+        while self.timers and min(at for at, _ in self.timers) <= until:
+            at, callback = min(self.timers, key=lambda timer: timer[0])
+            self.timers.remove((at, callback))
+            self.now = max(self.now, at)
+            callback()
+        self.now = until
+
+
+@given(st.floats(0.5, 2_000), st.integers(1, 8), st.floats(1, 20))
+def test_a_step_begins_its_share_per_second_and_is_woken_for_the_rest(
+    rate: float, replicas: int, seconds: float
+) -> None:
+    clock, begun = _Clock(), [0]
+    pace = Pace(rate, lambda: replicas, clock.later, lambda: clock.now)
+
+    def begin() -> None:
+        begun[0] += pace.take(1_000_000, begin)
+
+    begin()
+    clock.run(seconds)
+    share = rate / replicas
+    assert begun[0] <= max(1.0, share * BURST_S) + share * seconds + 1e-3
+    assert begun[0] >= share * (seconds - 0.01) - 1
+    assert len(clock.timers) == 1
+
+
+def test_a_share_follows_the_number_of_replicas() -> None:
+    clock, replicas = _Clock(), [1]
+    pace = Pace(100.0, lambda: replicas[0], clock.later, lambda: clock.now)
+    assert pace.take(1_000, lambda: None) == 10
+    replicas[0] = 4
+    clock.now = 1.0
+    assert pace.take(1_000, lambda: None) <= 10
+    clock.now = 2.0
+    assert pace.take(1_000, lambda: None) == 2  # a tenth of a second's share
+    pace.give_back(1)
+    assert pace.take(1_000, lambda: None) == 1

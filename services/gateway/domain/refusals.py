@@ -5,6 +5,8 @@ The body is always `{"error": {"code", "message"[, "execution"]}}`.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from headrace.model.rates import format_rate
@@ -97,9 +99,9 @@ def flow_share_used(flow: str, held: str) -> Refusal:
     return Refusal(429, "FLOW_SHARE_USED", message, retry_after_s=1)
 
 
-def rate_limited(flow: str, rate: float, retry_after_s: int) -> Refusal:
+def rate_limited(flow: str, rate: float, wait_s: float) -> Refusal:
     message = f"flow {flow} takes {format_rate(rate)} (rate_limit). Try again later"
-    return Refusal(429, "RATE_LIMITED", message, retry_after_s=retry_after_s)
+    return Refusal(429, "RATE_LIMITED", message, retry_after_s=max(1, math.ceil(wait_s)))
 
 
 def edge_full(flow: str) -> Refusal:
