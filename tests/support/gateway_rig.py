@@ -218,8 +218,10 @@ class GatewayRig:
         )
         await self.assets.publish(subjects.ingress_subject(WORKSPACE, flow, "hook"), raw, {"Nats-Msg-Id": message_id})
 
-    async def route(self, name: str, state: str, *, reply_timeout_s: float = 5.0) -> None:
-        route = Route(name, state, trigger="hook", reply_timeout_s=reply_timeout_s, version=3, deployment=1)
+    async def route(self, name: str, state: str, *, reply_timeout_s: float = 5.0, rate_limit: float = 0.0) -> None:
+        route = Route(
+            name, state, trigger="hook", reply_timeout_s=reply_timeout_s, version=3, deployment=1, rate_limit=rate_limit
+        )
         await self.routes.put(name, encode_route(route))
 
     async def responder(self, flow: str, handler: Handler = echo) -> Responder:

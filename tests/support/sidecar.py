@@ -96,6 +96,7 @@ class SidecarBench:
     prefetch: int = 64
     timeout_s: float = 30.0
     retry: RetryPolicy = FAST_RETRY
+    rate_limit: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     ack_wait_s: float = 30.0
     max_waiting: int = 10_000
@@ -217,6 +218,7 @@ class SidecarBench:
             prefetch=self.prefetch,
             timeout_s=self.timeout_s,
             retry=self.retry,
+            rate_limit=self.rate_limit,
         )
         others = tuple(msgspec.structs.replace(work, name=name, kind="action", receivers=()) for name in self.receivers)
         return DeploymentPlan(
