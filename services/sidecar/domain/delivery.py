@@ -108,14 +108,15 @@ OUTCOMES: Mapping[Ending, Rule] = {
         Problem("REBOUND_LIMIT", f"the component asked to try again later {REBOUND_LIMIT + 1} times"),
     ),
     Ending.COMPONENT_DIED: Rule(
-        "the component's process ended during the call, or its stream broke",
+        "the component's process ended during the call, its stream broke, or the sidecar ended it (it did not answer, "
+        "or sent events without end)",
         Again.AT_ONCE,
         Counts.CRASH,
         Problem("COMPONENT_DIED", "the component process died", 502),
     ),
     Ending.OUTPUT_REFUSED: Rule(
-        f"an output or the reply cannot be sent: it has no JSON, more than {MAX_BODY_BYTES} bytes, headers that are "
-        f"not text, or it is output {MAX_OUTPUTS + 1} of its input",
+        f"an output or the reply cannot be sent: it has no JSON, more than {MAX_BODY_BYTES} bytes, too many headers or "
+        f"ones that are not text; or its input has over {MAX_OUTPUTS} outputs, or {MAX_OUTPUT_BYTES} bytes of them",
         Again.NEVER,
         Counts.FAILURE,
         Problem("OUTPUT_REFUSED", "an output was refused"),
