@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.child_process import adopt_orphans
@@ -115,7 +116,7 @@ class SidecarService:
         from services.sidecar.data_plane import DataPlane
         from services.sidecar.instance import Instance
         from services.sidecar.lifecycle_rpc import SERVICE_NAME, LifecycleRpc
-        from services.sidecar.reclaim import reclaim
+        from services.sidecar.reclaim import begin_anew, reclaim
 
         settings = self._settings
         recorder = HopRecorder(settings.instance, settings.deployment)
@@ -135,13 +136,16 @@ class SidecarService:
                 plans,
                 tasks,
                 recorder=recorder,
+                instance=settings.instance,
                 redelivered_until=redelivered_until,
+                restart_consumer=partial(begin_anew, self._connection),
                 answers=lambda: self._answers,
                 on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
                 on_occupancy=instance.occupancy_changed,
                 end_component=lambda reason, cause: (
                     instance.supervisor.condemn(reason, cause) if instance.supervisor else None
                 ),
+                on_leases=instance.status.touch,
             )
 
         instance = self._instance = Instance(
@@ -151,6 +155,8 @@ class SidecarService:
         state = plans.state
         if state is not None:
             instance.admit(state.generation)
+            instance.own_by_state(state)
+        plans.on_state = instance.own_by_state
         if plans.goes_on_by_itself:
             assert state is not None
             instance.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.hop_phases import HopPhases
-from services.sidecar.input_path import PlainPath, new_counters
+from services.sidecar.input_path import InputPath, PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
 from services.sidecar.outbox import Outbox
 from services.sidecar.pace import Pace
 from services.sidecar.reply_sender import ReplySender
+from services.sidecar.slot import RestartConsumer, SlotLease
+from services.sidecar.slot_path import SlotPath
 from services.sidecar.timers import Timers
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ STOP_PULLING_LIMIT_S = 1.0
 
 
 class DataPlane:
-    """`tasks` owns its loops; `on_occupancy` is called when it becomes empty or is no longer."""
+    """`tasks` owns its loops; `on_occupancy` is called when it becomes empty or is no longer, `on_leases` when the
+    slots of a keyed step change that `leases` shows."""
 
     def __init__(
         self,
@@ -43,11 +46,14 @@ class DataPlane:
         tasks: asyncio.TaskGroup,
         *,
         recorder: HopRecorder,
+        instance: str = "",
         redelivered_until: int = 0,
+        restart_consumer: RestartConsumer,
         answers: Callable[[], KvBucket | None],
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
         end_component: Callable[[str, str], None],
+        on_leases: Callable[[], None],
     ) -> None:
         self._step = step
         self._lane = lane
@@ -69,18 +75,39 @@ class DataPlane:
         )
         self._replies = ReplySender(lane, answers)
         hops = HopPhases(plan, step, recorder)
-        self._path = PlainPath(
-            plan,
-            step,
-            lane,
-            self.outbox,
-            self._replies,
-            hops,
-            self._timers,
-            self.counters,
-            on_occupancy=self._changed,
-            redelivered_until=redelivered_until,
-        )
+        self._slots: SlotPath | None = None
+        self._path: InputPath
+        if step.keyed:
+            self._path = self._slots = SlotPath(
+                plan,
+                step,
+                lane,
+                self.outbox,
+                self._replies,
+                hops,
+                self._timers,
+                tasks,
+                self.counters,
+                restart_consumer,
+                instance=instance,
+                retired=lambda: plans.retired,
+                no_responders=plans.ask_again,
+                on_occupancy=self._changed,
+                on_leases=on_leases,
+            )
+        else:
+            self._path = PlainPath(
+                plan,
+                step,
+                lane,
+                self.outbox,
+                self._replies,
+                hops,
+                self._timers,
+                self.counters,
+                on_occupancy=self._changed,
+                redelivered_until=redelivered_until,
+            )
         self.loop = DeliveryLoop(
             step,
             self._path,
@@ -132,6 +159,16 @@ class DataPlane:
     def problem(self) -> str:
         """Why nothing comes from the broker; empty while all is well."""
         return self._path.problem
+
+    @property
+    def leases(self) -> list[SlotLease]:
+        """Of a keyed step: the slots it pulls from, or still holds something of."""
+        return self._slots.leases if self._slots is not None else []
+
+    def own(self, leases: Iterable[SlotLease]) -> None:
+        """All slots that this instance owns now; a plain step has none."""
+        if self._slots is not None:
+            self._slots.own(list(leases))
 
     def _changed(self) -> None:
         self._emptied.set()
@@ -193,6 +230,8 @@ class DataPlane:
         if self.held:
             log.warning("given back to the broker", held=self.held)
         self.loop.close()
+        if self._slots is not None:
+            self._slots.close()
         self._timers.close()
         if self._listener is not None:
             await self._listener.close()

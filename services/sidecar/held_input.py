@@ -45,6 +45,9 @@ class HeldInput:
     rebound: Any = None
     refused: Problem | None = None
     replied: bool = False
+    slot: Any = None
+    epoch: int = 0
+    """Of a keyed step: the slot it came from, and which pulling of it delivered it last."""
     calls: int = 0
     """Attempts begun here, of this delivery."""
     # Settling.

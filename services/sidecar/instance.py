@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,11 @@ from services.sidecar.component_supervisor import ComponentSupervisor, Program, 
 from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
 from services.sidecar.plan_source import PlanSource, step_of
+from services.sidecar.slot import SlotLease
 from services.sidecar.status_board import StatusBoard
 
 if TYPE_CHECKING:
-    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from headrace.model.deployment import DeploymentPlan, DeploymentState, StepPlan
     from headrace.ports import ComponentStream
     from services.sidecar.bundle_cache import BundleCache
     from services.sidecar.component_process import ComponentFacts, ComponentProcess
@@ -78,6 +79,7 @@ class Instance:
         self._preparation_failed = False
         self._stopping = False
         self.gave_way = False
+        self._leases: tuple[SlotLease, ...] = ()
         self._work_done = asyncio.Event()
         self.shutdown_requested = asyncio.Event()
         self.shutdown_grace_s = 2.0
@@ -90,6 +92,20 @@ class Instance:
         self.status.board.generation = admit_generation(known, generation)
         if generation > known:
             self._plans.ask_again()  # how many replicas there are may have changed
+
+    def own(self, leases: Sequence[SlotLease]) -> None:
+        """All slots of a keyed step that this instance owns now."""
+        self._leases = tuple(leases)
+        if self.plane is not None:
+            self.plane.own(self._leases)
+
+    def own_by_state(self, state: DeploymentState) -> None:
+        """What the deployment's state says of its slots, unless it is older than what this instance was told."""
+        if state.generation < self.status.board.generation:
+            return
+        owners = state.slots.get(self._settings.step, ())
+        replica = self._settings.replica
+        self.own([SlotLease(slot, o.generation) for slot, o in enumerate(owners) if o.replica == replica])
 
     def prepare(self) -> None:
         """Wants it WARM at least."""
@@ -204,6 +220,7 @@ class Instance:
         program = Program(bundle.path, python, bundle.entrypoint)
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
+            self.plane.own(self._leases)
             if self.gave_way:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest

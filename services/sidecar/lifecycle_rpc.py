@@ -10,6 +10,7 @@ from typing import Any
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from services.sidecar.domain.lifecycle import Stage
 from services.sidecar.instance import Instance
+from services.sidecar.slot import SlotLease
 
 SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
 WATCH_PERIOD_S = 5.0
@@ -56,9 +57,17 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         interpreter=board.interpreter,
         counters=plane.counters if plane is not None else {},
         gave_way=instance.gave_way,
+        slots=[
+            sidecar_pb2.SlotLease(slot=lease.slot, generation=lease.generation)
+            for lease in (plane.leases if plane is not None else [])
+        ],
     )
     status.change_time.FromNanoseconds(board.changed_at_unix_ns)
     return status
+
+
+def _leases(request: Any) -> list[SlotLease]:
+    return [SlotLease(lease.slot, lease.generation) for lease in request.slots]
 
 
 class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
@@ -85,11 +94,13 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def Activate(self, request: Any, context: Any) -> sidecar_pb2.ActivateResponse:
         self._instance.admit(request.generation)
+        self._instance.own(_leases(request))
         self._instance.activate()
         return sidecar_pb2.ActivateResponse(status=self._status())
 
     async def Drain(self, request: Any, context: Any) -> sidecar_pb2.DrainResponse:
         self._instance.admit(request.generation)
+        self._instance.own(_leases(request))
         if request.give_way:
             self._instance.give_way()
         else:

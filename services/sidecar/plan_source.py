@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ REREAD_PAUSE_S = 1.0
 
 
 class PlanSource:
-    """Plan and state of this instance's deployment."""
+    """Plan and state of this instance's deployment; `on_state` is called with each state that was read."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -48,6 +49,7 @@ class PlanSource:
         self._bucket: KvBucket | None = None
         self._state: DeploymentState | None = None
         self._asked = asyncio.Event()
+        self.on_state: Callable[[DeploymentState], None] = lambda state: None
 
     @property
     def state(self) -> DeploymentState | None:
@@ -111,6 +113,8 @@ class PlanSource:
         assert self._bucket is not None
         entry = await self._bucket.get(subjects.state_key(self._settings.flow, self._settings.deployment))
         self._state = decode_state(entry.value) if entry is not None and entry.value else None
+        if self._state is not None:
+            self.on_state(self._state)
         return self._state
 
     def ask_again(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
+from headrace.edge.jetstream_assets import CONSUMER_NOT_FOUND, JetStreamApiError, JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
@@ -30,17 +30,24 @@ async def reclaim(connection: Client, settings: Settings) -> int:
 
     Never raises: without it the broker redelivers after the ack deadline.
     """
-    assets = JetStreamAssets(connection, timeout_s=TIMEOUT_S)
     stream = subjects.flow_stream(settings.workspace, settings.flow)
     consumer = subjects.step_consumer(settings.deployment, settings.step)
+    return await begin_anew(connection, stream, consumer, only_held=True)
+
+
+async def begin_anew(connection: Client, stream: str, consumer: str, *, only_held: bool = False) -> int:
+    """Resets a durable that has delivered something (with `only_held`: that is not acknowledged). Answers and never
+    raises, as `reclaim`; of a durable that is not there it answers 0."""
+    assets = JetStreamAssets(connection, timeout_s=TIMEOUT_S)
     try:
         info = await assets.request(f"CONSUMER.INFO.{stream}.{consumer}")
         held = int(info["num_ack_pending"])
-        if held == 0:
+        if int(info["delivered"]["consumer_seq"]) == 0 or (only_held and held == 0):
             return 0
         await assets.request(f"CONSUMER.RESET.{stream}.{consumer}")
     except (JetStreamApiError, Unavailable) as error:
-        log.warning("not reclaimed; redelivery comes after the ack deadline", error=str(error))
+        if not isinstance(error, JetStreamApiError) or error.code != CONSUMER_NOT_FOUND:
+            log.warning("not reclaimed; redelivery comes after the ack deadline", error=str(error))
         return 0
     log.info("reclaimed what the predecessor held", messages=held, consumer=consumer)
     return int(info["delivered"]["stream_seq"])

@@ -36,6 +36,7 @@ from headrace.model.deployment import (
     DeploymentPlan,
     DeploymentState,
     PinPlan,
+    SlotOwner,
     StepPlan,
     encode_plan,
     encode_state,
@@ -44,6 +45,7 @@ from headrace.model.deployment import (
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.names import instance_name
+from headrace.model.slots import keying
 from headrace.wire.envelope import (
     DeadLetter,
     Envelope,
@@ -109,6 +111,14 @@ class SidecarBench:
     log_level: str = "warning"
     replica: int = 0
     replicas: int = 1
+    key: str = ""
+    slots: int = 1
+    exactly_once: bool = False
+    receiver_key: str = ""
+    receiver_slots: int = 1
+    # Of a keyed step: the generation of each slot that this replica owns; all of them at 1 where not set.
+    owned: dict[int, int] | None = None
+    duplicate_window_s: float = 120.0
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
     sidecar: ChildProcess | None = field(default=None, init=False)
@@ -162,6 +172,7 @@ class SidecarBench:
             "subjects": [
                 subjects.ingress_filter(WORKSPACE, self.flow),
                 subjects.owner_filter(WORKSPACE, self.flow, owner),
+                subjects.owner_filter(WORKSPACE, self.flow, subjects.cursor_owner(self.deployment)),
             ],
             "subject_transform": {
                 "src": subjects.ingress_filter(WORKSPACE, self.flow),
@@ -172,25 +183,52 @@ class SidecarBench:
             "discard": "new",
             "discard_new_per_subject": True,
             "max_msgs_per_subject": self.max_waiting,
-            "duplicate_window": 120_000_000_000,
+            "duplicate_window": int(self.duplicate_window_s * 1e9),
+            "allow_atomic": True,
+            "allow_rollup_hdrs": True,
             "num_replicas": 1,
         }
         await self.assets.create_stream(config)
         self.stream_config = config
-        for step in (STEP, *self.receivers):
+        for step in self.receivers if self.keyed else (STEP, *self.receivers):
             await self.make_consumer(step)
+        for slot, generation in self.leases.items():
+            await self.make_slot_consumer(slot, generation)
         for name, pattern in (
             (subjects.dead_letter_stream(WORKSPACE), subjects.dead_letter_filter(WORKSPACE)),
             (subjects.log_stream(WORKSPACE), subjects.log_filter(WORKSPACE)),
         ):
             await self.assets.create_stream({"name": name, "subjects": [pattern], "storage": "file"})
 
+    @property
+    def keyed(self) -> bool:
+        return bool(self.key) or self.exactly_once
+
+    @property
+    def leases(self) -> dict[int, int]:
+        """Slots of this replica, with their generations."""
+        if not self.keyed:
+            return {}
+        return dict.fromkeys(range(self.slots), 1) if self.owned is None else self.owned
+
     async def make_consumer(self, step: str) -> None:
+        await self._make_durable(step, subjects.step_consumer(self.deployment, step), self.edge(step, "*"))
+
+    async def make_slot_consumer(self, slot: int, generation: int) -> None:
+        name = subjects.slot_consumer(self.deployment, STEP, slot, generation)
+        await self._make_durable(STEP, name, self.edge(STEP, slot))
+
+    async def hand_over(self, slot: int, old: int, new: int) -> None:
+        """What the orchestrator does once the old owner is done or given up: its durable goes, the next one comes."""
+        await self.assets.delete_consumer(self.stream, subjects.slot_consumer(self.deployment, STEP, slot, old))
+        await self.make_slot_consumer(slot, new)
+
+    async def _make_durable(self, step: str, name: str, subject: str) -> None:
         await self.assets.ensure_consumer(
             self.stream,
             {
-                "durable_name": subjects.step_consumer(self.deployment, step),
-                "filter_subject": self.edge(step),
+                "durable_name": name,
+                "filter_subject": subject,
                 "ack_policy": "explicit",
                 # `take` reads the other edges, and may hold a whole batch for a while.
                 "ack_wait": int((self.ack_wait_s if step == STEP else 60.0) * 1e9),
@@ -203,8 +241,9 @@ class SidecarBench:
     def stream(self) -> str:
         return subjects.flow_stream(WORKSPACE, self.flow)
 
-    def edge(self, step: str) -> str:
-        return subjects.data_subject(WORKSPACE, self.flow, subjects.deployment_owner(self.deployment), step)
+    def edge(self, step: str, slot: int | str = 0) -> str:
+        owner = subjects.deployment_owner(self.deployment)
+        return subjects.data_subject(WORKSPACE, self.flow, owner, step).removesuffix("0") + str(slot)
 
     def plan(self) -> DeploymentPlan:
         pin = PinPlan("bench", 1, self.digest, "", "", "")
@@ -219,8 +258,22 @@ class SidecarBench:
             timeout_s=self.timeout_s,
             retry=self.retry,
             rate_limit=self.rate_limit,
+            key=self.key,
+            slots=self.slots,
+            exactly_once=self.exactly_once,
         )
-        others = tuple(msgspec.structs.replace(work, name=name, kind="action", receivers=()) for name in self.receivers)
+        others = tuple(
+            msgspec.structs.replace(
+                work,
+                name=name,
+                kind="action",
+                receivers=(),
+                key=self.receiver_key,
+                slots=self.receiver_slots,
+                exactly_once=False,
+            )
+            for name in self.receivers
+        )
         return DeploymentPlan(
             workspace=WORKSPACE,
             flow=self.flow,
@@ -233,6 +286,7 @@ class SidecarBench:
             reply_timeout_s=10.0,
             parking_epoch=1,
             ack_wait_s=self.ack_wait_s,
+            duplicate_window_s=self.duplicate_window_s,
         )
 
     async def write_plan(self) -> None:
@@ -243,7 +297,11 @@ class SidecarBench:
     async def write_state(self, phase: DeploymentPhase, generation: int | None = None) -> None:
         if generation is not None:
             self.generation = generation
-        state = DeploymentState(phase=phase, generation=self.generation, replicas={STEP: self.replicas})
+        owners = [
+            SlotOwner(self.replica, self.leases[s]) if s in self.leases else SlotOwner(99, 1) for s in range(self.slots)
+        ]
+        slots = {STEP: tuple(owners)} if self.keyed else {}
+        state = DeploymentState(phase=phase, generation=self.generation, replicas={STEP: self.replicas}, slots=slots)
         await self.deployments.put(subjects.state_key(self.flow, self.deployment), encode_state(state))
 
     # The sidecar
@@ -341,7 +399,8 @@ class SidecarBench:
             headers=headers,
             reply_to=ReplyTo(subject=REPLY_SUBJECT, answer_key=answer_key) if reply else None,
         )
-        subject = subjects.ingress_subject(WORKSPACE, self.flow, STEP)
+        slot = keying(self.key, self.slots).place(headers or {}, body, message_id).slot
+        subject = subjects.ingress_subject(WORKSPACE, self.flow, STEP, slot)
         await self.publish(subject, payload, message_id)
         return message_id
 
@@ -383,9 +442,9 @@ class SidecarBench:
 
     async def waiting(self, step: str = "next") -> int:
         """Messages stored on an edge and not yet acknowledged by its step."""
-        info = await self.assets.stream_info(self.stream, self.edge(step))
+        info = await self.assets.stream_info(self.stream, self.edge(step, "*"))
         assert info is not None
-        return int((info["state"].get("subjects") or {}).get(self.edge(step), 0))
+        return sum((info["state"].get("subjects") or {}).values())
 
     async def until_done(self, *, within_s: float = 15.0) -> None:
         """Until every input of the step is acknowledged."""

@@ -1,0 +1,390 @@
+"""One slot of a keyed step, as long as this instance owns it: what is pulled, in which order it is called, and what
+became of it until it is committed and acknowledged.
+
+The slot is taken (`SlotCommit.take`) at its first delivery: its consumer exists only once its former owner is done,
+or gone. Deliveries are numbered; a hole means that one went elsewhere (lost with a connection, or pulled by a process
+that should be dead), and the consumer begins anew. Bounded by its credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.ports import Consumption, Delivery, JetStreamLane
+from services.sidecar.domain.commit_size import MAX_BYTES, CommitSize
+from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.retry_delay import republish_delay_s
+from services.sidecar.domain.slot_order import Arrival, SlotOrder
+from services.sidecar.held_input import HeldInput
+from services.sidecar.outbox import Outgoing
+from services.sidecar.slot_commit import Chunk, SlotCommit, SlotTaken
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.timers import Timers
+
+log = get_logger(__name__)
+
+# Makes a durable begin anew; answers up to which stream sequence it had delivered before.
+RestartConsumer = Callable[[str, str], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLease:
+    """A slot, and the generation at which it got its owner."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(slots=True)
+class Result:
+    """What an input became: messages to store, and how it is closed once they are."""
+
+    held: HeldInput
+    messages: list[Outgoing]
+    close: Callable[[], None]
+    effects: bool = field(default=False)
+
+
+class SlotHost(Protocol):
+    """The path that the slot belongs to."""
+
+    def read(self, slot: Slot, delivery: Delivery) -> tuple[HeldInput, str]:
+        """The input of a delivery, and its key."""
+
+    def admit(self, held: HeldInput) -> None:
+        """It may be called."""
+
+    def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
+        """It was committed before."""
+
+    def stored_output(self, held: HeldInput, outgoing: Outgoing) -> None:
+        """The broker has an output."""
+
+    def dead_letter_output(self, outgoing: Outgoing, problem: Problem, after: Callable[[], None]) -> None:
+        """The broker will never take it."""
+
+    def changed(self, slot: Slot) -> None:
+        """It holds its first input, or none any more, or it is over."""
+
+
+class Slot:
+    """`close` of a result must end in `settled`."""
+
+    def __init__(
+        self,
+        lease: SlotLease,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        lane: JetStreamLane,
+        host: SlotHost,
+        restart_consumer: RestartConsumer,
+        timers: Timers,
+        tasks: asyncio.TaskGroup,
+        counters: dict[str, int],
+        *,
+        credit: int,
+        instance: str,
+        retired: Callable[[], bool],
+        no_responders: Callable[[], None],
+    ) -> None:
+        self.lease = lease
+        self._lane, self._host, self._restart_consumer = lane, host, restart_consumer
+        self._tasks, self._counters, self._credit = tasks, counters, credit
+        self._stream = subjects.flow_stream(plan.workspace, plan.flow)
+        self._consumer = subjects.slot_consumer(plan.deployment, step.name, lease.slot, lease.generation)
+        cursor = subjects.cursor_subject(plan.workspace, plan.flow, plan.deployment, step.name, lease.slot)
+        self._commit = SlotCommit(
+            lane,
+            self._stream,
+            cursor,
+            (lease.generation, f"{instance}/{uuid.uuid4().hex[:12]}"),
+            self,
+            timers,
+            tasks,
+            counters,
+            retired=retired,
+            no_responders=no_responders,
+        )
+        self._order = SlotOrder()
+        self._held: dict[int, HeldInput] = {}
+        self._results: dict[int, Result] = {}
+        self._late: list[Outgoing] = []
+        self._early: list[Delivery] = []
+        self._consumption: Consumption | None = None
+        self._epoch = 0
+        self._redelivered_until = 0
+        self._restarts = 0
+        self._taken = self._taking = self._recovering = False
+        self._leaving = False
+        self.lost_because = ""
+
+    # Life
+
+    @property
+    def held(self) -> int:
+        return len(self._held) + len(self._early) + len(self._late)
+
+    @property
+    def late_emits(self) -> int:
+        """Not stored yet."""
+        return len(self._late)
+
+    @property
+    def over(self) -> bool:
+        """Nothing is pulled and nothing is held."""
+        stopped = self._leaving and self._consumption is None and not (self._recovering or self._taking)
+        return bool(self.lost_because) or (stopped and not self.held and not self._commit.busy)
+
+    @property
+    def problem(self) -> str:
+        if self.lost_because:
+            return f"slot {self.lease.slot} was taken by another owner: {self.lost_because}"
+        return self._commit.problem or (self._consumption.problem if self._consumption is not None else "")
+
+    def start(self) -> None:
+        self._recovering = True
+        self._tasks.create_task(self._consume(), name=f"slot {self.lease.slot}")
+
+    def leave(self) -> asyncio.Task[None] | None:
+        """Pulls no more (when the answered task is over); what is held is finished."""
+        if self._leaving:
+            return None
+        self._leaving = True
+        return self._tasks.create_task(self._stop_pulling(), name=f"slot {self.lease.slot} leaves")
+
+    def drop(self) -> None:
+        """Ends at once: what is held is delivered again, to whoever is next."""
+        self._leaving = True
+        self._commit.end()
+        self._early.clear()
+
+    def extend(self, now: float, every_s: float) -> None:
+        for held in self._held.values():
+            held.extend(self._lane, now, every_s)
+
+    async def _stop_pulling(self) -> None:
+        if self._consumption is not None:
+            consumption = self._consumption
+            await consumption.stop()  # bounded by the lane; hands over what has arrived
+            if self._consumption is consumption:
+                self._consumption = None
+        self._host.changed(self)
+
+    async def _consume(self) -> None:
+        """Lets the consumer begin anew, unless it never began, and pulls from it."""
+        self._epoch += 1
+        await self._stop_pulling()
+        before = await self._restart_consumer(self._stream, self._consumer)
+        self._redelivered_until = max(self._redelivered_until, before)
+        self._order.restart()
+        self._recovering = False
+        if self._leaving or self.lost_because:
+            self._host.changed(self)
+            return
+        self._consumption = self._lane.consume(
+            self._stream,
+            self._consumer,
+            credit=self._credit,
+            on_deliveries=partial(self._on_deliveries, self._epoch),
+        )
+
+    async def _recover(self) -> None:
+        self._recovering = True
+        self._counters["slot_restarts"] += 1
+        self._early.clear()
+        if not await self._commit.still_ours():
+            self._recovering = False
+            self.lost("its cursor was written by another owner")
+            return
+        self._restarts += 1
+        await asyncio.sleep(republish_delay_s(min(self._restarts, 6)) / 4)
+        await self._consume()
+
+    # Intake
+
+    def _on_deliveries(self, epoch: int, deliveries: list[Delivery]) -> None:
+        if epoch != self._epoch or self.lost_because or self._recovering:
+            return
+        if self._leaving and not self._taken:
+            return
+        if not self._taken:
+            self._early += deliveries
+            if not self._taking:
+                self._taking = True
+                self._tasks.create_task(self._take(), name=f"slot {self.lease.slot} taken")
+            self._host.changed(self)
+            return
+        for delivery in deliveries:
+            if not self._arrived(delivery):
+                self._recovering = True
+                self._tasks.create_task(self._recover(), name=f"slot {self.lease.slot} anew")
+                return
+
+    async def _take(self) -> None:
+        try:
+            self._order = SlotOrder(await self._commit.take())
+        except SlotTaken as error:
+            self._taking = False
+            self.lost(str(error))
+            return
+        self._taken, self._taking = True, False
+        early, self._early = self._early, []
+        self._on_deliveries(self._epoch, early)
+        self._host.changed(self)
+
+    def _arrived(self, delivery: Delivery) -> bool:
+        """False at a gap."""
+        sequence = delivery.stream_sequence
+        if delivery.attempt == 1 and sequence <= self._redelivered_until:
+            delivery.attempt = 2  # the broker's own count began anew with the consumer
+        known = self._held.get(sequence)
+        found = None
+        if known is None and sequence > self._order.covered:
+            found = self._host.read(self, delivery)
+        arrival = self._order.arrive(sequence, delivery.consumer_sequence, found[1] if found is not None else "")
+        if arrival is Arrival.GAP:
+            return False
+        self._restarts = 0
+        self._counters["received"] += 1
+        self._counters["redelivered"] += delivery.attempt > 1
+        if known is not None:
+            self._counters["duplicates"] += 1
+            known.delivery, known.epoch = delivery, self._epoch
+            if arrival is Arrival.COVERED:
+                self._host.acknowledge_again(delivery, lambda: None)
+        elif found is None:
+            self._counters["duplicates"] += 1
+            self._host.acknowledge_again(delivery, partial(self._release, self._epoch))
+        else:
+            held = found[0]
+            held.epoch = self._epoch
+            self._held[sequence] = held
+            if len(self._held) == 1:
+                self._host.changed(self)
+            if arrival is not Arrival.WAIT:
+                self._host.admit(held)
+        return True
+
+    def _release(self, epoch: int) -> None:
+        if epoch == self._epoch and self._consumption is not None:
+            self._consumption.release(1)
+
+    # Outcome
+
+    def owns(self, held: HeldInput) -> bool:
+        """False for an input that was dropped with the slot."""
+        return not self.lost_because and self._held.get(held.delivery.stream_sequence) is held
+
+    def result(self, result: Result) -> None:
+        """What an input became, for good."""
+        sequence = result.held.delivery.stream_sequence
+        result.effects = bool(result.messages)
+        self._results[sequence] = result
+        following = self._order.ended(sequence)
+        if following is not None:
+            self._host.admit(self._held[following])
+        self._commit.pump()
+
+    def late(self, outgoing: Outgoing) -> bool:
+        """An emit that came after its call's end goes with the next batch; False when the slot is over."""
+        if self.over:
+            return False
+        self._late.append(outgoing)
+        self._commit.pump()
+        return True
+
+    def settled(self, held: HeldInput) -> None:
+        """Its acknowledgement is confirmed, or was given up."""
+        if self._held.pop(held.delivery.stream_sequence, None) is not None:
+            self._release(held.epoch)
+        if not self._held:
+            self._host.changed(self)
+
+    # Commit
+
+    def next_chunk(self, size: CommitSize) -> Chunk | None:
+        """See CommitSource."""
+        chunk = Chunk(messages=self._late[: size.messages])
+        size_bytes = 0
+        for sequence in self._order.committable()[: size.inputs]:
+            messages = self._results[sequence].messages
+            room = size.messages - len(chunk.messages)
+            size_bytes += sum(len(outgoing.payload) for outgoing in messages)
+            if len(messages) > room or (chunk.messages and size_bytes > MAX_BYTES):
+                if not chunk.messages:
+                    chunk.messages += messages[:room]  # one by one: one of them is refused
+                break
+            chunk.messages += messages
+            chunk.effects = chunk.effects or self._results[sequence].effects
+            chunk.inputs.append(sequence)
+            chunk.through = sequence
+        chunk.effects = chunk.effects or bool(chunk.messages)
+        return chunk if chunk.messages or chunk.inputs else None
+
+    def stored(self, chunk: Chunk) -> None:
+        """See CommitSource."""
+        stored = 0
+        for sequence in chunk.inputs:
+            for outgoing in self._results[sequence].messages:
+                self._host.stored_output(self._results[sequence].held, outgoing)
+                stored += 1
+        if stored != len(chunk.messages):
+            self._forget(chunk.messages)  # late emits, or a part of an input's outputs
+        if chunk.inputs:
+            self._order.committed(chunk.through)
+        for sequence in chunk.inputs:
+            self._results.pop(sequence).close()
+        if not self.held:
+            self._host.changed(self)
+
+    def known(self, chunk: Chunk) -> None:
+        """See CommitSource."""
+        self._forget(chunk.messages)
+
+    def refused(self, chunk: Chunk, problem: Problem, after: Callable[[], None]) -> None:
+        """See CommitSource."""
+        open_letters = [len(chunk.messages)]
+
+        def settled() -> None:
+            open_letters[0] -= 1
+            if open_letters[0] <= 0:
+                self._forget(chunk.messages)
+                after()
+
+        if not chunk.messages:
+            after()
+        for outgoing in chunk.messages:
+            self._host.dead_letter_output(outgoing, problem, settled)
+
+    def lost(self, cause: str) -> None:
+        """Somebody else owns the slot: what is held is theirs."""
+        if self.lost_because:
+            return
+        log.warning("slot lost", slot=self.lease.slot, generation=self.lease.generation, cause=cause)
+        self.lost_because = cause
+        self._counters["slots_lost"] += 1
+        self._commit.end()
+        self._held.clear()
+        self._results.clear()
+        self._late.clear()
+        self._early.clear()
+        self.leave()
+        self._host.changed(self)
+
+    def _forget(self, messages: list[Outgoing]) -> None:
+        gone = {id(outgoing) for outgoing in messages}
+        if not gone:
+            return
+        self._late = [outgoing for outgoing in self._late if id(outgoing) not in gone]
+        for result in self._results.values():
+            if any(id(outgoing) in gone for outgoing in result.messages):
+                result.messages = [outgoing for outgoing in result.messages if id(outgoing) not in gone]
