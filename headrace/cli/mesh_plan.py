@@ -9,6 +9,7 @@ from pathlib import Path
 from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
+from headrace.edge.replication import ALLOWED, VARIABLE
 from headrace.model.errors import InvalidInput
 from headrace.model.names import check_name
 
@@ -49,6 +50,7 @@ class MeshOptions:
     http_port: int = 0
     gateways: int = 1
     orchestrators: int = 1
+    replicas: int = 0
     workspace: str = "default"
     log_level: str = "info"
 
@@ -82,6 +84,8 @@ def check_options(options: MeshOptions) -> None:
         raise InvalidInput.at("gateways", options.gateways, f"is not between 1 and {GATEWAY_LIMIT}")
     if not 1 <= options.orchestrators <= ORCHESTRATOR_LIMIT:
         raise InvalidInput.at("orchestrators", options.orchestrators, f"is not between 1 and {ORCHESTRATOR_LIMIT}")
+    if options.replicas not in (0, *ALLOWED):
+        raise InvalidInput.at("replicas", options.replicas, "is not 1, 3 or 5 (or 0: 3 on a cluster)")
     if options.profile not in ("durable", "fast"):
         raise InvalidInput.at("profile", options.profile, "is not a profile", next_step="Use durable or fast")
     for field, port, count in (
@@ -141,6 +145,11 @@ def mesh_environment(directory: DataDirectory) -> dict[str, str | None]:
     return {MESH_VARIABLE: str(directory.path)}
 
 
+def replication(options: MeshOptions) -> dict[str, str | None]:
+    """Services decide by themselves how many copies there are, unless a person does."""
+    return {VARIABLE: str(options.replicas)} if options.replicas else {}
+
+
 def service_command(
     role: str, options: MeshOptions, directory: DataDirectory, nats_url: str, ports: Mapping[str, int]
 ) -> Command:
@@ -162,6 +171,6 @@ def service_command(
         arguments += ["--workspace", options.workspace]
     return Command(
         own_module(f"services.{kind}", *arguments),
-        mesh_environment(directory),
+        mesh_environment(directory) | replication(options),
         log_file=directory.logs / f"{role}.log",
     )

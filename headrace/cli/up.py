@@ -26,7 +26,9 @@ def up(
         Profile,
         typer.Option(help="durable: on disk before it is acknowledged; fast: synced every 2 minutes."),
     ] = Profile.durable,
-    nats: Annotated[str, typer.Option(metavar="URL", help="Use this NATS server or cluster instead.")] = "",
+    nats: Annotated[
+        str, typer.Option(metavar="URL", help="Use this NATS server, or cluster (URL,URL,URL), instead.")
+    ] = "",
     nats_server: Annotated[
         str | None, typer.Option(metavar="PATH", help="Binary to run; default: the one that came with Headrace.")
     ] = None,
@@ -37,6 +39,10 @@ def up(
     orchestrators: Annotated[
         int, typer.Option(metavar="N", help="Orchestrators: one leads, the others stand by; ports in a row.")
     ] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(metavar="N", help="Servers of a cluster that keep each message: 1, 3 or 5; 0: 3 on a cluster."),
+    ] = 0,
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -55,6 +61,7 @@ def up(
         http_port=http_port,
         gateways=gateways,
         orchestrators=orchestrators,
+        replicas=replicas,
         workspace=workspace,
         log_level=log_level,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 import nats.errors
 
+from headrace.edge.replication import copies
 from headrace.model.errors import Unavailable
 from headrace.ports import Requests
 
@@ -66,6 +67,11 @@ class JetStreamAssets:
         self._connection = connection
         self._timeout_s = timeout_s
         self._guard = guard
+
+    @property
+    def copies(self) -> int:
+        """How many servers are to keep a stream (`num_replicas`)."""
+        return copies(self._connection)
 
     async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One API call, for example `STREAM.INFO.orders`; JetStreamApiError on an error answer."""

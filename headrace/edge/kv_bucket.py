@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
+from headrace.edge.replication import copies
 from headrace.model.errors import Conflict, Unavailable
 from headrace.ports import Entry as Entry
 
@@ -38,16 +39,18 @@ class KvBucket:
         *,
         ttl_s: float = 0,
         history: int = 1,
-        replicas: int = 1,
+        replicas: int = 0,
         guard: Callable[[], None] = lambda: None,
     ) -> KvBucket:
-        """Creates the bucket if it is not there; `ttl_s` is for the whole bucket, 0 for none."""
+        """Creates the bucket if it is not there; `ttl_s` is for the whole bucket, 0 for none, `replicas` 0 for as many
+        as `headrace.edge.replication` says."""
         stream = connection.jetstream(timeout=TIMEOUT_S)
         try:
             try:
                 return cls(name, await stream.key_value(name), guard)
             except nats.js.errors.NotFoundError:
-                config = KeyValueConfig(bucket=name, ttl=ttl_s or None, history=history, replicas=replicas)
+                number = replicas or copies(connection)
+                config = KeyValueConfig(bucket=name, ttl=ttl_s or None, history=history, replicas=number)
                 return cls(name, await stream.create_key_value(config), guard)
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(name, error) from error

@@ -38,7 +38,7 @@ MAX_PAGE = 500
 IF_ABSENT = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
-def history_stream_config(workspace: str) -> dict[str, Any]:
+def history_stream_config(workspace: str, copies: int = 1) -> dict[str, Any]:
     return {
         "name": subjects.history_stream(workspace),
         "subjects": [subjects.history_filter(workspace)],
@@ -49,7 +49,7 @@ def history_stream_config(workspace: str) -> dict[str, Any]:
         "max_age": MAX_AGE_S * 1_000_000_000,
         "allow_direct": True,
         "deny_delete": True,
-        "num_replicas": 1,
+        "num_replicas": copies,
     }
 
 
@@ -73,7 +73,7 @@ class HistoryLog:
                 except NoResponders as error:
                     if last:
                         raise Unavailable("there is no stream for the history") from error
-                    await self.assets.ensure_stream(history_stream_config(self.workspace))
+                    await self.assets.ensure_stream(history_stream_config(self.workspace, self.assets.copies))
                     continue
                 break
 

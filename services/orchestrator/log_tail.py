@@ -37,7 +37,7 @@ async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None
         "storage": "file",
         "discard": "old",
         "max_bytes": LOG_BYTES,
-        "num_replicas": 1,
+        "num_replicas": assets.copies,
     }
     dead = {
         "name": subjects.dead_letter_stream(workspace),
@@ -47,7 +47,7 @@ async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None
         "discard": "new",
         "max_bytes": DEAD_LETTER_BYTES,
         "duplicate_window": 120 * 1_000_000_000,
-        "num_replicas": 1,
+        "num_replicas": assets.copies,
     }
     await asyncio.gather(assets.ensure_stream(logs), assets.ensure_stream(dead))
 

@@ -67,6 +67,7 @@ class SnapshotReader:
             wanted_route=wanted_route,
             operations=_operations([found[0] for found in operations if found is not None]),
             epoch=self.epoch(),
+            stream_copies=self.assets.copies,
         )
 
     async def version(self, flow: str, number: int) -> VersionDocument:

@@ -12,7 +12,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="services.registry", description=__doc__)
     parser.add_argument("--nats", required=True, metavar="URL", help="broker, for example nats://127.0.0.1:4222")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="ADDR", help="host:port (0 for a free one)")
-    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="copies of each bucket on a cluster")
+    parser.add_argument("--replicas", type=int, default=0, metavar="N", help="copies of each bucket; 0: 3 on a cluster")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 

@@ -30,7 +30,7 @@ STOP_GRACE_S = 1.0
 class RegistryApp:
     """The registry as a service of `run_service`."""
 
-    def __init__(self, nats_url: str, listen: str, *, workspace: str = DEFAULT_WORKSPACE, replicas: int = 1) -> None:
+    def __init__(self, nats_url: str, listen: str, *, workspace: str = DEFAULT_WORKSPACE, replicas: int = 0) -> None:
         self._nats_url = nats_url
         self._listen = listen
         self._workspace = workspace

@@ -28,6 +28,7 @@ from nats.js.api import ObjectStoreConfig, StorageType
 from nats.js.client import JetStreamContext
 
 from headrace.edge.bundle import content_digest
+from headrace.edge.replication import copies
 from headrace.edge.structured_log import get_logger
 from headrace.model.bundle_rules import MAX_BUNDLE_BYTES
 from headrace.model.errors import Conflict, Damaged, HeadraceError, InvalidInput, Unavailable
@@ -77,15 +78,17 @@ class BundleStore:
         self._stream = f"OBJ_{bucket}"
 
     @classmethod
-    async def open(cls, connection: Client, bucket: str, *, replicas: int = 1) -> BundleStore:
-        """Creates the store if it is not there."""
+    async def open(cls, connection: Client, bucket: str, *, replicas: int = 0) -> BundleStore:
+        """Creates the store if it is not there; `replicas` 0: as many as `headrace.edge.replication` says."""
         stream = connection.jetstream(timeout=REQUEST_TIMEOUT_S)
         store = cls(stream, bucket)
         with _broker_errors(bucket):
             try:
                 await stream.stream_info(store._stream)
             except nats.js.errors.NotFoundError:
-                config = ObjectStoreConfig(bucket=bucket, storage=StorageType.FILE, replicas=replicas)
+                config = ObjectStoreConfig(
+                    bucket=bucket, storage=StorageType.FILE, replicas=replicas or copies(connection)
+                )
                 await stream.create_object_store(bucket, config)
         return store
 

@@ -65,7 +65,15 @@ class MatrixRig:
 
     lanes: Lanes
 
-    def __init__(self, folder: Path, broker: BrokerProcess, proxy: TcpProxy, mesh: RunningMesh) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mesh: RunningMesh,
+        connection: Nats,
+        broker: BrokerProcess | None = None,
+        proxy: TcpProxy | None = None,
+    ) -> None:
+        """`connection` goes straight to the broker; without `broker` and `proxy` there are no faults of those."""
         self.folder, self.broker, self.proxy, self.mesh = folder, broker, proxy, mesh
         self.effects = Effects(folder / "effects.jsonl")
         self.rounds: list[Round] = []
@@ -73,8 +81,8 @@ class MatrixRig:
         self.deployment = 1
         self._letters_read = 0
         self.stop_s = 1.5 * ACK_WAIT_S
-        self.connection: Nats
-        self.in_flight: InFlight
+        self.connection = connection
+        self.in_flight = InFlight(connection, FLOW, self.deployment)
         self._alone = asyncio.Lock()
         self._open = 0
         self._nobody = asyncio.Event()
@@ -86,6 +94,16 @@ class MatrixRig:
         self.rounds.clear()
         self.lanes = Lanes(self.mesh.gateway, f"/hook/{FLOW}", careful=careful, careless=careless)
         self.lanes.start()
+
+    def now_on(self, deployment: int) -> None:
+        """Another deployment has taken over."""
+        self.deployment = deployment
+        self.in_flight = InFlight(self.connection, FLOW, deployment)
+
+    async def end(self) -> None:
+        """Ends traffic that nobody settled."""
+        if hasattr(self, "lanes"):
+            await self.lanes.abandon()
 
     # Rounds
 
@@ -123,7 +141,7 @@ class MatrixRig:
             if held:
                 break
         try:
-            await self._recovered()
+            await self.recovered()
         except AssertionError as error:
             raise AssertionError(f"{fault} of {step} {point}: {error}\n{await self._stuck(began)}") from error
         done = Round(step, point, fault, held, began, time.time() - began)
@@ -153,11 +171,13 @@ class MatrixRig:
                 for component in self.mesh.pids_of("component", FLOW, step):
                     os.kill(component, signal.SIGKILL)
             case "broker":
+                assert self.broker is not None
                 self.broker.kill()
                 assert self.broker.process is not None
                 await self.broker.process.wait()
                 await self.broker.start()
             case "cut":
+                assert self.proxy is not None
                 self.proxy.cut(process)
             case "stop":
                 await asyncio.sleep(self.stop_s)  # tidy: pace
@@ -176,7 +196,7 @@ class MatrixRig:
             return self.lanes.unanswered
         return await self.in_flight.unacknowledged(step)
 
-    async def _recovered(self) -> None:
+    async def recovered(self) -> None:
         """Until every lane's next request, sent from now on, is done to the last effect."""
         now = time.time()
 
@@ -285,24 +305,33 @@ async def matrix_rig(folder: Path, *, profile: str = "fast", options: tuple[str,
     proxy = TcpProxy(broker.port)
     proxy.keep_sent = False
     await proxy.start()
+    try:
+        async with matrix_mesh(folder, proxy.url, *options, profile=profile) as mesh:
+            connection = await connect_nats(broker.url, "ledger")
+            rig = MatrixRig(folder, mesh, connection, broker, proxy)
+            try:
+                yield rig
+            finally:
+                await rig.end()
+                await close_nats(connection)
+    finally:
+        await proxy.stop()
+        await broker.stop()
+
+
+@contextlib.asynccontextmanager
+async def matrix_mesh(folder: Path, nats_url: str, *options: str, profile: str = "fast") -> AsyncIterator[RunningMesh]:
+    """A mesh with fault points, that runs the flow."""
     (folder / "faults").mkdir()
     environment = {VARIABLE: f"@{folder / 'faults'}", "HEADRACE_RESTART_DELAY_LIMIT_S": "0.1"}
-    starting = start_mesh(folder, profile, "--nats", proxy.url, *options, ack_wait_s=ACK_WAIT_S, **environment)
-    # The proxy runs on this loop: what blocks goes to a thread, which stays until the end (children are tied to it).
+    starting = start_mesh(folder, profile, "--nats", nats_url, *options, ack_wait_s=ACK_WAIT_S, **environment)
+    # A proxy runs on this loop: what blocks goes to a thread, which stays until the end (children are tied to it).
     mesh = await asyncio.to_thread(starting.__enter__)
-    rig = MatrixRig(folder, broker, proxy, mesh)
     try:
         async with AsyncClient(mesh.api) as client:
             await client.apply(write_flow(FLOW, folder, folder / "effects.jsonl"))
             await client.publish(FLOW)
             await client.start(FLOW)
-        rig.connection = await connect_nats(broker.url, "ledger")
-        rig.in_flight = InFlight(rig.connection, FLOW, rig.deployment)
-        yield rig
-        await close_nats(rig.connection)
+        yield mesh
     finally:
-        if hasattr(rig, "lanes"):
-            await rig.lanes.abandon()
         await asyncio.to_thread(starting.__exit__, None, None, None)
-        await proxy.stop()
-        await broker.stop()

@@ -124,7 +124,7 @@ class TcpProxy:
                     continue
                 pause_s = self.delay_s + (len(chunk) / self.bytes_per_s if self.bytes_per_s else 0.0)
                 if pause_s:
-                    await asyncio.sleep(pause_s)
+                    await asyncio.sleep(pause_s)  # tidy: pace
                 sink.write(chunk)
                 await sink.drain()
         sink.transport.abort()

@@ -50,7 +50,7 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
         "discard_new_per_subject": True,
         "max_msgs_per_subject": flow.max_waiting,
         "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
-        "num_replicas": 1,
+        "num_replicas": snapshot.stream_copies,
         "metadata": {"headrace-flow": name, GENERATION_KEY: str(flow.assets_generation)},
     }
     if flow.ingress:

@@ -110,6 +110,8 @@ class Snapshot:
     operations: Mapping[str, OperationDocument]
     # Of this leader; 0 where nobody counts them.
     epoch: int = 0
+    # How many servers of the broker are to keep the flow's stream.
+    stream_copies: int = 1
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)
