@@ -161,6 +161,12 @@ class DataPlane:
         return self._path.problem
 
     @property
+    def problem_reason(self) -> str:
+        """Upper-case reason of the problem."""
+        lost = self._slots is not None and self._slots.lost_a_slot
+        return "SLOT_LOST" if lost else "NOTHING_DELIVERED"
+
+    @property
     def leases(self) -> list[SlotLease]:
         """Of a keyed step: the slots it pulls from, or still holds something of."""
         return self._slots.leases if self._slots is not None else []

@@ -36,7 +36,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
     plane, supervisor = instance.plane, instance.supervisor
     cause, reason = board.cause, board.cause_reason
     if not cause and plane is not None and plane.problem:
-        cause, reason = plane.problem, "NOTHING_DELIVERED"
+        cause, reason = plane.problem, plane.problem_reason
     if plane is not None and plane.loop.component_problem:
         cause, reason = plane.loop.component_problem, "NOT_RESPONDING"
     status = sidecar_pb2.InstanceStatus(

@@ -116,9 +116,13 @@ class SlotPath:
 
     @property
     def problem(self) -> str:
-        return next(
-            (slot.problem for slot in self._slots.values() if slot.problem), next(iter(self._lost.values()), "")
-        )
+        lost = next(iter(self._lost.values()), "")
+        return lost or next((slot.problem for slot in self._slots.values() if slot.problem), "")
+
+    @property
+    def lost_a_slot(self) -> bool:
+        """A slot that this instance is still told to own was taken by another."""
+        return bool(self._lost)
 
     @property
     def leases(self) -> list[SlotLease]:

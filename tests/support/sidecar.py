@@ -119,6 +119,7 @@ class SidecarBench:
     # Of a keyed step: the generation of each slot that this replica owns; all of them at 1 where not set.
     owned: dict[int, int] | None = None
     duplicate_window_s: float = 120.0
+    joined: bool = field(default=False, init=False)
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
     sidecar: ChildProcess | None = field(default=None, init=False)
@@ -373,6 +374,25 @@ class SidecarBench:
         await self.start()
         await self.until_active()
 
+    async def join(self, other: SidecarBench, *, replica: int, owned: dict[int, int]) -> None:
+        """Is a further instance of another bench's step, on its stream and documents, with these slots."""
+        self.connection, self.assets, self.deployments = other.connection, other.assets, other.deployments
+        self.replica, self.replicas, self.owned = replica, replica + 1, owned
+        self.stream_config, self.joined = other.stream_config, True
+        self.make_bundle()
+        await self.write_plan()
+        await self.write_state(self.phase, other.generation + 1)
+
+    def pause(self) -> None:
+        """SIGSTOP of the sidecar; its component goes on."""
+        assert self.sidecar is not None
+        self.sidecar.signal(19)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.sidecar is not None
+        self.sidecar.signal(18)
+
     async def kill_sidecar(self) -> None:
         """kill -9 of the sidecar alone; its component follows by the parent-death signal."""
         assert self.sidecar is not None
@@ -477,7 +497,8 @@ class SidecarBench:
             await self.sidecar.end(3.0)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         with contextlib.suppress(AttributeError):
-            await close_nats(self.connection)
+            if not self.joined:
+                await close_nats(self.connection)
 
 
 @contextlib.asynccontextmanager
