@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.cli.letter_tables import counts_line
 from headrace.cli.plain import enum_word
 from headrace.cli.tables import short_digest, table
 from headrace.model.durations import format_duration
@@ -33,6 +34,8 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
         lines += ["", steps_table(status.steps)]
     if len(status.deployments) > 1:
         lines += ["", _deployment_lines(status.deployments)]
+    if status.dead_letters.total:
+        lines += ["", f"{counts_line(status.dead_letters)}. See: headrace dead-letters list {head[0]}"]
     lines += [f"problem: {problem}" for problem in status.problems]
     lines += _instance_troubles(status.steps)
     return "\n".join(lines)

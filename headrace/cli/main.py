@@ -19,6 +19,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("headrace.cli.status", "status", "Processes, addresses, profile and flows."),
     "component": ("headrace.cli.component", "app", "Push, list and show components and their revisions."),
     "flow": ("headrace.cli.flow", "app", "Apply, publish, start, stop and watch flows."),
+    "dead-letters": (
+        "headrace.cli.dead_letters",
+        "app",
+        "Messages that were given up: look, replay, discard.",
+    ),
     "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
     "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
     "demo": ("headrace.cli.demo", "demo", "Run the example flow with real orders and check every answer."),

@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client.flow_calls import FlowCalls
+from headrace.client.letter_calls import LetterCalls
 from headrace.client.registry_calls import RegistryCalls
 from headrace.model.errors import NotFound
 from headrace.model.flow_spec import FlowSpec
@@ -39,7 +40,7 @@ class AppliedFlow:
     components: tuple[AppliedComponent, ...]
 
 
-class ApplyCalls(FlowCalls, RegistryCalls):
+class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls):
     """Calls that need flows and components together."""
 
     async def apply(

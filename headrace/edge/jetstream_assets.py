@@ -27,6 +27,9 @@ WAKE_S = 0.1
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+# Of a delete: the first also covers other failures, and says in words that the message is gone already.
+DELETE_FAILED = 10057
+SEQUENCE_NOT_FOUND = 10043
 EDGE_FULL = 10077
 # Requests that change nothing.
 READS = ("STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.LIST.", "CONSUMER.INFO.")
@@ -182,7 +185,12 @@ class JetStreamAssets:
         )
 
     async def delete_message(self, stream: str, sequence: int) -> None:
-        await self._unless_absent(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        """Absent is fine."""
+        try:
+            await self._unless_absent(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        except JetStreamApiError as error:
+            if error.code != DELETE_FAILED or "no message found" not in error.description:
+                raise
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> dict[str, Any]:
         """One stored message: the broker's answer (`seq`, `duplicate`, `stream`).
@@ -224,7 +232,7 @@ class JetStreamAssets:
         try:
             return await self.request(verb, body)
         except JetStreamApiError as error:
-            if error.code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND):
+            if error.code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND):
                 return None
             raise
 

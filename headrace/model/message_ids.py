@@ -49,6 +49,11 @@ def moved_message_id(message: str, step: str, incarnation: int) -> str:
     return _hash(b"hr-moved", message, step, str(incarnation))
 
 
+def replayed_message_id(message: str, step: str, incarnation: int) -> str:
+    """Id of a dead letter's message that is sent again; the incarnation was drawn when that was decided."""
+    return _hash(b"hr-replayed", message, step, str(incarnation))
+
+
 def answer_key(flow: str, idempotency_key: str) -> str:
     """Key in the answers bucket."""
     return _hash(b"hr-answer", flow, idempotency_key)

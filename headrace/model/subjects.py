@@ -106,20 +106,22 @@ def slot_consumer(deployment: int, step: str, slot: int, generation: int) -> str
     return f"d{deployment}_{step}_s{slot}_g{generation}"
 
 
-def dead_letter_stream(workspace: str) -> str:
-    return f"hr_{workspace}__dead"
+def dead_letter_stream(workspace: str, flow: str) -> str:
+    """One per flow, so that a flood of one flow pushes out no letter of another."""
+    return f"hr_{workspace}__dead_{flow}"
 
 
 def dead_letter_subject(workspace: str, flow: str, step: str) -> str:
-    return f"{ROOT}.{workspace}._dead.{flow}.{step}"
+    return f"{ROOT}.{workspace}._letters.{flow}.{step}"
 
 
 def is_dead_letter(subject: str) -> bool:
-    return subject.split(".", 3)[2:3] == ["_dead"]
+    return subject.split(".", 3)[2:3] == ["_letters"]
 
 
-def dead_letter_filter(workspace: str) -> str:
-    return f"{ROOT}.{workspace}._dead.>"
+def dead_letter_filter(workspace: str, flow: str, step: str = "") -> str:
+    """Letters of a flow, or of one step."""
+    return f"{ROOT}.{workspace}._letters.{flow}.{step or '*'}"
 
 
 def log_stream(workspace: str) -> str:

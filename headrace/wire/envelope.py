@@ -7,7 +7,7 @@ Malformed bytes raise `MalformedMessage`, never anything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from struct import Struct
 
 from google.protobuf.message import DecodeError, EncodeError
@@ -25,7 +25,6 @@ __all__ = [
     "decode_dead_letter",
     "decode_envelope",
     "decode_reply",
-    "encode_dead_letter",
     "encode_envelope",
     "encode_reply",
     "encode_shared",
@@ -165,36 +164,6 @@ def decode_reply(raw: bytes) -> Reply:
     if not 100 <= reply.status <= 599:
         raise MalformedMessage(f"a reply with status {reply.status}")
     return reply
-
-
-def encode_dead_letter(
-    *,
-    original: Envelope,
-    flow: str,
-    step: str,
-    deployment: int,
-    revision: str,
-    reason: str,
-    attempts: Iterable[FailedAttempt],
-    at_unix_ns: int,
-    pins: Mapping[str, str] | None = None,
-) -> bytes:
-    """DeadLetter bytes; `reason` in UPPER_CASE. Of a message that is no envelope, `original` keeps the bytes
-    as its body."""
-    try:
-        return DeadLetter(
-            original=original,
-            flow=flow,
-            step=step,
-            deployment=deployment,
-            revision=revision,
-            reason=reason,
-            attempts=attempts,
-            at_unix_ns=at_unix_ns,
-            pins=pins,
-        ).SerializeToString()
-    except (TypeError, ValueError, EncodeError) as error:
-        raise MalformedMessage(f"the dead letter cannot be written: {error}") from error
 
 
 def decode_dead_letter(raw: bytes) -> DeadLetter:

@@ -8,6 +8,7 @@ import sys
 
 from headrace.edge.service_runner import run_service
 from headrace.model.names import DEFAULT_WORKSPACE
+from services.orchestrator.domain.dead_letters import LetterLimits
 
 
 def main() -> int:
@@ -30,10 +31,22 @@ def main() -> int:
         help="how long what a killed sidecar held waits until it is delivered again, 1 to 60; for deployments made "
         "from now on (default $HEADRACE_ACK_WAIT_S or 30)",
     )
+    limits = LetterLimits()
+    parser.add_argument(
+        "--dead-letters", type=int, default=limits.count, metavar="N", help="how many dead letters a flow keeps"
+    )
+    parser.add_argument(
+        "--dead-letter-bytes", type=int, default=limits.size, metavar="N", help="how many bytes of them, at least 1 MiB"
+    )
+    parser.add_argument(
+        "--dead-letter-age", type=float, default=limits.age_s, metavar="SECONDS", help="how long, at least 1 s"
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()
     if not 1 <= arguments.ack_wait <= 60:
         parser.error(f"--ack-wait {arguments.ack_wait:g} is not from 1 to 60 seconds")
+    if arguments.dead_letters < 1 or arguments.dead_letter_bytes < 1024 * 1024 or arguments.dead_letter_age < 1:
+        parser.error("a flow keeps at least 1 dead letter, 1048576 bytes of them, for 1 s")
 
     from services.orchestrator.app import OrchestratorApp, Settings
 
@@ -47,6 +60,7 @@ def main() -> int:
         ack_wait_s=arguments.ack_wait,
         name=arguments.name,
         advertise=arguments.advertise,
+        letter_limits=LetterLimits(arguments.dead_letters, arguments.dead_letter_bytes, arguments.dead_letter_age),
     )
     return run_service("orchestrator", OrchestratorApp(settings), log_level=arguments.log_level)
 

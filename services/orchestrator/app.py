@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.edge.grpc_channel import open_channel
@@ -25,12 +26,15 @@ from headrace.model import subjects
 from headrace.model.errors import HeadraceError
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
+from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
-from services.orchestrator.log_tail import ensure_shared_streams
+from services.orchestrator.letter_store import LetterStore
+from services.orchestrator.letter_work import LetterWorker
+from services.orchestrator.log_tail import ensure_log_stream
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
@@ -39,6 +43,7 @@ from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
@@ -70,6 +75,8 @@ class Settings:
     name: str = ""
     # Address under which other orchestrators reach this one; empty: where it listens.
     advertise: str = ""
+    # How many dead letters of a flow are kept.
+    letter_limits: LetterLimits = DEFAULT_LIMITS
 
 
 class OrchestratorApp:
@@ -95,7 +102,7 @@ class OrchestratorApp:
         self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
         epochs, _ = await asyncio.gather(
             KvBucket.open(connection, subjects.flow_bucket(settings.workspace)),
-            ensure_shared_streams(JetStreamAssets(connection), settings.workspace),
+            ensure_log_stream(JetStreamAssets(connection), settings.workspace),
         )
         self._lease = lease = Lease(connection, settings.workspace, epochs, name=settings.name)
         assets = JetStreamAssets(connection, guard=lease.check)
@@ -104,9 +111,15 @@ class OrchestratorApp:
         self._registry = registry = open_channel(settings.registry)
         resolver = Resolver(registry, stores, clock, settings.ack_wait_s)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
-        reader = SnapshotReader(stores, assets, observer, clock, epoch=lambda: lease.epoch)
+        reader = SnapshotReader(
+            stores, assets, observer, clock, epoch=lambda: lease.epoch, letter_limits=settings.letter_limits
+        )
+        letters = LetterStore(connection, assets, settings.workspace)
+        worker = LetterWorker(stores, assets, letters, reader, clock)
         self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
-        self._loops = loops = FlowLoops(reader, Applier(stores, assets, observer, resolver, reader), scheduler.observe)
+        self._loops = loops = FlowLoops(
+            reader, Applier(stores, assets, observer, resolver, reader, worker), scheduler.observe
+        )
         service = FlowService(stores, assets, resolver, reader, loops, clock)
         mesh = MeshView(connection, reader, observer, resolver, settings.profile, lease)
         self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
@@ -118,6 +131,11 @@ class OrchestratorApp:
             flow_pb2_grpc.add_FlowServiceServicer_to_server,
             FlowRpc(service, Rollouts(service), mesh, history, self._stopping),
             "headrace.api.flow.v1.FlowService",
+        )
+        server.add(
+            dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server,
+            DeadLetterRpc(letters, worker, reader, self._stopping),
+            "headrace.api.deadletter.v1.DeadLetterService",
         )
         server.add(
             hop_pb2_grpc.add_HopServiceServicer_to_server,

@@ -24,6 +24,7 @@ from services.orchestrator.domain.listener_handover import GAP
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
+from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.message_settler import MessageSettler
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -45,12 +46,15 @@ class Applier:
         observer: InstanceObserver,
         resolver: Resolver,
         reader: SnapshotReader,
+        letters: LetterWorker | None = None,
     ) -> None:
+        """Without `letters` nothing is done about dead letters that a killed orchestrator worked on."""
         self._stores = stores
         self._assets = assets
         self._observer = observer
         self._resolver = resolver
         self._reader = reader
+        self._letters = letters
         self._settler = MessageSettler(stores, assets)
         self._strays = StrayMover(stores, assets)
         self._history = HistoryLog(assets, stores.workspace)
@@ -80,6 +84,11 @@ class Applier:
                 await self._settler.settle(snapshot, action.deployment)
             case do.MoveStrays():
                 await self._strays.move(snapshot, action)
+            case do.FinishLetters():
+                if self._letters is not None:
+                    await self._letters.finish(snapshot.flow.flow)
+            case do.EnsureLetters():
+                await self._assets.ensure_stream(dict(action.config))
             case do.RecordHistory():
                 await self._record_history(snapshot)
             case do.Forget():
@@ -267,6 +276,8 @@ def touches(action: do.Action) -> str:
             return f"operation {operation.id}"
         case do.WriteRoute():
             return "route"
+        case do.EnsureLetters() | do.FinishLetters():
+            return "letters"
         case do.EnsureStream() | do.PurgeBarriers() | do.DropMessages():
             return "stream"
         case do.EnsureConsumer(config=config):

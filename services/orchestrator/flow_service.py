@@ -119,9 +119,17 @@ class FlowService:
                 reason="MESSAGES_WAIT",
                 next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
             )
+        letters = await self.reader.letters(document)
+        if letters is not None and letters.kept:
+            raise WrongState(
+                f"flow {name!r} still keeps {letters.kept} dead letters",
+                reason="DEAD_LETTERS_KEPT",
+                next_step=f"Replay them, or delete them: headrace dead-letters discard {name} --all --yes",
+            )
         await self.stores.remember_deleted(document)
         await self.stores.flows.delete(flow_key(name), revision)
         await self.assets.delete_stream(stream)
+        await self.assets.delete_stream(subjects.dead_letter_stream(self.stores.workspace, name))
         for version in range(1, document.latest_version + 1):
             await self.stores.unpin(name, f"v{version}")
             await self.stores.flows.delete(version_key(name, version))

@@ -6,16 +6,14 @@ any retry, restart or fail-over. Read newest first, in windows of stream sequenc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
+from headrace.edge.direct_get import read_batch
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
@@ -32,7 +30,6 @@ MAX_ENTRIES = 100_000
 MAX_AGE_S = 400 * 24 * 3600
 WRONG_LAST_SEQUENCE = 10071
 WINDOW = 1000
-READ_LIMIT_S = 5.0
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
 IF_ABSENT = {"Nats-Expected-Last-Subject-Sequence": "0"}
@@ -129,36 +126,11 @@ class HistoryReader:
         """Entries with begin <= sequence < before, oldest first."""
         found: list[tuple[int, bytes]] = []
         while begin < before:
-            batch, pending = await self._batch(flow, begin)
-            found += [item for item in batch if item[0] < before]
+            stream = subjects.history_stream(self.workspace)
+            pattern = subjects.history_filter(self.workspace, flow)
+            batch, pending = await read_batch(self.connection, stream, pattern, begin, count=WINDOW)
+            found += [(item.sequence, item.data) for item in batch if item.sequence < before]
             if not batch or not pending:
                 break
-            begin = batch[-1][0] + 1
+            begin = batch[-1].sequence + 1
         return found
-
-    async def _batch(self, flow: str, begin: int) -> tuple[list[tuple[int, bytes]], int]:
-        """One batch of direct gets, and how many are left after it."""
-        stream, inbox = subjects.history_stream(self.workspace), self.connection.new_inbox()
-        answers: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self.connection.subscribe(inbox, cb=answers.put)
-        request = {"seq": begin, "next_by_subj": subjects.history_filter(self.workspace, flow), "batch": WINDOW}
-        found: list[tuple[int, bytes]] = []
-        try:
-            await self.connection.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-            async with asyncio.timeout(READ_LIMIT_S):
-                while True:
-                    message = await answers.get()
-                    headers = message.headers or {}
-                    status = headers.get("Status", "")
-                    if status == "204":
-                        return found, int(headers.get("Nats-Num-Pending", "0"))
-                    if status == "404":
-                        return found, 0
-                    if status:
-                        raise Unavailable(f"the history cannot be read: {status} {headers.get('Description', '')}")
-                    found.append((int(headers["Nats-Sequence"]), message.data))
-        except TimeoutError as error:
-            raise Unavailable("the history was not read in time", next_step="Try again") from error
-        finally:
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()

@@ -22,12 +22,17 @@ from services.orchestrator.call_passage import pass_on
 from services.orchestrator.caller import USER_KEY, caller_of, set_caller
 from services.orchestrator.lease import Lease
 
-LED_SERVICES = ("/headrace.api.flow.v1.FlowService/", "/google.longrunning.Operations/")
+LED_SERVICES = (
+    "/headrace.api.flow.v1.FlowService/",
+    "/headrace.api.deadletter.v1.DeadLetterService/",
+    "/google.longrunning.Operations/",
+)
 # Answered from KV and the broker by every orchestrator. Whatever else a led service has is for the leader.
 READS = frozenset(
     {
         *("GetFlow", "ListFlows", "GetVersion", "ListVersions", "ListDeployments", "ListHistory"),
         *("TailLogs", "GetServerInfo", "ListOperations"),
+        *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters"),
     }
 )
 PASSED_KEY = "headrace-passed-by"

@@ -20,7 +20,6 @@ from headrace.model import subjects
 log = get_logger(__name__)
 
 LOG_BYTES = 64 * 1024 * 1024
-DEAD_LETTER_BYTES = 1024 * 1024 * 1024
 DEFAULT_LINES = 50
 MAX_LINES = 1000
 BATCH = 200
@@ -28,8 +27,8 @@ POLL_S = 0.5
 READ_LIMIT_S = 10.0
 
 
-async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None:
-    """The log stream (oldest lines go) and the dead-letter stream (refuses when full), both bounded."""
+async def ensure_log_stream(assets: JetStreamAssets, workspace: str) -> None:
+    """Bounded; the oldest lines go."""
     logs = {
         "name": subjects.log_stream(workspace),
         "subjects": [subjects.log_filter(workspace)],
@@ -39,17 +38,7 @@ async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None
         "max_bytes": LOG_BYTES,
         "num_replicas": assets.copies,
     }
-    dead = {
-        "name": subjects.dead_letter_stream(workspace),
-        "subjects": [subjects.dead_letter_filter(workspace)],
-        "retention": "limits",
-        "storage": "file",
-        "discard": "new",
-        "max_bytes": DEAD_LETTER_BYTES,
-        "duplicate_window": 120 * 1_000_000_000,
-        "num_replicas": assets.copies,
-    }
-    await asyncio.gather(assets.ensure_stream(logs), assets.ensure_stream(dead))
+    await assets.ensure_stream(logs)
 
 
 async def tail(

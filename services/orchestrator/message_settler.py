@@ -19,14 +19,9 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, DeploymentState, DrainDecision
 from headrace.model.errors import Conflict, Unavailable
-from headrace.model.message_ids import dead_letter_id, moved_message_id, output_message_id
-from headrace.wire.envelope import (
-    Envelope,
-    FailedAttempt,
-    MalformedMessage,
-    decode_envelope,
-    encode_dead_letter,
-)
+from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.wire.dead_letter import LetterDesk, failed_attempt
+from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.drain_choice import MOVE
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.stores import Stores
@@ -188,23 +183,19 @@ class MessageSettler:
         reason: str,
     ) -> None:
         original = envelope if envelope is not None else Envelope(id=_own_id(message, step), body=message.data)
-        note = FailedAttempt(
-            code=reason, message=f"deployment {plan.deployment} drained for too long: {drain.choice} was chosen"
+        why = f"deployment {plan.deployment} drained for too long: {drain.choice} was chosen"
+        now_ns = time.time_ns()
+        letter = LetterDesk.of_plan(plan).letter(
+            original,
+            step,
+            reason,
+            [failed_attempt(0, reason, why, now_ns)],
+            now_ns,
+            traceparent=message.headers.get("traceparent", ""),
+            unreadable=envelope is None,
         )
-        raw = encode_dead_letter(
-            original=original,
-            flow=plan.flow,
-            step=step,
-            deployment=plan.deployment,
-            revision=next((item.pin.digest for item in plan.steps if item.name == step), ""),
-            reason=reason,
-            attempts=[note],
-            at_unix_ns=time.time_ns(),
-            pins={item.name: item.pin.digest for item in plan.steps},
-        )
-        subject = subjects.dead_letter_subject(plan.workspace, plan.flow, step)
         try:
-            await self._assets.publish(subject, raw, {"Nats-Msg-Id": dead_letter_id(original.id, step)})
+            await self._assets.publish(letter.subject, letter.payload, {"Nats-Msg-Id": letter.message_id})
         except (JetStreamApiError, NoResponders) as error:
             raise Unavailable(
                 f"the dead-letter stream takes no more: {error!r}", next_step="Make room in it; it is tried on"

@@ -29,7 +29,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 # Rounds without a pause that a start or a stop never needs; more means that two parts disagree.
 MAX_BUSY_ROUNDS = 200
-SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance, do.SettleMessages)
+SLOW_ACTIONS = (do.Resolve, do.StartInstance, do.StopInstance, do.CallInstance, do.SettleMessages, do.FinishLetters)
 
 
 @dataclass

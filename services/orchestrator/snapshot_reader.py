@@ -12,6 +12,13 @@ from headrace.model.deployment import DeploymentPlan
 from headrace.model.flow_graph import find_trigger
 from headrace.model.route import Route
 from services.orchestrator.domain.assets import consumer_view_config, stream_view
+from services.orchestrator.domain.dead_letters import (
+    DEFAULT_LIMITS,
+    LetterLimits,
+    LettersView,
+    letter_stream_config,
+    letters_view,
+)
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, VersionDocument
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView
@@ -30,6 +37,7 @@ class SnapshotReader:
     observer: InstanceObserver
     clock: WallClock
     epoch: Callable[[], int] = lambda: 0
+    letter_limits: LetterLimits = DEFAULT_LIMITS
     _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
 
@@ -43,9 +51,9 @@ class SnapshotReader:
         if document.target:  # so that what the version ran with before can be compared
             numbers |= {document.last_deployments.get(str(document.target_version), 0)} - {0}
         intents = [*document.overtaken, *([document.operation] if document.operation else [])]
-        views, stream, consumers, route, operations, wanted_route = await asyncio.gather(
+        views, (stream, letters), consumers, route, operations, wanted_route = await asyncio.gather(
             asyncio.gather(*(self._deployment(name, number) for number in sorted(numbers))),
-            self._stream(document),
+            self._streams(document),
             self._consumers(document),
             self.stores.route(name),
             asyncio.gather(*(self.stores.operation(intent.id) for intent in intents)),
@@ -68,6 +76,8 @@ class SnapshotReader:
             operations=_operations([found[0] for found in operations if found is not None]),
             epoch=self.epoch(),
             stream_copies=self.assets.copies,
+            letters=letters,
+            letter_limits=self.letter_limits,
         )
 
     async def version(self, flow: str, number: int) -> VersionDocument:
@@ -97,6 +107,9 @@ class SnapshotReader:
             plan = await self.plan(flow, number)  # written before the state: it may just have come
         return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0)
 
+    async def _streams(self, document: FlowDocument) -> tuple[StreamView | None, LettersView | None]:
+        return await asyncio.gather(self._stream(document), self.letters(document))
+
     async def _stream(self, document: FlowDocument) -> StreamView | None:
         if not document.has_stream:
             return None
@@ -104,6 +117,16 @@ class SnapshotReader:
         everything = f"{subjects.ROOT}.{workspace}.{document.flow}.>"
         info = await self.assets.stream_info(subjects.flow_stream(workspace, document.flow), everything)
         return stream_view(info) if info is not None else None
+
+    async def letters(self, document: FlowDocument) -> LettersView | None:
+        """The stream of the flow's dead letters."""
+        if not document.has_stream:
+            return None
+        wanted = letter_stream_config(
+            self.stores.workspace, document.flow, self.letter_limits, self.assets.copies
+        )
+        info = await self.assets.stream_info(str(wanted["name"]))
+        return letters_view(info, wanted) if info is not None else None
 
     async def _consumers(self, document: FlowDocument) -> dict[str, ConsumerView]:
         if not document.has_stream:

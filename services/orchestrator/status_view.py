@@ -16,6 +16,7 @@ from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept, suspension_problem
 from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
 from services.orchestrator.policy_view import flow_policy, step_policy
+from services.orchestrator.letter_messages import counts_message
 
 _S = sidecar_pb2
 # The worst state of a step's instances is the step's.
@@ -48,6 +49,7 @@ def flow_status(
         webhook_url=webhook_url,
         problems=problems_of(snapshot),
         running_operation=running_operation(flow),
+        dead_letters=counts_message(snapshot.letters, flow.letters, snapshot.letter_limits),
     )
     if flow.suspension is not None:
         message.suspension.CopyFrom(_suspension(snapshot, flow.suspension))

@@ -15,8 +15,9 @@ from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStre
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
-from headrace.model.message_ids import dead_letter_id, moved_message_id, output_message_id
-from headrace.wire.envelope import Envelope, FailedAttempt, MalformedMessage, decode_envelope, encode_dead_letter
+from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.wire.dead_letter import LetterDesk, failed_attempt
+from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.actions import MoveStrays
 from services.orchestrator.domain.documents import current_epoch
 from services.orchestrator.domain.history import noted
@@ -92,19 +93,24 @@ class StrayMover:
     ) -> None:
         own_id = message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", place.step)
         original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
-        note = FailedAttempt(code=REASON, message=f"stored under {place.owner}, for which nobody works any more")
-        raw = encode_dead_letter(
-            original=original,
-            flow=snapshot.flow.flow,
-            step=place.step,
-            deployment=int(place.owner[1:]) if place.owner[:1] == "d" else 0,
-            revision="",
-            reason=REASON,
-            attempts=[note],
-            at_unix_ns=time.time_ns(),
+        number = int(place.owner[1:]) if place.owner[:1] == "d" else 0
+        view = snapshot.deployments.get(number)
+        if view is not None and view.plan is not None:
+            desk = LetterDesk.of_plan(view.plan)
+        else:
+            desk = LetterDesk.without_plan(snapshot.workspace, snapshot.flow.flow, number)
+        why = f"stored under {place.owner}, for which nobody works any more"
+        now_ns = time.time_ns()
+        letter = desk.letter(
+            original,
+            place.step,
+            REASON,
+            [failed_attempt(0, REASON, why, now_ns)],
+            now_ns,
+            traceparent=message.headers.get("traceparent", ""),
+            unreadable=envelope is None,
         )
-        subject = subjects.dead_letter_subject(snapshot.workspace, snapshot.flow.flow, place.step)
-        await self._publish(subject, raw, {"Nats-Msg-Id": dead_letter_id(original.id, place.step)})
+        await self._publish(letter.subject, letter.payload, {"Nats-Msg-Id": letter.message_id})
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         try:

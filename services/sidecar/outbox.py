@@ -1,6 +1,7 @@
 """Publishes messages until the broker has them: the same id again after silence, in turn while an edge is full.
 
-Every message ends in exactly one call of its `on_stored` or `on_refused`, unless the sidecar ends first. While
+Every message ends in exactly one call of its `on_stored` or `on_refused` (a dead letter always in the former),
+unless the sidecar ends first. While
 an edge is full one probe per edge is on its way and the rest wait here; they hold their inputs' credit, so
 that the step stops pulling and the pressure goes upstream. What is `ordered` goes one after the other: a message
 without an answer keeps its edge until it has one.
@@ -46,6 +47,8 @@ class Outgoing:
     on_refused: Callable[[Outgoing, Problem], None]
     sealed: bool = False
     ordered: bool = False
+    # Never given up: a dead letter, for which there is no other place.
+    until_stored: bool = False
     withdrawn: bool = False
     tries: int = 0
     written_at_unix_ns: int = 0
@@ -125,7 +128,7 @@ class Outbox:
             return False
         except ValueError as error:
             edge.window.unanswered()
-            self._refuse(outgoing, Problem("OUTPUT_REFUSED", f"the output cannot be published: {error}"))
+            self._refuse(edge, outgoing, Problem("OUTPUT_REFUSED", f"the output cannot be published: {error}"))
             return True
         future.add_done_callback(partial(self._answered, edge, outgoing))
         return True
@@ -154,7 +157,7 @@ class Outbox:
             self._probe_later(edge)
         elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
             edge.window.unanswered()
-            self._refuse(outgoing, Problem("OUTPUT_REFUSED", f"the broker refuses the output: {error}"))
+            self._refuse(edge, outgoing, Problem("OUTPUT_REFUSED", f"the broker refuses the output: {error}"))
             self._pump(edge)
         else:
             if isinstance(error, PublishUnknown) and error.no_responders:
@@ -166,6 +169,9 @@ class Outbox:
     def _repeat(self, edge: _Edge, outgoing: Outgoing) -> None:
         if not edge.ordered:
             edge.window.unanswered()
+        self._again_later(edge, outgoing)
+
+    def _again_later(self, edge: _Edge, outgoing: Outgoing) -> None:
         outgoing.tries += 1
         self._counters["republished"] += 1
         delay_s = jittered(republish_delay_s(outgoing.tries), random.random())  # noqa: S311
@@ -183,16 +189,20 @@ class Outbox:
     def _send_again(self, edge: _Edge, outgoing: Outgoing) -> None:
         if outgoing.withdrawn:
             self._one_settled()
-        elif self._retired():
+        elif self._retired() and not outgoing.until_stored:
             reason = "the deployment is retired; its edges take no more messages"
-            self._refuse(outgoing, Problem("DEPLOYMENT_RETIRED", reason))
+            self._refuse(edge, outgoing, Problem("DEPLOYMENT_RETIRED", reason))
         elif edge.window.may_send():
             self._send(edge, outgoing)
         else:
             edge.waiting.appendleft(outgoing)
             self._probe_later(edge)
 
-    def _refuse(self, outgoing: Outgoing, problem: Problem) -> None:
+    def _refuse(self, edge: _Edge, outgoing: Outgoing, problem: Problem) -> None:
+        if outgoing.until_stored:
+            log.error("a dead letter is refused, it is tried on", subject=outgoing.subject, error=problem.message)
+            self._again_later(edge, outgoing)
+            return
         outgoing.on_refused(outgoing, problem)
         self._one_settled()
 

@@ -47,7 +47,7 @@ async def dead_letters(rig: OrchestratorRig) -> list[message_pb2.DeadLetter]:
     sequence = 1
     while True:
         found = await rig.assets.next_message(
-            subjects.dead_letter_stream("default"), subjects.dead_letter_filter("default"), sequence
+            subjects.dead_letter_stream("default", "orders"), subjects.dead_letter_filter("default", "orders"), sequence
         )
         if found is None:
             return letters

@@ -178,7 +178,7 @@ async def test_a_message_of_a_step_that_is_over_goes_to_the_dead_letters(rig: Or
         await eventually(is_stored)
 
         async def is_dead() -> bool:
-            info = await rig.assets.stream_info(subjects.dead_letter_stream("default"))
+            info = await rig.assets.stream_info(subjects.dead_letter_stream("default", "orders"))
             return info is not None and info["state"]["messages"] == 1
 
         await eventually(is_dead)

@@ -73,8 +73,8 @@ class World:
         self.lease_bucket = MemoryBucket("lease", ttl_s=LeaseTerms().ttl, clock=loop.time)
         self.epochs: set[int] = set()
         self.newest_config = 0
-        self.dead_letters = Stream({"subjects": [subjects.dead_letter_filter(WORKSPACE)]})
-        self.broker.streams[subjects.dead_letter_stream(WORKSPACE)] = self.dead_letters
+        self.dead_letters = Stream({"subjects": [subjects.dead_letter_filter(WORKSPACE, FLOW)]})
+        self.broker.streams[subjects.dead_letter_stream(WORKSPACE, FLOW)] = self.dead_letters
         self.agent = Agent(self)
         self.hosts["agent"] = self.agent.host
         self.agent.boot()

@@ -60,13 +60,16 @@ class OrchestratorRig:
     address: str
     pushes: int = 0
     others: list[ChildProcess] = field(default_factory=list)
+    options: tuple[str, ...] = ()
 
     async def kill(self) -> None:
         self.process.kill()
         await self.process.wait()
 
     async def restart(self) -> None:
-        self.process = _spawn(self.folder, self.broker, self.registry, self.agent_address, self.address)
+        self.process = _spawn(
+            self.folder, self.broker, self.registry, self.agent_address, self.address, options=self.options
+        )
         await self.process.ready(20.0)
 
     def client(self) -> AsyncClient:
@@ -138,18 +141,20 @@ def _spawn(
     listen: str,
     name: str = "orchestrator",
     nats: str = "",
+    options: tuple[str, ...] = (),
 ) -> ChildProcess:
     arguments = own_module(
         "services.orchestrator",
         *("--nats", nats or broker.url, "--registry", registry.address, "--agent", agent),
         *("--listen", listen, "--profile", broker.profile, "--log-level", "info", "--name", name),
+        *options,
     )
     return ChildProcess.spawn(Command(arguments, log_file=folder / f"{name}.log"), readiness=True)
 
 
 @contextlib.asynccontextmanager
-async def orchestrator_rig(folder: Path) -> AsyncIterator[OrchestratorRig]:
-    """Starts everything, ends everything."""
+async def orchestrator_rig(folder: Path, *options: str) -> AsyncIterator[OrchestratorRig]:
+    """Starts everything, ends everything. `options` are more arguments of the orchestrator."""
     broker = BrokerProcess(folder / "broker")
     await broker.start()
     connection = await connect_nats(broker.url, "test")
@@ -158,7 +163,7 @@ async def orchestrator_rig(folder: Path) -> AsyncIterator[OrchestratorRig]:
     try:
         async with running_registry(broker.url, folder / "registry.log") as registry:
             agent_address = await agent.serve()
-            process = _spawn(folder, broker, registry, agent_address, "127.0.0.1:0")
+            process = _spawn(folder, broker, registry, agent_address, "127.0.0.1:0", options=options)
             ready = await process.ready(20.0)
             rig = OrchestratorRig(
                 folder,
@@ -171,6 +176,7 @@ async def orchestrator_rig(folder: Path) -> AsyncIterator[OrchestratorRig]:
                 JetStreamAssets(connection),
                 process,
                 str(ready["address"]),
+                options=options,
             )
             try:
                 yield rig

@@ -20,6 +20,7 @@ from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain import flow_verbs, rollout_verbs
 from services.orchestrator.domain.cancellation import cancel
+from services.orchestrator.domain.dead_letters import LettersView
 from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
@@ -80,6 +81,7 @@ class World:
     handled: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)
+    letters: LettersView | None = None
     handled_by: list[tuple[int, str]] = field(default_factory=list)
     owners_seen: list[str] = field(default_factory=list)
     begun: int = 0
@@ -261,6 +263,7 @@ class World:
             route=self.route,
             wanted_route=wanted_route,
             operations={intent.id: self.operations[intent.id] for intent in intents if intent.id in self.operations},
+            letters=self.letters,
         )
 
     def apply(self, snapshot: Snapshot, action: do.Action) -> None:
@@ -300,6 +303,8 @@ class World:
         match action:
             case do.EnsureStream():
                 self.stream = dict(action.config)
+            case do.EnsureLetters():
+                self.letters = LettersView(dict(action.config))
             case do.EnsureConsumer():
                 self.consumers[str(action.config["durable_name"])] = ConsumerView(dict(action.config), action.paused)
             case do.PauseConsumer():

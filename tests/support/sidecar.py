@@ -196,7 +196,7 @@ class SidecarBench:
         for slot, generation in self.leases.items():
             await self.make_slot_consumer(slot, generation)
         for name, pattern in (
-            (subjects.dead_letter_stream(WORKSPACE), subjects.dead_letter_filter(WORKSPACE)),
+            (subjects.dead_letter_stream(WORKSPACE, self.flow), subjects.dead_letter_filter(WORKSPACE, self.flow)),
             (subjects.log_stream(WORKSPACE), subjects.log_filter(WORKSPACE)),
         ):
             await self.assets.create_stream({"name": name, "subjects": [pattern], "storage": "file"})
@@ -476,7 +476,9 @@ class SidecarBench:
 
     async def dead_letters(self) -> list[DeadLetter]:
         """All dead letters so far, oldest first."""
-        return [decode_dead_letter(raw) for raw in await self._stored(subjects.dead_letter_stream(WORKSPACE))]
+        return [
+            decode_dead_letter(raw) for raw in await self._stored(subjects.dead_letter_stream(WORKSPACE, self.flow))
+        ]
 
     async def log_lines(self) -> list[bytes]:
         """All log lines so far, serialized."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.wire import envelope as codec
-from headrace.wire.envelope import Envelope, FailedAttempt, MalformedMessage, ReplyTo
+from headrace.wire.envelope import Envelope, MalformedMessage, ReplyTo
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 headers = st.dictionaries(texts, texts, max_size=5)
@@ -138,21 +138,3 @@ def test_a_reply_comes_back_as_it_went(status: int, body: bytes, given_headers: 
     assert (reply.status, reply.body, dict(reply.headers)) == (status, body, given_headers)
     assert (reply.step, reply.deployment, reply.version, reply.revision) == ("check", 7, 3, "sha256:aa")
     assert (reply.content_type, reply.sent_at_unix_ns) == ("text/plain", 5)
-
-
-def test_a_dead_letter_keeps_the_original_and_its_attempts() -> None:
-    original = Envelope(id="i", execution_id="e", body=b"\x00poison")
-    raw = codec.encode_dead_letter(
-        original=original,
-        flow="orders",
-        step="price",
-        deployment=2,
-        revision="sha256:aa",
-        reason="TIMEOUT",
-        attempts=[FailedAttempt(attempt=1, code="TIMEOUT", message="after 30 s", at_unix_ns=1)],
-        at_unix_ns=2,
-    )
-    letter = codec.decode_dead_letter(raw)
-    assert letter.original == original
-    assert [attempt.code for attempt in letter.attempts] == ["TIMEOUT"]
-    assert (letter.flow, letter.step, letter.deployment, letter.reason) == ("orders", "price", 2, "TIMEOUT")

@@ -116,6 +116,18 @@ class MoveStrays:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureLetters:
+    """The stream of the flow's dead letters."""
+
+    config: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishLetters:
+    """Finishes the replay or discard of dead letters that an orchestrator began and did not live to end."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordHistory:
     """Stores the entries that wait in the flow's document, then takes them out."""
 
@@ -165,6 +177,8 @@ Action: TypeAlias = (
     | DropMessages
     | SettleMessages
     | MoveStrays
+    | EnsureLetters
+    | FinishLetters
     | RecordHistory
     | StartInstance
     | StopInstance

@@ -14,6 +14,7 @@ from headrace.model.flow_spec import FlowSpec
 from headrace.model.subjects import deployment_owner, parking_owner
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.history_entry import HistoryEntry
+from services.orchestrator.domain.letter_ledger import LetterLedger
 
 DRAIN = "DRAIN"
 DROP = "DROP"
@@ -138,6 +139,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     drain_limit_s: float = DRAIN_LIMIT_S
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
+    # What people did with the flow's dead letters.
+    letters: LetterLedger = LetterLedger()
 
 
 class DeletedFlow(msgspec.Struct, frozen=True):

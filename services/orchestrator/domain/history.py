@@ -50,6 +50,9 @@ def _changes(
         return
     yield from _asked(before, after)
     yield from _came_of_it(before, after, deployments)
+    work = before.letters.work
+    if work is not None and after.letters.work is None and work.count:
+        yield {"what": f"dead-letters-{work.action}", "who": work.who, "detail": f"{work.count} letters: {work.what}"}
 
 
 def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:

@@ -21,6 +21,7 @@ from services.orchestrator.domain.closing import plan_closing, plan_stopping
 from services.orchestrator.domain.deployment_planner import plan_deployment
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.ingress_repair import plan_ingress_repair, plan_strays
+from services.orchestrator.domain.letter_planner import plan_letters
 from services.orchestrator.domain.listener_handover import note_gap
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Snapshot
@@ -47,6 +48,7 @@ def make_plan(snapshot: Snapshot) -> Plan:
         actions.append(WriteRoute(snapshot.wanted_route))
     actions += plan_stream(snapshot)
     actions += plan_consumers(snapshot)
+    actions += plan_letters(snapshot)
     for number in snapshot.flow.live:
         actions += plan_deployment(snapshot, number)
     flow_change = _flow_change(snapshot)

@@ -10,6 +10,7 @@ from headrace.model.deployment import DeploymentPlan, DeploymentState
 from headrace.model.names import instance_name
 from headrace.model.route import Route
 from headrace.model.subjects import deployment_owner, parking_owner
+from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits, LettersView
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument
 
 
@@ -112,6 +113,9 @@ class Snapshot:
     epoch: int = 0
     # How many servers of the broker are to keep the flow's stream.
     stream_copies: int = 1
+    # The stream of dead letters; None where there is none (yet).
+    letters: LettersView | None = None
+    letter_limits: LetterLimits = DEFAULT_LIMITS
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)

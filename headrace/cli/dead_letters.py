@@ -1,0 +1,238 @@
+"""`headrace dead-letters`: messages that were given up; look at them, send them again, or throw them away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.invocation import (
+    FAILED,
+    AddressOption,
+    DataOption,
+    JsonOption,
+    print_json,
+    require_yes,
+    run_with_client,
+)
+from headrace.cli.letter_tables import HEADINGS, counts_line, letter_row, letter_text
+from headrace.cli.tables import byte_size, short_digest, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.api.deadletter.v1 import dead_letter_pb2
+    from headrace.client import AsyncClient
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, replay and discard messages that a flow gave up. Each flow keeps its newest ones.",
+)
+
+FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.")]
+NumbersArgument = Annotated[list[int] | None, typer.Argument(help="Numbers of letters, as listed.", min=1)]
+StepOption = Annotated[str, typer.Option("--step", metavar="STEP", help="Only those of this step.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="REASON", help="Only those of this reason.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All letters, or all of --step and --reason.")]
+MOST_LINES = 20
+
+
+@app.command("list")
+def list_letters(
+    flow: Annotated[str, typer.Argument(help="Name of the flow; if left out: how many each flow keeps.")] = "",
+    step: StepOption = "",
+    reason: ReasonOption = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new ones as they come.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """List dead letters, newest first, and their counts."""
+    if not flow:
+        _print_all_flows(as_json, address, data)
+        return
+
+    async def work(client: AsyncClient) -> None:
+        found = await client.list_dead_letters(flow, step=step, reason=reason, limit=limit)
+        _print_list(flow, found, limit, as_json)
+        if follow:
+            newest = found.counts.total
+            async for seen in client.watch_dead_letters(flow, step=step, reason=reason, after=newest):
+                for letter in seen.dead_letters:
+                    _print_new(letter, as_json)
+
+    run_with_client(work, address=address, data=data, as_json=as_json)
+
+
+@app.command()
+def show(
+    flow: FlowArgument,
+    number: Annotated[int, typer.Argument(help="Number of the letter, as listed.", min=1)],
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show one letter whole: what it was, every failed attempt, headers, body, and what its deployment ran."""
+    letter = run_with_client(
+        lambda client: client.get_dead_letter(flow, number), address=address, data=data, as_json=as_json
+    )
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(letter))
+        return
+    print(letter_text(letter))
+    if not letter.unreadable:
+        print(f"replay it: headrace dead-letters replay {_flow_id(flow)} {number}")
+
+
+@app.command()
+def replay(
+    flow: FlowArgument,
+    numbers: NumbersArgument = None,
+    all_letters: AllOption = False,
+    step: StepOption = "",
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Send letters again to the step that failed them, oldest first. They go to their own deployment while that is
+    live, else to the one that runs; the answer says which."""
+    _check_choice(numbers, all_letters, step, reason)
+
+    async def work(client: AsyncClient) -> dead_letter_pb2.ReplayDeadLettersResponse:
+        return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
+
+    answer = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(answer))
+    else:
+        print(f"{_flow_id(flow)}: {answer.replayed} replayed")
+        _print_targets(answer.replays)
+        _print_refusals(answer.refusals)
+    if answer.remaining and not as_json:
+        print(f"{answer.remaining} remain; go on with the same command")
+    if answer.refusals and not answer.replayed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def discard(
+    flow: FlowArgument,
+    numbers: NumbersArgument = None,
+    all_letters: AllOption = False,
+    step: StepOption = "",
+    reason: ReasonOption = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Delete letters for good; the flow's history and counts keep how many, and who did it."""
+    _check_choice(numbers, all_letters, step, reason)
+    which = f"{len(numbers)} dead letters" if numbers else "all dead letters" + _filter_words(step, reason)
+    require_yes(yes, f"Delete {which} of {flow} for good?")
+
+    async def work(client: AsyncClient) -> dead_letter_pb2.DiscardDeadLettersResponse:
+        return await client.discard_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
+
+    answer = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(answer))
+    else:
+        print(f"{_flow_id(flow)}: {answer.discarded} discarded")
+        _print_refusals(answer.refusals)
+    if answer.refusals and not answer.discarded:
+        raise typer.Exit(FAILED)
+
+
+def _print_list(flow: str, found: dead_letter_pb2.ListDeadLettersResponse, limit: int, as_json: bool) -> None:
+    if as_json:
+        from headrace.cli.plain import plain
+
+        letters = [plain(letter) for letter in found.dead_letters]
+        print_json({"dead_letters": letters, "more": bool(found.next_page_token), "counts": plain(found.counts)})
+        return
+    if found.dead_letters:
+        print(table(HEADINGS, [letter_row(letter) for letter in found.dead_letters]))
+    if found.next_page_token:
+        print(f"... and older ones: --limit {limit * 2}")
+    print(counts_line(found.counts))
+    if found.dead_letters:
+        name = _flow_id(flow)
+        number = found.dead_letters[0].name.rpartition("/")[2]
+        print(f"look at one: headrace dead-letters show {name} {number}")
+        print(f"send all again: headrace dead-letters replay {name} --all; or discard instead of replay")
+
+
+def _print_new(letter: dead_letter_pb2.DeadLetter, as_json: bool) -> None:
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(letter))
+    else:
+        print("  ".join(str(cell) for cell in letter_row(letter)), flush=True)
+
+
+def _print_all_flows(as_json: bool, address: Any, data: Any) -> None:
+    async def work(client: AsyncClient) -> list[tuple[str, dead_letter_pb2.DeadLetterCounts]]:
+        names = [flow.name.removeprefix("flows/") for flow in await client.list_flows()]
+        return [(name, (await client.list_dead_letters(name, limit=1)).counts) for name in names]
+
+    found = run_with_client(work, address=address, data=data, as_json=as_json)
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json({"flows": [{"flow": name, "counts": plain(counts)} for name, counts in found]})
+        return
+    rows = [
+        (name, it.waiting, byte_size(it.bytes), it.replayed, it.discarded, it.pushed_out)
+        for name, it in found
+        if it.total
+    ]
+    if not rows:
+        print("no dead letters")
+        return
+    print(table(("FLOW", "LETTERS", "SIZE", "REPLAYED", "DISCARDED", "PUSHED OUT"), rows))
+    print(f"list them: headrace dead-letters list {rows[0][0]}")
+
+
+def _print_targets(replays: Sequence[dead_letter_pb2.Replay]) -> None:
+    """One line per step and deployment: how many went where."""
+    counts: dict[tuple[str, int, int, str], int] = {}
+    for item in replays:
+        revision = "the revision that failed it" if item.same_revision else f"revision {short_digest(item.revision)}"
+        key = (item.step, item.deployment, item.version, revision)
+        counts[key] = counts.get(key, 0) + 1
+    for (step, deployment, version, revision), count in sorted(counts.items()):
+        print(f"  {count} to step {step} of deployment {deployment} (version {version}, {revision})")
+
+
+def _print_refusals(refusals: Sequence[dead_letter_pb2.Refusal]) -> None:
+    for item in refusals[:MOST_LINES]:
+        print(f"  {item.dead_letter.rpartition('/')[2]} stays: {item.reason}: {item.message}")
+    if len(refusals) > MOST_LINES:
+        print(f"  and {len(refusals) - MOST_LINES} more")
+
+
+def _check_choice(numbers: list[int] | None, all_letters: bool, step: str, reason: str) -> None:
+    from headrace.cli.intervention import print_usage
+
+    if bool(numbers) == all_letters:
+        print_usage("give numbers of letters, or --all")
+    if numbers and (step or reason):
+        print_usage("--step and --reason need --all")
+
+
+def _filter_words(step: str, reason: str) -> str:
+    return (f" of step {step}" if step else "") + (f" of reason {reason}" if reason else "")
+
+
+def _flow_id(flow: str) -> str:
+    return flow.removeprefix("flows/")

@@ -1,0 +1,89 @@
+"""The message that a dead letter becomes when it is sent again: same execution, an id and incarnation of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.api.message.v1.message_pb2 import Envelope
+from headrace.model import subjects
+from headrace.model.deployment import DeploymentPlan, StepPlan
+from headrace.model.message_ids import replayed_message_id
+from headrace.model.slots import keying
+from services.orchestrator.domain.dead_letters import ReplayTarget
+from services.orchestrator.letter_store import Letter
+
+
+class NoSuchStep(Exception):
+    """The deployment that would get it does not have the letter's step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What is told about one replay."""
+
+    number: int
+    step: str
+    deployment: int
+    version: int
+    revision: str
+    same_revision: bool
+    message_id: str
+    execution_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayMessage:
+    """Ready to be published."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+    told: Replayed
+
+
+def letter_name(flow: str, number: int) -> str:
+    return f"flows/{flow}/deadLetters/{number}"
+
+
+def replay_envelope(
+    workspace: str, target: ReplayTarget, letter: Letter, incarnation: int, now: float
+) -> ReplayMessage:
+    """NoSuchStep where the target has no such step. Nobody waits for a reply any more."""
+    content, plan = letter.content, target.plan
+    step = _step(plan, content.step)
+    envelope = Envelope()
+    envelope.CopyFrom(content.original)
+    envelope.id = replayed_message_id(content.original.id, step.name, incarnation)
+    envelope.incarnation = incarnation
+    envelope.sent_at_unix_ns = int(now * 1e9)
+    envelope.input_stored_at_unix_ns = 0
+    envelope.ClearField("reply_to")
+    envelope.replayed.dead_letter = letter_name(content.flow, letter.number)
+    envelope.replayed.id = content.original.id
+    envelope.replayed.at_unix_ns = int(now * 1e9)
+    slot = keying(step.key, step.slots).place(envelope.headers, envelope.body, envelope.id).slot
+    subject = subjects.data_subject(workspace, plan.flow, subjects.deployment_owner(plan.deployment), step.name, slot)
+    headers = {"Nats-Msg-Id": envelope.id}
+    if content.traceparent:
+        headers["traceparent"] = content.traceparent
+    told = Replayed(
+        letter.number,
+        step.name,
+        plan.deployment,
+        plan.version,
+        step.pin.digest,
+        step.pin.digest == content.revision,
+        envelope.id,
+        envelope.execution_id,
+    )
+    return ReplayMessage(subject, envelope.SerializeToString(), headers, told)
+
+
+def _step(plan: DeploymentPlan, name: str) -> StepPlan:
+    try:
+        return plan.step(name)
+    except KeyError:
+        raise NoSuchStep(
+            f"deployment {plan.deployment} (version {plan.version}) has no step {name!r}; publish a version that has "
+            "it, or discard the letter"
+        ) from None

@@ -1,0 +1,125 @@
+"""Dead letters as their stream keeps them: one, pages newest first, and the next ones oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+
+from headrace.api.message.v1.message_pb2 import DeadLetter
+from headrace.edge.direct_get import read_batch
+from headrace.edge.jetstream_assets import JetStreamAssets, StoredMessage
+from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
+from headrace.model.errors import InvalidInput
+from headrace.wire.envelope import Envelope, MalformedMessage, decode_dead_letter
+
+log = get_logger(__name__)
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 500
+# A page looks at so many sequences at most, so that a filter that fits nothing does not read everything.
+WINDOW = 200
+MOST_WINDOWS = 25
+READ_AT_ONCE = 100
+MALFORMED = "MALFORMED_LETTER"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter and its number within its flow: the sequence of the letters' stream."""
+
+    number: int
+    content: DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Empty fields fit all."""
+
+    step: str = ""
+    reason: str = ""
+
+    def fits(self, letter: Letter) -> bool:
+        """Whether the reason fits; the broker looks at the step."""
+        return not self.reason or letter.content.reason == self.reason
+
+
+EVERY_LETTER = LetterFilter()
+
+
+@dataclass
+class LetterStore:
+    """Letters of the flows of one workspace."""
+
+    connection: Client
+    assets: JetStreamAssets
+    workspace: str
+
+    async def letter(self, flow: str, number: int) -> Letter | None:
+        """None when it is gone, or never was."""
+        pattern = subjects.dead_letter_filter(self.workspace, flow)
+        found = await self.assets.next_message(subjects.dead_letter_stream(self.workspace, flow), pattern, number)
+        return _letter(found) if found is not None and found.sequence == number else None
+
+    async def bounds(self, flow: str) -> tuple[int, int]:
+        """Numbers of the oldest letter kept and of the newest ever; (1, 0) where there was none."""
+        info = await self.assets.stream_info(subjects.dead_letter_stream(self.workspace, flow))
+        if info is None:
+            return 1, 0
+        return max(1, int(info["state"]["first_seq"])), int(info["state"]["last_seq"])
+
+    async def after(self, flow: str, wanted: LetterFilter, number: int, count: int) -> tuple[list[Letter], int, int]:
+        """Up to `count` letters that follow `number`, oldest first; the number looked at last, and how many
+        letters of the step come after that."""
+        stream = subjects.dead_letter_stream(self.workspace, flow)
+        pattern = subjects.dead_letter_filter(self.workspace, flow, wanted.step)
+        messages, pending = await read_batch(self.connection, stream, pattern, number + 1, count=count)
+        letters = [_letter(message) for message in messages]
+        last = letters[-1].number if letters else number
+        return [letter for letter in letters if wanted.fits(letter)], last, pending
+
+    async def page(self, flow: str, wanted: LetterFilter, size: int, token: str) -> tuple[list[Letter], str]:
+        """Up to `size` letters older than the token, newest first, and the token of the next page (empty at the
+        end). A page of a filter may be shorter than asked for although a next one follows."""
+        if not 0 <= size <= MAX_PAGE:
+            raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
+        if token and not token.isdigit():
+            raise InvalidInput.at("page_token", token, "was not given out by this server")
+        size = size or DEFAULT_PAGE
+        first, last = await self.bounds(flow)
+        before = min(int(token), last + 1) if token else last + 1
+        found: list[Letter] = []
+        for _ in range(MOST_WINDOWS):
+            if before <= first or len(found) > size:
+                break
+            begin = max(first, before - WINDOW)
+            found += reversed(await self._window(flow, wanted, begin, before))
+            before = begin
+        if len(found) > size:
+            return found[:size], str(found[size - 1].number)
+        return found, str(before) if before > first else ""
+
+    async def _window(self, flow: str, wanted: LetterFilter, begin: int, before: int) -> list[Letter]:
+        """Letters with begin <= number < before, oldest first."""
+        found: list[Letter] = []
+        number = begin - 1
+        while number < before - 1:
+            letters, last, pending = await self.after(flow, wanted, number, READ_AT_ONCE)
+            found += [letter for letter in letters if letter.number < before]
+            if last == number or not pending:
+                break
+            number = last
+        return found
+
+
+def _letter(message: StoredMessage) -> Letter:
+    try:
+        return Letter(message.sequence, decode_dead_letter(message.data))
+    except MalformedMessage as error:  # written by nobody of ours; shown all the same
+        log.warning("a dead letter cannot be read", subject=message.subject, sequence=message.sequence)
+        *_, flow, step = message.subject.split(".")
+        original = Envelope(id=message.headers.get("Nats-Msg-Id", ""), body=message.data)
+        content = DeadLetter(original=original, flow=flow, step=step, reason=MALFORMED, unreadable=True)
+        content.attempts.add(code=MALFORMED, message=error.message)
+        return Letter(message.sequence, content)

@@ -1,0 +1,152 @@
+"""DeadLetterService: conversion between messages and the letters' stream and work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
+from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.names import parse_resource
+from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
+from services.orchestrator.letter_messages import (
+    DEFAULT_BODY,
+    MAX_BODY,
+    counts_message,
+    letter_message,
+    replay_message,
+    whole_letter,
+)
+from services.orchestrator.letter_replay import letter_name
+from services.orchestrator.letter_store import READ_AT_ONCE, LetterFilter, LetterStore
+from services.orchestrator.letter_work import MOST_LETTERS, LetterWorker, Selection, WorkReport
+from services.orchestrator.rpc_rollouts import flow_of
+from services.orchestrator.snapshot_reader import SnapshotReader
+
+WATCH_LOOK_S = 0.3
+WATCH_EVERY_S = 5.0
+
+
+class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ignore[misc]
+    def __init__(
+        self, letters: LetterStore, worker: LetterWorker, reader: SnapshotReader, stopping: asyncio.Event
+    ) -> None:
+        self._letters = letters
+        self._worker = worker
+        self._reader = reader
+        self._stopping = stopping
+
+    async def ListDeadLetters(  # type: ignore[override]
+        self, request: dead_letter_pb2.ListDeadLettersRequest, context: Any
+    ) -> dead_letter_pb2.ListDeadLettersResponse:
+        flow = flow_of(request.parent, "parent")
+        counts, ledger = await self._counts(flow)
+        wanted = LetterFilter(request.step, request.reason)
+        found, token = await self._letters.page(flow, wanted, request.page_size, request.page_token)
+        return dead_letter_pb2.ListDeadLettersResponse(
+            dead_letters=[letter_message(letter, ledger) for letter in found], next_page_token=token, counts=counts
+        )
+
+    async def GetDeadLetter(  # type: ignore[override]
+        self, request: dead_letter_pb2.GetDeadLetterRequest, context: Any
+    ) -> dead_letter_pb2.DeadLetter:
+        flow, number = parse_resource("name", request.name, "flows", "deadLetters")
+        if request.max_body_bytes > MAX_BODY:
+            raise InvalidInput.at("max_body_bytes", request.max_body_bytes, f"is more than {MAX_BODY}")
+        document, _ = await self._reader.stores.existing_flow(flow)
+        letter = await self._letters.letter(flow, int(number))
+        if letter is None:
+            raise NotFound(
+                f"flow {flow!r} keeps no dead letter {number}: it was replayed, discarded or pushed out, or never was",
+                reason="DEAD_LETTER_NOT_FOUND",
+                next_step=f"List them: headrace dead-letters list {flow}; see also: headrace history {flow}",
+            )
+        return whole_letter(letter, document.letters, request.max_body_bytes or DEFAULT_BODY)
+
+    async def ReplayDeadLetters(  # type: ignore[override]
+        self, request: dead_letter_pb2.ReplayDeadLettersRequest, context: Any
+    ) -> dead_letter_pb2.ReplayDeadLettersResponse:
+        flow, selection = await self._selection(request)
+        report = await self._worker.run(flow, REPLAY, selection)
+        return dead_letter_pb2.ReplayDeadLettersResponse(
+            replayed=report.done,
+            replays=[replay_message(flow, told) for told in report.replays],
+            refusals=_refusals(flow, report),
+            remaining=report.remaining,
+            through=selection.through,
+            after=report.after,
+        )
+
+    async def DiscardDeadLetters(  # type: ignore[override]
+        self, request: dead_letter_pb2.DiscardDeadLettersRequest, context: Any
+    ) -> dead_letter_pb2.DiscardDeadLettersResponse:
+        flow, selection = await self._selection(request)
+        report = await self._worker.run(flow, DISCARD, selection)
+        return dead_letter_pb2.DiscardDeadLettersResponse(
+            discarded=report.done,
+            refusals=_refusals(flow, report),
+            remaining=report.remaining,
+            through=selection.through,
+            after=report.after,
+        )
+
+    async def WatchDeadLetters(  # type: ignore[override]
+        self, request: dead_letter_pb2.WatchDeadLettersRequest, context: Any
+    ) -> AsyncIterator[dead_letter_pb2.WatchDeadLettersResponse]:
+        flow = flow_of(request.parent, "parent")
+        wanted = LetterFilter(request.step, request.reason)
+        counts, ledger = await self._counts(flow)
+        after = request.after if request.HasField("after") else (await self._letters.bounds(flow))[1]
+        loop = asyncio.get_running_loop()
+        sent_at, sent = -WATCH_EVERY_S, None
+        while not self._stopping.is_set():
+            found, after, pending = await self._letters.after(flow, wanted, after, READ_AT_ONCE)
+            if found or counts != sent or loop.time() - sent_at >= WATCH_EVERY_S:
+                letters = [letter_message(letter, ledger) for letter in found]
+                yield dead_letter_pb2.WatchDeadLettersResponse(dead_letters=letters, counts=counts)
+                sent_at, sent = loop.time(), counts
+            if not pending:
+                await asyncio.sleep(WATCH_LOOK_S)
+                counts, ledger = await self._counts(flow)
+
+    async def _counts(self, flow: str) -> tuple[dead_letter_pb2.DeadLetterCounts, LetterLedger]:
+        document, _ = await self._reader.stores.existing_flow(flow)
+        view = await self._reader.letters(document)
+        return counts_message(view, document.letters, self._reader.letter_limits), document.letters
+
+    async def _selection(
+        self, request: dead_letter_pb2.ReplayDeadLettersRequest | dead_letter_pb2.DiscardDeadLettersRequest
+    ) -> tuple[str, Selection]:
+        flow = flow_of(request.parent, "parent")
+        await self._reader.stores.existing_flow(flow)
+        if bool(request.names) == request.all:
+            raise InvalidInput.at(
+                "names" if request.names else "all",
+                request.all,
+                "does not say which letters",
+                next_step="Give names, or all with a filter (step, reason), but not both",
+            )
+        if request.names and (request.step or request.reason):
+            raise InvalidInput.at("step" if request.step else "reason", request.step or request.reason, "needs all")
+        if len(request.names) > MOST_LETTERS:
+            raise InvalidInput.at("names", len(request.names), f"is more than {MOST_LETTERS}")
+        if not request.all:
+            return flow, Selection(tuple(sorted({_number(flow, name) for name in request.names})))
+        newest = (await self._letters.bounds(flow))[1]
+        through = min(request.through or newest, newest)
+        return flow, Selection((), LetterFilter(request.step, request.reason), request.after, through)
+
+
+def _number(flow: str, name: str) -> int:
+    of, number = parse_resource("names", name, "flows", "deadLetters")
+    if of != flow:
+        raise InvalidInput.at("names", name, f"is not a letter of flows/{flow}")
+    return int(number)
+
+
+def _refusals(flow: str, report: WorkReport) -> list[dead_letter_pb2.Refusal]:
+    return [
+        dead_letter_pb2.Refusal(dead_letter=letter_name(flow, number), reason=reason, message=message)
+        for number, reason, message in report.refused
+    ]
