@@ -15,8 +15,8 @@ from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept, suspension_problem
 from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
-from services.orchestrator.policy_view import flow_policy, step_policy
 from services.orchestrator.letter_messages import counts_message
+from services.orchestrator.policy_view import flow_policy, step_policy
 
 _S = sidecar_pb2
 # The worst state of a step's instances is the step's.
