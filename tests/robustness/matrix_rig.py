@@ -260,11 +260,11 @@ class MatrixRig:
     async def _new_dead_letters(self) -> Counter[str]:
         """Dead letters since the last time, by the id of the request that they belong to."""
         assets = JetStreamAssets(self.connection)
-        stream = subjects.dead_letter_stream(WORKSPACE)
+        stream = subjects.dead_letter_stream(WORKSPACE, FLOW)
         found: Counter[str] = Counter()
         while True:
             following = self._letters_read + 1
-            message = await assets.next_message(stream, subjects.dead_letter_filter(WORKSPACE), following)
+            message = await assets.next_message(stream, subjects.dead_letter_filter(WORKSPACE, FLOW), following)
             if message is None:
                 return found
             self._letters_read = message.sequence
