@@ -122,9 +122,7 @@ class SnapshotReader:
         """The stream of the flow's dead letters."""
         if not document.has_stream:
             return None
-        wanted = letter_stream_config(
-            self.stores.workspace, document.flow, self.letter_limits, self.assets.copies
-        )
+        wanted = letter_stream_config(self.stores.workspace, document.flow, self.letter_limits, self.assets.copies)
         info = await self.assets.stream_info(str(wanted["name"]))
         return letters_view(info, wanted) if info is not None else None
 
