@@ -106,11 +106,12 @@ def pss_of(pid: int) -> float:
 
 
 @contextlib.asynccontextmanager
-async def bench_mesh(profile: str, told: Callable[[str], None]) -> AsyncIterator[BenchMesh]:
+async def bench_mesh(profile: str, told: Callable[[str], None], *, orchestrators: int = 1) -> AsyncIterator[BenchMesh]:
     """A mesh on free loopback ports, gone with its data afterwards."""
     with tempfile.TemporaryDirectory(prefix="hr-bench-") as folder:
-        mesh = Mesh(MeshOptions(Path(folder) / "data", profile=profile, log_level="warning"), on_notice=told)
+        options = MeshOptions(Path(folder) / "data", profile=profile, orchestrators=orchestrators, log_level="warning")
+        mesh = Mesh(options, on_notice=told)
         async with mesh:
-            client = AsyncClient(mesh.endpoints.api)
+            client = AsyncClient(mesh.endpoints.any_api)
             async with client:
                 yield BenchMesh(mesh, client)

@@ -47,13 +47,14 @@ async def switching(bench: BenchMesh) -> dict[str, Any]:
         "rate": RATE,
         "calls": len(calls),
         "failed": sum(call.answer.status != 200 for call in calls),
-        "steady": _felt([call for call in calls if call.answer.sent_ns < first][len(calls) // 20 :]),
-        "switching": _felt([call for call in calls if call.answer.sent_ns >= first]),
+        "steady": felt([call for call in calls if call.answer.sent_ns < first][len(calls) // 20 :]),
+        "switching": felt([call for call in calls if call.answer.sent_ns >= first]),
         "first_on_new_code_s": [round(_first_answer_s(calls, number, began), 3) for number, began, _ in switches],
     }
 
 
-def _felt(calls: list[OrderCall]) -> dict[str, float]:
+def felt(calls: list[OrderCall]) -> dict[str, float]:
+    """Latencies from the moment a request was due, and the longest time without any answer."""
     latencies = [call.answer.latency_us / 1000 for call in calls]
     times = sorted(call.answer.received_ns for call in calls)
     gaps = [(later - earlier) / 1e6 for earlier, later in pairwise(times)]
