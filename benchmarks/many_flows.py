@@ -122,8 +122,10 @@ def _purpose(subject: str) -> str:
         return "api " + ".".join(_words(subject.removeprefix(api)))
     if subject.startswith("$KV."):
         return f"kv writes {subject.split('.')[1]}"
+    if subject.startswith("$JS.EVENT.ADVISORY"):
+        return "advisories"
     if subject.startswith("_INBOX"):
-        return "answers"
+        return "answers and heartbeats"
     return "other " + subject.split(".")[0]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 _MESSAGE = re.compile(
-    rb"(?:MSG (\S+) (\S+) (?:(\S+) )?(\d+)|HMSG (\S+) (\S+) (?:(\S+) )?(\d+) (\d+)"
+    rb"(?:MSG (\S+) (\S+) (?:(\S*) )?(\d+)|HMSG (\S+) (\S+) (?:(\S*) )?(\d+) (\d+)"
     rb"|PING|PONG|\+OK|INFO [^\r]*|-ERR [^\r]*)\r\n"
 )
 

@@ -274,6 +274,9 @@ class Bucket(Protocol):
     async def entries(self, pattern: str = ">") -> list[Entry]:
         """Live entries that match a subject pattern, sorted by key."""
 
+    async def newest(self) -> int:
+        """The revision of the newest write or delete of any key."""
+
     def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """First the present entries, then None once, then each change."""
 

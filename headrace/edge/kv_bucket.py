@@ -143,6 +143,14 @@ class KvBucket:
             raise _unavailable(self.name, error) from error
         return [found[key] for key in sorted(found) if found[key].value is not None]
 
+    async def newest(self) -> int:
+        """The revision of the newest write or delete of any key; one request, however many keys there are."""
+        try:
+            status = await self._store.status()
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+        return int(status.stream_info.state.last_seq)
+
     async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """First the present entries, then None once, then each change. Ends when cancelled.
 

@@ -16,21 +16,23 @@ from headrace.model.route import Route, decode_route
 
 log = get_logger(__name__)
 
-REREAD_S = 3.0
+LOOK_S = 3.0
 RETRY_S = 0.2
 
 
 class RouteTable:
     """Flow name → Route.
 
-    One watch at a time, ended and begun again every `REREAD_S`: each begins with all present entries, so that
-    changes which a watch missed (the broker restarted) are seen after that time at the latest.
+    One watch at a time. Every `LOOK_S` it is held against the bucket's newest revision, which costs one request
+    however many routes there are; a watch that has missed something (the broker restarted) is begun again, and
+    begins with all present entries.
     """
 
     def __init__(self, bucket: KvBucket) -> None:
         self._bucket = bucket
         self._routes: dict[str, Route] = {}
         self._complete = asyncio.Event()
+        self._seen = 0
 
     def find(self, flow: str) -> Route | None:
         return self._routes.get(flow)
@@ -44,13 +46,29 @@ class RouteTable:
         """Runs until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(REREAD_S):
-                    await self._watch_once()
-            except TimeoutError:
-                continue
-            except (HeadraceError, nats.errors.Error) as error:
+                await self._watch_until_behind()
+            except (HeadraceError, nats.errors.Error, TimeoutError) as error:
                 log.debug("routes cannot be read", error=repr(error))
                 await asyncio.sleep(RETRY_S)
+
+    async def _watch_until_behind(self) -> None:
+        self._seen = await self._bucket.newest()  # whatever the watch begins with is as new as that
+        watch = asyncio.ensure_future(self._watch_once())
+        try:
+            while not watch.done():
+                await asyncio.wait([watch], timeout=LOOK_S)
+                if watch.done() or not await self._is_behind():
+                    continue
+                await asyncio.wait([watch], timeout=RETRY_S)  # it may just be on its way
+                if await self._is_behind():
+                    return
+            watch.result()
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _is_behind(self) -> bool:
+        return await self._bucket.newest() != self._seen
 
     async def _watch_once(self) -> None:
         fresh: dict[str, Route] = {}
@@ -62,6 +80,7 @@ class RouteTable:
                     reading = False
                     self._complete.set()
                     continue
+                self._seen = max(self._seen, entry.revision)
                 _apply(entry, fresh)
                 if not reading:
                     log.info("route changed", flow=entry.key, state=_state(fresh, entry.key))

@@ -250,7 +250,7 @@ class InstanceObserver:
             delay = min(delay * 2, LONGEST_RECONNECT_S)
 
     def _report(self, name: str, status: sidecar_pb2.InstanceStatus) -> None:
-        if name in self._watches:
+        if name in self._watches and self.statuses.get(name) != status:  # a watch also repeats itself
             self.statuses[name] = status
             self._wake(name)
 

@@ -25,6 +25,8 @@ from services.orchestrator.snapshot_reader import SnapshotReader
 log = get_logger(__name__)
 
 RESYNC_S = 5.0
+# A loop that found nothing to do doubles its rest up to this, and begins anew with whatever wakes it.
+LONGEST_REST_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 # Rounds without a pause that a start or a stop never needs; more means that two parts disagree.
@@ -45,6 +47,7 @@ class FlowLoop:
     _slow: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _resting: dict[str, float] = field(default_factory=dict)
     _pause_s: float = FIRST_PAUSE_S
+    _rest_s: float = RESYNC_S
     _task: asyncio.Task[None] | None = None
     gone: bool = False
     _strays: int = 0
@@ -74,9 +77,12 @@ class FlowLoop:
                 return
             if wait_s == 0:
                 continue
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
+                self._rest_s = RESYNC_S
+            except TimeoutError:
+                self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
 
     async def _round(self) -> float:
         """One look and what it asked for; answers how long to wait for a report (0: look again at once)."""
@@ -98,7 +104,7 @@ class FlowLoop:
         if changed:
             self.on_round(self.flow)
             return 0
-        return min(RESYNC_S, plan.recheck_s if plan.recheck_s is not None else RESYNC_S)
+        return min(self._rest_s, plan.recheck_s if plan.recheck_s is not None else self._rest_s)
 
     def _watch_for_strays(self, snapshot: Snapshot) -> None:
         """Anything stored under the ingress itself is an alarm: no step reads there."""

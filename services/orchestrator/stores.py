@@ -91,8 +91,9 @@ class Stores:
     async def all_flows(self) -> list[FlowDocument]:
         return [decode(entry.value or b"", FlowDocument) for entry in await self.flows.entries("flow.*")]
 
-    async def flow_names(self) -> list[str]:
-        return [key.removeprefix("flow.") for key in await self.flows.keys("flow.*")]
+    async def flow_revisions(self) -> dict[str, int]:
+        """All flows, with the revisions of their documents."""
+        return {entry.key.removeprefix("flow."): entry.revision for entry in await self.flows.entries("flow.*")}
 
     async def write_flow(self, document: FlowDocument, revision: int) -> int:
         return await self.flows.update(flow_key(document.flow), encode(document), revision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import HeadraceError
@@ -30,9 +30,12 @@ class Term:
     observer: InstanceObserver
     history: HistoryLog
     _recorded: int = 0
+    _newest: int = -1
+    _revisions: dict[str, int] = field(default_factory=dict)
 
     async def begin(self) -> None:
         """Never fails: what the broker did not do is done by the next `find_new`."""
+        self._newest, self._revisions = -1, {}
         self.observer.start()
         self.scheduler.start()
         self.loops.start()
@@ -49,12 +52,18 @@ class Term:
         await self.observer.pause()
 
     async def find_new(self) -> None:
-        """Flows that no watch told of (every loop looks again every few seconds by itself); once a term, the
-        history's entries that are nobody's else."""
+        """Flows whose change no watch told of, and once a term the history's entries that are nobody's else. While
+        nothing was written it costs one request, however many flows there are."""
         if not self.lease.leading:
             return
-        for name in {*await self.stores.flow_names(), *self.observer.flows()}:
-            if not self.loops.knows(name):
+        newest = await self.stores.flows.newest()
+        changed: set[str] = set()
+        if newest != self._newest:
+            revisions = await self.stores.flow_revisions()
+            changed = {name for name, revision in revisions.items() if self._revisions.get(name) != revision}
+            self._newest, self._revisions = newest, revisions
+        for name in {*self._revisions, *self.observer.flows()}:
+            if name in changed or not self.loops.knows(name):
                 self.loops.wake(name)
         if self._recorded != self.lease.epoch:
             epoch = self.lease.epoch

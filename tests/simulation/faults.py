@@ -348,6 +348,9 @@ class RemoteBucket:
     async def entries(self, pattern: str = ">") -> Any:
         return await self._do("entries", pattern)
 
+    async def newest(self) -> Any:
+        return await self._do("newest")
+
     async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """Changes come in order; some are never told."""
         network = self._link.network

@@ -12,6 +12,7 @@ import nats.errors
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan, decode_state
+from headrace.model.errors import Unavailable
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.wire.envelope import Envelope, decode_dead_letter, decode_envelope
@@ -336,10 +337,14 @@ class World:
                 return
 
     async def sweep(self) -> None:
-        """What the leader does every hour."""
+        """What the leader does every hour, tried again where the broker does not answer."""
         for orchestrator in self.orchestrators:
-            if orchestrator.lease.leading:
-                await sweep_pins(orchestrator.stores)
+            while orchestrator.lease.leading:
+                try:
+                    await sweep_pins(orchestrator.stores)
+                    break
+                except Unavailable:
+                    await asyncio.sleep(1.0)  # tidy: pace
 
     def check_end(self) -> None:
         flow, ledger = self.flow(), self.ledger

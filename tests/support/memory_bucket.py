@@ -96,6 +96,9 @@ class MemoryBucket:
             if value is not None and matches(pattern, key)
         ]
 
+    async def newest(self) -> int:
+        return self.revision
+
     async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         queue: asyncio.Queue[Entry | None] = asyncio.Queue()
         for entry in await self.entries(pattern):
