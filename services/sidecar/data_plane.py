@@ -119,21 +119,22 @@ class DataPlane:
             end_component=end_component,
             pace=self._pace(step.rate_limit, plans),
         )
-        self._listener: ListenerFeed | None = None
-        if step.kind == "listener":
-            # What outside sources give is the flow's to limit; here the listener is the ingress.
-            limit = min((rate for rate in (step.rate_limit, plan.rate_limit) if rate), default=0.0)
-            self._listener = ListenerFeed(
-                plan,
-                step,
-                self.outbox,
-                self.counters,
-                tasks,
-                on_occupancy=self._changed,
-                pace=self._pace(limit, plans),
-                timers=self._timers,
-            )
+        self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _listener_feed(self, plan: DeploymentPlan, plans: PlanSource) -> ListenerFeed:
+        # What outside sources give is the flow's to limit; here the listener is the ingress.
+        limit = min((rate for rate in (self._step.rate_limit, plan.rate_limit) if rate), default=0.0)
+        return ListenerFeed(
+            plan,
+            self._step,
+            self.outbox,
+            self.counters,
+            self._tasks,
+            on_occupancy=self._changed,
+            pace=self._pace(limit, plans),
+            timers=self._timers,
+        )
 
     def _pace(self, rate_limit: float, plans: PlanSource) -> Pace | None:
         if not rate_limit:

@@ -23,7 +23,7 @@ component = Component()
 @component.action
 async def work(body: bytes, ctx: Context) -> None:
     if body == b"slow":
-        await asyncio.sleep(30)
+        await asyncio.sleep(30)  # tidy: pace
     raise ComponentError(body.decode().upper(), "as asked", retryable=body == b"other")
 """
 
