@@ -170,8 +170,12 @@ class JetStreamLane(Protocol):
     def extend(self, delivery: Delivery) -> None:
         """In-progress: restarts the ack deadline."""
 
-    def send(self, subject: str, payload: bytes) -> None:
-        """Core NATS publish. Kept while the connection is down; LaneFull past the bound of what is kept."""
+    def send(self, subject: str, payload: bytes, *, on_unheard: Callable[[], None] | None = None) -> None:
+        """Core NATS publish. Kept while the connection is down; LaneFull past the bound of what is kept.
+
+        `on_unheard` is called before the next `flush` returns if nobody listened to the subject; never for what was
+        lost with the connection.
+        """
 
     async def flush(self, timeout_s: float = 2.0) -> None:
         """Returns when the server has read what was written; TimeoutError, or ConnectionError if the connection

@@ -68,12 +68,12 @@ class FaultyLane:
         self._soon("after-ack")
         return self._passed_on(answer, "before-ack-confirm", "after-ack-confirm", AckUnknown)
 
-    def send(self, subject: str, payload: bytes) -> None:
+    def send(self, subject: str, payload: bytes, **options: Any) -> None:
         """See the port. Log lines are sent too; only a reply passes points."""
         reply = subjects.is_reply(subject)
         if reply:
             self._faults.reach("before-reply")
-        self._inside.send(subject, payload)
+        self._inside.send(subject, payload, **options)
         if reply:
             self._soon("after-reply")
 

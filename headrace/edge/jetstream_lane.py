@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
 from headrace.edge.lane_publishes import PublishBook
 from headrace.edge.lane_reads import READ_LETTER, ReadBook
+from headrace.edge.lane_sends import SEND_LETTER, SendBook
 from headrace.edge.nats_tap import NatsTap
 from headrace.edge.pull_consumption import HEARTBEAT_S, PullConsumption
 from headrace.edge.structured_log import get_logger
@@ -64,12 +65,13 @@ class NatsLane:
         self._publishes = PublishBook(self._tap, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
         self._acks = AckBook(self._tap, prefix, on_recovered=self._resume, on_unsettled=self._refill)
         self._reads = ReadBook(self._tap, prefix)
+        self._sends = SendBook(prefix, max_outstanding)
         self._batch_prefix = self._inbox.rpartition(".")[2][:22] + "-"
         self._batches = 0
         self._heartbeat_s = heartbeat_s
         self._consumptions: list[PullConsumption] = []
         self._consumptions_made = 0
-        self._kept: list[bytes] = []
+        self._kept: list[tuple[str, bytes, Callable[[], None] | None]] = []
         self._kept_bytes = 0
         self._checked: set[str] = set()
         self._ended = ""
@@ -179,22 +181,26 @@ class NatsLane:
         if self._tap.up:
             self._tap.write(f"PUB {delivery.token} 4\r\n+WPI\r\n".encode())
 
-    def send(self, subject: str, payload: bytes) -> None:
+    def send(self, subject: str, payload: bytes, *, on_unheard: Callable[[], None] | None = None) -> None:
         """See the port. ValueError for a payload beyond the broker's maximum."""
         if subject not in self._checked:
             self._check_subject(subject)
         if len(payload) > self._tap.max_payload:
             raise ValueError(f"payload: {len(payload)} bytes exceed the broker's maximum of {self._tap.max_payload}")
-        command = f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n"
         if self._tap.up:
             if self._tap.write_backlog > MAX_BACKLOG_BYTES:
                 raise LaneFull(f"{self._tap.write_backlog} bytes wait to be written")
-            self._tap.write(command)
+            self._write_send(subject, payload, on_unheard)
             return
-        if self._kept_bytes + len(command) > MAX_KEPT_BYTES:
+        size = len(subject) + len(payload)
+        if self._kept_bytes + size > MAX_KEPT_BYTES:
             raise LaneFull(f"{self._kept_bytes} bytes wait for the connection")
-        self._kept.append(command)
-        self._kept_bytes += len(command)
+        self._kept.append((subject, payload, on_unheard))
+        self._kept_bytes += size
+
+    def _write_send(self, subject: str, payload: bytes, on_unheard: Callable[[], None] | None) -> None:
+        to = f"{subject} {self._sends.add(on_unheard)}" if on_unheard is not None else subject
+        self._tap.write(f"PUB {to} {len(payload)}\r\n".encode() + payload + b"\r\n")
 
     def listen(self, subject: str, on_message: Callable[[bytes], None]) -> None:
         """Core NATS subscription, until the lane is closed: each payload is handed over, on the loop, as it is
@@ -208,7 +214,9 @@ class NatsLane:
             if self._ended:
                 raise ConnectionError(self._ended)
             await self._tap.wait_up()
+            mark = self._sends.mark
             await asyncio.shield(self._tap.ping())
+            self._sends.heard(mark)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """See the port."""
@@ -232,19 +240,22 @@ class NatsLane:
             self._acks.answer(token, headers)
         elif token.startswith(READ_LETTER):
             self._reads.answer(token, data, headers)
+        elif token.startswith(SEND_LETTER):
+            self._sends.answer(token)
         else:
             self._publishes.answer(token, data, headers)
 
     def _on_down(self) -> None:
         self._acks.disconnected()
+        self._sends.clear()
         self._reads.end_all("the connection broke before the broker answered")
         for consumption in self._consumptions:
             consumption.pause()
 
     def _on_up(self) -> None:
         self._acks.reconnected()  # resumes the pulls when these acks are confirmed
-        for command in self._kept:
-            self._tap.write(command)
+        for kept in self._kept:
+            self._write_send(*kept)
         self._kept.clear()
         self._kept_bytes = 0
         self._publishes.reconnected()

@@ -2,6 +2,9 @@
 
 A reply is flushed before its input is acknowledged: should the sidecar die between, the redelivery sends it
 again and the gateway takes the first. Flushes of replies that wait together share one round trip.
+
+A gateway that does not listen (it lost the broker and is not back yet) may be back in a moment: its replies are sent
+again for a while. One that is gone for good costs that while once: it stands as deaf until it is heard again.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
@@ -25,6 +29,10 @@ log = get_logger(__name__)
 
 # One try; a request that met a broker's restart is never answered.
 STORE_TIMEOUT_S = 1.0
+# How long a gateway that does not listen is waited for, and how often it is tried.
+DEAF_LIMIT_S = 3.0
+REPEAT_S = 0.05
+MAX_DEAF = 1_000
 
 
 @dataclass(slots=True)
@@ -37,6 +45,7 @@ class OutgoingReply:
     answer_key: str
     on_sent: Callable[[], None]
     written: bool = False
+    unheard: bool = False
 
 
 class ReplySender:
@@ -48,7 +57,12 @@ class ReplySender:
         self._unflushed: list[OutgoingReply] = []
         self._keyed: list[OutgoingReply] = []
         self._work = asyncio.Event()
+        self._deaf: dict[str, float] = {}
+        """Reply subjects nobody listens to, and since when."""
+        self._repeats: set[asyncio.TimerHandle] = set()
         self.unsettled = 0
+        self.unheard = 0
+        """Replies given up, because nobody listened."""
 
     def put(self, reply: OutgoingReply) -> None:
         """Sends now; with an answer key, once the answer is stored."""
@@ -61,23 +75,28 @@ class ReplySender:
 
     async def run(self) -> None:
         """Stores, flushes and reports, for ever."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            keyed, self._keyed = self._keyed, []
-            if keyed:
-                await asyncio.gather(*(self._store(reply) for reply in keyed))
-                for reply in keyed:
-                    self._send(reply)
-            await self._flush()
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                keyed, self._keyed = self._keyed, []
+                if keyed:
+                    await asyncio.gather(*(self._store(reply) for reply in keyed))
+                    for reply in keyed:
+                        self._send(reply)
+                await self._flush()
+        finally:
+            for repeat in self._repeats:
+                repeat.cancel()
 
     def _send(self, reply: OutgoingReply) -> None:
         self._write(reply)
         self._unflushed.append(reply)
 
     def _write(self, reply: OutgoingReply) -> None:
+        reply.unheard = False
         try:
-            self._lane.send(reply.subject, reply.payload)
+            self._lane.send(reply.subject, reply.payload, on_unheard=partial(_note_unheard, reply))
         except (ConnectionError, LaneFull) as error:
             log.debug("reply not written yet", error=str(error), execution=reply.execution_id)
             return
@@ -93,7 +112,7 @@ class ReplySender:
             try:
                 await self._lane.flush()
                 for reply in batch:
-                    if reply.written:
+                    if reply.written and not self._repeat(reply):
                         self.unsettled -= 1
                         reply.on_sent()
                 batch = [reply for reply in batch if not reply.written]
@@ -105,6 +124,29 @@ class ReplySender:
                 await asyncio.sleep(republish_delay_s(tries))
                 for reply in batch:
                     self._write(reply)
+
+    def _repeat(self, reply: OutgoingReply) -> bool:
+        """Whether it is sent again, because its gateway did not listen and has not been deaf for long."""
+        if not reply.unheard:
+            self._deaf.pop(reply.subject, None)
+            return False
+        loop = asyncio.get_running_loop()
+        since = self._deaf.setdefault(reply.subject, loop.time())
+        if len(self._deaf) > MAX_DEAF:
+            del self._deaf[next(iter(self._deaf))]
+        if loop.time() - since > DEAF_LIMIT_S:
+            self.unheard += 1
+            log.info("nobody took the reply", execution=reply.execution_id, subject=reply.subject)
+            return False
+
+        def again() -> None:
+            self._repeats.discard(handle)
+            self._send(reply)
+            self._work.set()
+
+        handle = loop.call_later(REPEAT_S, again)
+        self._repeats.add(handle)
+        return True
 
     async def _store(self, reply: OutgoingReply) -> None:
         """First answer wins. While the broker does not answer it is tried again, as publishes are: an answer
@@ -125,3 +167,7 @@ class ReplySender:
             except (HeadraceError, TimeoutError) as error:
                 log.warning("answer not stored yet", error=repr(error), execution=reply.execution_id, tries=tries)
                 await asyncio.sleep(republish_delay_s(tries))
+
+
+def _note_unheard(reply: OutgoingReply) -> None:
+    reply.unheard = True

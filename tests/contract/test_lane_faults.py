@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 
 import pytest
+from nats.aio.msg import Msg
 
 from headrace.ports import Delivery, PublishUnknown
 from tests.contract.lane_world import CONSUMER, STREAM, SUBJECT, World
@@ -109,3 +111,44 @@ async def test_many_kills_of_the_broker(world: World) -> None:
         lane.consume(STREAM, CONSUMER, credit=1000, on_deliveries=take)
         await eventually(lambda: len(handed_over) == 800)
         assert set(handed_over.values()) == {1}
+
+
+async def test_a_send_that_nobody_listens_to_is_known_by_the_next_flush(world: World) -> None:
+    async with world.lane() as lane:
+        unheard: list[str] = []
+
+        def send(subject: str) -> None:
+            lane.send(subject, b"x", on_unheard=lambda: unheard.append(subject))
+
+        send("nobody.here")
+        await lane.flush()
+        assert unheard == ["nobody.here"]
+        got: list[bytes] = []
+
+        async def take(message: Msg) -> None:
+            got.append(message.data)
+
+        subscription = await world.admin.subscribe("somebody.here", cb=take)
+        await world.admin.flush()
+        for number in range(100):
+            send("somebody.here" if number % 2 else "nobody.here")
+        await lane.flush()
+        assert unheard == ["nobody.here"] * 51
+        await eventually(lambda: len(got) == 50)
+        await subscription.unsubscribe()
+        await world.admin.flush()
+        send("somebody.here")
+        await lane.flush()
+        assert unheard[-1] == "somebody.here"
+        # Across a broken connection either the flush fails, or it is known.
+        world.proxy.cut()
+        unheard.clear()
+
+        async def known() -> bool:
+            send("nobody.here")
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await lane.flush()
+                assert unheard, "flushed, and nobody knows"
+            return bool(unheard)
+
+        await eventually(known)

@@ -112,3 +112,41 @@ def _at_most(stamps: list[float], *, rate: float, burst: float) -> None:
         for last in range(first, len(stamps)):
             # Stamps are taken in the component: what began at once may be stamped a moment apart.
             assert last - first + 1 <= burst + rate * (stamps[last] - start + 0.1) + 1
+
+
+REPLIES = """
+from headrace.sdk import Component, Context
+
+component = Component()
+
+
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    await ctx.reply(body)
+"""
+
+
+async def test_a_reply_waits_a_moment_for_a_gateway_that_comes_back_and_not_for_one_that_is_gone(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    async with sidecar_bench(broker.url, tmp_path, source=REPLIES, receivers=(), prefetch=4) as bench:
+        await bench.run()
+        await bench.replies_subscription.unsubscribe()
+        await bench.connection.flush()
+        for number in range(4):
+            await bench.inject(b"back", str(number), reply=True)
+        await bench.until(lambda status: status.counters["replied"] == 4)
+        assert bench.replies == []
+        await bench.listen_for_replies()
+        await eventually(lambda: len({reply.execution_id for reply in bench.replies}) == 4)
+        await bench.until_done()
+        # One that stays away holds its replies up once, all together, and then no more.
+        await bench.replies_subscription.unsubscribe()
+        await bench.connection.flush()
+        began = time.monotonic()
+        for number in range(200):
+            await bench.inject(b"gone", f"gone {number}", reply=True)
+        await bench.until_done()
+        assert time.monotonic() - began < 12
+        assert (await bench.status()).counters["replied"] == 204
+        assert await bench.dead_letters() == []

@@ -139,10 +139,15 @@ class SidecarBench:
         await self.write_plan()
         await self.write_state(self.phase)
 
+        await self.listen_for_replies()
+
+    async def listen_for_replies(self) -> None:
+        """As a gateway does; `replies_subscription` ends it."""
+
         async def take_reply(message: Any) -> None:
             self.replies.append(decode_reply(message.data))
 
-        await self.connection.subscribe(REPLY_SUBJECT, cb=take_reply)
+        self.replies_subscription = await self.connection.subscribe(REPLY_SUBJECT, cb=take_reply)
         await self.connection.flush()
 
     def make_bundle(self) -> None:
