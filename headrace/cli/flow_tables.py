@@ -31,7 +31,7 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     if status.HasField("suspension"):
         lines.append(suspension_line(status.suspension))
     if status.steps:
-        lines += ["", steps_table(status.steps)]
+        lines += ["", steps_table(status.steps), *slot_lines(status.steps)]
     if len(status.deployments) > 1:
         lines += ["", _deployment_lines(status.deployments)]
     if status.dead_letters.total:
@@ -77,6 +77,35 @@ def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
         for step in steps
     ]
     return table(("STEP", "STATE", "REVISION", "DIGEST", "INSTANCES", "WAITING", "IN FLIGHT"), rows)
+
+
+def slot_lines(steps: Sequence[flow_pb2.StepStatus]) -> list[str]:
+    """Who owns the slots of keyed steps, and which of them wait: `slots of price by instance  0: 0-3  1: 4-7`."""
+    lines = []
+    for step in steps:
+        owned: dict[str, list[int]] = {}
+        held: dict[str, list[int]] = {}
+        for slot in step.slots:
+            owned.setdefault(slot.owner.rpartition(".")[2], []).append(slot.slot)
+            if slot.waits_for:
+                held.setdefault(slot.waits_for, []).append(slot.slot)
+        if owned:
+            words = [f"{replica}: {_ranges(slots)}" for replica, slots in sorted(owned.items())]
+            lines.append(f"slots of {step.step} by instance  " + "  ".join(words))
+        for reason, slots in sorted(held.items()):
+            lines.append(f"slots of {step.step} that wait for {reason}: {_ranges(slots)}")
+    return lines
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-3,7` of sorted numbers."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{first}-{last}" if first != last else f"{first}" for first, last in parts)
 
 
 def running_instances(step: flow_pb2.StepStatus) -> int:

@@ -134,6 +134,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
     scaled_at: float = 0.0
     # Owners of the slots of each keyed step; the index is the slot.
     slots: dict[str, tuple[SlotOwner, ...]] = {}
+    # When owners of slots last changed, and with which generation `replicas` last did.
+    slots_moved_at: float = 0.0
+    scaled_generation: int = 0
 
 
 def encode_plan(plan: DeploymentPlan) -> bytes:

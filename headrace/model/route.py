@@ -10,7 +10,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `refuses`
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
-    `rate_limit`: requests per second that each gateway takes; 0 for no limit.
+    `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are the trigger's:
+    they say to which slot a message goes (headrace.model.slots.keying).
     """
 
     flow: str
@@ -21,6 +22,8 @@ class Route(msgspec.Struct, frozen=True):
     deployment: int = 0
     refuses: str = ""
     rate_limit: float = 0.0
+    key: str = ""
+    slots: int = 1
 
 
 def encode_route(route: Route) -> bytes:

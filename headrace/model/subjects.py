@@ -6,12 +6,15 @@ Data subjects: `hr.<workspace>.<flow>.<owner>.<step>.<slot>`; owner is `in` (ing
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 ROOT = "hr"
 INGRESS = "in"
 BARRIER_STEP = "_barrier"
 SINGLE_SLOT = 0
+
+_SLOT_CONSUMER = re.compile(r"d(\d+)_([a-z0-9-]+)_s(\d+)_g(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,16 @@ class DataSubject:
     owner: str
     step: str
     slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotConsumer:
+    """The parts of the name of a slot's durable."""
+
+    deployment: int
+    step: str
+    slot: int
+    generation: int
 
 
 def deployment_owner(deployment: int) -> str:
@@ -74,6 +87,16 @@ def owner_filter(workspace: str, flow: str, owner: str) -> str:
     return f"{ROOT}.{workspace}.{flow}.{owner}.>"
 
 
+def all_slots(workspace: str, flow: str, owner: str, step: str) -> str:
+    """Everything of one step of an owner: `hr.default.orders.p1.order.*`."""
+    return f"{ROOT}.{workspace}.{flow}.{owner}.{step}.*"
+
+
+def owner_filter_of(subject: str) -> str:
+    """The owner's filter that covers a data subject, or a consumer's filter."""
+    return ".".join([*subject.split(".")[:4], ">"])
+
+
 def transform_destination(workspace: str, flow: str, owner: str) -> str:
     """Destination of the ingress transform: keeps step and slot, sets the owner."""
     return f"{ROOT}.{workspace}.{flow}.{owner}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
@@ -103,7 +126,18 @@ def step_consumer(deployment: int, step: str) -> str:
 
 def slot_consumer(deployment: int, step: str, slot: int, generation: int) -> str:
     """Durable of one slot of a keyed step: `d7_price_s3_g12`. A name is never used again."""
-    return f"d{deployment}_{step}_s{slot}_g{generation}"
+    return f"{slot_prefix(deployment, step, slot)}{generation}"
+
+
+def slot_prefix(deployment: int, step: str, slot: int) -> str:
+    """How the names of all durables of one slot begin, whatever their generation."""
+    return f"d{deployment}_{step}_s{slot}_g"
+
+
+def parse_slot_consumer(name: str) -> SlotConsumer | None:
+    """Takes the name of a slot's durable apart; None if it is none."""
+    found = _SLOT_CONSUMER.fullmatch(name)
+    return SlotConsumer(int(found[1]), found[2], int(found[3]), int(found[4])) if found else None
 
 
 def dead_letter_stream(workspace: str, flow: str) -> str:

@@ -24,6 +24,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import message_ids, subjects
 from headrace.model.flow_rates import FlowRates
 from headrace.model.route import Route
+from headrace.model.slots import keying
 from headrace.wire.envelope import ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
 from services.gateway.domain import refusals
@@ -239,6 +240,7 @@ class Hook:
             shared=self._shared_envelope(work, replies=waiter is not None),
             traceparent=stimulus_traceparent(work.headers.traceparent, execution=work.execution, message_id=message_id),
             deadline=work.deadline,
+            slot=_slot(work, message_id),
         )
         try:
             stored = await self._ingress.publish(stimulus, waiter.is_over if waiter else _never)
@@ -279,6 +281,11 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes) -> 
         limit_s=limit_s,
         arrival=scope.get(ARRIVAL, NO_READ),
     )
+
+
+def _slot(work: _Work, message_id: str) -> int:
+    route = work.route
+    return keying(route.key, route.slots).place(work.headers.passed, work.body, message_id).slot
 
 
 def _never() -> bool:

@@ -36,6 +36,7 @@ class Stimulus:
     shared: bytes
     traceparent: str
     deadline: float
+    slot: int = subjects.SINGLE_SLOT
     written_at_mono_ns: int = 0
 
 
@@ -87,7 +88,7 @@ class Ingress:
         limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
         stimulus.written_at_mono_ns, written_at_unix_ns = time.monotonic_ns(), time.time_ns()
         return await self._lane.publish(
-            subjects.ingress_subject(self._workspace, stimulus.flow, stimulus.trigger),
+            subjects.ingress_subject(self._workspace, stimulus.flow, stimulus.trigger, stimulus.slot),
             seal(stimulus.shared, stimulus.message_id, written_at_unix_ns),
             message_id=stimulus.message_id,
             traceparent=stimulus.traceparent,

@@ -114,6 +114,8 @@ class Applier:
             case do.PurgeBarriers():
                 place = subjects.data_subject(snapshot.workspace, flow, action.owner, subjects.BARRIER_STEP)
                 await self._assets.purge(stream, place)
+            case do.PurgeCursors():
+                await self._assets.purge(stream, subjects.owner_filter(snapshot.workspace, flow, action.owner))
             case do.DropMessages():
                 await self._drop(snapshot, action)
             case _:
@@ -278,7 +280,7 @@ def touches(action: do.Action) -> str:
             return "route"
         case do.EnsureLetters() | do.FinishLetters():
             return "letters"
-        case do.EnsureStream() | do.PurgeBarriers() | do.DropMessages():
+        case do.EnsureStream() | do.PurgeBarriers() | do.PurgeCursors() | do.DropMessages():
             return "stream"
         case do.EnsureConsumer(config=config):
             return f"consumer {_text(config, 'durable_name')}"

@@ -15,6 +15,7 @@ from headrace.model.flow_rates import FlowRates
 from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.rates import format_rate
+from headrace.model.slots import keying
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -66,7 +67,9 @@ class Injector:
             headers=headers,
             sent_at_unix_ns=int(self._clock.now() * 1e9),
         )
-        subject = subjects.ingress_subject(self._stores.workspace, name, trigger)
+        step = next(item for item in spec.steps if item.name == trigger)
+        slot = keying(step.key, step.slot_count).place(headers, body, envelope.id).slot
+        subject = subjects.ingress_subject(self._stores.workspace, name, trigger, slot)
         stored = await self._publish(name, document.state, subject, envelope)
         return envelope.execution_id, bool(stored.get("duplicate"))
 

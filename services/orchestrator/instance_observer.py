@@ -132,16 +132,19 @@ class InstanceObserver:
             return
         stub = sidecar_pb2_grpc.LifecycleServiceStub(watch.channel)
         generation = action.generation
+        slots = [sidecar_pb2.SlotLease(slot=slot, generation=since) for slot, since in action.slots]
         if action.verb == "Prepare":
             status = (
                 await stub.Prepare(sidecar_pb2.PrepareRequest(generation=generation), timeout=CALL_TIMEOUT_S)
             ).status
         elif action.verb == "Activate":
             status = (
-                await stub.Activate(sidecar_pb2.ActivateRequest(generation=generation), timeout=CALL_TIMEOUT_S)
+                await stub.Activate(
+                    sidecar_pb2.ActivateRequest(generation=generation, slots=slots), timeout=CALL_TIMEOUT_S
+                )
             ).status
         else:
-            drain = sidecar_pb2.DrainRequest(generation=generation, give_way=action.verb == GIVE_WAY)
+            drain = sidecar_pb2.DrainRequest(generation=generation, give_way=action.verb == GIVE_WAY, slots=slots)
             status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
 

@@ -51,4 +51,5 @@ def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
         cause_reason=status.cause_reason,
         log_lines=tuple(status.last_log_lines),
         gave_way=status.gave_way,
+        slots=frozenset((lease.slot, lease.generation) for lease in status.slots),
     )

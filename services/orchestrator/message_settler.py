@@ -17,9 +17,10 @@ import msgspec
 from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders, StoredMessage
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPlan, DeploymentState, DrainDecision
+from headrace.model.deployment import DeploymentPlan, DeploymentState, DrainDecision, StepPlan
 from headrace.model.errors import Conflict, Unavailable
 from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.drain_choice import MOVE
@@ -131,7 +132,8 @@ class MessageSettler:
         receiver = active.plan if active is not None else None
         known = receiver is not None and any(item.name == step for item in receiver.steps)
         if drain.choice == MOVE and known and envelope is not None and not in_doubt:
-            await self._move(snapshot, plan, drain, envelope, message, step)
+            assert receiver is not None
+            await self._move(snapshot, plan, drain, envelope, message, receiver.step(step))
             progress.moved += 1
         else:
             reason = REASON_IN_DOUBT if in_doubt else REASON
@@ -148,19 +150,21 @@ class MessageSettler:
         drain: DrainDecision,
         envelope: Envelope,
         message: StoredMessage,
-        step: str,
+        receiver: StepPlan,
     ) -> None:
-        """To the same step of the deployment that runs; by its own subject, so that it cannot go to another one."""
+        """To the same step of the deployment that runs, and the slot of its key; by its own subject, so that it
+        cannot go to another one."""
         moved = Envelope()
         moved.CopyFrom(envelope)
-        moved.id = moved_message_id(envelope.id, step, drain.incarnation)
+        moved.id = moved_message_id(envelope.id, receiver.name, drain.incarnation)
         moved.incarnation = drain.incarnation
         moved.sent_at_unix_ns = time.time_ns()
         moved.input_stored_at_unix_ns = 0
         moved.moved.deployment, moved.moved.id = plan.deployment, envelope.id
         moved.moved.at_unix_ns = int(drain.decided_at * 1e9)
         owner = subjects.deployment_owner(snapshot.flow.active)
-        subject = subjects.data_subject(snapshot.workspace, plan.flow, owner, step)
+        slot = keying(receiver.key, receiver.slots).place(envelope.headers, envelope.body, moved.id).slot
+        subject = subjects.data_subject(snapshot.workspace, plan.flow, owner, receiver.name, slot)
         headers = {"Nats-Msg-Id": moved.id}
         if traceparent := message.headers.get("traceparent"):
             headers["traceparent"] = traceparent

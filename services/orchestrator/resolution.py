@@ -20,6 +20,7 @@ from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.domain.leadership import generation_of
+from services.orchestrator.domain.slot_handover import first_owners
 from services.orchestrator.revision_checks import Found, kind_of, merged, problems_of
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -99,13 +100,15 @@ class Resolver:
             plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
             await self._stores.create_plan(msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s))
         now = self._clock.now()
+        replicas = await self._replicas(flow, spec, document.rollout.replicas_of)
         state = DeploymentState(
             DeploymentPhase.PREPARING,
             generation,
-            await self._replicas(flow, spec, document.rollout.replicas_of),
+            replicas,
             created_at=now,
             changed_at=now,
             start_ms={"resolve": round((time.monotonic() - started) * 1000, 1)},
+            slots=first_owners(plan, replicas, generation),
         )
         await self._stores.write_state(flow, deployment, state, 0)
 

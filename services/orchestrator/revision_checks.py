@@ -56,6 +56,16 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 reason="NOT_AN_ACTION",
             )
         )
+    if step.keyed and kind == "listener":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.key" if step.key else f"{path}.exactly_once",
+                step.key or step.exactly_once,
+                f"has no meaning: step {step.name!r} is a listener, nothing is stored for it",
+                reason="KEY_ON_LISTENER",
+                next_step="Give a `key` to the steps that receive from it",
+            )
+        )
     if step.every_s and kind != "trigger":
         problems.append(
             InvalidInput.at(

@@ -24,6 +24,7 @@ from headrace.model import subjects
 from headrace.model.durations import format_duration
 from headrace.model.errors import Conflict, HeadraceError
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
+from headrace.model.slots import keying
 from headrace.wire.envelope import encode_envelope
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import (
@@ -224,14 +225,16 @@ class Scheduler:
         assert cursor is not None
         stimulus = stimulus_id(spec.flow, "tick", f"{spec.step}:{instant}")
         message_id = first_message_id(stimulus, spec.step)
+        body = tick_body(instant, spec.every_ns)
         envelope = encode_envelope(
             message_id=message_id,
             execution_id=execution_id(stimulus),
             sent_at_unix_ns=self._clock_ns(),
-            body=tick_body(instant, spec.every_ns),
+            body=body,
             content_type="application/json",
         )
-        subject = subjects.ingress_subject(self._stores.workspace, spec.flow, spec.step)
+        slot = keying(spec.key, spec.slots).place({}, body, message_id).slot
+        subject = subjects.ingress_subject(self._stores.workspace, spec.flow, spec.step, slot)
         counted = {"ticks": cursor.ticks + 1}
         try:
             await self._assets.publish(subject, envelope, {"Nats-Msg-Id": message_id})

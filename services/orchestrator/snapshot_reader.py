@@ -145,11 +145,15 @@ class SnapshotReader:
         if number == 0 or not document.has_stream:
             return Route(document.flow, str(FlowState.STOPPED))
         spec = (await self.version(document.flow, number)).spec
+        trigger = find_trigger(spec)
+        keyed = next(step for step in spec.steps if step.name == trigger)
         listens = await self.started_by_listener(document)
         return Route(
             document.flow,
             str(document.state),
-            trigger="" if listens else find_trigger(spec),
+            trigger="" if listens else trigger,
+            key=keyed.key,
+            slots=keyed.slot_count,
             reply_timeout_s=spec.reply_timeout_s,
             version=number,
             deployment=document.active or document.target,

@@ -17,6 +17,7 @@ from services.orchestrator.domain.suspension import kept, suspension_problem
 from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
 from services.orchestrator.letter_messages import counts_message
 from services.orchestrator.policy_view import flow_policy, step_policy
+from services.orchestrator.slot_view import durables_of, slot_statuses
 
 _S = sidecar_pb2
 # The worst state of a step's instances is the step's.
@@ -114,12 +115,10 @@ def _step_status(
             report = _S.InstanceStatus(instance=wanted.name, state=state, cause=cause)
         instances.append(report)
     states = {instance.state for instance in instances}
-    owners = [subjects.deployment_owner(view.number)]
-    if view.plan.parking_epoch:
-        owners.append(subjects.parking_owner(view.plan.parking_epoch))
-    stored = sum(snapshot.stream.counts.get((owner, step), 0) for owner in owners) if snapshot.stream else 0
-    consumer = snapshot.consumers.get(subjects.step_consumer(view.number, step))
-    in_flight = consumer.in_flight if consumer is not None else 0
+    owners = snapshot.owners_of(view.number)
+    stored = sum(snapshot.stream.stored(owner, step) for owner in owners) if snapshot.stream else 0
+    consumers = [snapshot.consumers.get(name) for name in durables_of(view, step)]
+    in_flight = sum(consumer.in_flight for consumer in consumers if consumer is not None)
     newest = newer.get(pin.component, 0)
     return flow_pb2.StepStatus(
         step=step,
@@ -132,6 +131,7 @@ def _step_status(
         replicas=replicas,
         newer_revision=newest if newest > pin.revision_number else 0,
         policy=step_policy(view.plan, step, replicas),
+        slots=slot_statuses(snapshot, view, step),
     )
 
 
@@ -171,7 +171,8 @@ def problems_of(snapshot: Snapshot) -> list[str]:
     problems += [problem for number in flow.live if (problem := _drain_problem(snapshot, number))]
     if suspended := suspension_problem(snapshot):
         problems.append(suspended)
-    parked = sum(n for (owner, _), n in (snapshot.stream.counts if snapshot.stream else {}).items() if owner[0] == "p")
+    counts = snapshot.stream.counts if snapshot.stream else {}
+    parked = sum(n for (owner, _, _), n in counts.items() if owner[0] == "p")
     if flow.state == FlowState.STOPPED and parked:
         problems.append(
             f"{parked} parked messages wait for the next start. Start it: headrace flow start {flow.flow}; "

@@ -16,6 +16,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
 from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.actions import MoveStrays
@@ -82,7 +83,9 @@ class StrayMover:
         if place.owner[:1] == "d":
             moved.moved.deployment = int(place.owner[1:])
         owner = subjects.INGRESS if flow.ingress else subjects.parking_owner(current_epoch(flow))
-        subject = subjects.data_subject(workspace, flow.flow, owner, place.step, place.slot)
+        route = snapshot.wanted_route
+        slot = keying(route.key, route.slots).place(envelope.headers, envelope.body, moved.id).slot
+        subject = subjects.data_subject(workspace, flow.flow, owner, place.step, slot)
         headers = {"Nats-Msg-Id": moved.id}
         if traceparent := message.headers.get("traceparent"):
             headers["traceparent"] = traceparent

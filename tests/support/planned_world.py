@@ -46,6 +46,7 @@ from services.orchestrator.domain.snapshot import (
     StreamView,
 )
 from services.orchestrator.domain.suspension import begin_resume, begin_suspend
+from tests.support.memory_bucket import matches
 
 WORKSPACE = "default"
 FLOW = "orders"
@@ -163,7 +164,7 @@ class World:
             owner, step, number = message
             for name, consumer in self.consumers.items():
                 subject = subjects.data_subject(WORKSPACE, FLOW, owner, step)
-                if consumer.paused or subject not in _filters(consumer):
+                if consumer.paused or not any(matches(item, subject) for item in _filters(consumer)):
                     continue
                 deployment = int(name.split("_")[0][1:])
                 working = [
@@ -238,9 +239,9 @@ class World:
     def snapshot(self) -> Snapshot:
         intents = [*self.flow.overtaken, *([self.flow.operation] if self.flow.operation else [])]
         numbers = set(self.flow.live) | ({self.flow.operation.deployment} if self.flow.operation else set()) - {0}
-        counts: dict[tuple[str, str], int] = {}
+        counts: dict[tuple[str, str, int], int] = {}
         for owner, step, _ in self.stored:
-            counts[owner, step] = counts.get((owner, step), 0) + 1
+            counts[owner, step, 0] = counts.get((owner, step, 0), 0) + 1
         version = self.flow.active_version or self.flow.target_version or self.flow.latest_version
         state = str(self.flow.state) if self.flow.has_stream else "STOPPED"
         wanted_route = Route(FLOW, state, version=version, deployment=self.flow.active or self.flow.target)

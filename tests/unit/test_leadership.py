@@ -112,8 +112,8 @@ def test_only_messages_of_owners_nobody_works_for_are_strays() -> None:
     world = running_world()
     snapshot = world.snapshot()
     assert snapshot.stream is not None
-    counts = {("d1", "work"): 3, ("p1", "hook"): 1, ("d9", "hook"): 2, ("in", "hook"): 1, ("c4", "work"): 1}
-    counts |= {("d9", "_barrier"): 1}
+    counts = {("d1", "work", 0): 3, ("p1", "hook", 0): 1, ("d9", "hook", 0): 2, ("in", "hook", 0): 1}
+    counts |= {("d9", "_barrier", 0): 1}
     strange = dataclasses.replace(snapshot, stream=StreamView(snapshot.stream.config, counts))
     moved = [action for action in make_plan(strange).actions if isinstance(action, MoveStrays)]
     assert moved == [MoveStrays(("d9", "in"))]

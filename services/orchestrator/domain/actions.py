@@ -92,6 +92,13 @@ class PurgeBarriers:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeCursors:
+    """Removes the cursors of a deployment that is over."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class DropMessages:
     """Counts what is stored into the operation's document, then purges it: nothing that is stored after the sequence
     `through`."""
@@ -151,6 +158,8 @@ class CallInstance:
     name: str
     verb: str
     generation: int
+    # Of a keyed step: (slot, generation) of all that it owns now.
+    slots: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +183,7 @@ Action: TypeAlias = (
     | DeleteConsumer
     | ConfirmIngress
     | PurgeBarriers
+    | PurgeCursors
     | DropMessages
     | SettleMessages
     | MoveStrays

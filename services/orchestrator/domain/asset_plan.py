@@ -11,13 +11,15 @@ from services.orchestrator.domain.actions import (
     EnsureStream,
     PauseConsumer,
     PurgeBarriers,
+    PurgeCursors,
 )
 from services.orchestrator.domain.assets import wanted_consumers, wanted_stream
+from services.orchestrator.domain.slot_handover import former, let_go_of
 from services.orchestrator.domain.snapshot import Snapshot
 
 
 def plan_stream(snapshot: Snapshot) -> list[Action]:
-    """Create it, repair it, prove the ingress, clear old barriers."""
+    """Create it, repair it, prove the ingress, clear old barriers and cursors."""
     wanted = wanted_stream(snapshot)
     if wanted is None:
         return []
@@ -29,8 +31,11 @@ def plan_stream(snapshot: Snapshot) -> list[Action]:
         return [EnsureStream(wanted, create=False, why=f"differs in {', '.join(different)}")]
     if not snapshot.flow.ingress_confirmed:
         return [ConfirmIngress(snapshot.flow.ingress)]
-    barriers = {owner for owner, step in stream.counts if step == subjects.BARRIER_STEP}
-    return [PurgeBarriers(owner) for owner in sorted(barriers)]
+    barriers = {owner for owner, step, _ in stream.counts if step == subjects.BARRIER_STEP}
+    workspace, flow = snapshot.workspace, snapshot.flow.flow
+    # Those of deployments that are over, or unknown: nobody goes on from them.
+    over = {owner for owner in stream.cursors if not stream.takes(subjects.owner_filter(workspace, flow, owner))}
+    return [*map(PurgeBarriers, sorted(barriers)), *map(PurgeCursors, sorted(over))]
 
 
 def plan_consumers(snapshot: Snapshot) -> list[Action]:
@@ -43,22 +48,26 @@ def plan_consumers(snapshot: Snapshot) -> list[Action]:
     for name, (config, paused) in wanted.items():
         view = snapshot.consumers.get(name)
         if view is None:
-            if all(stream.takes(_owner_filter(item)) for item in _filters(config)):
+            listed = all(stream.takes(subjects.owner_filter_of(item)) for item in _filters(config))
+            if listed and not _has_former(snapshot, name):
                 actions.append(EnsureConsumer(config, paused))
         elif dict(view.config) != config:
             moved = _filters(dict(view.config)) != _filters(config)
             actions.append(EnsureConsumer(config, paused, recreate=moved))
         elif view.paused != paused:
             actions.append(PauseConsumer(name, paused))
-    actions += [DeleteConsumer(name) for name in sorted(snapshot.consumers) if name not in wanted]
+    actions += [
+        DeleteConsumer(name) for name in sorted(snapshot.consumers) if name not in wanted and let_go_of(snapshot, name)
+    ]
     return actions
+
+
+def _has_former(snapshot: Snapshot, durable: str) -> bool:
+    """Two durables of one slot are refused by the broker: the former goes first."""
+    slot = subjects.parse_slot_consumer(durable)
+    return slot is not None and bool(former(snapshot, slot.deployment, slot.step, slot.slot))
 
 
 def _filters(config: dict[str, object]) -> tuple[str, ...]:
     several = config.get("filter_subjects")
     return tuple(several) if isinstance(several, tuple) else (str(config.get("filter_subject", "")),)
-
-
-def _owner_filter(subject: str) -> str:
-    parsed = subjects.parse_data_subject(subject)
-    return subjects.owner_filter(parsed.workspace, parsed.flow, parsed.owner)

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
+from headrace.model.slots import MAX_SLOTS
 from services.orchestrator.domain.deployment_phases import OVER, WANTED
 from services.orchestrator.domain.documents import DROP, FlowDocument, current_epoch
 from services.orchestrator.domain.drain_choice import settling
 from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowState
+from services.orchestrator.domain.slot_handover import durables, waits_for_slot
 from services.orchestrator.domain.snapshot import Snapshot, StreamView
 
 NANOS = 1_000_000_000
 DUPLICATE_WINDOW_S = 120
 MIN_ACK_PENDING = 1000
 GENERATION_KEY = "headrace-generation"
+CURSORS = "c"
+NO_SLOT = -1
 
 
 def owners(snapshot: Snapshot) -> list[str]:
@@ -26,7 +30,7 @@ def owners(snapshot: Snapshot) -> list[str]:
         view = snapshot.deployments.get(number)
         if number in flow.closed or snapshot.phase_of(number) in ("RETIRED", "FAILED"):
             continue
-        listed.append(subjects.deployment_owner(number))
+        listed += [subjects.deployment_owner(number), subjects.cursor_owner(number)]
         if view is not None and view.plan is not None and view.plan.parking_epoch:
             listed.append(subjects.parking_owner(view.plan.parking_epoch))
     if flow.ingress:
@@ -48,6 +52,9 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
         "storage": "file",
         "discard": "new",
         "discard_new_per_subject": True,
+        # Owners of slots store outputs with a cursor that replaces the one before, in one batch.
+        "allow_atomic": True,
+        "allow_rollup_hdrs": True,
         "max_msgs_per_subject": flow.max_waiting,
         "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
         "num_replicas": snapshot.stream_copies,
@@ -71,6 +78,8 @@ def stream_view(info: Mapping[str, object]) -> StreamView:
         "storage",
         "discard",
         "discard_new_per_subject",
+        "allow_atomic",
+        "allow_rollup_hdrs",
         "max_msgs_per_subject",
         "duplicate_window",
         "num_replicas",
@@ -80,25 +89,30 @@ def stream_view(info: Mapping[str, object]) -> StreamView:
             shown[key] = config[key]
     shown["subjects"] = tuple(_sequence(config.get("subjects")))
     shown["metadata"] = _own_metadata(config)
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str, int], int] = {}
+    cursors: set[str] = set()
     for subject, count in _mapping(_mapping(info.get("state")).get("subjects")).items():
         parts = subject.split(".")
-        if len(parts) == 6:
-            place = (parts[3], parts[4])
+        if len(parts) == 6 and parts[3].startswith(CURSORS):
+            cursors.add(parts[3])
+        elif len(parts) == 6:
+            place = (parts[3], parts[4], int(parts[5]) if parts[5].isdigit() else NO_SLOT)
             counts[place] = counts.get(place, 0) + int(str(count))
-    return StreamView(shown, counts, int(str(_mapping(info.get("state")).get("last_seq", 0))))
+    last = int(str(_mapping(info.get("state")).get("last_seq", 0)))
+    return StreamView(shown, counts, last, frozenset(cursors))
 
 
-def consumer_config(snapshot: Snapshot, plan: DeploymentPlan, step: str, replicas: int) -> dict[str, object]:
-    """The whole config of a step's durable. The trigger's delivers what was parked first."""
+def consumer_config(
+    plan: DeploymentPlan, step: str, replicas: int, durable: str, slot: int = subjects.SINGLE_SLOT
+) -> dict[str, object]:
+    """The whole config of a durable of a step. The trigger's delivers what was parked first."""
     workspace, flow = plan.workspace, plan.flow
-    filters = [subjects.data_subject(workspace, flow, subjects.deployment_owner(plan.deployment), step)]
+    filters = [subjects.data_subject(workspace, flow, subjects.deployment_owner(plan.deployment), step, slot)]
     if step == plan.trigger and plan.parking_epoch:
-        parked = subjects.parking_owner(plan.parking_epoch)
-        filters.insert(0, subjects.data_subject(workspace, flow, parked, step))
+        filters = [*_parked(plan, slot), *filters]
     prefetch = plan.step(step).prefetch
     config: dict[str, object] = {
-        "durable_name": subjects.step_consumer(plan.deployment, step),
+        "durable_name": durable,
         "ack_policy": "explicit",
         "ack_wait": int(plan.ack_wait_s * NANOS),
         "max_deliver": -1,
@@ -112,6 +126,19 @@ def consumer_config(snapshot: Snapshot, plan: DeploymentPlan, step: str, replica
     else:
         config["filter_subjects"] = tuple(filters)
     return config
+
+
+def _parked(plan: DeploymentPlan, slot: int) -> list[str]:
+    """What was parked for the trigger, or for one slot of it. It may have been placed after another version's key
+    and slots (while the flow did not run), so every slot that can be is read by somebody."""
+    slots = plan.step(plan.trigger).slots
+    parked = subjects.parking_owner(plan.parking_epoch)
+    if slots == 1:
+        return [subjects.all_slots(plan.workspace, plan.flow, parked, plan.trigger)]
+    return [
+        subjects.data_subject(plan.workspace, plan.flow, parked, plan.trigger, number)
+        for number in range(slot, MAX_SLOTS, slots)
+    ]
 
 
 def consumer_view_config(config: Mapping[str, object]) -> dict[str, object]:
@@ -136,11 +163,13 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
         if number in snapshot.flow.closed and dropping(snapshot.flow):
             continue
         for step in view.plan.steps:
-            config = consumer_config(snapshot, view.plan, step.name, view.state.replicas.get(step.name, 1))
-            paused = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
-            held = snapshot.flow.state in SUSPENDED_STATES or dropping(snapshot.flow)
-            paused = paused or held or settling(view.state)
-            wanted[str(config["durable_name"])] = (config, paused)
+            replicas = 1 if step.keyed else view.state.replicas.get(step.name, 1)
+            closed = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
+            held = snapshot.flow.state in SUSPENDED_STATES or dropping(snapshot.flow) or settling(view.state)
+            for durable, slot in durables(view.plan, view.state, step.name).items():
+                config = consumer_config(view.plan, step.name, replicas, durable, slot)
+                waits = step.keyed and waits_for_slot(snapshot, number, step.name, slot)
+                wanted[durable] = (config, bool(closed or held or waits))
     return wanted
 
 

@@ -21,6 +21,7 @@ from services.orchestrator.domain.drain_choice import chosen_state, settle, sett
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.listener_handover import decided, may_listen, stop_broken_listener, yields
 from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
+from services.orchestrator.domain.slot_handover import leases, moving, rebalanced_state
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 
 # A sidecar that exits this often before it serves will not come up.
@@ -39,6 +40,7 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
     changed = (
         chosen_state(snapshot, view, view.state)
         or scaled_state(snapshot, view, view.state)
+        or rebalanced_state(snapshot, view, view.state)
         or _next_state(snapshot, view, view.state)
     )
     if changed is not None:
@@ -149,15 +151,26 @@ def _call(
     if progress == Progress.STARTING:
         return None
     if state.phase == DeploymentPhase.ACTIVE and (behind or progress == Progress.WARM):
-        return CallInstance(instance.name, "Activate", state.generation)
+        owned = leases(state, instance.step, instance.replica)
+        return CallInstance(instance.name, "Activate", state.generation, owned)
     if state.phase == DeploymentPhase.DRAINING and (behind or progress in (Progress.WARM, Progress.ACTIVE)):
-        return CallInstance(instance.name, "Drain", state.generation)
+        owned = leases(state, instance.step, instance.replica)
+        return CallInstance(instance.name, "Drain", state.generation, owned)
     return None
 
 
 def _consumers_ready(snapshot: Snapshot, view: DeploymentView) -> bool:
-    assert view.plan is not None
-    return all(subjects.step_consumer(view.number, step.name) in snapshot.consumers for step in view.plan.steps)
+    """Every step has its durables; a slot that is on its way to another owner may have none for a moment."""
+    plan, state = view.plan, view.state
+    assert plan is not None
+    assert state is not None
+    for step in plan.steps:
+        if not step.keyed:
+            if subjects.step_consumer(view.number, step.name) not in snapshot.consumers:
+                return False
+        elif state.phase == DeploymentPhase.PREPARING and moving(snapshot, view.number, step.name):
+            return False
+    return True
 
 
 def _next_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> SetState | None:

@@ -59,7 +59,7 @@ def plan_strays(snapshot: Snapshot) -> list[Action]:
     strays = sorted(
         {
             owner
-            for (owner, step), count in stream.counts.items()
+            for (owner, step, _), count in stream.counts.items()
             if count and owner not in known and not owner.startswith("c") and not step.startswith("_")
         }
     )

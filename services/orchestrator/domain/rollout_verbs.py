@@ -109,6 +109,7 @@ def check_takeover(document: FlowDocument, running: DeploymentPlan, spec: FlowSp
         changed.append(f"its trigger is {trigger!r}, was {running.trigger!r}")
     if bool(spec.reply_timeout_s) != bool(running.reply_timeout_s):
         changed.append("it replies to its callers, did not" if spec.reply_timeout_s else "it does not reply, but did")
+    changed += _other_slots(running, spec)
     if changed:
         raise WrongState(
             f"flow {document.flow!r} cannot be switched warm: {'; '.join(changed)}",
@@ -117,6 +118,25 @@ def check_takeover(document: FlowDocument, running: DeploymentPlan, spec: FlowSp
             "drains, then the new one starts",
             metadata={"flow": document.flow},
         )
+
+
+def _other_slots(running: DeploymentPlan, spec: FlowSpec) -> list[str]:
+    """Steps whose messages would go to other slots: their order could not be kept across the switch."""
+    found = []
+    for step in spec.steps:
+        before = next((item for item in running.steps if item.name == step.name), None)
+        if before is None or (before.key, before.keyed, before.slots) == (step.key, step.keyed, step.slot_count):
+            continue
+        was, now = (
+            _keying_words(before.key, before.keyed, before.slots),
+            _keying_words(step.key, step.keyed, step.slot_count),
+        )
+        found.append(f"step {step.name!r} is {now}, was {was}")
+    return found
+
+
+def _keying_words(key: str, keyed: bool, slots: int) -> str:
+    return f"keyed by {key or 'its message ids'} in {slots} slots" if keyed else "not keyed"
 
 
 def delete_version(document: FlowDocument, version: int, used: frozenset[int]) -> FlowDocument:

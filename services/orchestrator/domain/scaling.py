@@ -22,6 +22,7 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.operation_ends import Ending
+from services.orchestrator.domain.slot_handover import moving, rebalanced_state
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot
 
 GIVE_WAY = "GiveWay"
@@ -60,6 +61,14 @@ def begin_scale(document: FlowDocument, plan: DeploymentPlan | None, intent: Ope
             reason="EXCLUSIVE",
             next_step="Leave it at 1",
         )
+    step = plan.step(intent.step)
+    if step.keyed and intent.replicas > step.slots:
+        raise WrongState(
+            f"step {intent.step!r} has {step.slots} slots, each with one owner: of {intent.replicas} instances "
+            f"{intent.replicas - step.slots} would have nothing to do",
+            reason="TOO_FEW_SLOTS",
+            next_step=f"Scale it to {step.slots} at most, or give it more `slots` in the flow file",
+        )
     intent = msgspec.structs.replace(intent, version=document.active_version, deployment=document.active)
     return change(document, operation=intent, edit=document.edit + 1)
 
@@ -79,8 +88,10 @@ def scaled_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentStat
         replicas={**state.replicas, intent.step: intent.replicas},
         generation=state.generation + 1,
         scaled_at=snapshot.now,
+        scaled_generation=state.generation + 1,
     )
-    return SetState(view.number, scaled, f"{intent.step} scaled to {intent.replicas}")
+    moved = rebalanced_state(snapshot, view, scaled)
+    return SetState(view.number, moved.state if moved else scaled, f"{intent.step} scaled to {intent.replicas}")
 
 
 def let_go(snapshot: Snapshot, state: DeploymentState, instance: InstanceView) -> CallInstance | StopInstance | None:
@@ -128,8 +139,14 @@ def scale_outcome(snapshot: Snapshot, intent: OperationIntent, document: Operati
         if status is None or status.progress != Progress.ACTIVE or status.generation < state.generation:
             late.append(f"{instance.name} is {status.progress if status else 'not up'}")
     late += [f"{instance.name} finishes what it holds" for instance in surplus(snapshot, intent.deployment)]
+    if view is not None and rebalanced_state(snapshot, view, state) is not None:
+        late.append("slots have yet to be given to other owners")
+    late += [f"slot {slot} waits for its former owner" for slot in moving(snapshot, intent.deployment, intent.step)]
     if not late:
-        return Ending(message=f"step {intent.step!r} of deployment {intent.deployment} has {intent.replicas} instances")
+        message = f"step {intent.step!r} of deployment {intent.deployment} has {intent.replicas} instances"
+        owners = state.slots.get(intent.step, ())
+        handed = sum(owner.generation >= state.scaled_generation for owner in owners)
+        return Ending(message=f"{message}; {handed} of {len(owners)} slots were handed over" if owners else message)
     if intent.deadline and snapshot.now > intent.deadline:
         return _failed(snapshot, intent, "SCALE_TIMEOUT", "; ".join(late), code="DEADLINE_EXCEEDED")
     return None

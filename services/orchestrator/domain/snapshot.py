@@ -53,20 +53,30 @@ class StatusView:
     cause_reason: str = ""
     log_lines: tuple[str, ...] = ()
     gave_way: bool = False
+    # (slot, generation) of a keyed step: what it pulls from or still holds something of.
+    slots: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
-    """The flow's stream: the part of its config that is decided here, messages per (owner, step), and the sequence
-    of the newest message it ever stored."""
+    """The flow's stream: the part of its config that is decided here, messages per (owner, step, slot), and the
+    sequence of the newest message it ever stored. Cursors are no messages: only who has some is told.
+    """
 
     config: Mapping[str, object]
-    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    counts: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
     last_sequence: int = 0
+    cursors: frozenset[str] = frozenset()
 
     def waiting(self, owner: str) -> int:
         """Messages stored under an owner, barriers not counted."""
-        return sum(n for (of, step), n in self.counts.items() if of == owner and not step.startswith("_"))
+        return sum(n for (of, step, _), n in self.counts.items() if of == owner and not step.startswith("_"))
+
+    def stored(self, owner: str, step: str, slot: int | None = None) -> int:
+        """Messages stored for a step, or for one of its slots."""
+        if slot is not None:
+            return self.counts.get((owner, step, slot), 0)
+        return sum(n for (of, to, _), n in self.counts.items() if of == owner and to == step)
 
     def takes(self, subject_filter: str) -> bool:
         subjects = self.config.get("subjects")
@@ -142,8 +152,10 @@ class Snapshot:
 
     def waiting_of(self, deployment: int) -> int:
         """Messages stored for a deployment, those parked for it included."""
-        count = self.waiting(deployment_owner(deployment))
+        return sum(self.waiting(owner) for owner in self.owners_of(deployment))
+
+    def owners_of(self, deployment: int) -> tuple[str, ...]:
+        """Under whom messages of a deployment are stored: itself, and what was parked for it."""
         plan = self.deployments[deployment].plan
-        if plan is not None and plan.parking_epoch:
-            count += self.waiting(parking_owner(plan.parking_epoch))
-        return count
+        parked = (parking_owner(plan.parking_epoch),) if plan is not None and plan.parking_epoch else ()
+        return (deployment_owner(deployment), *parked)

@@ -74,7 +74,7 @@ def check_accepts(document: FlowDocument) -> None:
 def kept(snapshot: Snapshot) -> int:
     """Messages of the flow that wait, barriers not counted."""
     counts = snapshot.stream.counts if snapshot.stream else {}
-    return sum(n for (_, step), n in counts.items() if not step.startswith("_"))
+    return sum(n for (_, step, _), n in counts.items() if not step.startswith("_"))
 
 
 def plan_suspension(snapshot: Snapshot) -> UpdateFlow | None:

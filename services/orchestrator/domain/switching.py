@@ -19,6 +19,7 @@ from services.orchestrator.domain.documents import (
 )
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state
 from services.orchestrator.domain.listener_handover import hands_over, waited_long_enough
+from services.orchestrator.domain.slot_handover import durables, waits_for_slot
 from services.orchestrator.domain.snapshot import Progress, Snapshot
 
 
@@ -43,7 +44,7 @@ def plan_switch(snapshot: Snapshot) -> Action | None:
         return plan_closing(snapshot)
     if flow.ingress != owner:
         return UpdateFlow(give_ingress(flow, owner, parking_used=True), "ingress decided")
-    if flow.ingress_confirmed and (_trigger_open(snapshot, flow.target) or waits_for_older(snapshot, flow.target)):
+    if flow.ingress_confirmed and _trigger_open(snapshot, flow.target):
         return UpdateFlow(_taken_over(snapshot), "deployment took over")
     return plan_closing(snapshot)
 
@@ -110,7 +111,17 @@ def all_active(snapshot: Snapshot, deployment: int) -> bool:
 
 
 def _trigger_open(snapshot: Snapshot, deployment: int) -> bool:
-    plan = snapshot.deployments[deployment].plan
-    assert plan is not None
-    consumer = snapshot.consumers.get(subjects.step_consumer(deployment, plan.trigger))
-    return consumer is not None and not consumer.paused
+    """Whether its trigger's consumers are open; those that wait for older deployments open when these have drained."""
+    view = snapshot.deployments[deployment]
+    assert view.plan is not None
+    assert view.state is not None
+    if waits_for_older(snapshot, deployment):
+        return True
+    for name, slot in durables(view.plan, view.state, view.plan.trigger).items():
+        consumer = snapshot.consumers.get(name)
+        if consumer is None:
+            return False
+        keyed = view.plan.step(view.plan.trigger).keyed
+        if consumer.paused and not (keyed and waits_for_slot(snapshot, deployment, view.plan.trigger, slot)):
+            return False
+    return True

@@ -41,6 +41,9 @@ class TimerSpec:
     every_ns: int
     running_since_ns: int
     active_since_ns: int
+    # Of the trigger: they place a tick.
+    key: str = ""
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
         every_ns=round(step.every_s * 1000) * 1_000_000,
         running_since_ns=int(flow.running_since * NANOS),
         active_since_ns=int((view.state.changed_at if view.state else 0.0) * NANOS),
+        key=step.key,
+        slots=step.slots,
     )
 
 
