@@ -40,6 +40,12 @@ POINTS: Mapping[str, str] = {
     "after-publish": "a message was written to the broker; its answer was not read",
     "before-publish-ack": "the broker has stored a message; nobody here knows",
     "after-publish-ack": "the broker has stored a message and its sender knows",
+    "before-commit": "outputs of a slot's inputs and its cursor are about to be stored together; nothing is written",
+    "after-commit": "such a batch was written to the broker; its answer was not read",
+    "before-commit-ack": "the broker has stored such a batch; nobody here knows",
+    "after-commit-ack": "the broker has stored such a batch and the slot knows",
+    "before-cursor": "a slot's cursor is about to be read",
+    "after-cursor": "a slot's cursor was read; nobody has acted on it",
     "before-reply": "a reply to a waiting caller is about to be written",
     "after-reply": "a reply was written to the broker",
     "before-ack": "an input is about to be acknowledged; nothing is written",
@@ -51,7 +57,10 @@ POINTS: Mapping[str, str] = {
 }
 """Name to what is true there. `before-ack` with `stop` is the moment in which a process holds the most."""
 
-FAILING = frozenset({"before-publish", "before-publish-ack", "before-ack", "before-ack-confirm", "before-dead-letter"})
+FAILING = frozenset(
+    {"before-publish", "before-publish-ack", "before-ack", "before-ack-confirm", "before-dead-letter"}
+    | {"before-commit", "before-commit-ack"}
+)
 """Points at which `error` means something: the broker's answer is lost (before-…-ack, -confirm) or never asked for."""
 
 

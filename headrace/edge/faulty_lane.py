@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from headrace.edge.fault_points import FaultInjected, FaultPlan, installed_faults
 from headrace.model import subjects
-from headrace.ports import AckUnknown, Consumption, Delivery, PublishUnknown, Stored
+from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Kept, PublishUnknown, Stored
 
 WRITTEN_AFTER_S = 0.002
 """What is queued in one turn of the loop has left the process by then, unless the socket is full."""
@@ -44,6 +44,23 @@ class FaultyLane:
             return self._passed_on(answer, "", "after-dead-letter", PublishUnknown)
         self._soon("after-publish")
         return self._passed_on(answer, "before-publish-ack", "after-publish-ack", PublishUnknown)
+
+    def publish_batch(self, messages: Sequence[BatchMessage], **options: Any) -> asyncio.Future[Stored]:
+        """See the port."""
+        try:
+            self._faults.reach("before-commit")
+        except FaultInjected as fault:
+            return self._failed(PublishUnknown(f"never written: {fault}"))
+        answer: asyncio.Future[Stored] = self._inside.publish_batch(messages, **options)
+        self._soon("after-commit")
+        return self._passed_on(answer, "before-commit-ack", "after-commit-ack", PublishUnknown)
+
+    async def last_message(self, stream: str, subject: str, **options: Any) -> Kept | None:
+        """See the port."""
+        self._faults.reach("before-cursor")
+        kept: Kept | None = await self._inside.last_message(stream, subject, **options)
+        self._faults.reach("after-cursor")
+        return kept
 
     def consume(
         self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]

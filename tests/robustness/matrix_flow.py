@@ -30,6 +30,7 @@ COMPONENTS = Path(__file__).parent / "components"
 WEBHOOK = Path(__file__).parents[2] / "components" / "webhook"
 # What makes hook, keep and sink keyed steps.
 KEYED: dict[str, object] = {}
+KEYED_STEPS = ("hook", "keep", "sink")
 STEPS = ("hook", "split", "left", "right", "join", "keep", "sink")
 KEPT = frozenset({"sink0", "sink1", "sink2"})
 LEAVES = KEPT | {"left0", "left1", "right0", "right1"}

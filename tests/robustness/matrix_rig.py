@@ -39,6 +39,7 @@ WORKSPACE = "default"
 FLOW = "matrix"
 ACK_WAIT_S = 1.0
 REACH_LIMIT_S = 6.0
+CURSOR_POINTS = ("before-cursor", "after-cursor")
 # How often a point is tried at which the victim happens to hold nothing.
 TRIES = 8
 RECOVERY_LIMIT_S = 30.0
@@ -127,8 +128,8 @@ class MatrixRig:
     async def _round(self, step: str, point: str, fault: str) -> Round | None:
         process = "gateway" if step == "gateway" else instance_name(WORKSPACE, FLOW, self.deployment, step, 0)
         for _ in range(TRIES):
-            pid = await eventually(lambda: self._pid(step), within_s=RECOVERY_LIMIT_S)
-            if not await self._stopped_at(point, process, pid):
+            pid = await self._stopped_at(point, step, process)
+            if not pid:
                 self.missed.append(f"{step} {point}")
                 return None
             held, began = await self._held(step), time.time()
@@ -148,20 +149,24 @@ class MatrixRig:
         self.rounds.append(done)
         return done
 
-    async def _stopped_at(self, point: str, process: str, pid: int) -> bool:
-        """Whether the process came to the point in time, and stands there."""
+    async def _stopped_at(self, point: str, step: str, process: str) -> int:
+        """The process that came to the point in time, and stands there; 0 if none did."""
+        pid = await eventually(lambda: self._pid(step), within_s=RECOVERY_LIMIT_S)
         order = self.folder / "faults" / process
         new = self.folder / "faults" / f"{process}.new"
         new.write_text(f"{point}:stop")
         new.rename(order)
+        if point in CURSOR_POINTS:
+            os.kill(pid, signal.SIGKILL)  # it is the next one that reads the cursors
+            pid = await eventually(lambda: self._pid(step, unlike=pid), within_s=RECOVERY_LIMIT_S)
         try:
             await eventually(lambda: is_stopped(pid), within_s=REACH_LIMIT_S, every_s=0.005)
         except AssertionError:
             order.unlink(missing_ok=True)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)  # it may have got there just now
-            return False
-        return True
+            return 0
+        return pid
 
     async def _do(self, fault: str, step: str, process: str, pid: int) -> None:
         match fault:
@@ -184,17 +189,20 @@ class MatrixRig:
             case _:
                 raise AssertionError(f"no fault {fault}")
 
-    def _pid(self, step: str) -> int:
+    def _pid(self, step: str, unlike: int = 0) -> int:
         """The sidecar (or gateway) that runs now; 0 between two."""
         if step == "gateway":
             return self.mesh.endpoints.processes["gateway"] or 0
         pids = self.mesh.pids_of("sidecar", FLOW, step, self.deployment)
-        return pids[0] if pids else 0
+        return next((pid for pid in pids if pid != unlike), 0)
 
     async def _held(self, step: str) -> int:
         if step == "gateway":
             return self.lanes.unanswered
-        return await self.in_flight.unacknowledged(step)
+        infos = await JetStreamAssets(self.connection).consumers(subjects.flow_stream(WORKSPACE, FLOW))
+        name = subjects.step_consumer(self.deployment, step)
+        mine = [info for info in infos if info["name"] == name or info["name"].startswith(f"{name}_s")]
+        return sum(int(info["num_ack_pending"]) for info in mine)
 
     async def recovered(self) -> None:
         """Until every lane's next request, sent from now on, is done to the last effect."""
