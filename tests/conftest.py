@@ -48,7 +48,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _remedy(tool: str) -> str:
-    return "`make tools` builds it" if tool in real_tools.GO_TOOLS else "install it"
+    return "`make tools` builds it" if tool in real_tools.GO_TOOLS else f"apt-get install {tool}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
