@@ -28,6 +28,10 @@ def locate(tool: str) -> str | None:
         cached = cache_directory() / f"{tool}-{GO_TOOLS[tool][1]}" / tool
         if cached.exists():
             return str(cached)
+    if tool == "postgres":
+        # Debian keeps the server's programs out of PATH.
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        return str(found[-1]) if found else shutil.which(tool)
     return shutil.which(tool)
 
 

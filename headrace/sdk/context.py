@@ -159,6 +159,12 @@ class Context:
         return self._message
 
     @property
+    def idempotency_key(self) -> str:
+        """For effects outside the mesh (a row, a payment): the same at every attempt and redelivery of this message,
+        on whatever instance, and no other message's. It is `message.id`; a replayed or moved message has its own."""
+        return self._message.id
+
+    @property
     def step(self) -> StepIdentity:
         return self._scope.step
 

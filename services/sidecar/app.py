@@ -26,6 +26,7 @@ from services.sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from headrace.edge.kv_bucket import KvBucket
+    from services.sidecar.careful_start import CarefulStart
     from services.sidecar.data_plane import DataPlane
     from services.sidecar.instance import Instance
     from services.sidecar.spare_component import SpareComponent
@@ -44,6 +45,7 @@ class SidecarService:
         self._spare = spare
         self._stop_event = stop_event
         self._instance: Instance | None = None
+        self._careful: CarefulStart | None = None
         self._server: Any = None
         self._rpc: Any = None
         self._connection: Any = None
@@ -113,6 +115,7 @@ class SidecarService:
         from headrace.api.sidecar.v1 import sidecar_pb2_grpc
         from headrace.edge.grpc_server import GrpcServer
         from headrace.edge.hop_recorder import HopRecorder, HopResponder
+        from services.sidecar.careful_start import CarefulStart
         from services.sidecar.data_plane import DataPlane
         from services.sidecar.instance import Instance
         from services.sidecar.lifecycle_rpc import SERVICE_NAME, LifecycleRpc
@@ -127,6 +130,8 @@ class SidecarService:
             self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
         )
         await self._hops.start()
+
+        careful = self._careful = CarefulStart(settings.deaths_file())
 
         def make_plane(plan: DeploymentPlan, step: StepPlan, instance: Instance) -> DataPlane:
             return DataPlane(
@@ -146,6 +151,7 @@ class SidecarService:
                     instance.supervisor.condemn(reason, cause) if instance.supervisor else None
                 ),
                 on_leases=instance.status.touch,
+                careful=careful,
             )
 
         instance = self._instance = Instance(
@@ -201,6 +207,8 @@ class SidecarService:
         """Stop pulling, finish what is in flight, end the component, flush, close."""
         if self._instance is not None:
             await self._instance.stop()
+            if self._careful is not None:
+                self._careful.forget()
         elif self._first is not None:
             await self._first.end()
         for task in self._owned:

@@ -5,13 +5,15 @@
     <cache>/bundles/<hex>.lock      who fetches
 
 The digest of the archive is checked before anything is unpacked (headrace.edge.bundle); afterwards the list
-of files tells whether the folder is still what was unpacked. A folder that is complete needs no registry.
+of files tells whether the folder is still what was unpacked, bytecode included, which is made at once for that. A
+folder that is complete needs no registry. Files are read-only: a component writes elsewhere, and one that does away
+with its own folder all the same finds it as it was when it is started again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import compileall
 import errno
 import json
 import os
@@ -27,8 +29,6 @@ from services.sidecar.file_lock import locked
 log = get_logger(__name__)
 
 DOWNLOAD_LIMIT_S = 60.0
-# Bytecode is written beside the source by whoever imports it first.
-_NOT_LISTED = "__pycache__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ class BundleCache:
         target = self._target(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         unpack_bundle(archive, digest, target)
+        compileall.compile_dir(target, quiet=2)
+        _make_read_only(target)
         listing = _list_path(target)
         partial = listing.with_suffix(f".part{os.getpid()}")
         entrypoint = _read_entrypoint(target)
@@ -150,14 +152,21 @@ def _list_path(target: Path) -> Path:
 
 def _list_files(root: Path) -> dict[str, str]:
     listing: dict[str, str] = {}
-    for folder, folders, files in os.walk(root):
-        with contextlib.suppress(ValueError):
-            folders.remove(_NOT_LISTED)
+    for folder, _, files in os.walk(root):
         for name in files:
             path = Path(folder, name)
             content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
             listing[str(path.relative_to(root))] = sha256(content).hexdigest()
     return listing
+
+
+def _make_read_only(root: Path) -> None:
+    """Files, not folders, so that whoever owns the cache can delete it."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o222)
 
 
 def _read_entrypoint(target: Path) -> str:

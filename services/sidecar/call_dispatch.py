@@ -28,9 +28,17 @@ STUCK_CALLS = 8
 
 
 class CallDispatch:
-    """Bounded by the credit of the consumption: it holds what the loop holds."""
+    """Bounded by the credit of the consumption: it holds what the loop holds. `runs_alone` gets the id of a suspect
+    just before it is sent."""
 
-    def __init__(self, step: StepPlan, clock: Callable[[], float], pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        step: StepPlan,
+        clock: Callable[[], float],
+        pace: Pace | None = None,
+        runs_alone: Callable[[str], None] | None = None,
+    ) -> None:
+        self._runs_alone = runs_alone
         self._timeout_s = step.timeout_s
         self._clock = clock
         self._pace = pace
@@ -103,7 +111,10 @@ class CallDispatch:
             return
         if self._suspects:
             if not self.running and self._may_begin(1):
-                self._send(stream, [self._suspects.popleft()])
+                suspect = self._suspects.popleft()
+                if self._runs_alone is not None:
+                    self._runs_alone(suspect.message_id)
+                self._send(stream, [suspect])
             return
         if not self._waiting or (len(self.running) == 1 and self._a_suspect_runs()):
             return

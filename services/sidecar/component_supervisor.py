@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +41,13 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorEvents:
-    """Who hears what. `lost` gets the cause as a phrase (`ended (exit status 1)`) and its reason; `failed` an error
-    that is to be shown, once per failed start or crash loop; `recovered` follows it when the component works again.
-    `busy` tells whether calls run."""
+    """Who hears what. `lost` gets the cause as a phrase (`ended (exit status 1)`) and its reason, and answers whether
+    one message is to blame; `failed` gets an error that is to be shown, once per failed start or crash loop;
+    `recovered` follows it when the component works again. `busy` tells whether calls run."""
 
     progress: Callable[[Happening], None]
     ready: Callable[[ComponentProcess, ComponentStream, ComponentFacts], None]
-    lost: Callable[[str, str], None]
+    lost: Callable[[str, str], bool]
     failed: Callable[[HeadraceError], None]
     recovered: Callable[[], None]
     events: Callable[[Sequence[Any]], None]
@@ -55,14 +55,15 @@ class SupervisorEvents:
 
 
 class ComponentSupervisor:
-    """Give `run` to a task; `stop` ends the component and makes `run` return."""
+    """Give `run` to a task; `stop` ends the component and makes `run` return. `program` is asked for before each
+    start, and answers what was checked just then."""
 
     def __init__(
         self,
         settings: Settings,
         plan: DeploymentPlan,
         step: StepPlan,
-        program: Program,
+        program: Callable[[], Awaitable[Program]],
         logs: LogCapture,
         events: SupervisorEvents,
         *,
@@ -84,6 +85,7 @@ class ComponentSupervisor:
         self._stopping = asyncio.Event()
         self._condemned = asyncio.Event()
         self._sentence = ("", "")
+        self._blamed = False
         self._stopped = asyncio.Event()
         self._loop_told = False
         self._start_failure_told = False
@@ -134,7 +136,8 @@ class ComponentSupervisor:
 
     async def _run_once(self) -> str:
         """One life of the component; answers how it ended."""
-        process = self._first or self._spawn()
+        self._blamed = False
+        process = self._first or await self._spawn()
         self._first, self._process = None, process
         await self._unless_stopped(process.wait_for_socket())
         self._events.progress(Happening.STARTED)
@@ -159,7 +162,7 @@ class ComponentSupervisor:
             return await self._watch(process, closed, cause)
         finally:
             reason = self._sentence[0] if self._condemned.is_set() else "COMPONENT_EXITED"
-            self._events.lost(cause[0] if cause else "was stopped", reason)
+            self._blamed = self._events.lost(cause[0] if cause else "was stopped", reason)
 
     async def _watch(self, process: ComponentProcess, closed: asyncio.Event, cause: list[str]) -> str:
         awaited = (process.wait(), closed.wait(), self._stopping.wait(), self._condemned.wait(), self._guard(process))
@@ -188,9 +191,10 @@ class ComponentSupervisor:
         excess = await watch_processes(process.pid, self._settings.component_limits, self._events.busy)
         self.condemn(excess.reason, excess.cause)
 
-    def _spawn(self) -> ComponentProcess:
+    async def _spawn(self) -> ComponentProcess:
+        # What the component has done to its own folder must not run, neither here nor in its next process.
+        program = await self._unless_stopped(self._program())
         self.starts += 1
-        program = self._program
         return ComponentProcess.spawn(
             self._settings,
             bundle=program.bundle,
@@ -202,7 +206,7 @@ class ComponentSupervisor:
 
     async def _after_crash(self, cause: str, error: HeadraceError | None) -> None:
         now = self._clock()
-        delay_s = min(self._record.crashed(now), self._settings.restart_delay_limit_s)
+        delay_s = min(self._record.crashed(now, blamed=self._blamed), self._settings.restart_delay_limit_s)
         log.warning("component is started again", cause=cause, delay_s=delay_s)
         self._logs.say("warning", f"the component {cause}; it is started again", delay_s=delay_s)
         if error is None and self._record.is_loop(now):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headrace.edge.kv_bucket import KvBucket
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from headrace.ports import ComponentStream, JetStreamLane
+    from services.sidecar.careful_start import CarefulStart
     from services.sidecar.component_process import ComponentProcess
     from services.sidecar.plan_source import PlanSource
 
@@ -53,6 +54,7 @@ class DataPlane:
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
         end_component: Callable[[str, str], None],
+        careful: CarefulStart | None = None,
         on_leases: Callable[[], None],
     ) -> None:
         self._step = step
@@ -117,6 +119,7 @@ class DataPlane:
             ack_wait_s=plan.ack_wait_s,
             on_finished=on_finished,
             end_component=end_component,
+            careful=careful,
             pace=self._pace(step.rate_limit, plans),
         )
         self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
@@ -186,10 +189,11 @@ class DataPlane:
         if self._listener is not None:
             self._listener.component_ready(process)
 
-    def component_lost(self, cause: str) -> None:
-        self.loop.component_lost(cause)
+    def component_lost(self, cause: str) -> bool:
+        """True when one message is to blame: a suspect that ran alone."""
         if self._listener is not None:
             self._listener.component_lost()
+        return self.loop.component_lost(cause)
 
     def activate(self) -> None:
         """Starts to pull, or to listen."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.structured_log import get_logger
 from headrace.ports import ComponentStream
 from headrace.wire.envelope import MalformedMessage
-from services.sidecar.call_dispatch import STUCK_CALLS, CallDispatch
+from services.sidecar.call_dispatch import STUCK_CALLS, SUSPECT_CRASHES, CallDispatch
 from services.sidecar.call_events import note_event, other_bytes, outcome_of
 from services.sidecar.dead_letters import failed_attempt
 from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, decide
@@ -32,6 +32,7 @@ TIMEOUT = "TIMEOUT"
 
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
+    from services.sidecar.careful_start import CarefulStart
     from services.sidecar.hop_phases import HopPhases
     from services.sidecar.pace import Pace
 
@@ -54,8 +55,10 @@ class DeliveryLoop:
         on_finished: Callable[[], None],
         end_component: Callable[[str, str], None] = lambda reason, cause: None,
         pace: Pace | None = None,
+        careful: CarefulStart | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._careful = careful
         self._step = step
         self._path = path
         path.submit = self.submit
@@ -67,7 +70,7 @@ class DeliveryLoop:
         self._liveness = Liveness(clock, on_alive=self._expire, on_silent=self._expire)
         self._flood = FloodGauge()
         self._clock = clock
-        self._dispatch = CallDispatch(step, clock, pace)
+        self._dispatch = CallDispatch(step, clock, pace, careful.runs_alone if careful is not None else None)
         self._ended: EndedCalls[LateContext] = EndedCalls()
         self._closed = False
         self._extend_every_s = ack_wait_s / 3
@@ -91,7 +94,20 @@ class DeliveryLoop:
     def submit(self, inputs: list[HeldInput]) -> None:
         """Takes inputs that may be called now."""
         self._arm_sweep()
+        if self._careful is not None and self._careful.careful:
+            inputs = [held for held in inputs if self._is_innocent(held, self._careful)]
         self._dispatch.submit(inputs)
+
+    def _is_innocent(self, held: HeldInput, careful: CarefulStart) -> bool:
+        """After deaths of the whole sidecar: what was delivered before runs alone, and the guilty not again."""
+        if held.delivery.attempt <= 1:
+            return True
+        held.crashes = max(held.crashes, SUSPECT_CRASHES)
+        problem = careful.guilt(held.message_id)
+        if problem is None:
+            return True
+        self._end(held, Outcome(Ending.FAILED, problem))
+        return False
 
     # Component
 
@@ -101,16 +117,20 @@ class DeliveryLoop:
         self._flood.start(self._clock())
         self._dispatch.component_ready(stream)
 
-    def component_lost(self, cause: str) -> None:
-        """The component is gone: its calls become new attempts once it is back. Nothing is lost."""
+    def component_lost(self, cause: str) -> bool:
+        """The component is gone: its calls become new attempts once it is back. Nothing is lost. True when one of
+        them is to blame: a suspect that ran alone."""
         self._liveness.component_lost()
         if self._closed:
-            return  # ended on purpose: what is left is delivered again, to whoever is next
+            return False  # ended on purpose: what is left is delivered again, to whoever is next
         self._ended.clear()
+        blamed = False
         for held in self._dispatch.component_lost():
+            blamed = held.alone and held.crashes >= SUSPECT_CRASHES
             self._counters["crashed_calls"] += 1
             problem = Problem("COMPONENT_DIED", f"the component {cause} while it worked on this message", 502)
             self._end(held, Outcome(Ending.COMPONENT_DIED, problem, alone=held.alone))
+        return blamed
 
     def on_events(self, events: Sequence[Any]) -> None:
         """Events of the Process stream, in order."""
@@ -155,6 +175,8 @@ class DeliveryLoop:
     # Decisions carried out
 
     def _end(self, held: HeldInput, outcome: Outcome) -> None:
+        if self._careful is not None:
+            self._careful.ended(held.message_id)
         decision = decide(outcome, held.trail(), self._step.retry, random.random())  # noqa: S311
         if decision.deliver:
             self._hops.called(held)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
@@ -213,11 +214,7 @@ class Instance:
     async def _supervisor(self) -> ComponentSupervisor:
         plan = await self._plans.plan()
         step = step_of(plan, self._settings.step)
-        bundle = await self._bundles.fetch(step.pin.digest)
-        self._progress(Happening.FETCHED)
-        python = await self._environments.build(bundle.path)
-        self._progress(Happening.BUILT)
-        program = Program(bundle.path, python, bundle.entrypoint)
+        await self._program(step, self._progress)
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
             self.plane.own(self._leases)
@@ -235,9 +232,17 @@ class Instance:
             busy=lambda: self.plane is not None and self.plane.loop.calls_run,
         )
         self.supervisor = ComponentSupervisor(
-            self._settings, plan, step, program, self.logs, events, first=first, spare=self._spare
+            self._settings, plan, step, partial(self._program, step), self.logs, events, first=first, spare=self._spare
         )
         return self.supervisor
+
+    async def _program(self, step: StepPlan, progress: Callable[[Happening], None] = lambda _: None) -> Program:
+        """The pinned bundle, checked file by file, and its interpreter."""
+        bundle = await self._bundles.fetch(step.pin.digest)
+        progress(Happening.FETCHED)
+        python = await self._environments.build(bundle.path)
+        progress(Happening.BUILT)
+        return Program(bundle.path, python, bundle.entrypoint)
 
     # What happened
 
@@ -270,12 +275,13 @@ class Instance:
         self._act()
         self.status.touch()
 
-    def _lost(self, cause: str, reason: str) -> None:
+    def _lost(self, cause: str, reason: str) -> bool:
         assert self.plane is not None
-        self.plane.component_lost(cause)
+        blamed = self.plane.component_lost(cause)
         if not self._stopping:
             self.status.blame(f"the component {cause}", reason)
         self.status.touch()
+        return blamed
 
     def _failed(self, error: HeadraceError) -> None:
         if self._stopping:

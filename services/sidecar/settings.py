@@ -80,6 +80,10 @@ class Settings:
         """The component's socket; one at a time belongs to an instance."""
         return self.run_dir / f"{_short(self.instance)}.c{os.getpid()}.sock"
 
+    def deaths_file(self) -> Path:
+        """Where one life of the sidecar tells the next that it came to no orderly end."""
+        return self.run_dir / f"{_short(self.instance)}.lives"
+
     def remove_stale_sockets(self) -> None:
         """Sockets of components whose sidecar was killed."""
         for path in self.run_dir.glob(f"{_short(self.instance)}.c*.sock"):

@@ -109,6 +109,8 @@ class SidecarBench:
     registry: str = ""
     component_start_limit_s: float = 20.0
     log_level: str = "warning"
+    variables: dict[str, str] = field(default_factory=dict)
+    """Further variables of the sidecar's environment."""
     replica: int = 0
     replicas: int = 1
     key: str = ""
@@ -314,6 +316,7 @@ class SidecarBench:
 
     def environment(self) -> dict[str, str | None]:
         return {
+            **self.variables,
             "HEADRACE_NATS_URL": self.nats_url,
             "HEADRACE_REGISTRY": self.registry,
             "HEADRACE_CACHE_DIR": str(self.cache),

@@ -23,16 +23,18 @@ class CrashRecord:
         self._started_at = now
 
     def finished_message(self) -> None:
-        """A message was finished: whatever crashed before was no loop. The back-off stays."""
+        """A message was finished: whatever crashed before was no loop, and the back-off begins anew."""
         self._crashes.clear()
+        self._in_a_row = 0
 
-    def crashed(self, now: float) -> float:
-        """Notes a crash; answers the delay in seconds before the next start."""
+    def crashed(self, now: float, *, blamed: bool = False) -> float:
+        """Notes a crash; answers the delay in seconds before the next start. `blamed`: a message that ran alone did
+        it, so that the others need not wait longer for it."""
         if self._started_at is not None and now - self._started_at >= HEALTHY_S:
             self._in_a_row = 0
             self._crashes.clear()
         self._started_at = None
-        self._in_a_row += 1
+        self._in_a_row = 1 if blamed else self._in_a_row + 1
         self._crashes.append(now)
         return restart_delay_s(self._in_a_row)
 
