@@ -22,6 +22,7 @@ from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnkno
 from headrace.wire.envelope import seal
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.edge_window import EdgeWindow
+from services.sidecar.domain.output_answers import ANSWERS, Fate, OutputAnswer, refusal
 from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_delay_s
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
-
-_MESSAGE_TOO_LARGE = 10054
 
 
 @dataclass(slots=True, eq=False)
@@ -142,22 +141,25 @@ class Outbox:
             edge.window.stored(waiting=len(edge.waiting))
             stored = future.result()
             if stored.duplicate:
-                self._counters["duplicates"] += 1
+                self._counters[ANSWERS[OutputAnswer.DUPLICATE].counter] += 1
             outgoing.on_stored(outgoing, stored)
             self._one_settled()
             if edge.waiting:
                 self._pump(edge)
-        elif isinstance(error, PublishRefused) and error.edge_full:
-            self._counters["refused_full"] += 1
+            return
+        answer = refusal(error.code) if isinstance(error, PublishRefused) else OutputAnswer.UNANSWERED
+        rule = ANSWERS[answer]
+        if rule.fate is Fate.WAIT:
+            self._counters[rule.counter] += 1
             edge.window.refused()
             if outgoing.withdrawn:
                 self._one_settled()
             else:
                 edge.waiting.appendleft(outgoing)
             self._probe_later(edge)
-        elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
+        elif rule.fate is Fate.DEAD_LETTER:
             edge.window.unanswered()
-            self._refuse(edge, outgoing, Problem("OUTPUT_REFUSED", f"the broker refuses the output: {error}"))
+            self._refuse(edge, outgoing, Problem(rule.code, f"the broker refuses the output: {error}"))
             self._pump(edge)
         else:
             if isinstance(error, PublishUnknown) and error.no_responders:
@@ -173,7 +175,7 @@ class Outbox:
 
     def _again_later(self, edge: _Edge, outgoing: Outgoing) -> None:
         outgoing.tries += 1
-        self._counters["republished"] += 1
+        self._counters[ANSWERS[OutputAnswer.UNANSWERED].counter] += 1
         delay_s = jittered(republish_delay_s(outgoing.tries), random.random())  # noqa: S311
         self._timers.later(delay_s, partial(self._try_again, edge, outgoing))
         if edge.waiting and not edge.ordered:
@@ -191,7 +193,7 @@ class Outbox:
             self._one_settled()
         elif self._retired() and not outgoing.until_stored:
             reason = "the deployment is retired; its edges take no more messages"
-            self._refuse(edge, outgoing, Problem("DEPLOYMENT_RETIRED", reason))
+            self._refuse(edge, outgoing, Problem(ANSWERS[OutputAnswer.RETIRED].code, reason))
         elif edge.window.may_send():
             self._send(edge, outgoing)
         else:

@@ -31,6 +31,7 @@ from headrace.wire.cursor import Cursor, decode_cursor, encode_cursor
 from headrace.wire.envelope import seal
 from services.sidecar.domain.commit_size import CommitSize
 from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.output_answers import MESSAGE_TOO_LARGE
 from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_delay_s
 from services.sidecar.outbox import Outgoing
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
-
-_MESSAGE_TOO_LARGE = 10054
 
 
 class SlotTaken(Exception):
@@ -196,7 +195,7 @@ class SlotCommit:
             self._again(jittered(PROBE_S, random.random()))  # noqa: S311
         elif isinstance(error, PublishRefused) and (error.fenced or error.duplicate_inside):
             self._tasks.create_task(self._look(chunk, duplicate=error.duplicate_inside), name="slot fence")
-        elif isinstance(error, PublishRefused) and error.code == _MESSAGE_TOO_LARGE:
+        elif isinstance(error, PublishRefused) and error.code == MESSAGE_TOO_LARGE:
             self._refuse(chunk, f"the broker refuses the output: {error}")
         else:
             self._unanswered(chunk, error)
