@@ -170,7 +170,7 @@ class SlotCommit:
             outgoing.written_at_unix_ns, outgoing.written_at_mono_ns = unix_ns, mono_ns
             payload = seal(outgoing.payload, outgoing.message_id, unix_ns)
             message = BatchMessage(outgoing.subject, payload, outgoing.message_id, outgoing.traceparent)
-            messages[outgoing.message_id] = message  # the same id twice is one message
+            messages.setdefault(outgoing.message_id, message)  # the same id twice is one message: the first
         cursor = self._cursor_message(chunk.through or self._through, self._fence)
         try:
             future = self._lane.publish_batch([*messages.values(), cursor])

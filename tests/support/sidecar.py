@@ -83,6 +83,7 @@ class Arrived:
     envelope: Envelope
     message_id: str
     sequence: int
+    subject: str = ""
 
 
 @dataclass
@@ -461,7 +462,8 @@ class SidecarBench:
                     for message in await subscription.fetch(min(count - len(found), 500), timeout=min(left_s, 1.0)):
                         headers = message.headers or {}
                         envelope = decode_envelope(message.data)
-                        found.append(Arrived(envelope, headers["Nats-Msg-Id"], message.metadata.sequence.stream))
+                        sequence = message.metadata.sequence.stream
+                        found.append(Arrived(envelope, headers["Nats-Msg-Id"], sequence, message.subject))
                         await message.ack()
         finally:
             await subscription.unsubscribe()
