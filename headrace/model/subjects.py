@@ -252,6 +252,11 @@ def state_key(flow: str, deployment: int) -> str:
     return f"state.{flow}.{deployment}"
 
 
+def broker_key() -> str:
+    """In the bucket of deployments: the broker processes that sidecars met, and when first."""
+    return "broker"
+
+
 def pin_key(digest: str, flow: str, holder: str) -> str:
     """`<hex>.<flow>.<holder>`, holder for example `d1` (deployment) or `v2` (version)."""
     return f"{digest.removeprefix('sha256:')}.{flow}.{holder}"

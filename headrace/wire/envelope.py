@@ -54,6 +54,7 @@ def encode_shared(
     reply_to: ReplyTo | None = None,
     incarnation: int = 0,
     input_stored_at_unix_ns: int = 0,
+    in_doubt: bool = False,
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
@@ -67,6 +68,7 @@ def encode_shared(
             reply_to=reply_to,
             incarnation=incarnation,
             input_stored_at_unix_ns=input_stored_at_unix_ns,
+            in_doubt=in_doubt,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error

@@ -52,6 +52,7 @@ class SidecarService:
         self._lane: Any = None
         self._hops: Any = None
         self._answers: KvBucket | None = None
+        self._broker: Any = None
         self._owned: list[asyncio.Task[None]] = []
         self._first: ComponentProcess | None = None
 
@@ -81,11 +82,14 @@ class SidecarService:
     async def _connect(self, plans: PlanSource) -> None:
         from headrace.edge.kv_bucket import KvBucket
         from headrace.edge.nats_connection import connect_nats
+        from services.sidecar.broker_epoch import BrokerEpoch
 
         settings = self._settings
         self._connection = await connect_nats(settings.nats_url, settings.instance)
         bucket = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
         plans.connect(bucket)
+        self._broker = BrokerEpoch(self._connection, bucket)
+        await self._broker.look()
         # The floor of generations, and whether to go on by itself, are known before any call is accepted.
         await plans.read_state()
 
@@ -143,6 +147,7 @@ class SidecarService:
                 recorder=recorder,
                 instance=settings.instance,
                 redelivered_until=redelivered_until,
+                broker_since=lambda: self._broker.since,
                 restart_consumer=partial(begin_anew, self._connection),
                 answers=lambda: self._answers,
                 on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
@@ -196,6 +201,7 @@ class SidecarService:
         process, so that the agent starts it anew and its exit is seen."""
         while True:
             await asyncio.sleep(CONNECTION_LOOK_S)
+            await self._broker.look()
             if self._connection.is_closed:
                 raise Unavailable("the connection to the broker was closed for good", reason="BROKER_UNREACHABLE")
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
 from services.sidecar.delivery_loop import DeliveryLoop
+from services.sidecar.domain.doubt import in_doubt
 from services.sidecar.hop_phases import HopPhases
 from services.sidecar.input_path import InputPath, PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.kv_bucket import KvBucket
     from headrace.model.deployment import DeploymentPlan, StepPlan
-    from headrace.ports import ComponentStream, JetStreamLane
+    from headrace.ports import ComponentStream, Delivery, JetStreamLane
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.component_process import ComponentProcess
     from services.sidecar.plan_source import PlanSource
@@ -50,6 +52,7 @@ class DataPlane:
         instance: str = "",
         redelivered_until: int = 0,
         restart_consumer: RestartConsumer,
+        broker_since: Callable[[], float],
         answers: Callable[[], KvBucket | None],
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
@@ -57,6 +60,7 @@ class DataPlane:
         careful: CarefulStart | None = None,
         on_leases: Callable[[], None],
     ) -> None:
+        self._started_at = time.time()
         self._step = step
         self._lane = lane
         self.counters = new_counters()
@@ -109,6 +113,7 @@ class DataPlane:
                 self.counters,
                 on_occupancy=self._changed,
                 redelivered_until=redelivered_until,
+                doubtful=partial(self._doubtful, plan, plans, broker_since),
             )
         self.loop = DeliveryLoop(
             step,
@@ -148,6 +153,19 @@ class DataPlane:
             return plans.state.replicas.get(name, 1) if plans.state is not None else 1
 
         return Pace(rate_limit, replicas, self._timers.later, time.monotonic)
+
+    def _doubtful(
+        self, plan: DeploymentPlan, plans: PlanSource, broker_since: Callable[[], float], delivery: Delivery
+    ) -> bool:
+        return in_doubt(
+            attempt=delivery.attempt,
+            stored_at=delivery.stored_at_unix_ns / 1e9,
+            started_at=self._started_at,
+            broker_since=broker_since(),
+            replicas=plans.state.replicas.get(self._step.name, 1) if plans.state is not None else 1,
+            now=time.time(),
+            window_s=plan.duplicate_window_s,
+        )
 
     @property
     def held(self) -> int:

@@ -45,6 +45,8 @@ class HeldInput:
     rebound: Any = None
     refused: Problem | None = None
     replied: bool = False
+    in_doubt: bool = False
+    """Its outputs may have been stored before, by a process that is gone (see domain.doubt); or its sender's."""
     slot: Any = None
     epoch: int = 0
     """Of a keyed step: the slot it came from, and which pulling of it delivered it last."""

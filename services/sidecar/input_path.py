@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COUNTERS = (
     "received", "processed", "emitted", "emitted_late", "replied", "rejected", "dead_lettered", "retried", "rebounds",
     "redelivered", "duplicates", "refused_full", "republished", "timeouts", "crashed_calls", "late_ignored",
-    "acks_unconfirmed", "late_refused",
+    "acks_unconfirmed", "in_doubt", "late_refused",
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ class InputPath(Protocol):
 
 class PlainPath:
     """`on_occupancy` is called when it gets its first held input or has settled its last. Messages up to stream
-    sequence `redelivered_until` were delivered before."""
+    sequence `redelivered_until` were delivered before. `doubtful` is asked about redelivered ones it does not know."""
 
     submit: Callable[[list[HeldInput]], None]
 
@@ -97,8 +97,10 @@ class PlainPath:
         *,
         on_occupancy: Callable[[], None],
         redelivered_until: int = 0,
+        doubtful: Callable[[Delivery], bool] = lambda delivery: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._doubtful = doubtful
         self._plan, self._step, self._lane = plan, step, lane
         self._timers, self._counters, self._hops = timers, counters, hops
         self._on_occupancy = on_occupancy
@@ -185,7 +187,12 @@ class PlainPath:
             self._settlement.acknowledge_again(delivery, self._release)
             return None
         self._hops.received(delivery, envelope)
-        return self._hold(HeldInput(delivery, envelope, message_id, now))
+        held = HeldInput(delivery, envelope, message_id, now)
+        held.in_doubt = envelope.in_doubt
+        if delivery.attempt > 1 and self._doubtful(delivery):
+            held.in_doubt = True
+            self._counters["in_doubt"] += 1
+        return self._hold(held)
 
     def _take_unreadable(self, delivery: Delivery, message: str, now: float) -> None:
         message_id = unreadable_id(delivery, self._step.name)

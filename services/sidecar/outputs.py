@@ -26,6 +26,7 @@ class LateContext:
 
     __slots__ = (
         "execution_id",
+        "in_doubt",
         "incarnation",
         "input_stored_at_unix_ns",
         "message_id",
@@ -44,6 +45,7 @@ class LateContext:
         self.traceparent = held.delivery.traceparent
         self.next_index = len(held.outputs)
         self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
+        self.in_doubt = held.in_doubt
         self.slot: Any = None
         """The slot of a keyed step that its input came from."""
 
@@ -108,6 +110,7 @@ class OutputMaker:
             reply_to=context.reply_to,
             incarnation=context.incarnation,
             input_stored_at_unix_ns=context.input_stored_at_unix_ns,
+            in_doubt=context.in_doubt,
         )
         output = f"k:{emit.key}" if emit.key else str(index)
         found = []

@@ -199,7 +199,8 @@ class SlotPath:
         self._hops.received(delivery, envelope)
         placement = self._keying.place(envelope.headers, envelope.body, envelope.id)
         self._counters["keyless"] += placement.keyless
-        return HeldInput(delivery, envelope, envelope.id, now, slot=slot), placement.key
+        held = HeldInput(delivery, envelope, envelope.id, now, slot=slot, in_doubt=envelope.in_doubt)
+        return held, placement.key
 
     def admit(self, held: HeldInput) -> None:
         """See SlotHost."""

@@ -122,6 +122,8 @@ class SidecarBench:
     # Of a keyed step: the generation of each slot that this replica owns; all of them at 1 where not set.
     owned: dict[int, int] | None = None
     duplicate_window_s: float = 120.0
+    # HEADRACE_FAULTS of the next start (docs/faults.md).
+    faults: str = ""
     joined: bool = field(default=False, init=False)
     digest: str = field(default="", init=False)
     connection: Client = field(init=False)
@@ -319,6 +321,7 @@ class SidecarBench:
         return {
             **self.variables,
             "HEADRACE_NATS_URL": self.nats_url,
+            "HEADRACE_FAULTS": self.faults,
             "HEADRACE_REGISTRY": self.registry,
             "HEADRACE_CACHE_DIR": str(self.cache),
             "HEADRACE_RUN_DIR": str(self.run_dir),
