@@ -12,6 +12,9 @@ class Route(msgspec.Struct, frozen=True):
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
     `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are the trigger's:
     they say to which slot a message goes (headrace.model.slots.keying).
+    `epoch` is that of the orchestrator
+    which decided it: routes are written by compare-and-set, each new leader writes all of them once, and a reader
+    keeps what has the higher one.
     """
 
     flow: str
@@ -24,6 +27,7 @@ class Route(msgspec.Struct, frozen=True):
     rate_limit: float = 0.0
     key: str = ""
     slots: int = 1
+    epoch: int = 0
 
 
 def encode_route(route: Route) -> bytes:

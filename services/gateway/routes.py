@@ -91,9 +91,15 @@ def _apply(entry: Entry, routes: dict[str, Route]) -> None:
         routes.pop(entry.key, None)
         return
     try:
-        routes[entry.key] = decode_route(entry.value)
+        route = decode_route(entry.value)
     except msgspec.DecodeError as error:
         log.error("route cannot be read", flow=entry.key, error=str(error))
+        return
+    known = routes.get(entry.key)
+    if known is not None and route.epoch < known.epoch:
+        log.warning("a route of an earlier leader is left alone", flow=entry.key, epoch=route.epoch, known=known.epoch)
+        return
+    routes[entry.key] = route
 
 
 def _state(routes: dict[str, Route], flow: str) -> str:

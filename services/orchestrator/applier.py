@@ -70,7 +70,7 @@ class Applier:
             case do.WriteOperation():
                 await self._stores.write_operation(action.operation)
             case do.WriteRoute():
-                await self._stores.write_route(action.route)
+                await self._stores.write_route(action.route, snapshot.route_revision)
             case do.Resolve():
                 version = await self._reader.version(snapshot.flow.flow, action.version)
                 await self._resolver.resolve(snapshot.flow, action.deployment, version.spec, action.version)

@@ -113,6 +113,7 @@ class FlowService:
         flow_verbs.check_idle(document, "delete")
         stream = subjects.flow_stream(self.stores.workspace, name)
         info = await self.assets.stream_info(stream) if document.has_stream else None
+        route_revision = (await self.stores.route(name))[1]
         if info is not None and int(info["state"]["messages"]):
             raise WrongState(
                 f"flow {name!r} still keeps {info['state']['messages']} messages",
@@ -137,7 +138,9 @@ class FlowService:
             await self.stores.deployments.delete(subjects.state_key(name, number))
             await self.stores.deployments.delete(subjects.plan_key(name, number))
         await self.stores.flows.delete(tick_key(name))
-        await self.stores.routes.delete(name)
+        if route_revision:
+            with contextlib.suppress(Conflict):  # it is of a flow that was made since
+                await self.stores.routes.delete(name, route_revision)
         await HistoryLog(self.assets, self.stores.workspace).record_deleted(self.stores)
         self.reader.forget(name)
         self.loops.wake(name)

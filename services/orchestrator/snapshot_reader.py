@@ -71,7 +71,8 @@ class SnapshotReader:
             agent_known=self.observer.agent_known,
             instances=instances,
             statuses=statuses,
-            route=route,
+            route=route[0],
+            route_revision=route[1],
             wanted_route=wanted_route,
             operations=_operations([found[0] for found in operations if found is not None]),
             epoch=self.epoch(),
@@ -143,7 +144,7 @@ class SnapshotReader:
         """Follows from the flow document and the version that runs (or is being started)."""
         number = document.active_version or document.target_version or document.latest_version
         if number == 0 or not document.has_stream:
-            return Route(document.flow, str(FlowState.STOPPED))
+            return Route(document.flow, str(FlowState.STOPPED), epoch=document.leader_epoch)
         spec = (await self.version(document.flow, number)).spec
         trigger = find_trigger(spec)
         keyed = next(step for step in spec.steps if step.name == trigger)
@@ -159,6 +160,7 @@ class SnapshotReader:
             deployment=document.active or document.target,
             refuses=LIMIT_REASON if document.suspension is not None and document.suspension.reached else "",
             rate_limit=spec.rate_limit,
+            epoch=document.leader_epoch,
         )
 
     async def started_by_listener(self, document: FlowDocument) -> bool:

@@ -207,12 +207,17 @@ class Stores:
 
     # Routes and pins.
 
-    async def route(self, flow: str) -> Route | None:
+    async def route(self, flow: str) -> tuple[Route | None, int]:
+        """The route and its revision; None and 0 where there is none."""
         entry = await self.routes.get(flow)
-        return decode_route(entry.value or b"") if entry else None
+        return (decode_route(entry.value or b""), entry.revision) if entry else (None, 0)
 
-    async def write_route(self, route: Route) -> None:
-        await self.routes.put(route.flow, encode_route(route))
+    async def write_route(self, route: Route, revision: int) -> None:
+        """Compare-and-set; revision 0 creates."""
+        if revision == 0:
+            await self.routes.create(route.flow, encode_route(route))
+        else:
+            await self.routes.update(route.flow, encode_route(route), revision)
 
     async def pin(self, digests: set[str], flow: str, holder: str, resource: str) -> None:
         """Pins digests for a holder (`d3`, `v1`); `resource` is the holder's name as people see it."""

@@ -94,7 +94,7 @@ async def test_limits_of_a_suspension_refuse_new_messages_and_keep_the_others(ri
             return status.suspension.limit_reached == "COUNT" and not status.ingress_owner
 
         await eventually(refused)
-        route = await rig.stores.route(FLOW)
+        route, _ = await rig.stores.route(FLOW)
         assert route is not None
         assert route.refuses == "SUSPEND_LIMIT"
         with pytest.raises(WrongState, match="as many messages wait as it may keep"):

@@ -33,7 +33,7 @@ async def state_of(client: AsyncClient, flow: str) -> str:
 
 
 async def route_of(rig: OrchestratorRig, flow: str) -> Route:
-    route = await rig.stores.route(flow)
+    route, _ = await rig.stores.route(flow)
     assert route is not None
     return route
 
@@ -44,7 +44,7 @@ async def test_a_flow_starts_works_and_stops_drained(rig: OrchestratorRig) -> No
         result = await client.start("orders-1")
         assert (result.version, result.deployment) == (1, 1)
         assert await state_of(client, "orders-1") == "FLOW_STATE_RUNNING"
-        assert await route_of(rig, "orders-1") == Route("orders-1", "RUNNING", "order", 0.0, 1, 1)
+        assert await route_of(rig, "orders-1") == Route("orders-1", "RUNNING", "order", 0.0, 1, 1, epoch=1)
         config = await rig.stream_config("orders-1")
         assert config["subject_transform"] == {
             "src": "hr.default.orders-1.in.*.*",
@@ -308,4 +308,4 @@ async def test_a_full_edge_is_refused_with_a_time_to_wait(rig: OrchestratorRig) 
         await client.stop("orders-13", drop=True)
         await client.delete_flow("orders-13")
         assert await rig.stores.pins.keys("*.orders-13.*") == []
-        assert await rig.stores.route("orders-13") is None
+        assert (await rig.stores.route("orders-13"))[0] is None

@@ -17,6 +17,7 @@ from headrace.api.message.v1 import message_pb2
 from headrace.client import AsyncClient
 from headrace.edge.grpc_channel import open_channel
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.route import Route, decode_route
 from headrace.wire.flow import flow_spec_to_proto
 from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH
 from tests.support.eventually import eventually
@@ -181,3 +182,41 @@ async def test_a_late_purge_takes_nothing_of_a_later_start(rig: OrchestratorRig,
         rig.agent.keep.clear()
         await eventually(lambda: len(rig.agent.handled) == 3)
         assert (await client.get_flow("orders")).state == flow_pb2.FLOW_STATE_RUNNING
+
+
+async def test_a_late_route_is_refused(rig: OrchestratorRig, proxy: TcpProxy) -> None:
+    """Else gateways would refuse requests of a flow that runs, until the leader's next look."""
+    await rig.process.end(3.0)
+    zombie = await rig.add_orchestrator("orchestrator", rig.address, nats=proxy.url)
+    standby = await rig.add_orchestrator("orchestrator-2")
+    written: list[Route] = []
+
+    async def watch_routes() -> None:
+        async with contextlib.aclosing(rig.stores.routes.watch("orders")) as watch:
+            async for entry in watch:
+                if entry is not None and entry.value:
+                    written.append(decode_route(entry.value))
+
+    watching = asyncio.create_task(watch_routes())
+    async with AsyncClient(standby.address, timeout_s=20.0) as client:
+        await published(rig, client, "orders", chain("order", "price"))
+        await client.start("orders")
+        proxy.freeze_at = b"PUB $KV.hr_default_routes.orders"
+        begun = await client.begin_stop("orders")
+        await eventually(lambda: not proxy.freeze_at)
+        os.kill(zombie.process.pid, signal.SIGSTOP)
+        await led_by(standby.address, "orchestrator-2")
+        await client.wait_operation(begun, timeout_s=30.0)
+        await client.start("orders")
+        proxy.thaw()
+        os.kill(zombie.process.pid, signal.SIGCONT)
+        await led_by(zombie.address, "orchestrator-2")
+        assert b"STOPPING" in proxy.sent.rpartition(b"PUB $KV.hr_default_routes.orders")[2]
+        await client.stop("orders")
+        await eventually(lambda: written[-1].state == "STOPPED")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert [route.epoch for route in written] == sorted(route.epoch for route in written), written
+    later = [route.state for route in written if route.epoch > 1]
+    told = [state for state, before in zip(later, ["", *later], strict=False) if state != before]
+    assert told[-5:] == ["STOPPED", "STARTING", "RUNNING", "STOPPING", "STOPPED"]

@@ -15,6 +15,7 @@ from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan, dec
 from headrace.model.errors import Unavailable
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
+from headrace.model.route import decode_route
 from headrace.wire.envelope import Envelope, decode_dead_letter, decode_envelope
 from services.orchestrator.domain.deployment_phases import TRANSITIONS
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, decode, flow_key
@@ -83,6 +84,8 @@ class World:
         self.flows = self.broker.bucket(subjects.flow_bucket(WORKSPACE))
         self.deployments = self.broker.bucket(subjects.deployment_bucket(WORKSPACE))
         self.deployments.on_write = self._deployment_written
+        self.routes = self.broker.bucket(subjects.route_bucket(WORKSPACE))
+        self.routes.on_write = self._route_written
         for orchestrator in self.orchestrators:
             orchestrator.boot()
 
@@ -181,6 +184,10 @@ class World:
             self.violated(f"d{number} went from {before.phase} to {after.phase}")
         if after.phase != before.phase and after.generation == before.generation:
             self.violated(f"d{number} became {after.phase} without a new generation")
+
+    def _route_written(self, key: str, old: bytes | None, new: bytes | None) -> None:
+        if old is not None and new is not None and decode_route(new).epoch < decode_route(old).epoch:
+            self.violated(f"the route of an earlier leader was written over {decode_route(old)}")
 
     def leads(self, epoch: int) -> None:
         """An orchestrator has begun its term. Each has an epoch of its own, and no two lead at a time."""
@@ -285,7 +292,7 @@ class World:
         if self.agent.host.server is None:
             self.agent.boot()
         for orchestrator in self.orchestrators:
-            orchestrator.link.crash_at = 0
+            orchestrator.link.crash_at = orchestrator.link.hold_at = 0
             if not orchestrator.up:
                 orchestrator.boot()
 
@@ -365,6 +372,10 @@ class World:
         holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
         if {holder for holder in holders if holder.startswith("d")} != {f"d{number}" for number in wanted}:
             self.violated(f"pins of {sorted(holders)}, running is {sorted(wanted)}")
+        entry = self.routes.read(FLOW)
+        route = decode_route(entry.value or b"") if entry else None
+        if route is None or (route.state, route.epoch) != (flow.state, flow.leader_epoch):
+            self.violated(f"the route is {route}, the flow {flow.state} in epoch {flow.leader_epoch}")
         if flow.state == FlowState.RUNNING and flow.ingress != f"d{flow.active}":
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
 

@@ -86,6 +86,7 @@ class World:
     handled_by: list[tuple[int, str]] = field(default_factory=list)
     owners_seen: list[str] = field(default_factory=list)
     begun: int = 0
+    route_revision: int = 0
 
     def __post_init__(self) -> None:
         self.flow = FlowDocument(FLOW, self.spec.type, self.now, draft=self.spec)
@@ -262,6 +263,7 @@ class World:
             instances=dict(self.instances),
             statuses={name: status for name, status in self.statuses.items() if self.instances[name].up},
             route=self.route,
+            route_revision=self.route_revision,
             wanted_route=wanted_route,
             operations={intent.id: self.operations[intent.id] for intent in intents if intent.id in self.operations},
             letters=self.letters,
@@ -280,7 +282,9 @@ class World:
                 if not (action.operation.id in self.operations and self.operations[action.operation.id].done):
                     self.operations[action.operation.id] = action.operation
             case do.WriteRoute():
-                self.route = action.route
+                if snapshot.route_revision != self.route_revision:
+                    raise Refused
+                self.route, self.route_revision = action.route, self.route_revision + 1
             case do.Resolve():
                 self._resolve(snapshot, action)
             case do.StartInstance():

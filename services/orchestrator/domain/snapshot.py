@@ -126,6 +126,7 @@ class Snapshot:
     # The stream of dead letters; None where there is none (yet).
     letters: LettersView | None = None
     letter_limits: LetterLimits = DEFAULT_LIMITS
+    route_revision: int = 0
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)
