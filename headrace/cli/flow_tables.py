@@ -59,6 +59,8 @@ def suspension_line(suspension: flow_pb2.Suspension) -> str:
     if suspension.limit_reached:
         taking = f"takes no more messages (limit: {suspension.limit_reached.lower()})"
     since = _moment(suspension.since)
+    if suspension.step:
+        since += f" because of step {suspension.step} (message {suspension.message_id})"
     return f"suspended since {since}: keeps {suspension.kept} of at most {suspension.max_messages} messages, {taking}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.cli.plain import enum_word
 from headrace.cli.tables import table
 from headrace.model.durations import format_duration
 from headrace.model.rates import rate_text
@@ -26,6 +27,7 @@ def policy_text(status: flow_pb2.FlowStatus) -> str:
             step.policy.replicas,
             rate_text(step.policy.rate_limit),
             _order(step.policy),
+            enum_word(flow_pb2.OnError.DESCRIPTOR, step.policy.on_error).lower().replace("_", "-"),
         )
         for step in status.steps
     ]
@@ -40,6 +42,7 @@ def policy_text(status: flow_pb2.FlowStatus) -> str:
         "REPLICAS",
         "RATE LIMIT",
         "ORDER",
+        "ON ERROR",
     )
     return f"policy: {'; '.join([*words, replies])}\n\n{table(headings, rows)}"
 

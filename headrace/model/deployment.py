@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.model.flow_spec import RetryPolicy
+from headrace.model.flow_spec import DEAD_LETTER, RetryPolicy
 
 
 class DeploymentPhase(StrEnum):
@@ -59,6 +59,7 @@ class StepPlan(msgspec.Struct, frozen=True):
     key: str = ""
     slots: int = 1
     exactly_once: bool = False
+    on_error: str = DEAD_LETTER
 
     @property
     def keyed(self) -> bool:
@@ -132,6 +133,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     drain: DrainDecision | None = None
     # When a person last changed `replicas`.
     scaled_at: float = 0.0
+    # How often the flow was resumed after a message had suspended it: its sidecars try what is stuck again.
+    resumed: int = 0
     # Owners of the slots of each keyed step; the index is the slot.
     slots: dict[str, tuple[SlotOwner, ...]] = {}
     # When owners of slots last changed, and with which generation `replicas` last did.

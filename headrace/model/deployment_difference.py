@@ -91,6 +91,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("slots", old.slots, new.slots),
         *_field("exactly_once", old.exactly_once, new.exactly_once),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
+        *_field("on_error", old.on_error, new.on_error),
         *_tree("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),
         *_field("sdk", old.pin.sdk_version, new.pin.sdk_version),

@@ -21,6 +21,7 @@ from headrace.model.flow_spec import (
     MAX_STEPS,
     MIN_EVERY_S,
     MIN_RATE,
+    ON_ERROR,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -114,6 +115,10 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
         if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
             problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
     problems += _check_key(path, step)
+    if step.on_error not in ON_ERROR:
+        problems.append(
+            _Problem(f"{path}.on_error", f"{step.on_error!r} is not one of {', '.join(ON_ERROR)}", "BAD_VALUE")
+        )
     size = len(msgspec.json.encode(step.config))
     if size > MAX_CONFIG_BYTES:
         problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))

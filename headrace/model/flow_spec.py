@@ -24,6 +24,10 @@ MAX_EVERY_S = 86_400.0
 MIN_RATE = 1 / 3600
 MAX_RATE = 100_000.0
 MAX_RETRIED_CODES = 32
+# What becomes of a message that fails for good.
+DEAD_LETTER = "dead-letter"
+SUSPEND_FLOW = "suspend-flow"
+ON_ERROR = (DEAD_LETTER, SUSPEND_FLOW)
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +51,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `key` (`header:NAME` or `body:/json/pointer`) keeps the order of messages with one key; `exactly_once` without
     it counts every message as a key of its own. `slots` 0 means the default.
     `rate_limit`: calls per second of all its replicas together (0: no limit).
+    `on_error`: a message that fails for good becomes a dead letter, or waits and suspends the flow.
     """
 
     name: str
@@ -63,6 +68,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str = ""
     slots: int = 0
     exactly_once: bool = False
+    on_error: str = DEAD_LETTER
 
     @property
     def keyed(self) -> bool:

@@ -9,9 +9,11 @@ from google.protobuf.message import Message
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.model.flow_spec import (
+    DEAD_LETTER,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    SUSPEND_FLOW,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -23,6 +25,13 @@ _TYPE_NAMES = {
     flow_pb2.FLOW_TYPE_REALTIME: "realtime",
 }
 _TYPES = {name: value for value, name in _TYPE_NAMES.items()}
+
+
+_ON_ERROR: dict[int, str] = {
+    flow_pb2.ON_ERROR_UNSPECIFIED: DEAD_LETTER,
+    flow_pb2.ON_ERROR_DEAD_LETTER: DEAD_LETTER,
+    flow_pb2.ON_ERROR_SUSPEND_FLOW: SUSPEND_FLOW,
+}
 
 
 def flow_type_to_proto(name: str) -> flow_pb2.FlowType.ValueType:
@@ -86,7 +95,17 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         slots=step.slots,
         exactly_once=step.exactly_once,
         rate_limit=step.rate_limit,
+        on_error=on_error_from_proto(step.on_error),
     )
+
+
+def on_error_from_proto(value: int) -> str:
+    """An unknown number stays one, so that validation names it."""
+    return _ON_ERROR.get(value, str(value))
+
+
+def on_error_to_proto(value: str) -> Any:
+    return flow_pb2.OnError.Value(f"ON_ERROR_{value.replace('-', '_').upper()}")
 
 
 def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
@@ -103,6 +122,7 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         timeout=duration_from_seconds(step.timeout_s),
         retry=retry_policy_to_proto(step.retry),
         rate_limit=step.rate_limit,
+        on_error=on_error_to_proto(step.on_error),
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))

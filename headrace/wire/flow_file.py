@@ -23,6 +23,7 @@ from headrace.model.flow_graph import (
     MAX_WAITING_LIMIT,
 )
 from headrace.model.flow_spec import (
+    DEAD_LETTER,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
@@ -32,6 +33,7 @@ from headrace.model.flow_spec import (
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
     MIN_EVERY_S,
+    ON_ERROR,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -46,7 +48,7 @@ MAX_FLOW_FILE_BYTES = 1024 * 1024
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "steps")
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
-    "key", "slots", "exactly_once",
+    "key", "slots", "exactly_once", "on_error",
 )  # fmt: skip
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
@@ -212,7 +214,14 @@ class _FlowReader(FieldReader):
             slots=slots,
             exactly_once=exactly_once,
             rate_limit=self._rate(f"{field}.rate_limit", step),
+            on_error=self._on_error(f"{field}.on_error", step),
         )
+
+    def _on_error(self, field: str, step: Mapping[str, Any]) -> str:
+        value = self.text(field, step.get("on_error", DEAD_LETTER))
+        if value not in ON_ERROR:
+            self.fail(field, value, f"is not one of {', '.join(ON_ERROR)}", "Leave it out for dead-letter")
+        return value
 
     def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
         """`key`, `slots` (0 where the step is not keyed) and `exactly_once` of a step."""

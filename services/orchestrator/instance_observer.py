@@ -140,11 +140,14 @@ class InstanceObserver:
         elif action.verb == "Activate":
             status = (
                 await stub.Activate(
-                    sidecar_pb2.ActivateRequest(generation=generation, slots=slots), timeout=CALL_TIMEOUT_S
+                    sidecar_pb2.ActivateRequest(generation=generation, slots=slots, resumed=action.resumed),
+                    timeout=CALL_TIMEOUT_S,
                 )
             ).status
         else:
-            drain = sidecar_pb2.DrainRequest(generation=generation, give_way=action.verb == GIVE_WAY, slots=slots)
+            drain = sidecar_pb2.DrainRequest(
+                generation=generation, give_way=action.verb == GIVE_WAY, slots=slots, resumed=action.resumed
+            )
             status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
 

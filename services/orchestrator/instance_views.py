@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.api.agent.v1 import agent_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
-from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView
+from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView, StuckView
 
 _STATES = sidecar_pb2.StepState
 _PROGRESS = {
@@ -51,5 +51,13 @@ def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
         cause_reason=status.cause_reason,
         log_lines=tuple(status.last_log_lines),
         gave_way=status.gave_way,
+        stuck=status.stuck,
+        stuck_message=_stuck(status) if status.stuck else None,
+        resumed=status.resumed,
         slots=frozenset((lease.slot, lease.generation) for lease in status.slots),
     )
+
+
+def _stuck(status: sidecar_pb2.InstanceStatus) -> StuckView:
+    message = status.stuck_message
+    return StuckView(message.message_id, message.execution_id, message.code, message.error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.model.deployment import DeploymentPlan
-from headrace.wire.flow import duration_from_seconds, retry_policy_to_proto
+from headrace.wire.flow import duration_from_seconds, on_error_to_proto, retry_policy_to_proto
 
 
 def flow_policy(plan: DeploymentPlan) -> flow_pb2.FlowPolicy:
@@ -29,6 +29,7 @@ def step_policy(plan: DeploymentPlan, name: str, replicas: int) -> flow_pb2.Step
         key=step.key,
         slots=step.slots,
         exactly_once=step.exactly_once,
+        on_error=on_error_to_proto(step.on_error),
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))

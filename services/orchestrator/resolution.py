@@ -233,6 +233,7 @@ def make_plan(
             slots=item.step.slot_count,
             exactly_once=item.step.exactly_once,
             rate_limit=item.step.rate_limit,
+            on_error=item.step.on_error,
         )
         for item in found
     )

@@ -13,6 +13,7 @@ from services.orchestrator.domain.drain_choice import drain_problem
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
+from services.orchestrator.domain.stuck_steps import stuck_drain_problems, stuck_problem
 from services.orchestrator.domain.suspension import kept, suspension_problem
 from services.orchestrator.flow_messages import deployment_message, pin_message, running_operation, timestamp
 from services.orchestrator.letter_messages import counts_message
@@ -90,6 +91,11 @@ def _suspension(snapshot: Snapshot, record: SuspensionRecord) -> flow_pb2.Suspen
         max_messages=record.max_messages,
         kept=kept(snapshot),
         limit_reached=record.reached,
+        step=record.step,
+        error_code=record.error_code,
+        error_message=record.error_message,
+        message_id=record.message_id,
+        execution_id=record.execution_id,
     )
 
 
@@ -169,6 +175,9 @@ def problems_of(snapshot: Snapshot) -> list[str]:
                 if running.starts > 1:
                     problems.append(f"step {instance.step!r} (d{number}): its sidecar restarts: {running.last_exit}")
     problems += [problem for number in flow.live if (problem := _drain_problem(snapshot, number))]
+    if stuck := stuck_problem(snapshot):
+        problems.append(stuck)
+    problems += stuck_drain_problems(snapshot)
     if suspended := suspension_problem(snapshot):
         problems.append(suspended)
     counts = snapshot.stream.counts if snapshot.stream else {}

@@ -125,6 +125,7 @@ class DataPlane:
             on_finished=on_finished,
             end_component=end_component,
             careful=careful,
+            on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),
         )
         self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
@@ -171,6 +172,11 @@ class DataPlane:
     def held(self) -> int:
         """Messages held, and a listener's unresolved emits."""
         return self._path.held + (self._listener.unresolved if self._listener is not None else 0)
+
+    @property
+    def held_back(self) -> int:
+        """Of what is held: what failed for good, and what cannot go on before it."""
+        return self._path.held_back
 
     @property
     def drained(self) -> bool:

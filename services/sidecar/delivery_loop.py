@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
+from headrace.model.flow_spec import SUSPEND_FLOW
 from headrace.ports import ComponentStream
 from headrace.wire.envelope import MalformedMessage
 from services.sidecar.call_dispatch import STUCK_CALLS, SUSPECT_CRASHES, CallDispatch
@@ -26,6 +27,7 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
 from services.sidecar.liveness import Liveness
 from services.sidecar.outputs import LateContext
+from services.sidecar.stuck_inputs import StuckInputs
 from services.sidecar.timers import Timers
 
 TIMEOUT = "TIMEOUT"
@@ -41,7 +43,8 @@ log = get_logger(__name__)
 
 class DeliveryLoop:
     """Takes its inputs from `path` and gives them back to it once their call is over. `on_finished` is called when
-    the component finished a call, `end_component` (reason, cause) when only a new process helps."""
+    the component finished a call, `end_component` (reason, cause) when only a new process helps, `on_stuck` when an
+    input failed for good and waits (`on_error: suspend-flow`), or is tried again."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class DeliveryLoop:
         ack_wait_s: float,
         on_finished: Callable[[], None],
         end_component: Callable[[str, str], None] = lambda reason, cause: None,
+        on_stuck: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
         careful: CarefulStart | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -69,6 +73,7 @@ class DeliveryLoop:
         self._end_component = end_component
         self._liveness = Liveness(clock, on_alive=self._expire, on_silent=self._expire)
         self._flood = FloodGauge()
+        self.stuck = StuckInputs(on_stuck)
         self._clock = clock
         self._dispatch = CallDispatch(step, clock, pace, careful.runs_alone if careful is not None else None)
         self._ended: EndedCalls[LateContext] = EndedCalls()
@@ -196,8 +201,7 @@ class DeliveryLoop:
             return
         assert decision.error is not None
         self._counters["rejected"] += decision.rejected
-        self._hops.called(held)
-        self._path.give_up(held, decision.error, dead_letter=decision.dead_letter)
+        self._give_up(held, decision.error, dead_letter=decision.dead_letter)
 
     def _deliver(self, held: HeldInput) -> None:
         try:
@@ -206,7 +210,20 @@ class DeliveryLoop:
             # What is under way already is settled by itself; the input must not be held for ever.
             problem = Problem("OUTPUT_REFUSED", error.message)
             held.attempts.append(failed_attempt(held.attempt, problem))
-            self._path.give_up(held, problem, dead_letter=True)
+            self._give_up(held, problem, dead_letter=True)
+
+    def _give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
+        if dead_letter and self._step.on_error == SUSPEND_FLOW:
+            self.stuck.put(held, problem)
+            return
+        self._hops.called(held)
+        self._path.give_up(held, problem, dead_letter=dead_letter)
+
+    def resume(self, resumed: int) -> None:
+        """The flow was resumed so often: what is stuck is tried again."""
+        again = self.stuck.take_for(resumed)
+        if again:
+            self.submit(again)
 
     def _retry(self, held: HeldInput, delay_s: float, *, rebound: bool) -> None:
         self._counters["rebounds" if rebound else "retried"] += 1

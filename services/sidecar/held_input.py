@@ -17,6 +17,8 @@ class Phase(Enum):
     RUNNING = "running"
     RETRYING = "retrying"
     """A delay runs."""
+    STUCK = "stuck"
+    """It failed for good and waits for the flow to be resumed (`on_error: suspend-flow`)."""
     SETTLING = "settling"
     """Outputs, reply or dead letter are on their way to the broker."""
     ACKNOWLEDGING = "acknowledging"

@@ -18,7 +18,7 @@ from services.sidecar.closing import Closing
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
-from services.sidecar.held_input import HeldInput
+from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.settlement import Settlement
 from services.sidecar.timers import Timers
@@ -51,6 +51,10 @@ class InputPath(Protocol):
     @property
     def held(self) -> int:
         """Messages pulled and not yet acknowledged."""
+
+    @property
+    def held_back(self) -> int:
+        """Of those: what is stuck, and what cannot go on before it."""
 
     @property
     def problem(self) -> str:
@@ -126,6 +130,10 @@ class PlainPath:
     @property
     def held(self) -> int:
         return len(self._held)
+
+    @property
+    def held_back(self) -> int:
+        return sum(held.phase is Phase.STUCK for held in self._held.values())
 
     @property
     def problem(self) -> str:

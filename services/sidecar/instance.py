@@ -69,6 +69,7 @@ class Instance:
         self._environments = environments
         self.logs = logs
         self._make_plane = make_plane
+        self.resumed = 0
         self._first = first
         self._spare = spare
         self.status = StatusBoard()
@@ -101,7 +102,10 @@ class Instance:
             self.plane.own(self._leases)
 
     def own_by_state(self, state: DeploymentState) -> None:
-        """What the deployment's state says of its slots, unless it is older than what this instance was told."""
+        """What the deployment's state says of its slots, unless it is older than what this instance was told; and
+        whether the flow was resumed."""
+        if state.resumed > self.resumed:
+            self.resume(state.resumed)
         if state.generation < self.status.board.generation:
             return
         owners = state.slots.get(self._settings.step, ())
@@ -139,6 +143,13 @@ class Instance:
         if self.plane is not None:
             self.plane.give_way()
         self._act()
+        self.status.touch()
+
+    def resume(self, resumed: int) -> None:
+        """The flow was resumed so often: what failed for good is tried again, if it was not since then."""
+        self.resumed = max(self.resumed, resumed)
+        if self.plane is not None:
+            self.plane.loop.resume(self.resumed)
         self.status.touch()
 
     def shut_down(self, grace_s: float) -> None:
@@ -218,6 +229,7 @@ class Instance:
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
             self.plane.own(self._leases)
+            self.plane.loop.resume(self.resumed)
             if self.gave_way:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest

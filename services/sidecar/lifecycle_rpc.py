@@ -11,11 +11,13 @@ from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from services.sidecar.domain.lifecycle import Stage
 from services.sidecar.instance import Instance
 from services.sidecar.slot import SlotLease
+from services.sidecar.stuck_inputs import StuckInput
 
 SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
 WATCH_PERIOD_S = 5.0
 DEFAULT_GRACE_MS = 2_000
 MAX_GRACE_MS = 60_000
+MAX_ERROR = 500
 
 _PROGRESS = {
     Stage.FETCHING: sidecar_pb2.PROGRESS_FETCHING,
@@ -57,13 +59,29 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         interpreter=board.interpreter,
         counters=plane.counters if plane is not None else {},
         gave_way=instance.gave_way,
+        resumed=instance.resumed,
         slots=[
             sidecar_pb2.SlotLease(slot=lease.slot, generation=lease.generation)
             for lease in (plane.leases if plane is not None else [])
         ],
     )
+    if plane is not None and (stuck := plane.loop.stuck.present):
+        status.stuck = plane.held_back
+        status.stuck_message.CopyFrom(_stuck_message(stuck[0]))
     status.change_time.FromNanoseconds(board.changed_at_unix_ns)
     return status
+
+
+def _stuck_message(item: StuckInput) -> sidecar_pb2.StuckMessage:
+    message = sidecar_pb2.StuckMessage(
+        message_id=item.held.message_id,
+        execution_id=item.held.envelope.execution_id,
+        code=item.problem.code,
+        error=item.problem.message[:MAX_ERROR],
+        attempts=len(item.held.attempts),
+    )
+    message.since.FromNanoseconds(item.since_unix_ns)
+    return message
 
 
 def _leases(request: Any) -> list[SlotLease]:
@@ -96,6 +114,7 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
         self._instance.admit(request.generation)
         self._instance.own(_leases(request))
         self._instance.activate()
+        self._note_resumed(request.resumed)
         return sidecar_pb2.ActivateResponse(status=self._status())
 
     async def Drain(self, request: Any, context: Any) -> sidecar_pb2.DrainResponse:
@@ -105,7 +124,12 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
             self._instance.give_way()
         else:
             self._instance.drain()
+        self._note_resumed(request.resumed)
         return sidecar_pb2.DrainResponse(status=self._status())
+
+    def _note_resumed(self, resumed: int) -> None:
+        if resumed > self._instance.resumed:
+            self._instance.resume(resumed)
 
     async def Shutdown(self, request: Any, context: Any) -> sidecar_pb2.ShutdownResponse:
         self._instance.admit(request.generation)

@@ -22,7 +22,7 @@ from services.sidecar.domain.commit_size import MAX_BYTES, CommitSize
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.retry_delay import republish_delay_s
 from services.sidecar.domain.slot_order import Arrival, SlotOrder
-from services.sidecar.held_input import HeldInput
+from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outbox import Outgoing
 from services.sidecar.slot_commit import Chunk, SlotCommit, SlotTaken
 
@@ -132,6 +132,13 @@ class Slot:
     @property
     def held(self) -> int:
         return len(self._held) + len(self._early) + len(self._late)
+
+    @property
+    def held_back(self) -> int:
+        """Of those: all, where one is stuck and the others have come as far as they can: commits keep the order."""
+        phases = [held.phase for held in self._held.values()]
+        stuck = phases.count(Phase.STUCK)
+        return self.held if stuck and not {Phase.RUNNING, Phase.RETRYING} & {*phases} else stuck
 
     @property
     def late_emits(self) -> int:

@@ -115,6 +115,10 @@ class SlotPath:
         return sum(slot.held for slot in self._slots.values())
 
     @property
+    def held_back(self) -> int:
+        return sum(slot.held_back for slot in self._slots.values())
+
+    @property
     def problem(self) -> str:
         lost = next(iter(self._lost.values()), "")
         return lost or next((slot.problem for slot in self._slots.values() if slot.problem), "")

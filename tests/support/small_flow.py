@@ -96,4 +96,5 @@ class SmallFlow:
         with Client(self.mesh.api) as client:
             if client.get_status(self.name).state != flow_pb2.FLOW_STATE_STOPPED:
                 client.stop(self.name, drop=True)
+            client.discard_dead_letters(self.name, all_letters=True)
             client.delete_flow(self.name)

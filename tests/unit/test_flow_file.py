@@ -58,6 +58,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert timed.spec.steps[0].every_s == 0.25
     keyed = read(ORDERS.replace("prefetch: 32", "key: body:/id\n    slots: 4"), tmp_path).spec.steps[1]
     assert (keyed.key, keyed.slots, keyed.slot_count, keyed.exactly_once) == ("body:/id", 4, 4, False)
+    assert read(ORDERS.replace("prefetch: 32", "on_error: suspend-flow"), tmp_path).spec.steps[1].on_error == "suspend-flow"
     once = read(ORDERS.replace("prefetch: 32", "exactly_once: true"), tmp_path).spec.steps[1]
     assert (once.key, once.slot_count, once.exactly_once, once.keyed) == ("", 8, True, True)
     assert not price.keyed
@@ -105,6 +106,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("prefetch: 32", "key: customer", ["flow.yaml:11", "steps.price.key: 'customer'", "header:NAME"]),
         ("prefetch: 32", "key: ''", ["flow.yaml:11", "steps.price.key: ''"]),
         ("prefetch: 32", "slots: 4", ["flow.yaml:11", "steps.price.slots: 4", "Add `key`"]),
+        ("prefetch: 32", "on_error: stop", ["flow.yaml:11", "steps.price.on_error: 'stop' is not one of"]),
         ("prefetch: 32", "exactly_once: 1", ["flow.yaml:11", "steps.price.exactly_once: 1"]),
         ("    prefetch: 32", "    key: header:c\n    slots: 65", ["flow.yaml:12", "steps.price.slots: 65", "1 to 64"]),
         ("steps:", "steps: [", ["flow.yaml:", "is not YAML"]),

@@ -49,6 +49,7 @@ steps = st.builds(
     key=st.sampled_from(["", "header:customer", "body:/a~1b/0"]),
     slots=st.integers(1, 64),
     exactly_once=st.booleans(),
+    on_error=st.sampled_from(["dead-letter", "suspend-flow"]),
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
 )
 specs = st.builds(

@@ -160,6 +160,8 @@ class CallInstance:
     generation: int
     # Of a keyed step: (slot, generation) of all that it owns now.
     slots: tuple[tuple[int, int], ...] = ()
+    # How often the flow was resumed after a message had suspended it.
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

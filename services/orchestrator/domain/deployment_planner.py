@@ -23,6 +23,7 @@ from services.orchestrator.domain.listener_handover import decided, may_listen, 
 from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
 from services.orchestrator.domain.slot_handover import leases, moving, rebalanced_state
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
+from services.orchestrator.domain.stuck_steps import resumed_state
 
 # A sidecar that exits this often before it serves will not come up.
 MAX_SIDECAR_STARTS = 3
@@ -41,6 +42,7 @@ def plan_deployment(snapshot: Snapshot, number: int) -> list[Action]:
         chosen_state(snapshot, view, view.state)
         or scaled_state(snapshot, view, view.state)
         or rebalanced_state(snapshot, view, view.state)
+        or resumed_state(snapshot, view, view.state)
         or _next_state(snapshot, view, view.state)
     )
     if changed is not None:
@@ -142,7 +144,7 @@ def _call(
         # It serves but has not reported yet: in PREPARING there is only one thing it can be told.
         first = state.phase == DeploymentPhase.PREPARING and _consumers_ready(snapshot, view)
         return CallInstance(instance.name, "Prepare", state.generation) if first else None
-    behind = status.generation < state.generation
+    behind = status.generation < state.generation or status.resumed < state.resumed
     progress = status.progress
     if progress == Progress.FAILED:
         return None
@@ -152,10 +154,10 @@ def _call(
         return None
     if state.phase == DeploymentPhase.ACTIVE and (behind or progress == Progress.WARM):
         owned = leases(state, instance.step, instance.replica)
-        return CallInstance(instance.name, "Activate", state.generation, owned)
+        return CallInstance(instance.name, "Activate", state.generation, owned, state.resumed)
     if state.phase == DeploymentPhase.DRAINING and (behind or progress in (Progress.WARM, Progress.ACTIVE)):
         owned = leases(state, instance.step, instance.replica)
-        return CallInstance(instance.name, "Drain", state.generation, owned)
+        return CallInstance(instance.name, "Drain", state.generation, owned, state.resumed)
     return None
 
 

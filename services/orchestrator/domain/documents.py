@@ -73,6 +73,12 @@ class SuspensionRecord(msgspec.Struct, frozen=True):
     until: float
     max_messages: int
     reached: str = ""
+    # Set where a message suspended it: step, error and ids of the message.
+    step: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    message_id: str = ""
+    execution_id: str = ""
 
 
 class FlowDocument(msgspec.Struct, frozen=True):
@@ -135,6 +141,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     operation: OperationIntent | None = None
     # Set while the flow is suspended (or about to be).
     suspension: SuspensionRecord | None = None
+    # How often it was resumed (or stopped) after a message had suspended it.
+    resumed: int = 0
     # Seconds after which a drain asks for a person's choice.
     drain_limit_s: float = DRAIN_LIMIT_S
     # Operations that another one has overtaken and that wait for being ended.

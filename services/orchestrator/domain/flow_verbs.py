@@ -19,6 +19,7 @@ from services.orchestrator.domain.documents import (
     give_ingress,
 )
 from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state, wrong_state
+from services.orchestrator.domain.stuck_steps import tried_again
 
 
 def etag_of(document: FlowDocument) -> str:
@@ -88,6 +89,7 @@ def begin_stop(document: FlowDocument, mode: str, intent: OperationIntent) -> tu
         state=state,
         stop_mode=mode,
         suspension=None,
+        resumed=tried_again(document),
         drain_limit_s=intent.deadline - intent.created_at if intent.deadline else document.drain_limit_s,
         operation=intent,
         overtaken=overtaken,

@@ -106,7 +106,12 @@ def _came_of_it(
         if after.state == FlowState.STOPPED and before.state == FlowState.STOPPING:
             yield {"what": "stopped", "version": before.active_version}
         elif after.state == FlowState.SUSPENDED:
-            yield {"what": "suspended", "version": after.active_version, "deployment": after.active}
+            yield {
+                "what": "suspended",
+                "version": after.active_version,
+                "deployment": after.active,
+                "detail": _why_suspended(after),
+            }
     for number in before.live:
         view = deployments.get(number)
         failed = view is not None and view.state is not None and view.state.phase == DeploymentPhase.FAILED
@@ -117,6 +122,13 @@ def _came_of_it(
         yield {"what": "ingress-repaired", "detail": f"back to {after.ingress or 'closed'}"}
     if after.strays_moved > before.strays_moved:
         yield {"what": "strays-moved", "detail": f"{after.strays_moved - before.strays_moved} messages"}
+
+
+def _why_suspended(after: FlowDocument) -> str:
+    record = after.suspension
+    if record is None or not record.step:
+        return ""
+    return f"step {record.step}: {record.error_code}: {record.error_message}"[:MAX_DETAIL]
 
 
 def _pins(view: DeploymentView | None) -> dict[str, PinPlan]:

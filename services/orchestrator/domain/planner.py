@@ -25,7 +25,8 @@ from services.orchestrator.domain.letter_planner import plan_letters
 from services.orchestrator.domain.listener_handover import note_gap
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Snapshot
-from services.orchestrator.domain.suspension import plan_suspension, recheck_s
+from services.orchestrator.domain.stuck_steps import plan_error_suspension
+from services.orchestrator.domain.suspension import DEFAULT_TIME_S, plan_suspension, recheck_s
 from services.orchestrator.domain.switching import plan_switch
 from services.orchestrator.domain.taking_over import plan_taking_over, raise_fences, stop_orphans
 from services.orchestrator.domain.tick_plan import begun_to_tick
@@ -73,7 +74,8 @@ def _flow_change(snapshot: Snapshot) -> Action | None:
         return plan_stopping(snapshot)
     if snapshot.flow.target:
         return plan_switch(snapshot)
-    return plan_suspension(snapshot) or plan_closing(snapshot)
+    suspension = plan_error_suspension(snapshot, DEFAULT_TIME_S) or plan_suspension(snapshot)
+    return suspension or plan_closing(snapshot)
 
 
 def _recheck(snapshot: Snapshot) -> float | None:

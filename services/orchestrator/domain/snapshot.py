@@ -43,6 +43,16 @@ class InstanceView:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckView:
+    """A message that failed for good and waits, as its sidecar reports it."""
+
+    message_id: str
+    execution_id: str
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
     """One instance as its sidecar reports it."""
 
@@ -53,6 +63,17 @@ class StatusView:
     cause_reason: str = ""
     log_lines: tuple[str, ...] = ()
     gave_way: bool = False
+    # Messages that failed for good and wait (they count in `in_flight` too), the oldest of them, and the newest
+    # resume of the flow that the sidecar knows of.
+    stuck: int = 0
+    stuck_message: StuckView | None = None
+    resumed: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """It works on nothing; messages that are stuck wait."""
+        return self.in_flight <= self.stuck
+
     # (slot, generation) of a keyed step: what it pulls from or still holds something of.
     slots: frozenset[tuple[int, int]] = frozenset()
 

@@ -24,6 +24,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_ends import Ending
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.stuck_steps import held_back, tried_again
 
 DEFAULT_TIME_S = 24 * 3600.0
 LONGEST_TIME_S = 30 * 24 * 3600.0
@@ -54,6 +55,7 @@ def begin_resume(document: FlowDocument, intent: OperationIntent) -> FlowDocumen
 def resumed(document: FlowDocument) -> FlowDocument:
     state = next_state(document.flow, document.state, FlowEvent.RESUME)
     owner = subjects.deployment_owner(document.active)
+    document = msgspec.structs.replace(document, resumed=tried_again(document))
     if document.ingress != owner:
         return give_ingress(document, owner, state=state, suspension=None)
     return change(document, state=state, suspension=None)
@@ -105,13 +107,13 @@ def nothing_in_work(snapshot: Snapshot) -> bool:
         consumer = snapshot.consumers.get(name)
         if consumer is None or not consumer.paused:
             return False
-    if not any(consumer.in_flight for consumer in snapshot.consumers.values()):
+    if sum(consumer.in_flight for consumer in snapshot.consumers.values()) <= held_back(snapshot):
         return True
     record = snapshot.flow.suspension
     if record is None or not snapshot.agent_known or snapshot.now < record.since + STATUS_AGE_S:
         return False
     up = [name for name, instance in snapshot.instances.items() if instance.up]
-    return all(name in snapshot.statuses and not snapshot.statuses[name].in_flight for name in up)
+    return all(name in snapshot.statuses and snapshot.statuses[name].idle for name in up)
 
 
 def recheck_s(flow: FlowDocument) -> float | None:
