@@ -58,7 +58,10 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert timed.spec.steps[0].every_s == 0.25
     keyed = read(ORDERS.replace("prefetch: 32", "key: body:/id\n    slots: 4"), tmp_path).spec.steps[1]
     assert (keyed.key, keyed.slots, keyed.slot_count, keyed.exactly_once) == ("body:/id", 4, 4, False)
-    assert read(ORDERS.replace("prefetch: 32", "on_error: suspend-flow"), tmp_path).spec.steps[1].on_error == "suspend-flow"
+    assert (
+        read(ORDERS.replace("prefetch: 32", "on_error: suspend-flow"), tmp_path).spec.steps[1].on_error
+        == "suspend-flow"
+    )
     once = read(ORDERS.replace("prefetch: 32", "exactly_once: true"), tmp_path).spec.steps[1]
     assert (once.key, once.slot_count, once.exactly_once, once.keyed) == ("", 8, True, True)
     assert not price.keyed
