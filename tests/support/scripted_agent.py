@@ -36,6 +36,9 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
     server: GrpcServer = field(default_factory=GrpcServer)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     puller: asyncio.Task[None] | None = None
+    # Of a keyed step: slot and generation to the puller of its durable.
+    slot_pullers: dict[tuple[int, int], asyncio.Task[None]] = field(default_factory=dict)
+    owned: set[tuple[int, int]] = field(default_factory=set)
     ended: bool = False
     calls: list[tuple[str, int]] = field(default_factory=list)
 
@@ -46,10 +49,12 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def stop(self) -> None:
         self.ended = True
-        if self.puller is not None:  # a cancelled pull would still be given a message
-            await asyncio.wait([self.puller], timeout=1.0)
-            self.puller.cancel()
-            await asyncio.gather(self.puller, return_exceptions=True)
+        pullers = [*self.slot_pullers.values(), *([self.puller] if self.puller is not None else [])]
+        if pullers:  # a cancelled pull would still be given a message
+            await asyncio.wait(pullers, timeout=1.0)
+            for puller in pullers:
+                puller.cancel()
+            await asyncio.gather(*pullers, return_exceptions=True)
         async with asyncio.timeout(2.0):
             await self.server.stop(0)
 
@@ -58,6 +63,9 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
         self.status.progress = sidecar_pb2.Progress.Value(f"PROGRESS_{progress}")
         for name, value in facts.items():
             setattr(self.status, name, value)
+        self.tell()
+
+    def tell(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -86,13 +94,15 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def Activate(self, request: Any, context: Any) -> Any:
         self._accept("Activate", request.generation)
+        self.own({(lease.slot, lease.generation) for lease in request.slots})
         self.show("RUNNING", "ACTIVE")
-        if self.puller is None:
-            self.puller = asyncio.create_task(self._pull())
+        if self.puller is None and self.spec.step not in self.agent.keyed:
+            self.puller = asyncio.create_task(self._pull(subjects.step_consumer(self.spec.deployment, self.spec.step)))
         return sidecar_pb2.ActivateResponse(status=self.status)
 
     async def Drain(self, request: Any, context: Any) -> Any:
         self._accept("Drain", request.generation)
+        self.own({(lease.slot, lease.generation) for lease in request.slots})
         if request.give_way and not self.status.gave_way:
             self.status.gave_way = True
             self.ended = True
@@ -116,18 +126,35 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
                 async with asyncio.timeout(5.0):
                     await changed.wait()
 
-    async def _pull(self) -> None:
+    def own(self, leases: set[tuple[int, int]]) -> None:
+        """Pulls from what it owns; what it lost it shows while its step is in `clutch`."""
+        self.owned = leases
+        for slot, generation in leases - self.slot_pullers.keys():
+            durable = subjects.slot_consumer(self.spec.deployment, self.spec.step, slot, generation)
+            self.slot_pullers[slot, generation] = asyncio.create_task(self._pull(durable, (slot, generation)))
+        self.show_slots()
+
+    def show_slots(self) -> None:
+        held = set(self.slot_pullers) if self.spec.step in self.agent.clutch else set()
+        del self.status.slots[:]
+        for slot, generation in sorted(self.owned | held):
+            self.status.slots.add(slot=slot, generation=generation)
+
+    async def _pull(self, durable: str, lease: tuple[int, int] | None = None) -> None:
         spec = self.spec
         stream = subjects.flow_stream(spec.workspace, spec.flow)
-        durable = subjects.step_consumer(spec.deployment, spec.step)
         reader = await self.agent.connection.jetstream().pull_subscribe_bind(durable, stream=stream)
-        while not self.ended:
+        while not self.ended and (lease is None or lease in self.owned):
             try:
                 messages = await reader.fetch(10, timeout=PULL_S)
             except (TimeoutError, nats.errors.Error):
                 await asyncio.sleep(PULL_S / 10)  # tidy: pace
                 continue
             for message in messages:
+                while lease is not None and spec.step in self.agent.keep and not self.ended:  # noqa: ASYNC110
+                    await asyncio.sleep(PULL_S / 10)  # tidy: pace (in hand: giving it back would break the order)
+                if lease is not None and self.ended:
+                    return
                 if spec.step in self.agent.keep:
                     await message.nak()
                     continue
@@ -144,6 +171,9 @@ class ScriptedAgent(agent_pb2_grpc.AgentServiceServicer):
     fail: set[str] = field(default_factory=set)
     hold: set[str] = field(default_factory=set)
     keep: set[str] = field(default_factory=set)
+    # Keyed steps, and those of them whose instances do not let go of slots that they lost.
+    keyed: set[str] = field(default_factory=set)
+    clutch: set[str] = field(default_factory=set)
     handled: list[tuple[int, str, str, bytes]] = field(default_factory=list)
     sidecars: dict[str, ScriptedSidecar] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
@@ -172,6 +202,14 @@ class ScriptedAgent(agent_pb2_grpc.AgentServiceServicer):
         for sidecar in self.sidecars.values():
             if sidecar.spec.step == step and sidecar.status.progress == sidecar_pb2.PROGRESS_INIT:
                 sidecar.show("STARTING", "WARM")
+
+    def let_go(self, step: str) -> None:
+        """Instances that clutched slots finish what they hold of them."""
+        self.clutch.discard(step)
+        for sidecar in self.sidecars.values():
+            if sidecar.spec.step == step:
+                sidecar.show_slots()
+                sidecar.tell()
 
     async def lose_all(self) -> None:
         """As if the agent had been restarted: every instance is gone, nobody was told to stop it."""
