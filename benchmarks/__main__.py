@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import scenarios
 from benchmarks.floors import measure_floors
 from benchmarks.mesh_bench import bench_mesh
+from benchmarks.overload import overload, overload_lines
 from benchmarks.switching import RATE, switching
 from headrace import __version__
 from headrace.edge.broker_process import PROFILES, BrokerProcess
@@ -37,7 +38,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-async def run(seconds: float, count: int) -> dict[str, Any]:
+async def run(seconds: float, count: int, overload_s: float) -> dict[str, Any]:
     """Everything, one after another; floors first, in the same run."""
     result: dict[str, Any] = {"schema": 1, "headrace": __version__, "machine": machine(), "profiles": {}}
     for profile in PROFILES:
@@ -61,6 +62,9 @@ async def run(seconds: float, count: int) -> dict[str, Any]:
             measured["start"] = await scenarios.start(bench)
             told(f"{profile}: switching under {RATE:.0f} orders/s")
             measured["switching"] = await switching(bench)
+            if overload_s > 0:
+                told(f"{profile}: twice the saturation for {overload_s:g} s")
+                measured["overload"] = await overload(bench, overload_s)
             measured["mesh_start_s"] = round(bench.mesh.start_s, 2)
         floor_us = floors["publish_to_deliver"]["p50_us"] + floors["unix_socket_round_trip"]["p50_us"]
         hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
@@ -96,6 +100,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {'restart → first answer by new code':<36}{max(felt['first_on_new_code_s']):>10.2f} s")
         if memory:
             lines.append(f"  {'PSS of one instance':<36}{max(memory):>10.1f} MB")
+        lines += overload_lines(measured)
     return "\n".join(lines)
 
 
@@ -107,10 +112,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a latency run (default 10)")
     parser.add_argument("--messages", type=int, default=40_000, help="messages of a throughput run, fast profile")
+    parser.add_argument("--overload-seconds", type=float, default=60.0, help="at twice the saturation (default 60)")
     arguments = parser.parse_args()
     import uvloop
 
-    result = uvloop.run(run(arguments.seconds, arguments.messages))
+    result = uvloop.run(run(arguments.seconds, arguments.messages, arguments.overload_seconds))
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

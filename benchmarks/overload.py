@@ -172,7 +172,7 @@ async def memory(bench: BenchMesh, count: int) -> dict[str, Any]:
     }
 
 
-def lines(result: dict[str, Any]) -> list[str]:
+def overload_lines(result: dict[str, Any]) -> list[str]:
     """What a person reads."""
     found = []
     if held := result.get("overload"):
@@ -209,7 +209,7 @@ def main() -> None:
 
     result = uvloop.run(run(arguments.profile, arguments.seconds, arguments.messages))
     print(json.dumps(result, indent=1))
-    print("\n".join(lines(result)))
+    print("\n".join(overload_lines(result)))
 
 
 if __name__ == "__main__":
