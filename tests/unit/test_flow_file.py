@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.model.durations import format_duration, parse_duration
 from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import MAX_RATE, MIN_RATE, RetryPolicy
 from headrace.model.rates import format_rate, parse_rate
 from headrace.wire.flow_file import FlowFile, load_flow_file, parse_flow_file
@@ -163,3 +164,12 @@ def test_nested_aliases_are_walked_once(tmp_path: Path) -> None:
     levels = "".join(f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 30))
     with pytest.raises(InvalidInput, match="laughs"):
         read(f"name: a\nlaughs:\n  l0: &l0 [ha]\n{levels}", tmp_path)
+
+
+def test_the_example_of_the_guide_is_a_flow(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    text = guide.partition("```yaml\n")[2].partition("```")[0]
+    flow = read(text, tmp_path)
+    price = flow.spec.steps[1]
+    assert (flow.spec.rate_limit, price.rate_limit, price.retry.on) == (200, 10, ("TIMEOUT", "BUSY"))
+    check_flow(flow.spec)
