@@ -34,6 +34,8 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
         lines += ["", steps_table(status.steps), *slot_lines(status.steps)]
     if len(status.deployments) > 1:
         lines += ["", _deployment_lines(status.deployments)]
+    if status.dropped:
+        lines += ["", f"{status.dropped} messages dropped by stops"]
     if status.dead_letters.total:
         lines += ["", f"{counts_line(status.dead_letters)}. See: headrace dead-letters list {head[0]}"]
     lines += [f"problem: {problem}" for problem in status.problems]

@@ -238,6 +238,11 @@ class Applier:
         if found is not None and not found[0].done:
             counted = msgspec.structs.replace(found[0], dropped=max(found[0].dropped, action.count))
             await self._stores.write_operation(counted)
+        if action.through > snapshot.flow.dropped_through:  # else it was counted, and the kill came before the purge
+            total = msgspec.structs.replace(
+                snapshot.flow, dropped=snapshot.flow.dropped + action.count, dropped_through=action.through
+            )
+            await self._stores.write_flow(total, snapshot.flow_revision)
         stream = subjects.flow_stream(snapshot.workspace, snapshot.flow.flow)
         purged = await self._assets.purge(stream, through=action.through)
         log.warning("messages dropped", flow=snapshot.flow.flow, counted=action.count, purged=purged)

@@ -51,6 +51,7 @@ def flow_status(
         webhook_url=webhook_url,
         problems=problems_of(snapshot),
         running_operation=running_operation(flow),
+        dropped=flow.dropped,
         dead_letters=counts_message(snapshot.letters, flow.letters, snapshot.letter_limits),
     )
     if flow.suspension is not None:

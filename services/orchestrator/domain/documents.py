@@ -147,6 +147,9 @@ class FlowDocument(msgspec.Struct, frozen=True):
     drain_limit_s: float = DRAIN_LIMIT_S
     # Operations that another one has overtaken and that wait for being ended.
     overtaken: tuple[OperationIntent, ...] = ()
+    # Messages that people dropped, and the sequence of the flow's stream up to which they are counted.
+    dropped: int = 0
+    dropped_through: int = 0
     # What people did with the flow's dead letters.
     letters: LetterLedger = LetterLedger()
 
