@@ -231,10 +231,13 @@ class MatrixRig:
         stream = subjects.flow_stream(WORKSPACE, FLOW)
         infos = await JetStreamAssets(self.connection).consumers(stream)
         held = {info["name"]: (info["num_pending"], info["num_ack_pending"], info["num_waiting"]) for info in infos}
-        requests = [request for request in self.lanes.requests.values() if not self._is_over(request)]
+        self.effects.read()
+        requests = [
+            request for request in self.lanes.requests.values() if request.outcome is None or not self._is_over(request)
+        ]
         return "\n".join(
             [f"pending, unacknowledged, pulls: {held}", f"since {since:.3f}, now {time.time():.3f}"]
-            + [f"{request}: {dict(self.effects.leaves[request.id])}" for request in requests[:12]]
+            + [f"{request}\n{self.history(request.id)}" for request in requests[:12]]
         )
 
     def _requests_since(self, at: float) -> list[Request]:
@@ -257,7 +260,11 @@ class MatrixRig:
 
     async def settle(self) -> Ledger:
         """Ends the traffic, waits until the flow is empty, and compares everything since `begin`."""
-        await self.lanes.finish()
+        began = time.time()
+        try:
+            await self.lanes.finish()
+        except TimeoutError as error:
+            raise AssertionError(f"callers wait for ever\n{await self._stuck(began)}") from error
         await self.all_done(time.time())
         await eventually(self.in_flight.is_empty, within_s=RECOVERY_LIMIT_S, every_s=0.1)
         self.effects.read()
