@@ -15,7 +15,7 @@ import pytest
 
 from headrace.edge.data_directory import MESH_VARIABLE
 from headrace.edge.process_table import processes_with
-from tests.support.commands import COMMAND, ROOT, headrace
+from tests.support.commands import COMMAND, ROOT, Done, headrace
 
 STOP_LIMIT_S = 5.0
 
@@ -32,9 +32,15 @@ def example(tmp_path: Path) -> Path:
     return tmp_path / "examples" / "orders"
 
 
-def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    done = headrace("demo", "--once", "--json", "--profile", "fast", data=data)
+@pytest.fixture(scope="module")
+def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """One run from beginning to end, and where its data was."""
+    data = tmp_path_factory.mktemp("demo") / "data"
+    return data, headrace("demo", "--once", "--json", "--profile", "fast", data=data)
+
+
+def test_every_order_is_answered_as_expected_and_every_hop_is_measured(whole_demo: tuple[Path, Done]) -> None:
+    data, done = whole_demo
     result = done.json()
     assert len(done.out.splitlines()) == 1
     assert result["ok"], result["differing"][:5]
@@ -63,7 +69,7 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(tmp_path:
     assert left_over(data) == []
 
 
-def test_the_phases_add_up_to_the_callers_clock() -> None:
+def test_the_phases_add_up_to_the_callers_clock(whole_demo: tuple[Path, Done]) -> None:
     """Law 7, over all requests of a run: 2 % or 0.3 ms.
 
     Three runs, of which one must hold it. What no phase covers are the two ends of each crossing (from the stamp
@@ -72,8 +78,9 @@ def test_the_phases_add_up_to_the_callers_clock() -> None:
     handful of such cases.
     """
     seen = []
-    for _ in range(3):
-        result = headrace("demo", "--once", "--json", "--profile", "fast").json()
+    for run in range(3):
+        done = headrace("demo", "--once", "--json", "--profile", "fast") if run else whole_demo[1]
+        result = done.json()
         caller = result["caller"]
         assert {(row["step"], row["phase"]) for row in result["hops"]} >= {
             ("gateway", "queue"),
@@ -88,29 +95,26 @@ def test_the_phases_add_up_to_the_callers_clock() -> None:
     raise AssertionError(f"the phases do not add up: {seen}")
 
 
-def test_one_cent_in_price_fails_the_demo_and_the_orders_are_shown(example: Path) -> None:
-    catalogue = example / "price" / "catalogue.py"
-    text = catalogue.read_text()
-    spoiled = text.replace('"SEAL-KIT": Article(3_333,', '"SEAL-KIT": Article(3_334,')
-    assert spoiled != text
-    catalogue.write_text(spoiled)
-    done = headrace("demo", "--once", "--profile", "fast", "--example", example)
-    assert done.status == 1, done.error
-    assert re.search(r"\d+ of \d+ orders differ from what is expected", done.out)
-    assert re.search(r"O-\d{4}  total_cents\n    expected \d+\n    got      \d+", done.out)
-
-
-def test_an_effect_that_is_missing_fails_the_demo(example: Path) -> None:
-    component = example / "notify" / "component.py"
-    text = component.read_text()
-    spoiled = text.replace("    line = {", '    if order.order_id == "O-0111":\n        return\n    line = {')
-    assert spoiled != text
-    component.write_text(spoiled)
+def test_one_cent_in_price_and_a_missing_effect_fail_the_demo(example: Path) -> None:
+    spoil(example / "price" / "catalogue.py", '"SEAL-KIT": Article(3_333,', '"SEAL-KIT": Article(3_334,')
+    missing = '    if order.order_id == "O-0111":\n        return\n    line = {'
+    spoil(example / "notify" / "component.py", "    line = {", missing)
     done = headrace("demo", "--once", "--json", "--profile", "fast", "--example", example)
     assert done.status == 1, done.error
     result = json.loads(done.out)
-    assert [(item["order"], item["what"]) for item in result["differing"]] == [("O-0111", "effect missing")]
-    assert (result["ok"], result["orders"] - result["correct"]) == (False, 1)
+    differing = {(item["order"], item["what"]): item for item in result["differing"]}
+    cents = [item for (_, what), item in differing.items() if what == "total_cents"]
+    assert cents
+    assert all(0 < abs(int(item["expected"]) - int(item["got"])) <= 10 for item in cents)
+    assert ("O-0111", "effect missing") in differing
+    assert not result["ok"]
+    assert result["orders"] - result["correct"] == len({order for order, _ in differing})
+
+
+def spoil(file: Path, right: str, wrong: str) -> None:
+    text = file.read_text()
+    assert right in text
+    file.write_text(text.replace(right, wrong))
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:

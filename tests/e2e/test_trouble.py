@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -122,6 +124,17 @@ STEP_LINES = {
 }
 
 
+@pytest.fixture(scope="module")
+def stocked_mesh(patient_mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> RunningMesh:
+    """Two components are pushed: the webhook, and one without a trigger."""
+    only = tmp_path_factory.mktemp("only")
+    (only / "component.yaml").write_text("name: action-only\nfunctions: {only: {kind: action}}\n")
+    (only / "component.py").write_text(HEAD + "@component.action\ndef only(body: bytes) -> None: ...\n")
+    for folder in (ROOT / "components" / "webhook", only):
+        headrace("component", "push", folder, data=patient_mesh.data).ok()
+    return patient_mesh
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -136,26 +149,21 @@ STEP_LINES = {
     ],
 )
 def test_a_flow_that_cannot_be_is_refused_and_gets_no_version(
-    patient_mesh: RunningMesh, tmp_path: Path, case: str, words: list[str]
+    stocked_mesh: RunningMesh, tmp_path: Path, case: str, words: list[str]
 ) -> None:
-    headrace("component", "push", ROOT / "components" / "webhook", data=patient_mesh.data).ok()
-    (tmp_path / "only").mkdir()
-    (tmp_path / "only" / "component.yaml").write_text("name: action-only\nfunctions: {only: {kind: action}}\n")
-    (tmp_path / "only" / "component.py").write_text(HEAD + "@component.action\ndef only(body: bytes) -> None: ...\n")
-    headrace("component", "push", tmp_path / "only", data=patient_mesh.data).ok()
     name = f"wrong-{case}"
     steps = "\n".join(f"  {line}" for line in STEP_LINES[case])
     (tmp_path / "flow.yaml").write_text(f"name: {name}\ntype: realtime\nsteps:\n{steps}\n")
-    done = headrace("flow", "apply", tmp_path / "flow.yaml", data=patient_mesh.data)
+    done = headrace("flow", "apply", tmp_path / "flow.yaml", data=stocked_mesh.data)
     drafted = done.status == 0
     if drafted:
-        done = headrace("flow", "publish", name, data=patient_mesh.data)
+        done = headrace("flow", "publish", name, data=stocked_mesh.data)
     error = done.refused()
     assert [word for word in words if word not in error] == [], error
-    with Client(patient_mesh.api) as client:
+    with Client(stocked_mesh.api) as client:
         if drafted:
             assert client.list_versions(name) == []
-            assert "publish" in headrace("flow", "start", name, data=patient_mesh.data).refused()
+            assert "publish" in headrace("flow", "start", name, data=stocked_mesh.data).refused()
             client.delete_flow(name)
         else:
             with pytest.raises(NotFound):
@@ -163,23 +171,16 @@ def test_a_flow_that_cannot_be_is_refused_and_gets_no_version(
 
 
 def zeros(count: int) -> bytes:
-    """A bundle that unpacks to so many MiB, made without holding them."""
-    import gzip
-    import io
-    import tarfile
-
+    """A bundle that unpacks to so many MiB: one compressed mebibyte, over and over."""
     entry = tarfile.TarInfo("zeros")
     entry.size = count << 20
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9, mtime=0) as out:
-        manifest, body = file_entry("component.yaml", b"name: hostile\nfunctions: {hostile: {kind: action}}\n")
-        out.write(manifest.tobuf() + body.ljust(512, b"\0"))
-        out.write(entry.tobuf())
-        mebibyte = bytes(1 << 20)
-        for _ in range(count):
-            out.write(mebibyte)
-        out.write(bytes(1024))
-    return packed.getvalue()
+    manifest, body = file_entry("component.yaml", b"name: hostile\nfunctions: {hostile: {kind: action}}\n")
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = packer.compress(manifest.tobuf() + body.ljust(512, b"\0") + entry.tobuf())
+    head += packer.flush(zlib.Z_FULL_FLUSH)  # from here on nothing refers to what was before
+    mebibyte = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    end = packer.compress(bytes(1024)) + packer.flush()
+    return b"\x1f\x8b\x08" + bytes(7) + head + mebibyte * count + end + bytes(8)  # refused long before the checksum
 
 
 MANIFEST = b"name: hostile\nfunctions: {hostile: {kind: action}}\n"

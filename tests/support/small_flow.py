@@ -92,7 +92,7 @@ class SmallFlow:
         return await fetch(self.mesh.endpoints.gateways[gateway], "POST", f"/hook/{self.name}", body, named)
 
     def remove(self) -> None:
-        """Stopped, whatever waits, and deleted."""
+        """Stopped, whatever waits, its dead letters discarded, and deleted."""
         with Client(self.mesh.api) as client:
             if client.get_status(self.name).state != flow_pb2.FLOW_STATE_STOPPED:
                 client.stop(self.name, drop=True)
