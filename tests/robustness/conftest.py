@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
+
+from tests.support import small_disk
+from tests.support.mesh import RunningMesh, start_mesh
 
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 
@@ -15,3 +20,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]
+
+
+CACHE_BYTES = 64 << 20
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """One mesh with two gateways for all modules that stop their flows at the end. What a killed sidecar held is
+    delivered again after 5 s; where it is allowed, the agent's cache has a small disk of its own."""
+    folder = tmp_path_factory.mktemp("robust")
+    cache = folder / "data" / "cache"
+    cache.mkdir(parents=True)
+    disk = partial(small_disk.wrapped, cache, CACHE_BYTES) if small_disk.is_allowed(cache) else list
+    with start_mesh(folder, "fast", "--gateways", "2", ack_wait_s=5, within=disk) as running:
+        yield running

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
-from headrace.client import AsyncClient
+from headrace.client import AsyncClient, Client
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.wire.flow import flow_spec_to_proto
 from tests.robustness.ledger import Attempt, Effect, Verdict, check, read_effects
 from tests.robustness.pin_check import PinVerdict, Reign, check_pins
 from tests.support.eventually import eventually
+from tests.support.mesh import RunningMesh
 
 COMPONENTS = Path(__file__).parent / "components"
 WEBHOOK = Path(__file__).parents[2] / "components" / "webhook"
@@ -168,3 +169,10 @@ class PinnedFlow:
         effects = self.effects(run)
         await self.observe()
         return check(attempts, effects), check_pins(attempts, effects, self.reigns.values())
+
+
+def stop(mesh: RunningMesh, flow: PinnedFlow) -> None:
+    """Stops the flow if it was begun, whatever waits, so that the mesh is free for others."""
+    if flow.reigns:
+        with Client(mesh.api, timeout_s=20) as client:
+            client.stop(flow.name, drop=True)

@@ -22,11 +22,11 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
 from tests.robustness.ledger import Outcome
-from tests.robustness.pinned_flow import WORK, PinnedFlow
+from tests.robustness.pinned_flow import WORK, PinnedFlow, stop
 from tests.robustness.settled import Inspector
 from tests.robustness.traffic import Traffic, answers_by
 from tests.support.eventually import eventually
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.mesh import RunningMesh
 
 RATE = 60.0
 CRASHES_IN_INIT = """
@@ -99,14 +99,10 @@ async def work(order: dict[str, Any], ctx: Context) -> None:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("broken"), "fast", ack_wait_s=5) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> PinnedFlow:
-    return PinnedFlow("broken", tmp_path_factory.mktemp("effects"))
+def kept(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinnedFlow]:
+    flow = PinnedFlow("broken", tmp_path_factory.mktemp("effects"))
+    yield flow
+    stop(mesh, flow)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,13 @@ import pytest
 from headrace.client import AsyncClient
 from headrace.model.errors import HeadraceError
 from tests.robustness.ledger import Outcome
-from tests.robustness.pinned_flow import WORK, PinnedFlow
+from tests.robustness.pinned_flow import WORK, PinnedFlow, stop
 from tests.robustness.settled import Inspector
 from tests.robustness.traffic import Traffic, answers_by
 from tests.support import small_disk
 from tests.support.eventually import eventually
-from tests.support.mesh import start_mesh
+from tests.support.mesh import RunningMesh
 
-DISK_BYTES = 4 << 20
 PADDING = "\n# " + "x" * 40_000 + "\n"
 
 
@@ -32,17 +30,16 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(90)
-async def test_a_full_disk_fails_the_publish_and_leaves_what_runs(tmp_path: Path) -> None:
-    cache = tmp_path / "data" / "cache"
-    cache.mkdir(parents=True)
+async def test_a_full_disk_fails_the_publish_and_leaves_what_runs(mesh: RunningMesh, tmp_path: Path) -> None:
+    cache = mesh.data / "cache"
     if not small_disk.is_allowed(cache):
         pytest.skip("neither root nor user namespaces: no small disk can be made here")
     flow = PinnedFlow("full", tmp_path)
-    with start_mesh(tmp_path, within=partial(small_disk.wrapped, cache, DISK_BYTES)) as mesh:
-        async with AsyncClient(mesh.api) as client, Inspector(mesh) as inspector:
-            first = await flow.use(client).begin()
-            seen = small_disk.place(mesh.process.pid, cache)
-            filler = fill(seen)
+    seen = small_disk.place(mesh.process.pid, cache)
+    async with AsyncClient(mesh.api) as client, Inspector(mesh) as inspector:
+        first = await flow.use(client).begin()
+        filler = fill(seen)
+        try:
             pushed = await flow.push(WORK, PADDING)
             async with Traffic(mesh.endpoints.gateways, flow.path, rate=60) as traffic:
                 await eventually(lambda: traffic.counted(Outcome.OK) >= 10, within_s=20)
@@ -56,9 +53,12 @@ async def test_a_full_disk_fails_the_publish_and_leaves_what_runs(tmp_path: Path
                 second = await flow.publish(pushed.reference)
                 await answers_by(traffic, second.deployment)
                 attempts = await traffic.finish()
-            await eventually(lambda: inspector.settled(flow), within_s=30, every_s=0.1)
-            ledger, pins = await flow.judge(traffic.run, attempts)
-        halves = [path.name for path in seen.rglob("*") if "part" in path.name or "broken" in path.name]
+        finally:
+            filler.unlink(missing_ok=True)
+        await eventually(lambda: inspector.settled(flow), within_s=30, every_s=0.1)
+        ledger, pins = await flow.judge(traffic.run, attempts)
+    halves = [path.name for path in seen.rglob("*") if "part" in path.name or "broken" in path.name]
+    stop(mesh, flow)
     print(f"refused: {refused.value.message}\n{ledger.line()}; {pins.line()}")
     assert refused.value.reason == "DISK_FULL"
     assert "'work'" in refused.value.message

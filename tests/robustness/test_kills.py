@@ -23,7 +23,7 @@ from tests.robustness.ledger import Verdict
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
 from tests.support.http_connection import fetch
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.mesh import RunningMesh
 
 FLOW = "ledger"
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1"))
@@ -40,15 +40,15 @@ class LedgerMesh:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerMesh]:
+def running(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerMesh]:
     folder = tmp_path_factory.mktemp("kills")
     effects = folder / "effects.jsonl"
-    with start_mesh(folder, "fast", "--gateways", "2") as mesh:
-        with Client(mesh.api) as client:
-            client.apply(write_flow(folder, effects))
-            client.publish(FLOW)
-            client.start(FLOW)
+    with Client(mesh.api, timeout_s=20) as client:
+        client.apply(write_flow(folder, effects))
+        client.publish(FLOW)
+        client.start(FLOW)
         yield LedgerMesh(mesh, effects)
+        client.stop(FLOW, drop=True)
 
 
 def write_flow(folder: Path, effects: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from tests.robustness.ledger import Outcome
 from tests.robustness.pinned_flow import EFFECT, WORK, PinnedFlow
 from tests.robustness.traffic import Traffic, answers_by
 from tests.support.eventually import eventually
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.mesh import RunningMesh
 
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 # The short form publishes for so long, but at least so often.
@@ -28,13 +28,7 @@ ROW_S, ROW_AT_LEAST = 15.0, 4
 MOVES = ROUNDS or 2
 ACK_WAIT_S = 5.0
 WORK_S = 30.0 if ROUNDS else 8.0
-RATE = 300.0
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("pinning"), "fast", "--gateways", "2", ack_wait_s=ACK_WAIT_S) as running:
-        yield running
+RATE = 300.0 if ROUNDS else 120.0
 
 
 @pytest.fixture
@@ -84,7 +78,7 @@ async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
     flow = PinnedFlow("moving", tmp_path).use(client)
     reign = await flow.begin()
     kills = 0
-    async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE / 5) as traffic, Pusher(flow) as pusher:
+    async with Traffic(mesh.endpoints.gateways, flow.path, rate=RATE / 3) as traffic, Pusher(flow) as pusher:
         for number in range(MOVES):
             await pusher.moved(5)
             for role in ("component", "sidecar"):

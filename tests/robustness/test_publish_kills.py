@@ -19,11 +19,11 @@ from headrace.client import AsyncClient
 from headrace.model.errors import DeadlineExceeded, HeadraceError, Unavailable
 from tests.robustness.ledger import Effect, Outcome, Verdict
 from tests.robustness.pin_check import PinVerdict
-from tests.robustness.pinned_flow import WORK, PinnedFlow
+from tests.robustness.pinned_flow import WORK, PinnedFlow, stop
 from tests.robustness.settled import Inspector, PhaseWatch
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.mesh import RunningMesh
 
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 ROLES = ("component", "sidecar", "agent", "orchestrator", "registry", "gateway", "broker")
@@ -65,15 +65,11 @@ class PublishRound:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with start_mesh(tmp_path_factory.mktemp("phases"), "fast", "--gateways", "2", ack_wait_s=5) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> PinnedFlow:
+def kept(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PinnedFlow]:
     """One flow for all rounds: what a round leaves behind is the next one's start."""
-    return PinnedFlow("phases", tmp_path_factory.mktemp("effects"))
+    flow = PinnedFlow("phases", tmp_path_factory.mktemp("effects"))
+    yield flow
+    stop(mesh, flow)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from headrace.client import AsyncClient, Client
 from tests.robustness.ledger import Effect, Outcome, Verdict, check, read_effects
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.mesh import RunningMesh
 
 FLOW = "scaled"
 RATE = 150
@@ -50,7 +50,7 @@ class Scaled:
 
 
 @pytest.fixture(scope="module")
-def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
+def scaled(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
     folder = tmp_path_factory.mktemp("scaled")
     effects = folder / "effects.jsonl"
     steps = {
@@ -60,12 +60,12 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
     }
     file = folder / "flow.yaml"
     file.write_text(yaml.safe_dump({"name": FLOW, "type": "realtime", "steps": steps}))
-    with start_mesh(folder) as mesh:
-        with Client(mesh.api) as client:
-            client.apply(file)
-            client.publish(FLOW)
-            client.start(FLOW)
+    with Client(mesh.api, timeout_s=20) as client:
+        client.apply(file)
+        client.publish(FLOW)
+        client.start(FLOW)
         yield Scaled(mesh, effects)
+        client.stop(FLOW, drop=True)
 
 
 @pytest.mark.timeout(150)

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.api.hop.v1 import hop_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.cli.demo_report import SHOWN_DIFFERENCES, DemoResult, verdict_text
 from headrace.cli.flow_tables import status_text
+from headrace.cli.order_check import Difference
 from headrace.cli.plain import plain
 from headrace.cli.tables import byte_size, display_width, table
 
@@ -73,3 +76,13 @@ def test_config_and_durations_are_plain() -> None:
     facts = plain(spec)
     assert facts["reply_timeout"] == "1.500s"
     assert facts["steps"][0]["config"] == {"path": "x", "limit": 3}
+
+
+def test_the_demo_shows_what_differs_order_by_order() -> None:
+    cents = [Difference(f"O-{number:04}", "total_cents", "3333", "3334") for number in range(SHOWN_DIFFERENCES + 2)]
+    result = DemoResult("fast", 227, cents, {}, flow_pb2.FlowStatus(), hop_pb2.GetHopsResponse(), [])
+    lines = verdict_text(result).splitlines()
+    assert lines[0] == "12 of 227 orders differ from what is expected"
+    assert lines[1:4] == ["O-0000  total_cents", "    expected 3333", "    got      3334"]
+    assert lines[-1] == "and 2 more"
+    assert len(lines) == 2 + 3 * SHOWN_DIFFERENCES
