@@ -163,14 +163,7 @@ class SidecarService:
             settings, plans, bundles, environments, logs, make_plane, first=self._first, spare=self._spare
         )
         self._first = None
-        state = plans.state
-        if state is not None:
-            instance.admit(state.generation)
-            instance.own_by_state(state)
-        plans.on_state = instance.own_by_state
-        if plans.goes_on_by_itself:
-            assert state is not None
-            instance.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
+        self._go_on(plans, instance)
         self._owned = [
             tasks.create_task(instance.work(), name="instance"),
             tasks.create_task(plans.follow(), name="plans"),
@@ -183,6 +176,17 @@ class SidecarService:
         self._server.add(sidecar_pb2_grpc.add_LifecycleServiceServicer_to_server, self._rpc, SERVICE_NAME)
         self._server.on_stop(self._rpc.end_streams)
         await self._server.start(settings.lifecycle_address)
+
+    def _go_on(self, plans: PlanSource, instance: Instance) -> None:
+        """What the deployment's state says of this instance, before anybody calls."""
+        state = plans.state
+        if state is not None:
+            instance.admit(state.generation)
+            instance.own_by_state(state)
+        plans.on_state = instance.own_by_state
+        if plans.goes_on_by_itself:
+            assert state is not None
+            instance.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
 
     async def _open_answers(self) -> None:
         from headrace.edge.kv_bucket import KvBucket

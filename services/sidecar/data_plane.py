@@ -81,40 +81,20 @@ class DataPlane:
         )
         self._replies = ReplySender(lane, answers)
         hops = HopPhases(plan, step, recorder)
-        self._slots: SlotPath | None = None
-        self._path: InputPath
-        if step.keyed:
-            self._path = self._slots = SlotPath(
-                plan,
-                step,
-                lane,
-                self.outbox,
-                self._replies,
-                hops,
-                self._timers,
-                tasks,
-                self.counters,
-                restart_consumer,
-                instance=instance,
-                retired=lambda: plans.retired,
-                no_responders=plans.ask_again,
-                on_occupancy=self._changed,
-                on_leases=on_leases,
-            )
-        else:
-            self._path = PlainPath(
-                plan,
-                step,
-                lane,
-                self.outbox,
-                self._replies,
-                hops,
-                self._timers,
-                self.counters,
-                on_occupancy=self._changed,
-                redelivered_until=redelivered_until,
-                doubtful=partial(self._doubtful, plan, plans, broker_since),
-            )
+        self._slots = self._slot_path(plan, plans, hops, restart_consumer, instance, on_leases) if step.keyed else None
+        self._path: InputPath = self._slots or PlainPath(
+            plan,
+            step,
+            lane,
+            self.outbox,
+            self._replies,
+            hops,
+            self._timers,
+            self.counters,
+            on_occupancy=self._changed,
+            redelivered_until=redelivered_until,
+            doubtful=partial(self._doubtful, plan, plans, broker_since),
+        )
         self.loop = DeliveryLoop(
             step,
             self._path,
@@ -130,6 +110,33 @@ class DataPlane:
         )
         self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _slot_path(
+        self,
+        plan: DeploymentPlan,
+        plans: PlanSource,
+        hops: HopPhases,
+        restart_consumer: RestartConsumer,
+        instance: str,
+        on_leases: Callable[[], None],
+    ) -> SlotPath:
+        return SlotPath(
+            plan,
+            self._step,
+            self._lane,
+            self.outbox,
+            self._replies,
+            hops,
+            self._timers,
+            self._tasks,
+            self.counters,
+            restart_consumer,
+            instance=instance,
+            retired=lambda: plans.retired,
+            no_responders=plans.ask_again,
+            on_occupancy=self._changed,
+            on_leases=on_leases,
+        )
 
     def _listener_feed(self, plan: DeploymentPlan, plans: PlanSource) -> ListenerFeed:
         # What outside sources give is the flow's to limit; here the listener is the ingress.
