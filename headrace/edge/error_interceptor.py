@@ -18,7 +18,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.errors import HeadraceError
+from headrace.model.errors import HeadraceError, InvalidInput
 
 log = get_logger(__name__)
 
@@ -114,13 +114,48 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)  # type: ignore[arg-type]
+        decode = handler.request_deserializer
+        return make(wrapped, decode and _tolerant(decode), handler.response_serializer)  # type: ignore[arg-type]
+
+
+class _Undecodable:
+    """A request whose bytes are no such message: gRPC itself would call that INTERNAL, with a traceback in the log."""
+
+    problem = InvalidInput(
+        "the request's bytes are not the message that this method takes",
+        reason="UNDECODABLE_REQUEST",
+        next_step="See the protos, or `grpcurl describe` the method",
+    )
+
+
+def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def tolerant(raw: bytes) -> Any:
+        try:
+            return decode(raw)
+        except Exception:
+            return _Undecodable()
+
+    return tolerant
+
+
+async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Undecodable):
+            raise request.problem
+        yield request
+
+
+def _checked(request: Any) -> Any:
+    """The request, or the stream of requests; InvalidInput for bytes that are none."""
+    if isinstance(request, _Undecodable):
+        raise request.problem
+    return _decoded(request) if hasattr(request, "__aiter__") else request
 
 
 def _wrap_unary(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await inner(request, context)
+            return await inner(_checked(request), context)
         except BaseException as error:
             await _abort(context, error, method)
 
@@ -130,7 +165,7 @@ def _wrap_unary(inner: Any, method: str) -> Any:
 def _wrap_stream(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            result = inner(request, context)
+            result = inner(_checked(request), context)
             if hasattr(result, "__aiter__"):
                 async for response in result:
                     yield response

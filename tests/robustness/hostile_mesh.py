@@ -157,7 +157,7 @@ class Letters:
         self._connection = connection
 
     async def all(self) -> list[DeadLetter]:
-        stream = subjects.dead_letter_stream("default")
+        stream = subjects.dead_letter_stream("default", FLOW)
         jetstream = self._connection.jetstream(timeout=5)
         info = await jetstream.stream_info(stream)
         found = []

@@ -1,0 +1,81 @@
+"""Source of a component whose Process stream says anything but what the contract asks for. Runs inside the bundle; the
+test gives it by `SOURCE`. Bodies of inputs: `calm` is answered as it should be; for any other a burst of random
+events comes, then mostly the end it waits for."""
+
+SOURCE = """
+import os
+import random
+import sys
+
+sys.path.insert(0, os.environ["HOME"] + "/no")
+import grpc
+
+import headrace.sdk.server as server_module
+from headrace.api.component.v1 import component_pb2 as pb
+from headrace.sdk import Component, Context
+
+component = Component()
+TESTS = %(root)r
+sys.path.append(TESTS)
+from tests.support.fuzz import fill, mutated  # noqa: E402
+
+RNG = random.Random(%(seed)d + os.getpid() * %(vary)d)
+TRIED = open(%(count)r, "a", buffering=1)
+
+
+@component.action
+async def work(body: bytes, ctx: Context) -> None:
+    pass
+
+
+def burst(calls):
+    for _ in range(RNG.randrange(1, 12)):
+        response = fill(pb.ProcessResponse(), RNG)
+        for event in response.events:
+            if RNG.random() < 0.8:
+                event.call = RNG.choice(calls)
+        yield response
+
+
+async def process(requests, context):
+    tried = 0
+    async for raw in requests:
+        request = pb.ProcessRequest.FromString(raw)
+        if request.HasField("ping"):
+            yield pb.ProcessResponse(pong=pb.Pong(nonce=request.ping.nonce)).SerializeToString()
+        calls = [given.call for given in request.inputs]
+        if not calls:
+            continue
+        calm = any(given.body == b"calm" for given in request.inputs)
+        for response in () if calm else burst(calls):
+            tried += max(1, len(response.events))
+            frame = response.SerializeToString()
+            if RNG.random() < %(broken)f:
+                frame = mutated(frame, RNG)
+            yield frame
+        TRIED.write("%%d\\n" %% tried)
+        tried = 0
+        ends = pb.ProcessResponse()
+        for given in request.inputs:
+            if given.body == b"calm":
+                ends.events.add(call=given.call).reply.body = b"calm"
+            if given.body == b"calm" or RNG.random() < 0.9:
+                ends.events.add(call=given.call).end.started_at_mono_ns = RNG.choice((0, 1, 2**63, 2**64 - 1))
+        yield ends.SerializeToString()
+
+
+make_server = server_module.make_server
+
+
+def fuzzing_server(servicer):
+    server = grpc.aio.server(options=server_module.SERVER_OPTIONS)
+    handler = grpc.stream_stream_rpc_method_handler(process)
+    name = "headrace.api.component.v1.ComponentService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Process": handler}),))
+    from headrace.api.component.v1 import component_pb2_grpc
+    component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, server)
+    return server
+
+
+server_module.make_server = fuzzing_server
+"""
