@@ -152,6 +152,7 @@ class SidecarService:
                 answers=lambda: self._answers,
                 on_finished=lambda: instance.supervisor.finished_message() if instance.supervisor else None,
                 on_occupancy=instance.occupancy_changed,
+                answer_limit_s=settings.answer_limit_s,
                 end_component=lambda reason, cause: (
                     instance.supervisor.condemn(reason, cause) if instance.supervisor else None
                 ),

@@ -57,6 +57,7 @@ class DataPlane:
         on_finished: Callable[[], None],
         on_occupancy: Callable[[], None],
         end_component: Callable[[str, str], None],
+        answer_limit_s: float,
         careful: CarefulStart | None = None,
         on_leases: Callable[[], None],
     ) -> None:
@@ -104,6 +105,7 @@ class DataPlane:
             ack_wait_s=plan.ack_wait_s,
             on_finished=on_finished,
             end_component=end_component,
+            answer_limit_s=answer_limit_s,
             careful=careful,
             on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),

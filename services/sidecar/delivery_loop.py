@@ -25,7 +25,7 @@ from services.sidecar.domain.ended_calls import EndedCalls
 from services.sidecar.domain.flood import FloodGauge
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
-from services.sidecar.liveness import Liveness
+from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
 from services.sidecar.outputs import LateContext
 from services.sidecar.stuck_inputs import StuckInputs
 from services.sidecar.timers import Timers
@@ -59,6 +59,7 @@ class DeliveryLoop:
         end_component: Callable[[str, str], None] = lambda reason, cause: None,
         on_stuck: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
+        answer_limit_s: float = ANSWER_LIMIT_S,
         careful: CarefulStart | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,7 +72,7 @@ class DeliveryLoop:
         self._hops = hops
         self._on_finished = on_finished
         self._end_component = end_component
-        self._liveness = Liveness(clock, on_alive=self._expire, on_silent=self._expire)
+        self._liveness = Liveness(clock, answer_limit_s=answer_limit_s, on_alive=self._expire, on_silent=self._expire)
         self._flood = FloodGauge()
         self.stuck = StuckInputs(on_stuck)
         self._clock = clock

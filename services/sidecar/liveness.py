@@ -30,8 +30,14 @@ class Liveness:
     the ping is repeated then, until an answer or `component_lost`."""
 
     def __init__(
-        self, clock: Callable[[], float], *, on_alive: Callable[[], None], on_silent: Callable[[], None]
+        self,
+        clock: Callable[[], float],
+        *,
+        answer_limit_s: float = ANSWER_LIMIT_S,
+        on_alive: Callable[[], None],
+        on_silent: Callable[[], None],
     ) -> None:
+        self._answer_limit_s = answer_limit_s
         self._clock = clock
         self._on_alive = on_alive
         self._on_silent = on_silent
@@ -73,7 +79,7 @@ class Liveness:
         with contextlib.suppress(ConnectionError):
             while True:
                 try:
-                    await stream.ping(ANSWER_LIMIT_S)
+                    await stream.ping(self._answer_limit_s)
                     break
                 except TimeoutError:
                     if self.heard_at > self.asked_at:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headrace.model.errors import InvalidInput
 from headrace.model.names import instance_name
+from services.sidecar.liveness import ANSWER_LIMIT_S
 from services.sidecar.process_watch import MEBIBYTE, ProcessLimits
 
 SIDECAR_VERSION = "0.1.0"
@@ -37,6 +38,8 @@ class Settings:
     instance: str
     component_start_limit_s: float = 20.0
     """How long a component may take until it has opened its socket."""
+    answer_limit_s: float = ANSWER_LIMIT_S
+    """How long a component may leave a ping unanswered while calls run."""
     restart_delay_limit_s: float = 30.0
     """The longest back-off before a component that died is started again."""
     component_limits: ProcessLimits = field(default_factory=ProcessLimits)
@@ -64,6 +67,7 @@ class Settings:
             plan_digest=_required(environ, "HEADRACE_PLAN_DIGEST"),
             instance=name,
             component_start_limit_s=_seconds(environ, "HEADRACE_COMPONENT_START_LIMIT_S", 20.0),
+            answer_limit_s=_seconds(environ, "HEADRACE_ANSWER_LIMIT_S", ANSWER_LIMIT_S),
             restart_delay_limit_s=_seconds(environ, "HEADRACE_RESTART_DELAY_LIMIT_S", 30.0),
             component_limits=ProcessLimits(
                 memory_bytes=_number(environ, MEMORY_VARIABLE, str(DEFAULT_MEMORY_MB)) * MEBIBYTE,

@@ -7,7 +7,6 @@ import os
 import random
 import sys
 
-sys.path.insert(0, os.environ["HOME"] + "/no")
 import grpc
 
 import headrace.sdk.server as server_module
@@ -37,6 +36,14 @@ def burst(calls):
         yield response
 
 
+def parses(frame):
+    try:
+        pb.ProcessResponse.FromString(frame)
+    except Exception:
+        return False
+    return True
+
+
 async def process(requests, context):
     tried = 0
     async for raw in requests:
@@ -52,6 +59,8 @@ async def process(requests, context):
             frame = response.SerializeToString()
             if RNG.random() < %(broken)f:
                 frame = mutated(frame, RNG)
+                if not parses(frame) and RNG.random() < 0.97:
+                    continue  # it ends the stream, and with it this process: seldom is enough
             yield frame
         TRIED.write("%%d\\n" %% tried)
         tried = 0
@@ -64,16 +73,22 @@ async def process(requests, context):
         yield ends.SerializeToString()
 
 
-make_server = server_module.make_server
+class Collector:
+    def add_generic_rpc_handlers(self, handlers):
+        pass
+
+    def add_registered_method_handlers(self, service, handlers):
+        self.service, self.handlers = service, handlers
 
 
 def fuzzing_server(servicer):
-    server = grpc.aio.server(options=server_module.SERVER_OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(process)
-    name = "headrace.api.component.v1.ComponentService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Process": handler}),))
     from headrace.api.component.v1 import component_pb2_grpc
-    component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, server)
+
+    server = grpc.aio.server(options=server_module.SERVER_OPTIONS)
+    collector = Collector()
+    component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, collector)
+    handlers = {**collector.handlers, "Process": grpc.stream_stream_rpc_method_handler(process)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(collector.service, handlers),))
     return server
 
 

@@ -34,14 +34,18 @@ FLOW = "hostile"
 BYSTANDER = "bystander"
 MEMORY_MB = 200
 PROCESSES = 40
-TIMEOUT_S = 1.5
+TIMEOUT_S = 1.0
 BYSTANDER_PAUSE_S = 0.01
 
 
 @contextlib.contextmanager
 def hostile_mesh(folder: Path) -> Iterator[HostileMesh]:
     """Both flows run when it yields."""
-    limits = {"HEADRACE_COMPONENT_MEMORY_MB": str(MEMORY_MB), "HEADRACE_COMPONENT_PROCESSES": str(PROCESSES)}
+    limits = {
+        "HEADRACE_COMPONENT_MEMORY_MB": str(MEMORY_MB),
+        "HEADRACE_COMPONENT_PROCESSES": str(PROCESSES),
+        "HEADRACE_ANSWER_LIMIT_S": "1",
+    }
     with start_mesh(folder, "fast", **limits) as mesh:
         kept = folder / "kept.txt"
         with Client(mesh.api) as client:

@@ -108,7 +108,7 @@ async def one_more(bench: SidecarBench, before: int) -> bool:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("broken", "inputs"), [(0.0, 600), (0.02, 100)], ids=["well-formed", "mutated"])
+@pytest.mark.parametrize(("broken", "inputs"), [(0.0, 400), (0.5, 150)], ids=["well-formed", "mutated"])
 async def test_component_frames(
     broker: BrokerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: float, inputs: int
 ) -> None:
@@ -125,7 +125,10 @@ async def test_component_frames(
             await bench.inject(b"x", reply=True)
         await eventually(lambda: done_but(bench, inputs * ROUNDS // 20), within_s=80, every_s=0.2)
         await bench.inject(b"calm", reply=True)
-        await eventually(lambda: any(reply.body == b"calm" for reply in bench.replies), within_s=30)
+        try:
+            await eventually(lambda: any(reply.body == b"calm" for reply in bench.replies), within_s=30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await bench.status()}\n{bench.sidecar_log()[-6000:]}") from error
         tried = sum(map(int, count.read_text().split()))
         say(capsys, f"component frames ({broken:.0%} broken)", tried, memory_mb(pid) - before_mb)
         assert (await bench.status()).sidecar_pid == pid
@@ -229,8 +232,8 @@ async def test_requests_to_a_gateway(broker: BrokerProcess, tmp_path: Path, caps
         before_mb = memory_mb(gateway.child.pid)
         statuses: dict[int, int] = {}
         good = b"POST /hook/fuzzed HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}"
-        for _ in range(35 * ROUNDS):
-            requests = [a_request(rng, good) for _ in range(20)]
+        for _ in range(14 * ROUNDS):
+            requests = [a_request(rng, good) for _ in range(50)]
             for request, found in zip(requests, await exchange_all(gateway.address, requests), strict=True):
                 for status in found:
                     statuses[status] = statuses.get(status, 0) + 1

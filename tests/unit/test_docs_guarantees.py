@@ -1,0 +1,27 @@
+"""Every test that docs/guarantees.md names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+ANYTHING_LIKE_IT = re.compile(r"tests/[\w/]+\.py::\w*")
+
+
+def test_every_test_that_is_named_exists() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    named = NAMED.findall(text)
+    assert len(named) >= 30
+    assert len(ANYTHING_LIKE_IT.findall(text)) == len(named)
+    missing = [f"{file}::{name}" for file, name in named if name not in functions_of(ROOT / file)]
+    assert missing == []
+
+
+def functions_of(file: Path) -> set[str]:
+    if not file.exists():
+        return set()
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds)}
