@@ -10,13 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
-
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan, decode_plan, plan_digest
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan, decode_plan, plan_digest
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
-from headrace.model.message_ids import output_message_id
-from headrace.wire.envelope import decode_envelope
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
 from services.agent.instance_table import InstanceTable
 from services.agent.rpc import AgentRpc
@@ -25,14 +21,11 @@ from services.sidecar.instance import Instance
 from services.sidecar.lifecycle_rpc import LifecycleRpc
 from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.settings import Settings
-from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
-from tests.support.memory_broker import ApiRefusal, Stored
+from tests.simulation.faults import Host, Link, RemoteBucket
+from tests.simulation.planes import Plane
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
-
-PULL_S = 2.0
-REPUBLISH_S = 0.1
 
 
 class Plans(PlanSource):
@@ -58,119 +51,6 @@ class Plans(PlanSource):
         return plan
 
 
-class Plane:
-    """Pulls one message at a time: works, publishes to every receiver until stored, acknowledges."""
-
-    def __init__(self, sidecar: Sidecar, plan: DeploymentPlan, step: StepPlan, on_occupancy: Callable[[], None]):
-        self._sidecar = sidecar
-        self._world = sidecar.world
-        self._plan = plan
-        self._step = step
-        self._on_occupancy = on_occupancy
-        self._running = False
-        self._pulling = False
-        self._stopped = False
-        self._current = ""
-        self.held = 0
-        self.counters: dict[str, int] = {}
-        self.loop = SimpleNamespace(problem="")
-        self.wake = asyncio.Event()
-
-    @property
-    def drained(self) -> bool:
-        return self.held == 0
-
-    def component_ready(self, process: Any, stream: Any) -> None:
-        self._running = True
-        self.wake.set()
-
-    def component_lost(self, cause: str) -> None:
-        self._running = False
-
-    def activate(self) -> None:
-        if not self._pulling:
-            self._pulling = True
-            self._sidecar.host.spawn(self._pull())
-
-    def drain(self) -> None:
-        """A puller goes on."""
-
-    async def finish(self, grace_s: float) -> None:
-        self._stopped = True
-        await asyncio.sleep(min(grace_s, 0.01) if self.held else 0)  # tidy: pace
-
-    async def _pull(self) -> None:
-        world, link = self._world, self._sidecar.link
-        stream = subjects.flow_stream(self._plan.workspace, self._plan.flow)
-        durable = subjects.step_consumer(self._plan.deployment, self._step.name)
-        waiting = world.pullers.setdefault((stream, self._step.name), {})
-        waiting[self] = None
-        try:
-            while not self._stopped:
-                self.wake.clear()
-                message: Stored | None = None
-                if self._running:
-                    try:
-                        message = await link.call(lambda: world.broker.take(stream, durable), PULL_S)
-                    except (TimeoutError, ApiRefusal):
-                        message = None
-                if message is not None:
-                    await self._handle(stream, durable, message)
-                    continue
-                try:
-                    async with asyncio.timeout(PULL_S):
-                        await self.wake.wait()
-                except TimeoutError:
-                    continue
-        finally:
-            waiting.pop(self, None)
-
-    async def _handle(self, stream: str, durable: str, message: Stored) -> None:
-        world, link = self._world, self._sidecar.link
-        self.held += 1
-        self._on_occupancy()
-        try:
-            world.handling(message, self._plan, self._step, self._sidecar.digest)
-            work_s = world.rng.expovariate(200.0) if world.rng.random() < 0.95 else world.rng.uniform(0.5, 3.0)
-            await asyncio.sleep(work_s)  # tidy: pace
-            if not self._running:
-                return  # the component died with it: it is delivered again
-            for receiver in self._step.receivers:
-                await self._publish(message, receiver)
-            acknowledged = False
-            while not acknowledged:
-                try:
-                    await link.call(lambda: world.ack(stream, durable, message, self._step, self._plan), PULL_S)
-                    acknowledged = True
-                except TimeoutError:
-                    continue
-        finally:
-            self.held -= 1
-            self._on_occupancy()
-
-    async def _publish(self, message: Stored, receiver: str) -> None:
-        plan, world = self._plan, self._world
-        own = subjects.deployment_owner(plan.deployment)
-        subject = subjects.data_subject(plan.workspace, plan.flow, own, receiver)
-        envelope = decode_envelope(message.payload)
-        envelope.id = identifier = output_message_id(envelope.id, self._step.name, "0", receiver, envelope.incarnation)
-        payload = envelope.SerializeToString()
-        remote = RemoteBroker(self._sidecar.link, world.broker)
-        while True:
-            try:
-                answer = await remote.request(subject, payload, PULL_S, headers={"Nats-Msg-Id": identifier})
-                if b'"error"' not in answer.data:
-                    return
-            except nats.errors.NoRespondersError:
-                await self._sidecar.plans_read()
-                if self._sidecar.plans.retired:
-                    world.dead_letter(message)
-                    return
-            except nats.errors.TimeoutError:
-                pass
-            await asyncio.sleep(REPUBLISH_S)  # tidy: pace
-
-
 class Life(Instance):
     """The real life of an instance; what it fetches, builds and starts takes a moment of virtual time."""
 
@@ -192,7 +72,13 @@ class Life(Instance):
         self._progress(Happening.FETCHED)
         self._progress(Happening.BUILT)
         if self.plane is None:
-            self.plane = Plane(sidecar, plan, step, self.occupancy_changed)  # type: ignore[assignment]
+            self.plane = Plane(  # type: ignore[assignment]
+                sidecar, plan, step, self.occupancy_changed, self.status.touch
+            )
+            assert self.plane is not None
+            self.plane.own(self._leases)
+            if self.gave_way:
+                self.plane.give_way()
         self.status.board.revision = step.pin.digest
         return SimpleNamespace(run=lambda: self._run_component(step.pin.digest))
 
@@ -215,7 +101,7 @@ class Life(Instance):
             self._ready(process, process, facts)
             self._sidecar.component_died = asyncio.Event()
             await self._sidecar.component_died.wait()
-            self._lost("exited with status 1")
+            self._lost("exited with status 1", "COMPONENT_EXITED")
             await world.pause(0.2)
 
 
@@ -312,6 +198,7 @@ class Sidecar:
             self.life.admit(state.generation)
         if self.plans.goes_on_by_itself:
             assert state is not None
+            self.life.own_by_state(state)
             self.life.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
         self.host.spawn(self.life.work())
         self.host.spawn(self.plans.follow())

@@ -60,8 +60,10 @@ class Person:
         service, rollouts, others = orchestrator.service, orchestrator.rollouts, orchestrator.interventions
         rng = self._world.rng
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "create": lambda: service.create(FLOW, spec(self._world.rng.choice((1, 2))), validate_only=False),
-            "draft": lambda: service.update_draft(FLOW, spec(1), "", validate_only=False),
+            "create": lambda: service.create(
+                FLOW, spec(self._world.rng.choice((1, 2)), self._world.keyed), validate_only=False
+            ),
+            "draft": lambda: service.update_draft(FLOW, spec(1, self._world.keyed), "", validate_only=False),
             "publish": lambda: rollouts.publish(FLOW, "", request, self._rollout()),
             "restart": lambda: rollouts.restart(FLOW, "", request, self._rollout()),
             "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), "", request, self._rollout()),

@@ -60,6 +60,14 @@ def test_what_was_found_stays_mended(seed: int) -> None:
     assert not world.violations, explain(seed, world.violations)
 
 
+def test_runs_do_something() -> None:
+    """Laws that hold because nothing happens say nothing."""
+    worlds = [run(seed) for seed in range(12)]
+    for keyed in range(3):
+        assert sum(len(world.ledger.done) for world in worlds if world.keyed == keyed) > 0
+    assert sum(len(world.owners) for world in worlds) > 10
+
+
 def test_a_mesh_without_compare_and_set_is_seen_to_break(monkeypatch: pytest.MonkeyPatch) -> None:
     """The laws can fail: with writes that ask for no revision they do."""
     monkeypatch.setattr(MemoryBucket, "_check", lambda self, key, revision: None)

@@ -16,6 +16,7 @@ from headrace.model.errors import Unavailable
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.route import decode_route
+from headrace.model.slots import keying
 from headrace.wire.envelope import Envelope, decode_dead_letter, decode_envelope
 from services.orchestrator.domain.deployment_phases import TRANSITIONS
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, decode, flow_key
@@ -24,14 +25,16 @@ from services.orchestrator.domain.leadership import LeaseTerms
 from services.orchestrator.pin_sweeper import sweep_pins
 from services.sidecar.settings import Settings
 from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
-from tests.simulation.machines import Agent, Plane, Supervised
+from tests.simulation.machines import Agent, Supervised
 from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
+from tests.simulation.planes import Plane
 from tests.support.memory_broker import MemoryBroker, Stored, Stream
 from tests.support.memory_bucket import MemoryBucket
 
 FLOW = "orders"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
 TRIGGER = "order"
+KEYS = 4
 SETTLE_LIMIT_S = 400.0
 RESTING = (FlowState.STOPPED, FlowState.RUNNING, FlowState.SUSPENDED)
 
@@ -70,6 +73,12 @@ class World:
         self.ingress_owners: list[str] = []
         self.ran_digests: dict[tuple[int, str], set[str]] = {}
         self.stale_switches = 0
+        # Which steps are keyed, by seed: none, all after the trigger, all.
+        self.keyed = seed % 3
+        self.owners: dict[str, set[int]] = {}
+        self.committed: dict[tuple[int, str, int], int] = {}
+        self.entered: dict[str, list[int]] = {}
+        self.left: dict[str, list[int]] = {}
         self._pids = 0
         self._background: set[asyncio.Task[Any]] = set()
         self.lease_bucket = MemoryBucket("lease", ttl_s=LeaseTerms().ttl, clock=loop.time)
@@ -139,6 +148,8 @@ class World:
         if place.step == TRIGGER and self.ingress_owners[-1:] != [place.owner]:
             self.ingress_owners.append(place.owner)
             self.say(f"the ingress stores for {place.owner}")
+        if place.step == TRIGGER and not decode_envelope(message.payload).incarnation:
+            self.entered.setdefault(key_of(message), []).append(number_of(message))
         if place.owner == subjects.INGRESS:
             self.violated("a message is stored under the ingress itself")
         elif (
@@ -223,9 +234,30 @@ class World:
         there = held is not None and message.sequence in held.messages
         acknowledged = self.broker.ack(stream, durable, message.sequence)
         gone = held is None or message.sequence not in held.messages
-        if there and acknowledged and gone and not step.receivers:
+        if not (there and acknowledged and gone):
+            return
+        if step.keyed:
+            self._in_order(plan, step, message)
+        if not step.receivers:
             number = number_of(message)
             self.ledger.done[number] = self.ledger.done.get(number, 0) + 1
+            if self.ledger.done[number] == 1:
+                self.left.setdefault(key_of(message), []).append(number)
+
+    def _in_order(self, plan: DeploymentPlan, step: StepPlan, message: Stored) -> None:
+        """What is committed of a slot is committed in the order in which it was stored there."""
+        place = (plan.deployment, step.name, subjects.parse_data_subject(message.subject).slot)
+        before = self.committed.get(place, 0)
+        if message.sequence < before:
+            self.violated(f"slot {place}: {message.sequence} was committed after {before}")
+        self.committed[place] = message.sequence
+
+    def taken(self, durable: str, replica: int) -> None:
+        """Somebody was given a message of a slot's durable: each of these has one owner for ever."""
+        owners = self.owners.setdefault(durable, set())
+        owners.add(replica)
+        if len(owners) > 1:
+            self.violated(f"replicas {sorted(owners)} pull from {durable}")
 
     def dead_letter(self, message: Stored) -> None:
         self.ledger.dead.add(number_of(message))
@@ -244,9 +276,12 @@ class World:
 
     async def _inject(self, link: Link, number: int) -> None:
         stimulus = stimulus_id(FLOW, "webhook", str(number))
-        subject = subjects.ingress_subject(WORKSPACE, FLOW, TRIGGER)
         identifier = first_message_id(stimulus, TRIGGER)
         envelope = Envelope(id=identifier, execution_id=execution_id(stimulus), body=str(number).encode())
+        envelope.headers["key"] = f"k{number % KEYS}"
+        step = spec(1, self.keyed).steps[0]
+        slot = keying(step.key, step.slot_count).place(envelope.headers, envelope.body, identifier).slot
+        subject = subjects.ingress_subject(WORKSPACE, FLOW, TRIGGER, slot)
         payload = envelope.SerializeToString()
         headers = {"Nats-Msg-Id": identifier}
         remote = RemoteBroker(link, self.broker)
@@ -367,6 +402,7 @@ class World:
             self.violated(f"effects happened twice: {twice[:10]}")
         if not self.stale_switches and len(set(self.ingress_owners)) != len(self.ingress_owners):
             self.violated(f"the ingress went back: {self.ingress_owners}")
+        self._check_keys()
         wanted = set(flow.live)
         pins = self.broker.bucket(subjects.pin_bucket(WORKSPACE))
         holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
@@ -378,6 +414,18 @@ class World:
             self.violated(f"the route is {route}, the flow {flow.state} in epoch {flow.leader_epoch}")
         if flow.state == FlowState.RUNNING and flow.ingress != f"d{flow.active}":
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
+
+    def _check_keys(self) -> None:
+        """Where every step is keyed: effects of a key in the order in which its messages came, also across switches.
+        Messages that a person moved, or that a stale switch misled, are behind."""
+        moved = {number for number, incarnation in self.ledger.deployments if incarnation}
+        if self.keyed != 2 or self.stale_switches:
+            return
+        for key, came in self.entered.items():
+            first = {number: place for place, number in reversed([*enumerate(came)])}
+            went = [first[number] for number in self.left.get(key, []) if number not in moved]
+            if went != sorted(went):
+                self.violated(f"{key} came as {came[:20]}, went as {self.left[key][:20]}")
 
     @staticmethod
     def _works(supervised: Supervised) -> bool:
@@ -400,10 +448,16 @@ def number_of(message: Stored) -> int:
     return int(decode_envelope(message.payload).body)
 
 
-def spec(replicas: int) -> FlowSpec:
+def key_of(message: Stored) -> str:
+    return decode_envelope(message.payload).headers["key"]
+
+
+def spec(replicas: int, keyed: int) -> FlowSpec:
+    """`keyed`: 0 no step, 1 all after the trigger, 2 all."""
+    trigger, others = ("header:key" if keyed > 1 else "", 2 if keyed > 1 else 0), ("header:key" if keyed else "", 3)
     steps = (
-        StepSpec(TRIGGER, "hook", to=("price",)),
-        StepSpec("price", "work", to=("check",), replicas=replicas),
-        StepSpec("check", "work"),
+        StepSpec(TRIGGER, "hook", to=("price",), key=trigger[0], slots=trigger[1]),
+        StepSpec("price", "work", to=("check",), replicas=replicas, key=others[0], slots=others[1] if keyed else 0),
+        StepSpec("check", "work", key=others[0], slots=others[1] if keyed else 0),
     )
     return FlowSpec("realtime", steps, max_waiting=1000)

@@ -197,6 +197,12 @@ class MemoryBroker:
             found.messages.pop(sequence, None)
         return True
 
+    def reset(self, stream: str, durable: str) -> None:
+        """The durable begins anew: whatever is stored for it is delivered (again). ApiRefusal if it is gone."""
+        consumer = self._consumer(stream, durable)
+        consumer.cursor = 1
+        consumer.unacked.clear()
+
     def extend(self, stream: str, durable: str, sequence: int) -> None:
         """The message is still being worked on."""
         found = self.streams.get(stream)
@@ -321,6 +327,10 @@ class MemoryBroker:
         else:
             present.config, present.paused = config, paused
         return {"name": durable, "config": config}
+
+    def _consumer_reset(self, name: str, durable: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.reset(name, durable)
+        return {"success": True}
 
     def _consumer_delete(self, name: str, durable: str, body: dict[str, Any]) -> dict[str, Any]:
         self._consumer(name, durable)
