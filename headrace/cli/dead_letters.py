@@ -15,7 +15,7 @@ from headrace.cli.invocation import (
     require_yes,
     run_with_client,
 )
-from headrace.cli.letter_tables import HEADINGS, counts_line, letter_row, letter_text
+from headrace.cli.letter_tables import DOUBT_HEADINGS, HEADINGS, counts_line, doubt_row, letter_row, letter_text
 from headrace.cli.tables import byte_size, short_digest, table
 
 if TYPE_CHECKING:
@@ -150,6 +150,30 @@ def discard(
         _print_refusals(answer.refusals)
     if answer.refusals and not answer.discarded:
         raise typer.Exit(FAILED)
+
+
+@app.command("in-doubt")
+def in_doubt(
+    flow: FlowArgument,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="At most so many.")] = 50,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """List messages that were processed although nobody could tell whether they had been before: broker and sidecar
+    were lost together. What they led to may be there twice."""
+    found = run_with_client(
+        lambda client: client.list_in_doubt(flow, limit=limit), address=address, data=data, as_json=as_json
+    )
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(found))
+    elif not found.messages:
+        print("no message was ever in doubt")
+    else:
+        print(table(DOUBT_HEADINGS, [doubt_row(message) for message in found.messages]))
+        print(f"{found.total} records")
 
 
 def _print_list(flow: str, found: dead_letter_pb2.ListDeadLettersResponse, limit: int, as_json: bool) -> None:

@@ -36,6 +36,8 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
         lines += ["", _deployment_lines(status.deployments)]
     if status.dropped:
         lines += ["", f"{status.dropped} messages dropped by stops"]
+    if status.in_doubt:
+        lines += ["", f"{status.in_doubt} messages in doubt. See: headrace dead-letters in-doubt {head[0]}"]
     if status.dead_letters.total:
         lines += ["", f"{counts_line(status.dead_letters)}. See: headrace dead-letters list {head[0]}"]
     lines += [f"problem: {problem}" for problem in status.problems]

@@ -8,6 +8,7 @@ from headrace.api.deadletter.v1 import dead_letter_pb2
 from headrace.cli.tables import byte_size, short_digest, table
 
 SHORT_ERROR = 60
+DOUBT_HEADINGS = ("TIME (UTC)", "STEP", "DEPLOYMENT", "MESSAGE", "EXECUTION")
 HEADINGS = ("NUMBER", "TIME (UTC)", "STEP", "REASON", "ATTEMPTS", "ERROR")
 
 
@@ -57,6 +58,10 @@ def letter_row(letter: dead_letter_pb2.DeadLetter) -> tuple[object, ...]:
     doubt = " (replay in doubt)" if letter.replay_in_doubt else ""
     number = letter.name.rpartition("/")[2]
     return number, _moment(letter.time), letter.step, letter.reason + doubt, letter.attempt_count, shown or "-"
+
+
+def doubt_row(message: dead_letter_pb2.InDoubt) -> tuple[object, ...]:
+    return (_moment(message.time), message.step, message.deployment, message.message_id, message.execution_id)
 
 
 def _moment(time: Any) -> str:

@@ -69,6 +69,15 @@ class LetterCalls(Session):
             result.remaining, result.through, result.after = answer.remaining, answer.through, answer.after
         return result
 
+    async def list_in_doubt(
+        self, flow: str, *, limit: int = 50, page_token: str = ""
+    ) -> dead_letter_pb2.ListInDoubtResponse:
+        """The newest `limit` (at most 500) messages whose outputs may be there twice, newest first."""
+        request = dead_letter_pb2.ListInDoubtRequest(
+            parent=resource("flows", flow), page_size=limit, page_token=page_token
+        )
+        return await self._call(self._letters().ListInDoubt, request)
+
     async def watch_dead_letters(
         self, flow: str, *, step: str = "", reason: str = "", after: int | None = None
     ) -> AsyncGenerator[dead_letter_pb2.WatchDeadLettersResponse, None]:

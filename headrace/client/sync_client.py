@@ -171,6 +171,7 @@ class Client:
     get_dead_letter = _sync(AsyncClient.get_dead_letter)
     replay_dead_letters = _sync(AsyncClient.replay_dead_letters)
     discard_dead_letters = _sync(AsyncClient.discard_dead_letters)
+    list_in_doubt = _sync(AsyncClient.list_in_doubt)
     watch_dead_letters = _sync_stream(AsyncClient.watch_dead_letters)
     tail_logs = _sync_stream(AsyncClient.tail_logs)
     hops = _sync(AsyncClient.hops)

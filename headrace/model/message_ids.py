@@ -44,6 +44,11 @@ def dead_letter_id(message: str, step: str) -> str:
     return output_message_id(message, step, "dead-letter", "_dead")
 
 
+def doubt_id(message: str, step: str) -> str:
+    """Id of the record that a message was in doubt at a step."""
+    return output_message_id(message, step, "in-doubt", "_doubt")
+
+
 def moved_message_id(message: str, step: str, incarnation: int) -> str:
     """Id of a message that was moved to another deployment's step, by the choice that drew the incarnation."""
     return _hash(b"hr-moved", message, step, str(incarnation))

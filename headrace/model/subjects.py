@@ -158,6 +158,19 @@ def dead_letter_filter(workspace: str, flow: str, step: str = "") -> str:
     return f"{ROOT}.{workspace}._letters.{flow}.{step or '*'}"
 
 
+def doubt_stream(workspace: str) -> str:
+    """Records of messages in doubt, of all flows: bounded per step."""
+    return f"hr_{workspace}__doubt"
+
+
+def doubt_subject(workspace: str, flow: str, step: str) -> str:
+    return f"{ROOT}.{workspace}._doubt.{flow}.{step}"
+
+
+def doubt_filter(workspace: str, flow: str = "") -> str:
+    return f"{ROOT}.{workspace}._doubt.{flow}.*" if flow else f"{ROOT}.{workspace}._doubt.>"
+
+
 def log_stream(workspace: str) -> str:
     return f"hr_{workspace}__logs"
 

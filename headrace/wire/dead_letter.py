@@ -14,7 +14,7 @@ from google.protobuf.message import EncodeError
 
 from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt
 from headrace.model import subjects
-from headrace.model.message_ids import dead_letter_id
+from headrace.model.message_ids import dead_letter_id, doubt_id
 from headrace.wire.envelope import MalformedMessage
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIRST_ATTEMPTS = 5
 LAST_ATTEMPTS = 15
 MAX_ATTEMPT_TEXT = 2000
+IN_DOUBT = "IN_DOUBT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,14 @@ class LetterDesk:
             raise MalformedMessage(f"the dead letter cannot be written: {error}") from error
         subject = subjects.dead_letter_subject(self.workspace, self.flow, step)
         return SealedLetter(subject, dead_letter_id(original.id, step), self.shared + own)
+
+    def doubt(self, original: Envelope, step: str, at_unix_ns: int, *, traceparent: str = "") -> SealedLetter:
+        """The record that a message was in doubt at a step: a letter without the message's body, and not a dead one,
+        since the message itself went on."""
+        known = Envelope(id=original.id, execution_id=original.execution_id, sender=original.sender)
+        letter = self.letter(known, step, IN_DOUBT, (), at_unix_ns, traceparent=traceparent)
+        subject = subjects.doubt_subject(self.workspace, self.flow, step)
+        return SealedLetter(subject, doubt_id(original.id, step), letter.payload)
 
 
 def failed_attempt(attempt: int, code: str, message: str, at_unix_ns: int) -> FailedAttempt:

@@ -27,6 +27,7 @@ from headrace.model.errors import HeadraceError
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
+from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.instance_observer import InstanceObserver
@@ -34,7 +35,7 @@ from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
 from services.orchestrator.letter_store import LetterStore
 from services.orchestrator.letter_work import LetterWorker
-from services.orchestrator.log_tail import ensure_log_stream
+from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
@@ -102,7 +103,7 @@ class OrchestratorApp:
         self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
         epochs, _ = await asyncio.gather(
             KvBucket.open(connection, subjects.flow_bucket(settings.workspace)),
-            ensure_log_stream(JetStreamAssets(connection), settings.workspace),
+            ensure_shared_streams(JetStreamAssets(connection), settings.workspace),
         )
         self._lease = lease = Lease(connection, settings.workspace, epochs, name=settings.name)
         assets = JetStreamAssets(connection, guard=lease.check)
@@ -115,13 +116,14 @@ class OrchestratorApp:
             stores, assets, observer, clock, epoch=lambda: lease.epoch, letter_limits=settings.letter_limits
         )
         letters = LetterStore(connection, assets, settings.workspace)
+        doubts = DoubtRecords(connection, assets, settings.workspace)
         worker = LetterWorker(stores, assets, letters, reader, clock)
         self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
         self._loops = loops = FlowLoops(
             reader, Applier(stores, assets, observer, resolver, reader, worker), scheduler.observe
         )
         service = FlowService(stores, assets, resolver, reader, loops, clock)
-        mesh = MeshView(connection, reader, observer, resolver, settings.profile, lease)
+        mesh = MeshView(connection, reader, observer, resolver, settings.profile, lease, doubts)
         self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
         history = HistoryReader(connection, assets, settings.workspace)
         self._gate = gate = LeaderGate(lease)
@@ -134,7 +136,7 @@ class OrchestratorApp:
         )
         server.add(
             dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server,
-            DeadLetterRpc(letters, worker, reader, self._stopping),
+            DeadLetterRpc(letters, worker, doubts, reader, self._stopping),
             "headrace.api.deadletter.v1.DeadLetterService",
         )
         server.add(

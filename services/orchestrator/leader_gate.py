@@ -32,7 +32,7 @@ READS = frozenset(
     {
         *("GetFlow", "ListFlows", "GetVersion", "ListVersions", "ListDeployments", "ListHistory"),
         *("TailLogs", "GetServerInfo", "ListOperations"),
-        *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters"),
+        *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters", "ListInDoubt"),
     }
 )
 PASSED_KEY = "headrace-passed-by"

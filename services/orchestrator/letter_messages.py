@@ -34,7 +34,7 @@ def letter_message(letter: Letter, ledger: LetterLedger) -> dead_letter_pb2.Dead
         body_size=len(original.body),
         replay_in_doubt=letter.number in ledger.in_doubt,
         unreadable=content.unreadable,
-        trace_id=_trace_id(content.traceparent),
+        trace_id=trace_id(content.traceparent),
     )
     message.time.FromNanoseconds(content.at_unix_ns)
     return message
@@ -88,6 +88,7 @@ def replay_message(flow: str, told: Replayed) -> dead_letter_pb2.Replay:
     )
 
 
-def _trace_id(traceparent: str) -> str:
+def trace_id(traceparent: str) -> str:
+    """Of a W3C traceparent; empty where there is none."""
     parts = traceparent.split("-")
     return parts[1] if len(parts) >= 4 else ""

@@ -22,13 +22,16 @@ log = get_logger(__name__)
 LOG_BYTES = 64 * 1024 * 1024
 DEFAULT_LINES = 50
 MAX_LINES = 1000
+# Records of messages in doubt that are kept of one step, and for how long.
+MAX_DOUBTS = 1000
+DOUBT_AGE_S = 30 * 24 * 3600.0
 BATCH = 200
 POLL_S = 0.5
 READ_LIMIT_S = 10.0
 
 
-async def ensure_log_stream(assets: JetStreamAssets, workspace: str) -> None:
-    """Bounded; the oldest lines go."""
+async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None:
+    """The log stream, and that of messages in doubt. Bounded; the oldest lines go, and the oldest records of a step."""
     logs = {
         "name": subjects.log_stream(workspace),
         "subjects": [subjects.log_filter(workspace)],
@@ -38,7 +41,18 @@ async def ensure_log_stream(assets: JetStreamAssets, workspace: str) -> None:
         "max_bytes": LOG_BYTES,
         "num_replicas": assets.copies,
     }
-    await assets.ensure_stream(logs)
+    doubts = {
+        "name": subjects.doubt_stream(workspace),
+        "subjects": [subjects.doubt_filter(workspace)],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_msgs_per_subject": MAX_DOUBTS,
+        "max_age": int(DOUBT_AGE_S * 1e9),
+        "allow_direct": True,
+        "num_replicas": assets.copies,
+    }
+    await asyncio.gather(assets.ensure_stream(logs), assets.ensure_stream(doubts))
 
 
 async def tail(

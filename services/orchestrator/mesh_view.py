@@ -15,6 +15,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model.errors import NotFound
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import wanted_timer
+from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.lease import Lease
 from services.orchestrator.mesh_queries import gateway_addresses
@@ -39,6 +40,7 @@ class MeshView:
     resolver: Resolver
     profile: str
     lease: Lease
+    doubts: DoubtRecords
     _gateways: tuple[float, list[str]] = (0.0, [])
     _newest: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -49,7 +51,7 @@ class MeshView:
         gateways, newer = await asyncio.gather(self.gateways(), self._newer(snapshot))
         url = f"{_http(gateways[0])}/hook/{flow}" if gateways and snapshot.wanted_route.trigger else ""
         status = flow_status(snapshot, self.observer.statuses, profile=self.profile, webhook_url=url, newer=newer)
-        timer = await self._timer(snapshot)
+        timer, status.in_doubt = await asyncio.gather(self._timer(snapshot), self.doubts.count(flow))
         if timer is not None:
             status.timer.CopyFrom(timer)
         return status

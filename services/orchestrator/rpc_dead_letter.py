@@ -10,6 +10,7 @@ from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
 from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
+from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.letter_messages import (
     DEFAULT_BODY,
     MAX_BODY,
@@ -30,8 +31,14 @@ WATCH_EVERY_S = 5.0
 
 class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ignore[misc]
     def __init__(
-        self, letters: LetterStore, worker: LetterWorker, reader: SnapshotReader, stopping: asyncio.Event
+        self,
+        letters: LetterStore,
+        worker: LetterWorker,
+        doubts: DoubtRecords,
+        reader: SnapshotReader,
+        stopping: asyncio.Event,
     ) -> None:
+        self._doubts = doubts
         self._letters = letters
         self._worker = worker
         self._reader = reader
@@ -90,6 +97,14 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
             through=selection.through,
             after=report.after,
         )
+
+    async def ListInDoubt(  # type: ignore[override]
+        self, request: dead_letter_pb2.ListInDoubtRequest, context: Any
+    ) -> dead_letter_pb2.ListInDoubtResponse:
+        flow = flow_of(request.parent, "parent")
+        await self._reader.stores.existing_flow(flow)
+        found, token, total = await self._doubts.page(flow, request.page_size, request.page_token)
+        return dead_letter_pb2.ListInDoubtResponse(messages=found, next_page_token=token, total=total)
 
     async def WatchDeadLetters(  # type: ignore[override]
         self, request: dead_letter_pb2.WatchDeadLettersRequest, context: Any

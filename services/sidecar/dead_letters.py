@@ -71,6 +71,14 @@ class DeadLetters:
         )
         self._put(letter, after)
 
+    def note_doubt(self, held: HeldInput) -> None:
+        """It is recorded that its outputs may have been stored before; the input itself goes on."""
+        self._counters["in_doubt"] += 1
+        traceparent = held.delivery.traceparent
+        record = self._desk.doubt(held.envelope, self._step.name, time.time_ns(), traceparent=traceparent)
+        message = (record.subject, record.message_id, record.payload, "")
+        self._outbox.put(Outgoing(*message, _nothing, _nothing, sealed=True, until_stored=True))
+
     def _put(self, letter: letters.SealedLetter, after: Callable[[], None]) -> None:
         self._counters["dead_lettered"] += 1
 
@@ -79,6 +87,10 @@ class DeadLetters:
 
         message = (letter.subject, letter.message_id, letter.payload, "")
         self._outbox.put(Outgoing(*message, stored, stored, sealed=True, until_stored=True))
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def failed_attempt(attempt: int, problem: Problem) -> FailedAttempt:

@@ -114,7 +114,7 @@ class PlainPath:
         self._consumption: Consumption | None = None
         self._to_release = 0
         self._memory = SenderMemory(plan.duplicate_window_s)
-        letters = DeadLetters(plan, step, outbox, counters)
+        self._letters = letters = DeadLetters(plan, step, outbox, counters)
         closing = Closing(
             plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
         )
@@ -199,7 +199,7 @@ class PlainPath:
         held.in_doubt = envelope.in_doubt
         if delivery.attempt > 1 and self._doubtful(delivery):
             held.in_doubt = True
-            self._counters["in_doubt"] += 1
+            self._letters.note_doubt(held)
         return self._hold(held)
 
     def _take_unreadable(self, delivery: Delivery, message: str, now: float) -> None:

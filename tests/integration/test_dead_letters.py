@@ -219,6 +219,27 @@ async def test_the_oldest_are_pushed_out_and_counted_and_no_flow_pushes_out_anot
         assert (await client.list_dead_letters("other")).counts.waiting == 1
 
 
+async def test_messages_in_doubt_are_counted_and_listed(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        plan = await rig.stores.plan(FLOW, 1)
+        assert plan is not None
+        for number in range(3):
+            original = Envelope(id=f"{number:032x}", execution_id=f"{number:032x}", sender="order", body=b"secret")
+            record = LetterDesk.of_plan(plan).doubt(original, "price", time.time_ns(), traceparent=TRACE)
+            await rig.assets.publish(record.subject, record.payload, {"Nats-Msg-Id": record.message_id})
+            await rig.assets.publish(record.subject, record.payload, {"Nats-Msg-Id": record.message_id})
+        assert b"secret" not in record.payload
+        status = await client.get_status(FLOW)
+        assert (status.in_doubt, status.dead_letters.total) == (3, 0)
+        found = await client.list_in_doubt(FLOW, limit=2)
+        assert [message.message_id for message in found.messages] == [f"{2:032x}", f"{1:032x}"]
+        assert (found.total, found.messages[0].step, found.messages[0].trace_id) == (3, "price", "a" * 32)
+        older = await client.list_in_doubt(FLOW, limit=2, page_token=found.next_page_token)
+        assert [message.message_id for message in older.messages] == [f"{0:032x}"]
+        assert not older.next_page_token
+
+
 async def test_new_letters_are_watched(rig: OrchestratorRig) -> None:
     async with rig.client() as client:
         await running(rig, client)

@@ -54,6 +54,13 @@ async def test_what_may_be_there_twice_is_marked(broker: BrokerProcess, tmp_path
         assert set(times) == {b"%d" % number for number in range(MESSAGES)}
         assert doubled <= marked
         assert status.counters["in_doubt"] == len(marked)
+
+        async def recorded() -> bool:
+            return {record.original.execution_id for record in await bench.doubts()} == {
+                found.envelope.execution_id for found in arrived if found.envelope.in_doubt
+            }
+
+        await eventually(recorded)
         assert bool(doubled) is not exactly_once
         assert bool(marked) is not exactly_once
 

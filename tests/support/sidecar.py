@@ -208,6 +208,7 @@ class SidecarBench:
         for name, pattern in (
             (subjects.dead_letter_stream(WORKSPACE, self.flow), subjects.dead_letter_filter(WORKSPACE, self.flow)),
             (subjects.log_stream(WORKSPACE), subjects.log_filter(WORKSPACE)),
+            (subjects.doubt_stream(WORKSPACE), subjects.doubt_filter(WORKSPACE)),
         ):
             await self.assets.create_stream({"name": name, "subjects": [pattern], "storage": "file"})
 
@@ -492,6 +493,10 @@ class SidecarBench:
         return [
             decode_dead_letter(raw) for raw in await self._stored(subjects.dead_letter_stream(WORKSPACE, self.flow))
         ]
+
+    async def doubts(self) -> list[DeadLetter]:
+        """Records of messages in doubt, oldest first."""
+        return [decode_dead_letter(raw) for raw in await self._stored(subjects.doubt_stream(WORKSPACE))]
 
     async def log_lines(self) -> list[bytes]:
         """All log lines so far, serialized."""
