@@ -150,3 +150,28 @@ async def test_a_reply_waits_a_moment_for_a_gateway_that_comes_back_and_not_for_
         assert time.monotonic() - began < 12
         assert (await bench.status()).counters["replied"] == 204
         assert await bench.dead_letters() == []
+
+
+SOURCE = """
+import time
+from headrace.sdk import Component, Context
+
+component = Component()
+
+
+@component.listener
+async def work(ctx: Context) -> None:
+    number = 0
+    while not ctx.draining.is_set():
+        await ctx.emit(str(time.monotonic()), source_id=str(number))
+        number += 1
+"""
+
+
+async def test_a_listener_reads_no_faster_than_its_rate_limit(broker: BrokerProcess, tmp_path: Path) -> None:
+    async with sidecar_bench(broker.url, tmp_path, source=SOURCE, kind="listener", rate_limit=50.0) as bench:
+        await bench.run()
+        # Each emit begins when the one before it is stored.
+        stamps = [float(arrived.envelope.body) for arrived in await bench.take(80)]
+        _at_most(sorted(stamps), rate=50, burst=5)
+        assert stamps[-1] - stamps[0] >= (80 - 7) / 50 * 0.95
