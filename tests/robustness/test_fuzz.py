@@ -219,6 +219,29 @@ async def test_calls_to_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert_quiet(b"".join(output).decode(errors="replace"))
 
 
+async def test_bytes_that_are_no_request_are_an_invalid_argument(tmp_path: Path) -> None:
+    """Found by the above: gRPC itself answers INTERNAL, and logs a traceback."""
+    output: list[bytes] = []
+    command = Command((sys.executable, "-m", "tests.support.agent_with_stand_in", str(tmp_path), "1"),
+                      on_output=output.append)  # fmt: skip
+    agent = ChildProcess.spawn(command, readiness=True)
+    try:
+        async with open_channel(str((await agent.ready(20.0))["address"])) as channel:
+            for name in ("StartInstance", "ListInstances"):
+                call = channel.unary_unary(f"/headrace.api.agent.v1.AgentService/{name}")
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call(b"\xff\xff\xff", timeout=5.0)
+                assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert "are not the message that this method takes" in (refused.value.details() or "")
+            watch = channel.unary_stream("/headrace.api.agent.v1.AgentService/WatchInstances")(b"\xff", timeout=5.0)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await watch.read()
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    finally:
+        await agent.end(5.0)
+    assert_quiet(b"".join(output).decode(errors="replace"))
+
+
 @pytest.mark.timeout(120)
 async def test_requests_to_a_gateway(broker: BrokerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Raw bytes, mutated requests, and requests that are right but for their parts: never a 500."""

@@ -78,8 +78,12 @@ async def test_several_poison_messages_among_good_ones(broker: BrokerProcess, tm
 
 
 @pytest.mark.timeout(120)
-async def test_a_message_that_ends_the_sidecar_itself_does_not_loop(broker: BrokerProcess, tmp_path: Path) -> None:
-    async with sidecar_bench(broker.url, tmp_path, source=SOURCE, ack_wait_s=2.0) as bench:
+@pytest.mark.parametrize("exactly_once", [False, True], ids=["plain", "exactly once"])
+async def test_a_message_that_ends_the_sidecar_itself_does_not_loop(
+    broker: BrokerProcess, tmp_path: Path, exactly_once: bool
+) -> None:
+    keyed = {"exactly_once": True, "slots": 1} if exactly_once else {}
+    async with sidecar_bench(broker.url, tmp_path, source=SOURCE, ack_wait_s=2.0, **keyed) as bench:
         await bench.prepare()
         good = [b"good %d" % number for number in range(10)]
         for body in (*good[:5], b"parricide", *good[5:]):

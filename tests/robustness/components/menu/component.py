@@ -64,7 +64,8 @@ async def fork_without_end(ctx: Context) -> None:
 
 
 @crime
-def spin(ctx: Context) -> None:
+def spin_and_ignore_sigterm(ctx: Context) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     until = time.monotonic() + 60
     while time.monotonic() < until:
         pass
@@ -181,12 +182,6 @@ def flood_logs(ctx: Context) -> None:
 @crime
 def log_deep_json(ctx: Context) -> None:
     print('{"message": "deep", "fields": ' + "[" * 6000)
-
-
-@crime
-def ignore_sigterm(ctx: Context) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
 
 
 @crime
