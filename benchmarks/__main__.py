@@ -17,6 +17,7 @@ from benchmarks.floors import measure_floors
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.overload import overload, overload_lines
 from benchmarks.switching import RATE, switching
+from benchmarks.whole_mesh import whole_mesh, whole_mesh_lines
 from headrace import __version__
 from headrace.edge.broker_process import PROFILES, BrokerProcess
 
@@ -38,7 +39,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-async def run(seconds: float, count: int, overload_s: float) -> dict[str, Any]:
+async def run(seconds: float, count: int, overload_s: float, flows: int) -> dict[str, Any]:
     """Everything, one after another; floors first, in the same run."""
     result: dict[str, Any] = {"schema": 1, "headrace": __version__, "machine": machine(), "profiles": {}}
     for profile in PROFILES:
@@ -70,7 +71,7 @@ async def run(seconds: float, count: int, overload_s: float) -> dict[str, Any]:
         hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
         measured["hop_to_floor"] = round(hop_us / floor_us, 2) if floor_us else 0.0
         result["profiles"][profile] = measured
-    return result
+    return result | await whole_mesh(flows, told)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -101,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
         if memory:
             lines.append(f"  {'PSS of one instance':<36}{max(memory):>10.1f} MB")
         lines += overload_lines(measured)
-    return "\n".join(lines)
+    return "\n".join(lines + whole_mesh_lines(result))
 
 
 def _pair(values: dict[str, float]) -> tuple[float, float]:
@@ -113,10 +114,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a latency run (default 10)")
     parser.add_argument("--messages", type=int, default=40_000, help="messages of a throughput run, fast profile")
     parser.add_argument("--overload-seconds", type=float, default=60.0, help="at twice the saturation (default 60)")
+    parser.add_argument("--flows", type=int, default=200, help="flows at rest, 0 for none; 40 MB each (default 200)")
     arguments = parser.parse_args()
     import uvloop
 
-    result = uvloop.run(run(arguments.seconds, arguments.messages, arguments.overload_seconds))
+    result = uvloop.run(run(arguments.seconds, arguments.messages, arguments.overload_seconds, arguments.flows))
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

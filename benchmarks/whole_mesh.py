@@ -1,0 +1,48 @@
+"""What belongs to no profile: fail-over, and many flows at once and at rest. Runs it, and says it in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.fail_over import fail_over
+from benchmarks.many_flows import many_flows
+from benchmarks.mesh_bench import bench_mesh
+
+
+async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """`flows` at rest, of which half are started at once; 0 leaves them out."""
+    told("fail-over: the leading orchestrator is killed under 200 orders/s")
+    async with bench_mesh("fast", told, orchestrators=2) as bench:
+        result: dict[str, Any] = {"fail_over": await fail_over(bench)}
+    if flows:
+        told(f"{flows // 2} flows started at once, {flows} at rest")
+        async with bench_mesh("fast", told) as bench:
+            result["many_flows"] = await many_flows(bench, at_once=flows // 2, at_rest=flows)
+    return result
+
+
+def whole_mesh_lines(result: dict[str, Any]) -> list[str]:
+    """What a person reads."""
+    failing = result["fail_over"]
+    lines = [
+        "\norchestrator killed",
+        f"  {'kill -9 of the leader → first verb':<36}{max(failing['first_verb_s']):>10.2f} s",
+        f"  {'longest pause of callers at 200/s':<36}{failing['killing']['longest_gap_ms']:>10.1f} ms, else"
+        f" {failing['steady']['longest_gap_ms']:.1f} ms",
+    ]
+    if many := result.get("many_flows"):
+        started, rest = many["started_at_once"], many["at_rest"]
+        at_once = f"{started['flows']} started at once, all RUNNING"
+        lines += [
+            f"\n{rest['flows']} flows",
+            f"  {at_once:<36}{started['all_running_s']:>10.1f} s",
+            f"  {'at rest, memory':<36}{sum(rest['pss_mb'].values()) / 1024:>10.1f} GB",
+            f"  {'at rest, processor':<36}{rest['cpu_percent_sum']:>10.1f} % of a core",
+            f"  {'at rest, requests to the broker':<36}{_asked(rest['messages_per_s']):>10.1f} per s",
+        ]
+    return lines
+
+
+def _asked(messages: dict[str, float]) -> float:
+    return sum(rate for kind, rate in messages.items() if kind.startswith(("api", "kv", "pull")))
