@@ -89,7 +89,7 @@ class Gateway:
             workspace=settings.workspace,
             gateway=self._name,
             routes=routes,
-            ingress=Ingress(self._lane, settings.workspace, routes.find),
+            ingress=Ingress(self._lane, settings.workspace, routes),
             desk=self._desk,
             answers=AnswerBook(answers),
             admission=self._admission,

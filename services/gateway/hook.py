@@ -35,7 +35,7 @@ from services.gateway.domain.request_headers import RequestHeaders, read_headers
 from services.gateway.domain.trace_context import stimulus_traceparent
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import ARRIVAL, CONNECTION
-from services.gateway.ingress import STOPPED_STATES, Ingress, Stimulus
+from services.gateway.ingress import STOPPED_STATES, Ingress, Placement, Stimulus
 from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
 from services.gateway.request_body import BodyReader, CallerGone, check_json
 from services.gateway.responses import send_accepted, send_refusal, send_reply
@@ -231,16 +231,12 @@ class Hook:
 
     async def _publish(self, work: _Work, waiter: Waiter | None) -> bool:
         """Publishes; frees or confirms the key. True if the broker had the stimulus already."""
-        message_id = message_ids.first_message_id(work.stimulus, work.route.trigger)
         stimulus = Stimulus(
-            flow=work.route.flow,
-            trigger=work.route.trigger,
-            message_id=message_id,
+            route=work.route,
             execution=work.execution,
             shared=self._shared_envelope(work, replies=waiter is not None),
-            traceparent=stimulus_traceparent(work.headers.traceparent, execution=work.execution, message_id=message_id),
             deadline=work.deadline,
-            slot=_slot(work, message_id),
+            place=lambda route: _placed(work, route),
         )
         try:
             stored = await self._ingress.publish(stimulus, waiter.is_over if waiter else _never)
@@ -283,9 +279,11 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes) -> 
     )
 
 
-def _slot(work: _Work, message_id: str) -> int:
-    route = work.route
-    return keying(route.key, route.slots).place(work.headers.passed, work.body, message_id).slot
+def _placed(work: _Work, route: Route) -> Placement:
+    message_id = message_ids.first_message_id(work.stimulus, route.trigger)
+    traceparent = stimulus_traceparent(work.headers.traceparent, execution=work.execution, message_id=message_id)
+    slot = keying(route.key, route.slots).place(work.headers.passed, work.body, message_id).slot
+    return Placement(route.trigger, message_id, traceparent, slot)
 
 
 def _never() -> bool:

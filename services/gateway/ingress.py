@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.model import subjects
+from headrace.model.route import Route
 from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
 from headrace.wire.envelope import seal
 from headrace.wire.jetstream import DUPLICATE_IN_PROCESS, MESSAGE_TOO_LARGE
 from services.gateway.domain import refusals
-from services.gateway.routes import RouteFinder
+from services.gateway.routes import Routes
 
 # A whole attempt: a healthy broker answers in a millisecond, a cluster without a leader in up to nine seconds.
 ATTEMPT_LIMIT_S = 2.0
@@ -22,45 +23,59 @@ LONGEST_DELAY_S = 0.25
 STOPPED_STATES = frozenset({"STOPPED", "STOPPING"})
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What follows from a route for one stimulus: where it goes, under which id."""
+
+    trigger: str
+    message_id: str
+    traceparent: str
+    slot: int = subjects.SINGLE_SLOT
+
+
 @dataclass(slots=True)
 class Stimulus:
     """What goes to the trigger, and until when (the loop's clock) it is tried.
 
-    `shared` is the envelope without its id and time of writing (headrace.wire.envelope.encode_shared).
+    `shared` is the envelope without its id and time of writing (headrace.wire.envelope.encode_shared). `place` says
+    where it goes by a route; asked again when the route has changed and nothing was stored for certain.
     """
 
-    flow: str
-    trigger: str
-    message_id: str
+    route: Route
     execution: str
     shared: bytes
-    traceparent: str
     deadline: float
-    slot: int = subjects.SINGLE_SLOT
+    place: Callable[[Route], Placement]
     written_at_mono_ns: int = 0
+
+    @property
+    def flow(self) -> str:
+        return self.route.flow
 
 
 class Ingress:
     """`publish` ends in Stored or in a Refusal that says whether the outcome is known."""
 
-    def __init__(self, lane: JetStreamLane, workspace: str, find_route: RouteFinder) -> None:
+    def __init__(self, lane: JetStreamLane, workspace: str, routes: Routes) -> None:
         self._lane = lane
         self._workspace = workspace
-        self._find_route = find_route
+        self._routes = routes
 
     async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool]) -> Stored:
         """Stored, or Refusal 429, 413, 503 (not stored, for certain) or 504 (nobody knows).
 
         Repeats the id on timeouts, lost connections, missing responders and 10158, until the deadline or until
-        `gave_up()` (the caller has gone). Missing responders mean a stopped flow only if its route says so.
+        `gave_up()` (the caller has gone). Missing responders mean a stopped flow only if its route, read again, says
+        so; where it names another trigger or other slots, and nothing can have been stored, it goes there.
         """
         loop = asyncio.get_running_loop()
         execution = stimulus.execution
+        at = stimulus.place(stimulus.route)
         delay = FIRST_DELAY_S
         uncertain = False
         while True:
             try:
-                return await self._attempt(stimulus, loop)
+                return await self._attempt(stimulus, at, loop)
             except PublishRefused as refused:
                 if refused.edge_full:
                     raise refusals.edge_full(stimulus.flow) from refused
@@ -69,11 +84,8 @@ class Ingress:
                 uncertain = uncertain or refused.code == DUPLICATE_IN_PROCESS
             except PublishUnknown as unknown:
                 uncertain = uncertain or not unknown.no_responders
-                route = self._find_route(stimulus.flow)
-                if unknown.no_responders and route is not None and route.state in STOPPED_STATES and not uncertain:
-                    raise refusals.flow_stopped(stimulus.flow, route.state) from unknown
-                if unknown.no_responders and route is not None and route.refuses and not uncertain:
-                    raise refusals.flow_suspended(stimulus.flow) from unknown
+                if not uncertain:
+                    at = await self._refused_or_placed(stimulus, unknown) or at
             except LaneFull:
                 pass  # nothing was written
             pause = delay * random.uniform(0.5, 1.0)  # noqa: S311
@@ -84,13 +96,31 @@ class Ingress:
             await asyncio.sleep(pause)
             delay = min(delay * 2, LONGEST_DELAY_S)
 
-    async def _attempt(self, stimulus: Stimulus, loop: asyncio.AbstractEventLoop) -> Stored:
+    async def _refused_or_placed(self, stimulus: Stimulus, unknown: PublishUnknown) -> Placement | None:
+        """After missing responders: the refusal that the route asks for, or where the stimulus goes by it now."""
+        route = await self._routes.read_again(stimulus.flow)
+        if route is None:
+            return None
+        if route.state in STOPPED_STATES:
+            raise refusals.flow_stopped(stimulus.flow, route.state) from unknown
+        if route.refuses:
+            raise refusals.flow_suspended(stimulus.flow) from unknown
+        if not route.trigger or _way(route) == _way(stimulus.route):
+            return None
+        stimulus.route = route
+        return stimulus.place(route)
+
+    async def _attempt(self, stimulus: Stimulus, at: Placement, loop: asyncio.AbstractEventLoop) -> Stored:
         limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
         stimulus.written_at_mono_ns, written_at_unix_ns = time.monotonic_ns(), time.time_ns()
         return await self._lane.publish(
-            subjects.ingress_subject(self._workspace, stimulus.flow, stimulus.trigger, stimulus.slot),
-            seal(stimulus.shared, stimulus.message_id, written_at_unix_ns),
-            message_id=stimulus.message_id,
-            traceparent=stimulus.traceparent,
+            subjects.ingress_subject(self._workspace, stimulus.flow, at.trigger, at.slot),
+            seal(stimulus.shared, at.message_id, written_at_unix_ns),
+            message_id=at.message_id,
+            traceparent=at.traceparent,
             timeout_s=limit_s,
         )
+
+
+def _way(route: Route) -> tuple[str, str, int]:
+    return route.trigger, route.key, route.slots

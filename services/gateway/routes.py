@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import nats.errors
@@ -18,6 +18,7 @@ log = get_logger(__name__)
 
 LOOK_S = 3.0
 RETRY_S = 0.2
+READ_LIMIT_S = 1.0
 
 
 class RouteTable:
@@ -33,9 +34,31 @@ class RouteTable:
         self._routes: dict[str, Route] = {}
         self._complete = asyncio.Event()
         self._seen = 0
+        self._readings: dict[str, asyncio.Task[None]] = {}
 
     def find(self, flow: str) -> Route | None:
         return self._routes.get(flow)
+
+    async def read_again(self, flow: str) -> Route | None:
+        """The route as the bucket has it now, where the watch may be late; all who ask at the same time share one
+        read. What is known already where the broker does not answer at once."""
+        reading = self._readings.get(flow)
+        if reading is None:
+            reading = self._readings[flow] = asyncio.create_task(self._read(flow), name=f"route {flow}")
+            reading.add_done_callback(lambda _: self._readings.pop(flow, None))
+        await asyncio.wait([reading], timeout=READ_LIMIT_S)
+        return self.find(flow)
+
+    async def _read(self, flow: str) -> None:
+        try:
+            entry = await self._bucket.get(flow)
+        except (HeadraceError, nats.errors.Error, TimeoutError) as error:
+            log.debug("a route cannot be read", flow=flow, error=repr(error))
+            return
+        if entry is None:
+            self._routes.pop(flow, None)
+        else:
+            _apply(entry, self._routes)
 
     async def wait_until_read(self, timeout_s: float) -> None:
         """Returns when the bucket has been read once; TimeoutError past the limit."""
@@ -107,4 +130,7 @@ def _state(routes: dict[str, Route], flow: str) -> str:
     return route.state if route else "gone"
 
 
-RouteFinder = Callable[[str], Route | None]
+class Routes(Protocol):
+    """What publishing asks of the table."""
+
+    async def read_again(self, flow: str) -> Route | None: ...

@@ -1,8 +1,9 @@
-"""Moves messages that lie under an owner for whom nobody works: stimuli to where they belong now, the rest dead.
+"""Moves messages that lie where nobody reads: stimuli to where they belong now, the rest dead.
 
-A stimulus (a message for the trigger) has met no code yet, so it goes to the ingress, or where that is closed to
-the next start's parking epoch, under an id of its own that follows from the first: moved twice it is stored once.
-Any other message was made by code of a deployment that is over; no other deployment may go on with it.
+A stimulus (a message without a parent) has met no code yet, so it goes to the trigger that the flow has now: to the
+ingress, or where that is closed to the next start's parking epoch, under an id of its own that follows from the
+first: moved twice it is stored once. Any other message was made by code of a deployment that is over, or for a step
+that its deployment does not have; nobody else may go on with it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.actions import MoveStrays
+from services.orchestrator.domain.assets import NO_SLOT
 from services.orchestrator.domain.documents import current_epoch
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.snapshot import Snapshot
@@ -43,70 +45,71 @@ class StrayMover:
         flow, workspace = snapshot.flow, snapshot.workspace
         stream = subjects.flow_stream(workspace, flow.flow)
         batch: list[StoredMessage] = []
-        for owner in action.owners:
-            pattern, sequence = f"{subjects.ROOT}.{workspace}.{flow.flow}.{owner}.>", 1
+        for owner, step, slot in action.places:
+            pattern, sequence = subjects.data_subject(workspace, flow.flow, owner, step, slot), 1
+            if slot == NO_SLOT:
+                pattern = subjects.all_slots(workspace, flow.flow, owner, step)
             while len(batch) < BATCH:
                 message = await self._assets.next_message(stream, pattern, sequence)
                 if message is None:
                     break
-                batch.append(message)
                 sequence = message.sequence + 1
+                if slot != NO_SLOT or _slot_of(message) == NO_SLOT:
+                    batch.append(message)
         for message in batch:
-            await self._store(snapshot, message, snapshot.wanted_route.trigger)
+            await self._store(snapshot, message)
         counted = msgspec.structs.replace(flow, strays_moved=flow.strays_moved + len(batch))
         await self._stores.write_flow(
             noted(flow, counted, "orchestrator", snapshot.now, snapshot.deployments), snapshot.flow_revision
         )
         for message in batch:
             await self._assets.delete_message(stream, message.sequence)
-        log.error(
-            "messages of an owner nobody works for were moved", flow=flow.flow, owners=action.owners, n=len(batch)
-        )
+        log.error("messages that nobody reads were moved", flow=flow.flow, places=action.places[:5], n=len(batch))
 
-    async def _store(self, snapshot: Snapshot, message: StoredMessage, trigger: str) -> None:
-        place = subjects.parse_data_subject(message.subject)
+    async def _store(self, snapshot: Snapshot, message: StoredMessage) -> None:
+        trigger = snapshot.wanted_route.trigger
+        owner, step = message.subject.split(".")[3:5]
         try:
             envelope: Envelope | None = decode_envelope(message.data)
         except MalformedMessage:
             envelope = None
-        if envelope is None or place.step != trigger:
-            await self._dead_letter(snapshot, message, place, envelope)
+        if envelope is None or envelope.parent_id or not trigger:
+            await self._dead_letter(snapshot, message, owner, step, envelope)
             return
         flow, workspace = snapshot.flow, snapshot.workspace
         incarnation = envelope.incarnation + 1
         moved = Envelope()
         moved.CopyFrom(envelope)
-        moved.id = moved_message_id(envelope.id, place.step, incarnation)
+        moved.id = moved_message_id(envelope.id, trigger, incarnation)
         moved.incarnation = incarnation
         moved.sent_at_unix_ns = time.time_ns()
         moved.moved.id, moved.moved.at_unix_ns = envelope.id, time.time_ns()
-        if place.owner[:1] == "d":
-            moved.moved.deployment = int(place.owner[1:])
-        owner = subjects.INGRESS if flow.ingress else subjects.parking_owner(current_epoch(flow))
+        moved.moved.deployment = _deployment_of(owner)
+        to = subjects.INGRESS if flow.ingress else subjects.parking_owner(current_epoch(flow))
         route = snapshot.wanted_route
         slot = keying(route.key, route.slots).place(envelope.headers, envelope.body, moved.id).slot
-        subject = subjects.data_subject(workspace, flow.flow, owner, place.step, slot)
+        subject = subjects.data_subject(workspace, flow.flow, to, trigger, slot)
         headers = {"Nats-Msg-Id": moved.id}
         if traceparent := message.headers.get("traceparent"):
             headers["traceparent"] = traceparent
         await self._publish(subject, moved.SerializeToString(), headers)
 
     async def _dead_letter(
-        self, snapshot: Snapshot, message: StoredMessage, place: subjects.DataSubject, envelope: Envelope | None
+        self, snapshot: Snapshot, message: StoredMessage, owner: str, step: str, envelope: Envelope | None
     ) -> None:
-        own_id = message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", place.step)
+        own_id = message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", step)
         original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
-        number = int(place.owner[1:]) if place.owner[:1] == "d" else 0
+        number = _deployment_of(owner)
         view = snapshot.deployments.get(number)
         if view is not None and view.plan is not None:
             desk = LetterDesk.of_plan(view.plan)
         else:
             desk = LetterDesk.without_plan(snapshot.workspace, snapshot.flow.flow, number)
-        why = f"stored under {place.owner}, for which nobody works any more"
+        why = f"stored under {owner} for {step}, where nobody reads"
         now_ns = time.time_ns()
         letter = desk.letter(
             original,
-            place.step,
+            step,
             REASON,
             [failed_attempt(0, REASON, why, now_ns)],
             now_ns,
@@ -123,3 +126,13 @@ class StrayMover:
             raise Unavailable(f"a stray message cannot be moved, {subject} {what}: {error}") from error
         except NoResponders as error:
             raise Unavailable(f"a stray message cannot be moved, nothing takes {subject}") from error
+
+
+def _slot_of(message: StoredMessage) -> int:
+    slot = message.subject.rpartition(".")[2]
+    return int(slot) if slot.isdigit() else NO_SLOT
+
+
+def _deployment_of(owner: str) -> int:
+    """0 for an owner that is no deployment."""
+    return int(owner[1:]) if owner[:1] == "d" and owner[1:].isdigit() else 0

@@ -166,7 +166,7 @@ async def test_a_message_of_a_step_that_is_over_goes_to_the_dead_letters(rig: Or
         await client.start("orders")
         config = dict(await rig.stream_config("orders"))
         config["subjects"] = [*config["subjects"], "hr.default.orders.d88.>"]  # type: ignore[misc]
-        late = message_pb2.Envelope(id="late", execution_id="x", body=b"late").SerializeToString()
+        late = message_pb2.Envelope(id="late", execution_id="x", parent_id="before", body=b"late").SerializeToString()
 
         async def is_stored() -> bool:  # the orchestrator may be faster in taking the owner out again
             await rig.assets.ensure_stream(config)

@@ -357,11 +357,12 @@ class World:
         self._write_state(number, state, revision)
 
     def _move_strays(self, snapshot: Snapshot, action: do.MoveStrays) -> None:
+        """Here every message for the trigger is a stimulus."""
         self._write_flow(snapshot.flow, snapshot.flow_revision)
         trigger = find_trigger(self.spec)
         to = snapshot.flow.ingress or subjects.parking_owner(current_epoch(snapshot.flow))
-        strays = [message for message in self.stored if message[0] in action.owners]
-        self.stored = [message for message in self.stored if message[0] not in action.owners]
+        strays = [message for message in self.stored if (message[0], message[1], 0) in action.places]
+        self.stored = [message for message in self.stored if message not in strays]
         self.stored += [(to, step, number) for _, step, number in strays if step == trigger]
         self.dead |= {number for _, step, number in strays if step != trigger}
 

@@ -116,7 +116,7 @@ def test_only_messages_of_owners_nobody_works_for_are_strays() -> None:
     counts |= {("d9", "_barrier", 0): 1}
     strange = dataclasses.replace(snapshot, stream=StreamView(snapshot.stream.config, counts))
     moved = [action for action in make_plan(strange).actions if isinstance(action, MoveStrays)]
-    assert moved == [MoveStrays(("d9", "in"))]
+    assert moved == [MoveStrays((("d9", "hook", 0), ("in", "hook", 0)))]
 
 
 def test_the_history_of_a_flow_is_read_off_its_documents() -> None:

@@ -117,9 +117,9 @@ class SettleMessages:
 
 @dataclass(frozen=True, slots=True)
 class MoveStrays:
-    """Stores the next batch of what lies under these owners, for whom nobody works, where it belongs."""
+    """Stores the next batch of what lies in these places (owner, step, slot), which nobody reads, where it belongs."""
 
-    owners: tuple[str, ...]
+    places: tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,12 @@ from services.orchestrator.domain.asset_plan import plan_consumers, plan_stream
 from services.orchestrator.domain.closing import plan_closing, plan_stopping
 from services.orchestrator.domain.deployment_planner import plan_deployment
 from services.orchestrator.domain.flow_states import FlowState
-from services.orchestrator.domain.ingress_repair import plan_ingress_repair, plan_strays
+from services.orchestrator.domain.ingress_repair import plan_ingress_repair
 from services.orchestrator.domain.letter_planner import plan_letters
 from services.orchestrator.domain.listener_handover import note_gap
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.strays import plan_strays
 from services.orchestrator.domain.stuck_steps import plan_error_suspension
 from services.orchestrator.domain.suspension import DEFAULT_TIME_S, plan_suspension, recheck_s
 from services.orchestrator.domain.switching import plan_switch
