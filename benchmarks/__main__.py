@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scenarios
+from benchmarks.dead_letters import dead_letters
 from benchmarks.floors import measure_floors
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.overload import overload, overload_lines
@@ -63,6 +64,8 @@ async def run(seconds: float, count: int, overload_s: float, flows: int) -> dict
             measured["start"] = await scenarios.start(bench)
             told(f"{profile}: switching under {RATE:.0f} orders/s")
             measured["switching"] = await switching(bench)
+            told(f"{profile}: every message dead-lettered")
+            measured["dead_letters"] = await dead_letters(bench, max(500, count // 10))
             if overload_s > 0:
                 told(f"{profile}: twice the saturation for {overload_s:g} s")
                 measured["overload"] = await overload(bench, overload_s)
@@ -101,6 +104,9 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {'restart → first answer by new code':<36}{max(felt['first_on_new_code_s']):>10.2f} s")
         if memory:
             lines.append(f"  {'PSS of one instance':<36}{max(memory):>10.1f} MB")
+        letters = measured["dead_letters"]
+        lines.append(f"  {'every message dead-lettered':<36}{letters['dead_lettered_per_s']:>10} messages/s")
+        lines.append(f"  {'the same flow, none fails':<36}{letters['processed_per_s']:>10} messages/s")
         lines += overload_lines(measured)
     return "\n".join(lines + whole_mesh_lines(result))
 

@@ -1,6 +1,6 @@
 """Passes opaque bytes on."""
 
-from headrace.sdk import Component, Context
+from headrace.sdk import Component, ComponentError, Context
 
 component = Component()
 
@@ -18,3 +18,8 @@ async def relay(body: bytes) -> bytes:
 @component.action
 async def answer(body: bytes, ctx: Context) -> None:
     await ctx.reply(body)
+
+
+@component.action
+async def refuse(body: bytes) -> None:
+    raise ComponentError("REFUSED", "every message is refused", retryable=False)
