@@ -335,10 +335,12 @@ async def matrix_rig(folder: Path, *, profile: str = "fast", options: tuple[str,
 
 
 @contextlib.asynccontextmanager
-async def matrix_mesh(folder: Path, nats_url: str, *options: str, profile: str = "fast") -> AsyncIterator[RunningMesh]:
-    """A mesh with fault points, that runs the flow."""
+async def matrix_mesh(
+    folder: Path, nats_url: str, *options: str, profile: str = "fast", **more: str
+) -> AsyncIterator[RunningMesh]:
+    """A mesh with fault points, that runs the flow; `more` is set in its environment."""
     (folder / "faults").mkdir()
-    environment = {VARIABLE: f"@{folder / 'faults'}", "HEADRACE_RESTART_DELAY_LIMIT_S": "0.1"}
+    environment = {VARIABLE: f"@{folder / 'faults'}", "HEADRACE_RESTART_DELAY_LIMIT_S": "0.1", **more}
     starting = start_mesh(folder, profile, "--nats", nats_url, *options, ack_wait_s=ACK_WAIT_S, **environment)
     # A proxy runs on this loop: what blocks goes to a thread, which stays until the end (children are tied to it).
     mesh = await asyncio.to_thread(starting.__enter__)
