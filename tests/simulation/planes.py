@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PULL_S = 2.0
 REPUBLISH_S = 0.1
+# Instead of how many deliveries of a durable were taken.
+NOT_COUNTED, ANEW = -2, -1
 
 
 class Plane:
@@ -110,15 +112,16 @@ class Plane:
     async def _pull(self, durable: str, lease: SlotLease | None) -> None:
         waiting = self._world.pullers.setdefault((self._stream, self._step.name), {})
         waiting[self] = None
-        anew = lease is not None
+        taken = ANEW if lease is not None else NOT_COUNTED
         try:
             while not self._stopped and (lease is None or lease in self._owned):
                 self.wake.clear()
                 message: Stored | None = None
                 if self._running:
-                    message, anew = await self._next(durable, lease, anew)
+                    message, taken = await self._next(durable, taken)
                 if message is not None:
-                    anew = not await self._handle(durable, message) and lease is not None
+                    if not await self._handle(durable, message) and lease is not None:
+                        taken = ANEW
                     continue
                 try:
                     async with asyncio.timeout(PULL_S):
@@ -132,20 +135,24 @@ class Plane:
                 self._pulled.discard(lease)
                 self._on_leases()
 
-    async def _next(self, durable: str, lease: SlotLease | None, anew: bool) -> tuple[Stored | None, bool]:
-        """The next message; and whether the durable has to be begun anew before the one after."""
-        world, link = self._world, self._sidecar.link
+    async def _next(self, durable: str, taken: int) -> tuple[Stored | None, int]:
+        """The next message, and how many were taken of the durable. A hole in that number (a delivery was lost on
+        its way, or asked for by a call that came late) means that a slot's durable has to be begun anew."""
+        world, link, stream = self._world, self._sidecar.link, self._stream
         try:
-            if anew:
-                await link.call(lambda: world.broker.reset(self._stream, durable), PULL_S)
-            message = await link.call(lambda: world.broker.take(self._stream, durable), PULL_S)
-        except ApiRefusal:
-            return None, lease is not None
-        except TimeoutError:
-            return None, lease is not None
-        if message is not None and lease is not None:
+            if taken == NOT_COUNTED:
+                return await link.call(lambda: world.broker.take(stream, durable), PULL_S), taken
+            if taken == ANEW:
+                await link.call(lambda: world.broker.reset(stream, durable), PULL_S)
+                taken = 0
+            message, number = await link.call(lambda: world.broker.take_numbered(stream, durable), PULL_S)
+        except (ApiRefusal, TimeoutError):
+            return None, taken if taken == NOT_COUNTED else ANEW
+        if number != taken + (message is not None):
+            return None, ANEW
+        if message is not None:
             world.taken(durable, self._sidecar.spec.replica)
-        return message, False
+        return message, number
 
     async def _handle(self, durable: str, message: Stored) -> bool:
         """False when the component died with it: it is delivered again."""

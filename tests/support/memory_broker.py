@@ -63,6 +63,8 @@ class Consumer:
     # Sequence to the time at which it is delivered again.
     unacked: dict[int, float] = field(default_factory=dict)
     deliveries: dict[int, int] = field(default_factory=dict)
+    # Deliveries in all since it was begun (anew): the number that each has among them.
+    delivered: int = 0
 
     def filters(self) -> list[str]:
         several = self.config.get("filter_subjects")
@@ -184,6 +186,7 @@ class MemoryBroker:
 
     def _deliver(self, consumer: Consumer, message: Stored, now: float) -> Stored:
         consumer.unacked[message.sequence] = now + consumer.config["ack_wait"] / 1e9
+        consumer.delivered += 1
         consumer.deliveries[message.sequence] = consumer.deliveries.get(message.sequence, 0) + 1
         return message
 
@@ -200,8 +203,13 @@ class MemoryBroker:
     def reset(self, stream: str, durable: str) -> None:
         """The durable begins anew: whatever is stored for it is delivered (again). ApiRefusal if it is gone."""
         consumer = self._consumer(stream, durable)
-        consumer.cursor = 1
+        consumer.cursor, consumer.delivered = 1, 0
         consumer.unacked.clear()
+
+    def take_numbered(self, stream: str, durable: str) -> tuple[Stored | None, int]:
+        """As `take`, with the delivery's number among all of its durable."""
+        message = self.take(stream, durable)
+        return message, self._consumer(stream, durable).delivered
 
     def extend(self, stream: str, durable: str, sequence: int) -> None:
         """The message is still being worked on."""
