@@ -85,7 +85,8 @@ class Resolver:
         started = time.monotonic()
         flow, generation = document.flow, generation_of(0, document.leader_epoch)
         now = self._clock.now()
-        if await self._stores.plan(flow, deployment) is None:
+        plan = await self._stores.plan(flow, deployment)
+        if plan is None:
             try:
                 spec = await self._with_pins(flow, spec, document.rollout.pins_of)
                 found = await self._pinned(flow, deployment, spec)
@@ -98,7 +99,8 @@ class Resolver:
                 await self._stores.write_state(flow, deployment, state, 0)
                 return
             plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
-            await self._stores.create_plan(msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s))
+            plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s)
+            await self._stores.create_plan(plan)
         now = self._clock.now()
         replicas = await self._replicas(flow, spec, document.rollout.replicas_of)
         state = DeploymentState(
