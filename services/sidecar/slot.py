@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.ports import Consumption, Delivery, JetStreamLane
-from services.sidecar.domain.commit_size import MAX_BYTES, CommitSize
-from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.retry_delay import republish_delay_s
 from services.sidecar.domain.slot_order import Arrival, SlotOrder
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outbox import Outgoing
-from services.sidecar.slot_commit import Chunk, SlotCommit, SlotTaken
+from services.sidecar.slot_commit import SlotCommit, SlotTaken
+from services.sidecar.slot_results import Result, ResultHost, SlotResults
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -44,17 +43,7 @@ class SlotLease:
     generation: int
 
 
-@dataclass(slots=True)
-class Result:
-    """What an input became: messages to store, and how it is closed once they are."""
-
-    held: HeldInput
-    messages: list[Outgoing]
-    close: Callable[[], None]
-    effects: bool = field(default=False)
-
-
-class SlotHost(Protocol):
+class SlotHost(ResultHost, Protocol):
     """The path that the slot belongs to."""
 
     def read(self, slot: Slot, delivery: Delivery) -> tuple[HeldInput, str]:
@@ -65,12 +54,6 @@ class SlotHost(Protocol):
 
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """It was committed before."""
-
-    def stored_output(self, held: HeldInput, outgoing: Outgoing) -> None:
-        """The broker has an output."""
-
-    def dead_letter_output(self, outgoing: Outgoing, problem: Problem, after: Callable[[], None]) -> None:
-        """The broker will never take it."""
 
     def changed(self, slot: Slot) -> None:
         """It holds its first input, or none any more, or it is over."""
@@ -102,22 +85,20 @@ class Slot:
         self._stream = subjects.flow_stream(plan.workspace, plan.flow)
         self._consumer = subjects.slot_consumer(plan.deployment, step.name, lease.slot, lease.generation)
         cursor = subjects.cursor_subject(plan.workspace, plan.flow, plan.deployment, step.name, lease.slot)
+        self._results = SlotResults(host, on_stored=self._stored, on_lost=self.lost)
         self._commit = SlotCommit(
             lane,
             self._stream,
             cursor,
             (lease.generation, f"{instance}/{uuid.uuid4().hex[:12]}"),
-            self,
+            self._results,
             timers,
             tasks,
             counters,
             retired=retired,
             no_responders=no_responders,
         )
-        self._order = SlotOrder()
         self._held: dict[int, HeldInput] = {}
-        self._results: dict[int, Result] = {}
-        self._late: list[Outgoing] = []
         self._early: list[Delivery] = []
         self._consumption: Consumption | None = None
         self._epoch = 0
@@ -131,7 +112,7 @@ class Slot:
 
     @property
     def held(self) -> int:
-        return len(self._held) + len(self._early) + len(self._late)
+        return len(self._held) + len(self._early) + self._results.late_emits
 
     @property
     def held_back(self) -> int:
@@ -143,7 +124,7 @@ class Slot:
     @property
     def late_emits(self) -> int:
         """Not stored yet."""
-        return len(self._late)
+        return self._results.late_emits
 
     @property
     def over(self) -> bool:
@@ -192,7 +173,7 @@ class Slot:
         await self._stop_pulling()
         before = await self._restart_consumer(self._stream, self._consumer)
         self._redelivered_until = max(self._redelivered_until, before)
-        self._order.restart()
+        self._results.order.restart()
         self._recovering = False
         if self._leaving or self.lost_because:
             self._host.changed(self)
@@ -238,7 +219,7 @@ class Slot:
 
     async def _take(self) -> None:
         try:
-            self._order = SlotOrder(await self._commit.take())
+            self._results.order = SlotOrder(await self._commit.take())
         except SlotTaken as error:
             self._taking = False
             self.lost(str(error))
@@ -255,9 +236,11 @@ class Slot:
             delivery.attempt = 2  # the broker's own count began anew with the consumer
         known = self._held.get(sequence)
         found = None
-        if known is None and sequence > self._order.covered:
+        if known is None and sequence > self._results.order.covered:
             found = self._host.read(self, delivery)
-        arrival = self._order.arrive(sequence, delivery.consumer_sequence, found[1] if found is not None else "")
+        arrival = self._results.order.arrive(
+            sequence, delivery.consumer_sequence, found[1] if found is not None else ""
+        )
         if arrival is Arrival.GAP:
             return False
         self._restarts = 0
@@ -294,9 +277,8 @@ class Slot:
     def result(self, result: Result) -> None:
         """What an input became, for good."""
         sequence = result.held.delivery.stream_sequence
-        result.effects = bool(result.messages)
-        self._results[sequence] = result
-        following = self._order.ended(sequence)
+        self._results.add(sequence, result)
+        following = self._results.order.ended(sequence)
         if following is not None:
             self._host.admit(self._held[following])
         self._commit.pump()
@@ -305,7 +287,7 @@ class Slot:
         """An emit that came after its call's end goes with the next batch; False when the slot is over."""
         if self.over:
             return False
-        self._late.append(outgoing)
+        self._results.add_late(outgoing)
         self._commit.pump()
         return True
 
@@ -316,61 +298,9 @@ class Slot:
         if not self._held:
             self._host.changed(self)
 
-    # Commit
-
-    def next_chunk(self, size: CommitSize) -> Chunk | None:
-        """See CommitSource."""
-        chunk = Chunk(messages=self._late[: size.messages])
-        size_bytes = 0
-        for sequence in self._order.committable()[: size.inputs]:
-            messages = self._results[sequence].messages
-            room = size.messages - len(chunk.messages)
-            size_bytes += sum(len(outgoing.payload) for outgoing in messages)
-            if len(messages) > room or (chunk.messages and size_bytes > MAX_BYTES):
-                if not chunk.messages:
-                    chunk.messages += messages[:room]  # one by one: one of them is refused
-                break
-            chunk.messages += messages
-            chunk.effects = chunk.effects or self._results[sequence].effects
-            chunk.inputs.append(sequence)
-            chunk.through = sequence
-        chunk.effects = chunk.effects or bool(chunk.messages)
-        return chunk if chunk.messages or chunk.inputs else None
-
-    def stored(self, chunk: Chunk) -> None:
-        """See CommitSource."""
-        stored = 0
-        for sequence in chunk.inputs:
-            for outgoing in self._results[sequence].messages:
-                self._host.stored_output(self._results[sequence].held, outgoing)
-                stored += 1
-        if stored != len(chunk.messages):
-            self._forget(chunk.messages)  # late emits, or a part of an input's outputs
-        if chunk.inputs:
-            self._order.committed(chunk.through)
-        for sequence in chunk.inputs:
-            self._results.pop(sequence).close()
+    def _stored(self) -> None:
         if not self.held:
             self._host.changed(self)
-
-    def known(self, chunk: Chunk) -> None:
-        """See CommitSource."""
-        self._forget(chunk.messages)
-
-    def refused(self, chunk: Chunk, problem: Problem, after: Callable[[], None]) -> None:
-        """See CommitSource."""
-        open_letters = [len(chunk.messages)]
-
-        def settled() -> None:
-            open_letters[0] -= 1
-            if open_letters[0] <= 0:
-                self._forget(chunk.messages)
-                after()
-
-        if not chunk.messages:
-            after()
-        for outgoing in chunk.messages:
-            self._host.dead_letter_output(outgoing, problem, settled)
 
     def lost(self, cause: str) -> None:
         """Somebody else owns the slot: what is held is theirs."""
@@ -382,16 +312,6 @@ class Slot:
         self._commit.end()
         self._held.clear()
         self._results.clear()
-        self._late.clear()
         self._early.clear()
         self.leave()
         self._host.changed(self)
-
-    def _forget(self, messages: list[Outgoing]) -> None:
-        gone = {id(outgoing) for outgoing in messages}
-        if not gone:
-            return
-        self._late = [outgoing for outgoing in self._late if id(outgoing) not in gone]
-        for result in self._results.values():
-            if any(id(outgoing) in gone for outgoing in result.messages):
-                result.messages = [outgoing for outgoing in result.messages if id(outgoing) not in gone]

@@ -27,7 +27,8 @@ from services.sidecar.input_path import unreadable_id
 from services.sidecar.outbox import Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.settlement import MAX_LATE
-from services.sidecar.slot import RestartConsumer, Result, Slot, SlotLease
+from services.sidecar.slot import RestartConsumer, Slot, SlotLease
+from services.sidecar.slot_results import Result
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan

@@ -102,6 +102,7 @@ class SidecarBench:
     rate_limit: float = 0.0
     config: dict[str, Any] = field(default_factory=dict)
     ack_wait_s: float = 30.0
+    next_ack_wait_s: float = 60.0
     max_waiting: int = 10_000
     flow: str = "bench"
     deployment: int = 1
@@ -243,7 +244,7 @@ class SidecarBench:
                 "filter_subject": subject,
                 "ack_policy": "explicit",
                 # `take` reads the other edges, and may hold a whole batch for a while.
-                "ack_wait": int((self.ack_wait_s if step == STEP else 60.0) * 1e9),
+                "ack_wait": int((self.ack_wait_s if step == STEP else self.next_ack_wait_s) * 1e9),
                 "max_deliver": -1,
                 "max_ack_pending": 1000,
             },
