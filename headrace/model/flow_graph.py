@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
 from headrace.model.flow_spec import (
+    MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_FLOW_SLOTS,
     MAX_PREFETCH,
@@ -26,6 +27,7 @@ from headrace.model.flow_spec import (
     RetryPolicy,
     StepSpec,
 )
+from headrace.model.json_values import is_nested_deeper
 from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import MAX_SLOTS, check_key
@@ -119,6 +121,9 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
         problems.append(
             _Problem(f"{path}.on_error", f"{step.on_error!r} is not one of {', '.join(ON_ERROR)}", "BAD_VALUE")
         )
+    if is_nested_deeper(step.config, MAX_CONFIG_NESTING):
+        text = f"is nested deeper than {MAX_CONFIG_NESTING} levels"
+        return [*problems, _Problem(f"{path}.config", text, "CONFIG_TOO_DEEP")]
     size = len(msgspec.json.encode(step.config))
     if size > MAX_CONFIG_BYTES:
         problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))

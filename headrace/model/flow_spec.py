@@ -15,6 +15,8 @@ MAX_REPLY_TIMEOUT_S = 300.0
 MAX_REPLICAS = 64
 MAX_PREFETCH = 1_000
 MAX_STEPS = 100
+# Levels of a step's config; what is deeper does not fit protobuf.
+MAX_CONFIG_NESTING = 25
 # Of all keyed steps of a flow together: each slot is a consumer of the broker.
 MAX_FLOW_SLOTS = 640
 # Of a timer.

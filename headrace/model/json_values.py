@@ -55,6 +55,24 @@ def check_json(field: str, value: Any, depth: int = 0) -> None:
         raise InvalidInput.at(field, value, "is not a JSON value", next_step="Put it in quotes", reason="BAD_SCHEMA")
 
 
+def is_nested_deeper(value: Any, levels: int) -> bool:
+    """Whether mappings and lists stand in each other more than so many levels deep; also of a value that contains
+    itself. Without recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [child for child in item.values() if isinstance(child, dict | list)]
+            elif isinstance(item, list):
+                inner += [child for child in item if isinstance(child, dict | list)]
+        if not inner:
+            return False
+        # An aliased part stands there once, so that nested aliases cost no more than their text.
+        level = list({id(child): child for child in inner}.values())
+    return True
+
+
 def check_json_body(field: str, content_type: str, body: bytes) -> None:
     """Refuses a body that is not JSON though its media type says so; an empty body passes."""
     media = content_type.partition(";")[0].strip().lower()

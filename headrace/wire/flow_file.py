@@ -27,6 +27,7 @@ from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_PREFETCH,
     MAX_REPLICAS,
@@ -38,6 +39,7 @@ from headrace.model.flow_spec import (
     RetryPolicy,
     StepSpec,
 )
+from headrace.model.json_values import is_nested_deeper
 from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.rates import parse_rate
 from headrace.model.retry_codes import retried_codes_problem
@@ -203,7 +205,7 @@ class _FlowReader(FieldReader):
             name=name,
             component=component,
             function=function,
-            config=dict(self.mapping(f"{field}.config", step.get("config") or {})),
+            config=self._config(f"{field}.config", step.get("config") or {}),
             to=self._receivers(f"{field}.to", step.get("to") or [], steps),
             prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
             replicas=self.count("replicas", step, 1, 1, MAX_REPLICAS, field),
@@ -238,6 +240,13 @@ class _FlowReader(FieldReader):
                 f"{field}.slots", step["slots"], "has no meaning without key", "Add `key` or `exactly_once: true`"
             )
         return "", 0, False
+
+    def _config(self, field: str, value: Any) -> dict[str, Any]:
+        config = dict(self.mapping(field, value))
+        if is_nested_deeper(config, MAX_CONFIG_NESTING):
+            problem = f"is nested deeper than {MAX_CONFIG_NESTING} levels"
+            self.refuse(field, problem, "Give the component text that it reads by itself, or a flatter config")
+        return config
 
     def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
         if "every" not in step:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import jsonschema
 import jsonschema.exceptions
+import referencing
+import referencing.exceptions
 
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
@@ -87,9 +90,22 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
 def _config_problems(path: str, step: StepSpec, schema: object) -> list[InvalidInput]:
     if not isinstance(schema, dict):
         return []
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    try:
+        # Without a registry, references to other documents would be fetched from wherever a manifest says.
+        validator = jsonschema.validators.validator_for(schema)(schema, registry=referencing.Registry())
+        errors = sorted(validator.iter_errors(step.config), key=lambda error: [str(part) for part in error.path])
+    except (RecursionError, referencing.exceptions.Unresolvable, re.error) as broken:
+        why = _why_unusable(broken)
+        return [
+            InvalidInput(
+                f"{path}.config: the config schema of {step.component!r} cannot be used, {why}",
+                reason="BAD_SCHEMA",
+                next_step="Correct the schema in the component's manifest and push it again",
+                violations=[FieldViolation(f"{path}.config", "the component's config schema cannot be used")],
+            )
+        ]
     problems = []
-    for error in sorted(validator.iter_errors(step.config), key=lambda error: [str(part) for part in error.path]):
+    for error in errors:
         field = f"{path}.config" + "".join(f".{part}" for part in error.path)
         # The message shows the value; a config holds no secrets (credentials are references).
         problems.append(
@@ -101,6 +117,14 @@ def _config_problems(path: str, step: StepSpec, schema: object) -> list[InvalidI
             )
         )
     return problems
+
+
+def _why_unusable(broken: Exception) -> str:
+    if isinstance(broken, RecursionError):
+        return "it refers to itself for ever"
+    if isinstance(broken, re.error):
+        return f"a pattern is no regular expression: {broken}"
+    return f"a reference leads nowhere: {broken}"
 
 
 def merged(problems: list[InvalidInput]) -> InvalidInput:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.api.flow.v1 import flow_pb2
 from headrace.model.durations import format_duration, parse_duration
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import MAX_RATE, MIN_RATE, RetryPolicy
+from headrace.model.json_values import is_nested_deeper
 from headrace.model.rates import format_rate, parse_rate
+from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
 from headrace.wire.flow_file import FlowFile, load_flow_file, parse_flow_file
 
 ORDERS = """\
@@ -173,3 +177,31 @@ def test_the_example_of_the_guide_is_a_flow(tmp_path: Path) -> None:
     price = flow.spec.steps[1]
     assert (flow.spec.rate_limit, price.rate_limit, price.retry.on) == (200, 10, ("TIMEOUT", "BUSY"))
     check_flow(flow.spec)
+
+
+@pytest.mark.parametrize("levels", [24, 200, 100_000])
+def test_a_config_that_fits_no_message_is_refused_by_name(levels: int, tmp_path: Path) -> None:
+    (tmp_path / "price").mkdir()
+    deep = "[" * levels + "]" * levels
+    text = ORDERS.replace("{currency: EUR}", f"{{currency: {deep}}}")
+    if levels == 24:
+        spec = read(text, tmp_path).spec
+        raw = flow_pb2.CreateFlowRequest(spec=flow_spec_to_proto(spec)).SerializeToString()
+        assert flow_spec_from_proto(flow_pb2.CreateFlowRequest.FromString(raw).spec) == spec
+        return
+    with pytest.raises(InvalidInput, match=r"steps.price.config: is nested deeper than 25|recursion"):
+        read(text, tmp_path)
+
+
+def test_a_config_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "price").mkdir()
+    with pytest.raises(InvalidInput, match=r"flow.yaml:10: steps.price.config: is nested deeper"):
+        read(ORDERS.replace("{currency: EUR}", "&all {currency: *all}"), tmp_path)
+
+
+def test_nesting_is_measured_as_deep_as_it_is() -> None:
+    value: Any = {"x": {}}
+    for levels in range(1, 40):
+        assert is_nested_deeper(value, levels - 1)
+        assert not is_nested_deeper(value, levels)
+        value = {"x": value} if levels % 2 else [1, value, "y"]
