@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,6 +58,7 @@ def list_letters(
         found = await client.list_dead_letters(flow, step=step, reason=reason, limit=limit)
         _print_list(flow, found, limit, as_json)
         if follow:
+            sys.stdout.flush()
             newest = found.counts.total
             async for seen in client.watch_dead_letters(flow, step=step, reason=reason, after=newest):
                 for letter in seen.dead_letters:
