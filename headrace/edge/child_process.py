@@ -43,6 +43,9 @@ _STANDARD_ERROR = 2
 _owned: set[int] = set()
 _adopting = False
 
+OnOutput = Callable[[bytes], float | None]
+"""Takes a chunk; may answer for how many seconds nothing more is to be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -55,7 +58,7 @@ class Command:
     arguments: tuple[str, ...]
     environment: Mapping[str, str | None] = field(default_factory=dict)
     log_file: Path | None = None
-    on_output: Callable[[bytes], None] | None = None
+    on_output: OnOutput | None = None
     foreign: bool = False
     folder: Path | None = None
 
@@ -187,7 +190,7 @@ class ChildProcess:
         *,
         ready_descriptor: int | None = None,
         output: IO[bytes] | None = None,
-        on_output: Callable[[bytes], None] | None = None,
+        on_output: OnOutput | None = None,
     ) -> ChildProcess:
         """A child of this process that was forked and not spawned, leader of a group of its own.
 
@@ -233,7 +236,7 @@ class ChildProcess:
         if not self._exited.done():
             self._exited.set_result(status)
 
-    def _follow_output(self, stream: IO[bytes], on_output: Callable[[bytes], None]) -> None:
+    def _follow_output(self, stream: IO[bytes], on_output: OnOutput) -> None:
         descriptor = stream.fileno()
         os.set_blocking(descriptor, False)
 
@@ -242,11 +245,13 @@ class ChildProcess:
                 chunk = os.read(descriptor, _OUTPUT_CHUNK)
             except BlockingIOError:
                 return
-            if chunk:
-                on_output(chunk)
-            else:
+            if not chunk:
                 self._loop.remove_reader(descriptor)
                 stream.close()
+            elif pause_s := on_output(chunk):
+                # Whoever writes more has to wait: the pipe is full soon.
+                self._loop.remove_reader(descriptor)
+                self._loop.call_later(pause_s, self._loop.add_reader, descriptor, readable)
 
         self._loop.add_reader(descriptor, readable)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.edge.child_process import ChildProcess, Command, describe_exit, end_adopted
+from headrace.edge.child_process import ChildProcess, Command, OnOutput, describe_exit, end_adopted
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
 from headrace.edge.structured_log import get_logger
 from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -60,7 +60,7 @@ class ComponentFacts:
 
 
 def component_command(
-    settings: Settings, bundle: Path, python: Path, entrypoint: str, socket: Path, output: Callable[[bytes], None]
+    settings: Settings, bundle: Path, python: Path, entrypoint: str, socket: Path, output: OnOutput
 ) -> Command:
     """Command line and environment of a component; -P keeps the bundle from shadowing the SDK's modules."""
     environment: dict[str, str | None] = {name: None for name in os.environ if name not in _PASSED_ON}

@@ -23,6 +23,8 @@ KEPT_LINES = 20
 TRACE_LINES = 3
 LINES_PER_S = 500
 BURST_LINES = 1_000
+BYTES_PER_S = 2 * 1024 * 1024
+BURST_BYTES = 4 * 1024 * 1024
 _LEVELS = frozenset({"debug", "info", "warning", "error"})
 
 
@@ -42,6 +44,8 @@ class LogCapture:
         self._identity: dict[str, Any] = {"flow": flow, "step": step, "deployment": deployment, "instance": instance}
         self.publish = publish
         self._clock = clock
+        self._bytes_left = float(BURST_BYTES)
+        self._fed_at = clock()
         self._partial = b""
         self._cutting = False
         self._allowance = float(BURST_LINES)
@@ -55,8 +59,13 @@ class LogCapture:
         """Oldest first."""
         return list(self._kept)
 
-    def feed(self, chunk: bytes) -> None:
-        """Takes a chunk as read from the pipe."""
+    def feed(self, chunk: bytes) -> float:
+        """Takes a chunk as read from the pipe; answers for how many seconds no more is to be read. Reading costs the
+        sidecar more than writing costs the component, so a flood is slowed down and not only thinned out."""
+        self._bytes_left = min(BURST_BYTES, self._bytes_left + (self._clock() - self._fed_at) * BYTES_PER_S) - len(
+            chunk
+        )
+        self._fed_at = self._clock()
         *lines, rest = (self._partial + chunk).split(b"\n")
         for line in lines:
             if self._cutting:  # the rest of a line that was cut
@@ -68,6 +77,7 @@ class LogCapture:
                 self._take(rest)
             self._cutting, rest = True, b""
         self._partial = rest
+        return max(0.0, -self._bytes_left / BYTES_PER_S)
 
     def end(self) -> None:
         """The process is gone: an unfinished line counts as one."""

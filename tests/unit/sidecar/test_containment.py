@@ -12,7 +12,7 @@ from services.sidecar.domain.crash_loop import CrashRecord
 from services.sidecar.domain.delivery import check_output, check_reply
 from services.sidecar.domain.flood import FloodGauge
 from services.sidecar.domain.sidecar_deaths import CAREFUL_AFTER, LAST_SOLO_DEATH, SidecarDeaths
-from services.sidecar.log_capture import parse_line
+from services.sidecar.log_capture import BURST_BYTES, BYTES_PER_S, LogCapture, parse_line
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 5000)), max_size=60))
@@ -98,3 +98,17 @@ def test_a_log_line_nested_as_deep_as_it_is_long_is_a_line_of_text() -> None:
     line = '{"message": "deep", "fields": ' + "[" * 7000
     assert parse_line(line) == ("info", line, {})
     assert parse_line(json.dumps({"message": "flat", "level": "error"})) == ("error", "flat", {})
+
+
+def test_a_flood_of_output_is_read_as_slowly_as_it_may_be_and_a_burst_at_once() -> None:
+    now = [0.0]
+    logs = LogCapture(flow="f", step="s", deployment=1, instance="i", publish=lambda line: None, clock=lambda: now[0])
+    chunk = (b"x" * 199 + b"\n") * 320
+    assert logs.feed(chunk) == 0.0
+    taken = len(chunk)
+    for _ in range(1000):
+        now[0] += logs.feed(chunk)
+        taken += len(chunk)
+    assert abs(now[0] - (taken - BURST_BYTES) / BYTES_PER_S) < 0.1
+    now[0] += 60.0
+    assert logs.feed(chunk) == 0.0
