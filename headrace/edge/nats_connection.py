@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
@@ -38,24 +39,31 @@ async def connect_nats(
         if on_reconnect is not None:
             await on_reconnect()
 
+    options: dict[str, Any] = {
+        "servers": url.split(","),
+        "name": name,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RECONNECT_WAIT_S,
+        "connect_timeout": 2,
+        "allow_reconnect": True,
+        "ping_interval": 10,
+        "max_outstanding_pings": 3,
+        "pending_size": PENDING_BYTES,
+        "error_cb": note_error,
+        "disconnected_cb": note_disconnect,
+        "reconnected_cb": note_reconnect,
+    }
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
+        client = Client()
         try:
-            return await nats.connect(
-                servers=url.split(","),
-                name=name,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_S,
-                connect_timeout=2,
-                allow_reconnect=True,
-                ping_interval=10,
-                max_outstanding_pings=3,
-                pending_size=PENDING_BYTES,
-                error_cb=note_error,
-                disconnected_cb=note_disconnect,
-                reconnected_cb=note_reconnect,
-            )
+            # A server that has no connection left is asked by the client for ever: the limit is ours to keep.
+            async with asyncio.timeout_at(deadline):
+                await client.connect(**options)
+            return client
         except (OSError, TimeoutError, nats.errors.Error) as error:
+            with contextlib.suppress(Exception):
+                await client.close()
             if asyncio.get_running_loop().time() >= deadline:
                 raise Unavailable(
                     f"no NATS server answers at {url}: {error!r}",
