@@ -155,3 +155,16 @@ def test_entries_are_stored_when_nothing_else_changes_the_document() -> None:
     world = running_world()
     world.flow = noted(world.flow, change(world.flow, draft=SPEC, edit=99), "ann", 1.0)
     assert make_plan(world.snapshot()).actions == (RecordHistory(),)
+
+
+def test_the_history_says_which_code_a_draft_names_and_which_version_was_deleted() -> None:
+    first = FlowDocument("orders", "realtime", 1.0, draft=SPEC, latest_version=2)
+    step = SPEC.steps[-1]
+    other = msgspec.structs.replace(SPEC, steps=(*SPEC.steps[:-1], msgspec.structs.replace(step, component="work@3")))
+    drafted = noted(first, change(first, draft=other), "ann", 2.0)
+    deleted = noted(drafted, change(drafted, deleted_versions=(1,)), "bob", 3.0)
+    said = [(entry.what, entry.who, entry.version, entry.detail) for entry in deleted.history]
+    assert said == [
+        ("draft", "ann", 0, f"{step.name}=work@3 (was {step.component})"),
+        ("delete-version", "bob", 1, ""),
+    ]

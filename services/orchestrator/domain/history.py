@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from headrace.model.deployment import DeploymentPhase, PinPlan
+from headrace.model.flow_spec import FlowSpec
 from services.orchestrator.domain.documents import FlowDocument, OperationIntent
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -70,7 +71,23 @@ def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:
     if intent is not None and earlier is not None and intent.cancelled and not earlier.cancelled:
         yield {"what": "cancel", "detail": intent.verb, "operation": f"operations/{intent.id}"}
     if after.draft is not None and after.draft != before.draft:
-        yield {"what": "draft"}
+        yield {"what": "draft", "detail": _references(before.draft, after.draft)[:MAX_DETAIL]}
+    for version in sorted(set(after.deleted_versions) - set(before.deleted_versions)):
+        yield {"what": "delete-version", "version": version}
+
+
+def _references(before: FlowSpec | None, after: FlowSpec) -> str:
+    """What a draft names: all of it, or what is other than in the draft before."""
+    old = {step.name: step.component for step in before.steps} if before is not None else {}
+    new = {step.name: step.component for step in after.steps}
+    if not old:
+        return ", ".join(f"{step}={component}" for step, component in new.items())
+    changed = [
+        f"{step}={component}" + (f" (was {old[step]})" if step in old else "")
+        for step, component in new.items()
+        if old.get(step) != component
+    ]
+    return ", ".join([*changed, *(f"without {step}" for step in old if step not in new)])
 
 
 def _details(after: FlowDocument, intent: OperationIntent) -> str:
