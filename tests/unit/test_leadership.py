@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.model.flow_spec import FlowSpec, StepSpec
+from services.agent.domain.instances import GenerationFence
 from services.orchestrator.domain.actions import (
     EnsureStream,
     MoveStrays,
     RecordHistory,
     SetState,
     StartInstance,
+    StopInstance,
     UpdateFlow,
 )
 from services.orchestrator.domain.documents import FlowDocument, OperationIntent, change, decode, encode
@@ -22,7 +24,8 @@ from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.history import MAX_WAITING, noted
 from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH, LeaseTerms, epoch_of, generation_of
 from services.orchestrator.domain.planner import make_plan
-from services.orchestrator.domain.snapshot import Snapshot, StreamView
+from services.orchestrator.domain.snapshot import InstanceView, Snapshot, StreamView
+from services.orchestrator.domain.taking_over import stop_orphans
 from tests.support.planned_world import World
 
 SPEC = FlowSpec("realtime", (StepSpec("hook", "hook", to=("work",)), StepSpec("work", "work")))
@@ -168,3 +171,20 @@ def test_the_history_says_which_code_a_draft_names_and_which_version_was_deleted
         ("draft", "ann", 0, f"{step.name}=work@3 (was {step.component})"),
         ("delete-version", "bob", 1, ""),
     ]
+
+
+async def test_an_orphan_is_stopped_though_its_agent_has_seen_a_higher_generation() -> None:
+    """A start that was refused for another reason raised the fence of an instance that runs with a lower one."""
+    world = running_world()
+    snapshot = dataclasses.replace(world.snapshot(), epoch=2)
+    orphan = InstanceView("default.orders.d0.work.0", 0, "work", 0, up=True, generation=1_000_007)
+    late = dataclasses.replace(snapshot, instances={**snapshot.instances, orphan.name: orphan})
+    stops = stop_orphans(late)
+    assert [stop.name for stop in stops if isinstance(stop, StopInstance)] == [orphan.name]
+    fence = GenerationFence()
+    fence.pass_through(orphan.name, 1_000_009)
+    for stop in stops:
+        assert isinstance(stop, StopInstance)
+        fence.pass_through(stop.name, stop.generation)
+    stuck = dataclasses.replace(orphan, stopping=True)  # whoever began to stop it may have given up
+    assert stop_orphans(dataclasses.replace(late, instances={orphan.name: stuck}))

@@ -199,7 +199,22 @@ class InterventionMachine(MeshMachine):
         """Planning goes on, but nobody handles messages: what is there stays for a choice."""
         for _ in range(count):
             self.world.inject()
-        for _ in range(8):
+        self._nobody_handles(rounds=8)
+
+    @rule(count=st.integers(1, 3), choice=st.sampled_from(["move", "move", "dead-letter", "wait"]))
+    def a_drain_passes_its_limit(self, count: int, choice: str) -> None:
+        """A switch under messages that nobody handles, until a person chooses; walks hardly find that by chance."""
+        for _ in range(count):
+            self.world.inject()
+        with contextlib.suppress(WrongState):
+            self.world.verb("restart", limit_s=500.0)
+        self._nobody_handles(rounds=14)
+        self.world.now += 100.0
+        with contextlib.suppress(WrongState):
+            self.world.verb(choice, limit_s=5.0)
+
+    def _nobody_handles(self, rounds: int) -> None:
+        for _ in range(rounds):
             for name in list(self.world.instances):
                 self.world.come_up(name)
                 self.world.warm(name)

@@ -44,13 +44,15 @@ def _outdated_states(snapshot: Snapshot) -> list[Action]:
 def stop_orphans(snapshot: Snapshot) -> list[Action]:
     """Stops instances of deployments of which nothing may be left: a start that reached the agent too late.
 
-    Numbers are never used again, so one that was given and is not live is over for good.
+    Numbers are never used again, so one that was given and is not live is over for good. The generation is above
+    whatever the agent has seen: one that was refused would leave the instance running beside everything that is
+    decided later.
     """
     flow = snapshot.flow
     return [
-        StopInstance(instance.name, instance.generation)
+        StopInstance(instance.name, generation_of(instance.generation, snapshot.epoch))
         for instance in snapshot.instances.values()
-        if instance.deployment < flow.next_deployment and instance.deployment not in flow.live and not instance.stopping
+        if instance.deployment < flow.next_deployment and instance.deployment not in flow.live
     ]
 
 
