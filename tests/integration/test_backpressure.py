@@ -99,6 +99,7 @@ class Edges:
         self._assets, self._flow, self._steps = assets, flow, steps
         self.most = dict.fromkeys(steps, 0)
         self.looks = 0
+        self.over = False
 
     async def look(self) -> dict[str, int]:
         stream = subjects.flow_stream(DEFAULT_WORKSPACE, self._flow)
@@ -114,7 +115,9 @@ class Edges:
         return counts
 
     async def watch(self) -> None:
-        while True:
+        # A flag and no cancellation: asyncio.wait_for of Python 3.11, which nats-py asks with, can swallow one that
+        # comes together with the answer.
+        while not self.over:
             await self.look()
             await asyncio.sleep(0.01)  # tidy: pace
 
@@ -127,8 +130,8 @@ async def watched(mesh: RunningMesh, flow: str, steps: Sequence[str]) -> AsyncIt
     try:
         yield edges
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        edges.over = True
+        await watching
         await close_nats(connection)
 
 
