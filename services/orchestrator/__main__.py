@@ -26,10 +26,10 @@ def main() -> int:
     parser.add_argument(
         "--ack-wait",
         type=float,
-        default=os.environ.get("HEADRACE_ACK_WAIT_S", "30"),
+        default=os.environ.get("HEADRACE_ACK_WAIT_S", "15"),
         metavar="SECONDS",
         help="how long what a killed sidecar held waits until it is delivered again, 1 to 60; for deployments made "
-        "from now on (default $HEADRACE_ACK_WAIT_S or 30)",
+        "from now on (default $HEADRACE_ACK_WAIT_S or 15)",
     )
     limits = LetterLimits()
     parser.add_argument(

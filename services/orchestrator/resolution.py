@@ -26,7 +26,7 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
-ACK_WAIT_S = 30.0
+ACK_WAIT_S = 15.0
 INTERPRETER = f"{platform.python_implementation().lower()}-{sys.version.split()[0]}"
 
 
