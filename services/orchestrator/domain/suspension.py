@@ -24,7 +24,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_ends import Ending
 from services.orchestrator.domain.snapshot import Snapshot
-from services.orchestrator.domain.stuck_steps import held_back, tried_again
+from services.orchestrator.domain.stuck_steps import held_back, stuck_problem, tried_again
 
 DEFAULT_TIME_S = 24 * 3600.0
 LONGEST_TIME_S = 30 * 24 * 3600.0
@@ -161,6 +161,8 @@ def resume_outcome(snapshot: Snapshot, intent: OperationIntent, document: Operat
     )
     if flow.state == FlowState.RUNNING and open_again and not paused:
         return Ending(message=f"resumed; deployment {flow.active} goes on with {kept(snapshot)} messages that wait")
+    if flow.suspension is not None and flow.suspension.step and flow.suspension.since > intent.created_at:
+        return Ending(message=f"resumed, and suspended again: {stuck_problem(snapshot)}")
     if intent.deadline and snapshot.now > intent.deadline:
         failure = OperationFailure(
             "DEADLINE_EXCEEDED",
