@@ -1,4 +1,4 @@
-"""What belongs to no profile: fail-over, and many flows at once and at rest. Runs it, and says it in lines."""
+"""What belongs to no profile: fail-over, recovery from kills, many flows at once and at rest; and says it in lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.fail_over import fail_over
 from benchmarks.many_flows import many_flows
 from benchmarks.mesh_bench import bench_mesh
+from benchmarks.recovery import recovery, recovery_lines
 
 
 async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
@@ -15,6 +16,9 @@ async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
     told("fail-over: the leading orchestrator is killed under 200 orders/s")
     async with bench_mesh("fast", told, orchestrators=2) as bench:
         result: dict[str, Any] = {"fail_over": await fail_over(bench)}
+    told("recovery: each kind of process is killed under 100 orders/s")
+    async with bench_mesh("fast", told) as bench:
+        result["recovery"] = await recovery(bench)
     if flows:
         told(f"{flows // 2} flows started at once, {flows} at rest")
         async with bench_mesh("fast", told) as bench:
@@ -31,6 +35,7 @@ def whole_mesh_lines(result: dict[str, Any]) -> list[str]:
         f"  {'longest pause of callers at 200/s':<36}{failing['killing']['longest_gap_ms']:>10.1f} ms, else"
         f" {failing['steady']['longest_gap_ms']:.1f} ms",
     ]
+    lines += recovery_lines(result["recovery"])
     if many := result.get("many_flows"):
         started, rest = many["started_at_once"], many["at_rest"]
         at_once = f"{started['flows']} started at once, all RUNNING"

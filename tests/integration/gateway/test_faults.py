@@ -11,7 +11,7 @@ from tests.robustness.ledger import Outcome
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
 from tests.support.gateway_rig import Answering, GatewayRig
-from tests.support.http_connection import HttpAnswer, HttpConnection, fetch
+from tests.support.http_connection import HttpAnswer, HttpConnection, fetch, request_bytes
 
 PATH = "/hook/orders"
 
@@ -126,3 +126,21 @@ async def test_a_gateway_killed_leaves_the_other_serving(rig: GatewayRig) -> Non
 
 def _code(answer: HttpAnswer) -> str:
     return str(answer.json()["error"]["code"])
+
+
+async def test_a_caller_who_is_gone_before_its_reply_finds_it_kept_under_its_key(rig: GatewayRig) -> None:
+    """What it asked for is done once all the same; nobody else gets its answer."""
+    await rig.flow("orders", reply_timeout_s=8)
+    responder = await rig.responder("orders")
+    gateway = await rig.gateway()
+    keyed = {"idempotency-key": "gone-1"}
+    connection = await HttpConnection.open(gateway.address)
+    connection.write(request_bytes("POST", PATH, b"mine", keyed))
+    await connection.drain()
+    await eventually(lambda: len(responder.seen) == 1)
+    connection.abort()
+    other = await fetch(gateway.address, "POST", PATH, b"another")
+    assert (other.status, other.body) == (200, b"another")
+    again = await fetch(gateway.address, "POST", PATH, b"mine", keyed)
+    assert (again.status, again.body) == (200, b"mine")
+    assert [envelope.body for envelope in responder.seen] == [b"mine", b"another"]
