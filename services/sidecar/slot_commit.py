@@ -201,6 +201,7 @@ class SlotCommit:
             self._unanswered(chunk, error)
 
     def _stored(self, chunk: Chunk, fence: int) -> None:
+        self._counters["commits"] += 1
         self._fence = fence
         self._through = max(self._through, chunk.through)
         self._unresolved.clear()
