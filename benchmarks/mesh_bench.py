@@ -112,6 +112,6 @@ async def bench_mesh(profile: str, told: Callable[[str], None], *, orchestrators
         options = MeshOptions(Path(folder) / "data", profile=profile, orchestrators=orchestrators, log_level="warning")
         mesh = Mesh(options, on_notice=told)
         async with mesh:
-            client = AsyncClient(mesh.endpoints.any_api)
+            client = AsyncClient(mesh.endpoints.any_api, timeout_s=60.0)
             async with client:
                 yield BenchMesh(mesh, client)
