@@ -1,7 +1,7 @@
 """Two orchestrators under traffic: leader and standby killed in turn, the leader stopped past its lease and continued.
 
 The data plane must not notice: every request is answered, once, by the same deployment, and the pause that callers
-see is no longer than in quiet times. Long form: HEADRACE_SOAK_ROUNDS.
+see is no longer than in quiet times (on a busy machine: than three such pauses). Long form: HEADRACE_SOAK_ROUNDS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from headrace.client import AsyncClient
 from headrace.model.errors import HeadraceError
-from tests.robustness.ledger import Outcome, check, read_effects
+from tests.robustness.ledger import Attempt, Outcome, check, read_effects
 from tests.robustness.test_kills import FLOW, describe, write_flow
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
@@ -58,7 +58,8 @@ async def test_nothing_in_the_data_plane_notices_a_fail_over(
             await client.publish(FLOW)
             await client.start(FLOW)
             async with Traffic(ends.gateways, f"/hook/{FLOW}", rate=RATE) as traffic:
-                await eventually(lambda: traffic.counted(Outcome.OK) >= 30, within_s=20)
+                await eventually(lambda: traffic.counted(Outcome.OK) >= 150, within_s=20)
+                quiet_s = longest_pause(traffic.attempts)
                 for _ in range(ROUNDS):
                     times["killed"].append(await kill_leader(mesh, client))
                     await kill_standby(mesh, client)
@@ -69,16 +70,15 @@ async def test_nothing_in_the_data_plane_notices_a_fail_over(
             entries, _ = await client.list_history(limit=500)
         mine = [effect for effect in read_effects(effects) if effect.id.startswith(f"{traffic.run}-")]
     verdict = check(attempts, mine)
-    answered = sorted(attempt.answered_at for attempt in attempts if attempt.outcome is Outcome.OK)
-    pause_s = max(after - before for before, after in itertools.pairwise(answered))
+    pause_s = longest_pause(attempts)
     with capsys.disabled():
         print(
             f"\nfail-over: killed {_seconds(times['killed'])}, stopped past its lease {_seconds(times['stopped'])}; "
-            f"longest pause between answers {pause_s * 1000:.0f} ms; {verdict.line()}"
+            f"longest pause between answers {pause_s * 1000:.0f} ms, before {quiet_s * 1000:.0f} ms; {verdict.line()}"
         )
     assert verdict.ok, describe(verdict)
     assert verdict.acknowledged == verdict.attempted, "a request was refused or not answered"
-    assert pause_s < LONGEST_PAUSE_S
+    assert pause_s < max(LONGEST_PAUSE_S, 3 * quiet_s)
     assert max([*times["killed"], *times["stopped"]]) < FAIL_OVER_LIMIT_S
     assert deployments == [1]
     assert not status.problems
@@ -86,6 +86,12 @@ async def test_nothing_in_the_data_plane_notices_a_fail_over(
     words = [entry.what for entry in entries]
     assert words.count("fail-over") >= ROUNDS
     assert {"failed", "retired", "ingress-repaired", "strays-moved"}.isdisjoint(words)
+
+
+def longest_pause(attempts: list[Attempt]) -> float:
+    """Seconds without an answer."""
+    answered = sorted(attempt.answered_at for attempt in attempts if attempt.outcome is Outcome.OK)
+    return max(after - before for before, after in itertools.pairwise(answered))
 
 
 async def kill_leader(mesh: RunningMesh, client: AsyncClient) -> float:
