@@ -34,6 +34,7 @@ from services.orchestrator.domain.tick_plan import tick_key
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
+from services.orchestrator.revision_checks import listens
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.verb_queue import VerbQueue
@@ -154,8 +155,7 @@ class FlowService:
             number = flow_verbs.pick_version(document, version)
             spec = (await self.reader.version(name, number)).spec
             changed, _ = flow_verbs.begin_start(document, number, spec, intent)
-            await self.resolver.check(spec)
-            return changed
+            return change(changed, listens=listens(await self.resolver.check(spec)))
 
         limit = limit_of("timeout", timeout_s, START_LIMIT_S)
         return await self.begin(name, "start", request_id, limit, edit, wait_s=wait_s)

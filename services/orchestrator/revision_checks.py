@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jsonschema
@@ -35,6 +36,11 @@ class Found:
 def kind_of(function: registry_pb2.Function) -> str:
     """`action`, `trigger` or `listener`."""
     return _KINDS.get(function.kind, "action")
+
+
+def listens(found: Sequence[Found]) -> bool:
+    """Whether the flow begins with a listener; no other step can be one."""
+    return any(kind_of(item.function) == "listener" for item in found)
 
 
 def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_trigger: bool) -> list[InvalidInput]:

@@ -19,13 +19,14 @@ from services.orchestrator.domain.documents import (
     OperationIntent,
     Rollout,
     VersionDocument,
+    change,
     encode,
     version_key,
 )
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.resolution import make_plan, pinned_spec
-from services.orchestrator.revision_checks import Found
+from services.orchestrator.revision_checks import Found, listens
 
 
 @dataclass
@@ -86,8 +87,8 @@ class Rollouts:
             changed, _ = rollout_verbs.begin_rollback(document, version, spec, intent, rollout)
             if document.state == FlowState.RUNNING:
                 rollout_verbs.check_takeover(document, await self._running(document), spec, rollout.strategy)
-            await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
-            return changed
+            found = await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
+            return change(changed, listens=listens(found)) if document.state == FlowState.STOPPED else changed
 
         return await flows.begin(name, "rollback", request_id, rollout.limit_s, edit, wait_s=wait_s)
 

@@ -168,6 +168,8 @@ class SnapshotReader:
         is stored for that would wait for ever, since a listener is never called. False while none is known."""
         number = document.active or document.target or document.last_deployments.get(str(document.latest_version), 0)
         plan = await self.plan(document.flow, number) if number else None
+        if plan is None and number and number == document.target:
+            return document.listens  # its references are not resolved yet
         return plan is not None and any(step.name == plan.trigger and step.kind == "listener" for step in plan.steps)
 
 

@@ -7,8 +7,9 @@ from random import Random
 from typing import Any
 
 from headrace.model.flow_spec import FlowSpec, StepSpec
-from services.orchestrator.domain.documents import FlowDocument
+from services.orchestrator.domain.documents import FlowDocument, change
 from services.orchestrator.resolution import Resolver
+from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 from tests.simulation.faults import Faults, Link, Network
@@ -43,3 +44,13 @@ async def test_a_plan_that_was_written_is_kept_though_latest_has_moved_since() -
     assert {key.split(".")[0] for key in await stores.pins.keys()} == {
         step.pin.digest.removeprefix("sha256:") for step in plan.steps
     }
+
+
+async def test_a_start_whose_references_are_not_resolved_yet_is_known_to_listen() -> None:
+    buckets: list[Any] = [MemoryBucket(name) for name in ("flows", "deployments", "routes", "pins")]
+    nothing: Any = None
+    reader = SnapshotReader(Stores("default", *buckets), nothing, nothing, WallClock())
+    document = FlowDocument("orders", "realtime", 0.0, next_deployment=2, target=1, target_version=1, live=(1,))
+    assert not await reader.started_by_listener(document)
+    assert await reader.started_by_listener(change(document, listens=True))
+    assert not await reader.started_by_listener(change(document, listens=True, target=0))

@@ -97,6 +97,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     active: int = 0
     active_version: int = 0
     target: int = 0
+    # Whether the deployment of the last start begins with a listener, as its references said when it was asked for.
+    listens: bool = False
     target_version: int = 0
     # How the target takes over, and until when (Unix seconds, 0: no limit) it must be ready.
     rollout: Rollout = DEFAULT_ROLLOUT
