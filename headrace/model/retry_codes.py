@@ -14,6 +14,7 @@ OUTSIDE_THE_POLICY = {
     "COMPONENT_DIED": "a crash is tried again anyway, and given up when the message caused three",
     "MALFORMED_MESSAGE": "the message cannot be read at all",
     "REBOUND_LIMIT": "it says that the component asked for too many later tries",
+    "SIDECAR_DIED": "the message ended its sidecar five times in a row, twice while nothing else ran",
 }
 """Codes whose retry is not the policy's to decide, and why."""
 
