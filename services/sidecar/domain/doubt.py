@@ -1,5 +1,6 @@
-"""When nobody can tell whether an input's outputs were stored before: the broker forgot their ids as it restarted, and
-the process that sent them is not this one. Such an input is worked on, counted, and marked.
+"""When nobody can tell whether an input's outputs were stored before: the broker may have forgotten their ids (as it
+restarted, or since the duplicate window is over), and the process that sent them is not this one. Such an input is
+worked on, counted, and marked.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ def in_doubt(
     window_s: float,
 ) -> bool:
     """Whether an input is in doubt that this process does not remember. Times are Unix seconds: when the input was
-    stored, this process started, and the broker's process was met first.
+    stored, this process started, and the broker's process was met first (0: not known).
 
-    Stored after the broker's restart: the ids of its outputs are remembered. Stored while this process was its
-    step's only one: whatever became of it is known here. So long ago that the window is over: not looked at.
+    The broker remembers the ids of its outputs if none can be older than the window or than the broker's process:
+    they are younger than the input. Stored while this process was its step's only one: whatever became of it is known
+    here.
     """
-    if attempt <= 1 or stored_at >= broker_since or now - broker_since >= window_s:
+    if attempt <= 1 or (stored_at >= started_at and replicas == 1):
         return False
-    return stored_at < started_at or replicas > 1
+    return stored_at < broker_since or now - stored_at >= window_s

@@ -28,8 +28,14 @@ def test_broker_and_sidecar_lost_together() -> None:
     assert not doubt(stored_at=110.5), "stored after the restart: the ids of its outputs are remembered"
     assert not doubt(started_at=99.0), "this very process had it before"
     assert doubt(started_at=99.0, replicas=2), "a sibling may have had it"
-    assert not doubt(now=231.0)
-    assert not doubt(broker_since=0.0), "the broker's process is not known"
+    assert not doubt(broker_since=0.0), "the broker's process is not known, and the window is not over"
+
+
+def test_a_redelivery_after_the_window() -> None:
+    assert not doubt(broker_since=1.0, now=219.9)
+    assert doubt(broker_since=1.0, now=220.0)
+    assert doubt(now=500.0)
+    assert not doubt(now=500.0, started_at=99.0), "this very process had it before"
 
 
 @given(st.lists(st.sampled_from("abcdefghijklm"), max_size=40))
