@@ -62,13 +62,10 @@ class DataPlane:
         on_leases: Callable[[], None],
     ) -> None:
         self._started_at = time.time()
-        self._step = step
-        self._lane = lane
+        self._step, self._lane, self._tasks = step, lane, tasks
         self.counters = new_counters()
         self._timers = Timers()
-        self._tasks = tasks
-        self._active = False
-        self._gave_way = False
+        self._active = self._gave_way = False
         self._leaving: asyncio.Task[None] | None = None
         self._on_occupancy = on_occupancy
         self._emptied = asyncio.Event()

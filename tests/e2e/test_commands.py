@@ -116,7 +116,12 @@ def test_a_flow_from_file_to_answer_and_back(project: Project) -> None:
     text = project.flow("status").ok()
     assert text.startswith(f"{name}  RUNNING  version 1  deployment 1  profile fast\n")
     assert f"{name}@1" in text
+    assert "policy" not in text
+    policy = project.flow("status", "--policy").ok()
+    assert "at most 10000 wait on an edge; rate limit none" in policy
+    assert "retryable, TIMEOUT" in policy
     facts = project.status()
+    assert facts["steps"][1]["policy"]["retry"]["attempts"] == 3
     assert facts["state"] == "RUNNING"
     assert [(step["step"], step["state"], step["pin"]["component"]) for step in facts["steps"]] == [
         ("receive", "RUNNING", "webhook"),
