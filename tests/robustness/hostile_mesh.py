@@ -131,7 +131,7 @@ class Bystander:
                 answer = await connection.request("POST", f"/hook/{BYSTANDER}", b"{}")
                 self.latencies.append(time.perf_counter() - began)
                 self.statuses.add(answer.status)
-                await asyncio.sleep(BYSTANDER_PAUSE_S)
+                await asyncio.sleep(BYSTANDER_PAUSE_S)  # tidy: pace
         finally:
             await connection.close()
 

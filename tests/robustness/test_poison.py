@@ -29,7 +29,7 @@ hoard = []
 
 @component.action
 async def work(body: bytes, ctx: Context) -> None:
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # tidy: pace
     match body:
         case b"exit":
             os._exit(3)
@@ -40,10 +40,10 @@ async def work(body: bytes, ctx: Context) -> None:
         case b"memory":
             while len(hoard) < 400:
                 hoard.append(os.urandom(1 << 20))
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.002)  # tidy: pace
         case b"parricide":
             os.kill(os.getppid(), signal.SIGKILL)
-            await asyncio.sleep(30)
+            await asyncio.sleep(30)  # tidy: pace
     await ctx.emit(body)
 """
 
@@ -101,7 +101,7 @@ async def test_a_sidecar_killed_between_the_crashes_is_no_reason_to_give_a_good_
     broker: BrokerProcess, tmp_path: Path
 ) -> None:
     """Deaths of the mesh's own: four in a row while a message is in work, and it is delivered all the same."""
-    slow = SOURCE.replace("asyncio.sleep(0.02)", "asyncio.sleep(0.5)")
+    slow = SOURCE.replace("asyncio.sleep(0.02)", "asyncio.sleep(0.5)")  # tidy: pace
     async with sidecar_bench(broker.url, tmp_path, source=slow, ack_wait_s=2.0) as bench:
         await bench.prepare()
         await bench.inject(b"good")

@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "postgres_sink"
 FLOW = "postgres-sink"
 MESSAGES = 60
 ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1"))
-HELD = "    await asyncio.sleep(0.15)\n    await ctx.reply("
+HELD = "    await asyncio.sleep(0.15)\n    await ctx.reply("  # tidy: pace
 VICTIMS = ("component", "sidecar", "broker")
 
 

@@ -87,7 +87,7 @@ def test_order_is_kept(fates: list[Fate], puts: list[tuple[str, int]]) -> None:
                     edge, f"m{number}", b"", "", lambda out, _: settled.append(out.message_id), _never, ordered=True
                 )
             )
-            await asyncio.sleep(pause_ms / 1000)
+            await asyncio.sleep(pause_ms / 1000)  # tidy: pace
         async with asyncio.timeout(600):
             while outbox.unsettled:
                 idle.clear()

@@ -47,7 +47,7 @@ def fill_memory(ctx: Context) -> None:
 async def leak_memory(ctx: Context) -> None:
     while sum(map(len, HOARD)) < CEILING_BYTES:
         HOARD.append(os.urandom(1024) * 4096)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # tidy: pace
 
 
 def spawn_sleeper(*, own_session: bool) -> None:
@@ -59,8 +59,8 @@ async def fork_without_end(ctx: Context) -> None:
     """Half of them leave the group and the session; all of them drop their environment."""
     for number in range(300):
         spawn_sleeper(own_session=number % 2 == 0)
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(60)
+        await asyncio.sleep(0.001)  # tidy: pace
+    await asyncio.sleep(60)  # tidy: pace
 
 
 @crime
@@ -73,7 +73,7 @@ def spin_and_ignore_sigterm(ctx: Context) -> None:
 
 @crime
 def block_the_loop(ctx: Context) -> None:
-    time.sleep(60)
+    time.sleep(60)  # tidy: pace
 
 
 @crime
@@ -82,7 +82,7 @@ async def never_end(ctx: Context) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # tidy: pace
         except asyncio.CancelledError:
             continue
 
@@ -113,7 +113,7 @@ async def answer_unknown_calls(ctx: Context) -> None:
 async def answer_twice(ctx: Context) -> None:
     ctx._sink.data(ctx.call, b"early", "", None, "")
     ctx._sink.end(ctx.call, 1, 2)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # tidy: pace
     ctx._sink.end(ctx.call, 1, 2)
     ctx._sink.error(ctx.call, "TOO_LATE", "again", True, 500)
 
@@ -124,7 +124,7 @@ async def emit_millions(ctx: Context) -> None:
     for _ in range(1000):
         for _ in range(10_000):
             ctx._sink.data(ctx.call, b"x", "", None, "")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # tidy: pace
 
 
 @crime
@@ -136,7 +136,7 @@ async def emit_after_end(ctx: Context) -> None:
         while True:
             for _ in range(5_000):
                 sink.data(call, b"late", "", None, "")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # tidy: pace
 
     HOARD_TASKS.append(asyncio.get_running_loop().create_task(go_on()))
 
