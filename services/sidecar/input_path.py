@@ -186,6 +186,10 @@ class PlainPath:
             self._counters["duplicates"] += 1
             if known.delivery.stream_sequence == delivery.stream_sequence:
                 known.delivery, known.extended_at = delivery, now
+            elif known.phase is Phase.ACKNOWLEDGING:
+                # Too late to be acknowledged with it.
+                self._settlement.acknowledge_again(delivery, self._release)
+                return None
             else:
                 known.also.append(delivery)
             self._release()

@@ -74,7 +74,7 @@ async def test_envelopes(broker: BrokerProcess, tmp_path: Path, capsys: pytest.C
             await bench.connection.publish(bench.edge(STEP), payload, headers=headers)
             tried += 1
         await bench.connection.flush()
-        await bench.until_done(within_s=60)
+        await bench.until_done(within_s=25)  # the ack deadline is 30 s
         before = await bench.waiting()
         await bench.inject(b"fine")
         await eventually(lambda: one_more(bench, before), within_s=20)
@@ -84,6 +84,22 @@ async def test_envelopes(broker: BrokerProcess, tmp_path: Path, capsys: pytest.C
         assert status.component_starts == 1
         assert memory_mb(pid) - before_mb < GROWTH_MB
         assert_quiet(bench.sidecar_log())
+
+
+async def test_copies_of_a_message_that_is_being_acknowledged_do_not_wait_for_the_ack_deadline(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    """Found by the above: a copy that came between an acknowledgement and its confirmation was acknowledged only when
+    it was delivered again."""
+    async with sidecar_bench(broker.url, tmp_path, max_waiting=100_000) as bench:
+        await bench.run()
+        for number in range(3000):
+            raw = encode_envelope(message_id=f"m{number // 6}", execution_id="e" * 32, sent_at_unix_ns=1, body=b"x")
+            await bench.connection.publish(bench.edge(STEP), raw, headers={"Nats-Msg-Id": f"copy{number}"})
+        await bench.connection.flush()
+        await bench.until_done(within_s=20)  # the ack deadline is 30 s
+        assert len({found.message_id for found in await bench.take(500)}) == 500
+        assert await bench.waiting() == 0
 
 
 def an_envelope(rng: random.Random, number: int) -> bytes:
