@@ -47,8 +47,10 @@ def may_listen(snapshot: Snapshot, deployment: int) -> bool:
 
 
 def decided(snapshot: Snapshot, deployment: int) -> bool:
-    """Whether a target that is not ACTIVE yet can no longer be given up."""
-    return deployment == snapshot.flow.target and handed_over(snapshot)
+    """Whether a target that is not ACTIVE yet can no longer be given up: from the decision on, proved or not, and
+    also when the old one is gone already. Given up then it would keep the ingress."""
+    flow = snapshot.flow
+    return deployment == flow.target and flow.ingress == subjects.deployment_owner(deployment)
 
 
 def stop_broken_listener(snapshot: Snapshot, deployment: int) -> list[StopInstance]:

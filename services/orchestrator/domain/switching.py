@@ -31,7 +31,11 @@ def plan_switch(snapshot: Snapshot) -> Action | None:
         if flow.state == FlowState.STARTING:
             stopped = next_state(flow.flow, flow.state, FlowEvent.START_FAILED)
             return UpdateFlow(without_target(give_ingress(flow, "", state=stopped)), "start failed")
-        return UpdateFlow(without_target(flow), "the new deployment failed, the old one stays")
+        kept = without_target(flow)
+        if flow.active and flow.ingress == subjects.deployment_owner(flow.target):
+            # It failed in the moment in which an exclusive listener was to hand over to it.
+            kept = give_ingress(kept, subjects.deployment_owner(flow.active))
+        return UpdateFlow(kept, "the new deployment failed, the old one stays")
     if flow.rollout.strategy == Strategy.RESTART and flow.ingress != subjects.deployment_owner(flow.target):
         restarting = _restarting(snapshot)
         if restarting is not None:
