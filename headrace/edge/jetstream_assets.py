@@ -148,6 +148,15 @@ class JetStreamAssets:
         body = {"stream_name": stream, "config": config, "action": ""}
         await self.request(f"CONSUMER.CREATE.{stream}.{config['durable_name']}", body)
 
+    async def consumer_info(self, stream: str, consumer: str) -> dict[str, Any] | None:
+        """Config and state; None if absent."""
+        return await self._unless_absent(f"CONSUMER.INFO.{stream}.{consumer}", None)
+
+    async def reset_consumer(self, stream: str, consumer: str, *, to_sequence: int) -> None:
+        """All that is stored for it from that stream sequence on is delivered (again), with delivery counts that
+        begin anew. Server 2.14 or newer."""
+        await self.request(f"CONSUMER.RESET.{stream}.{consumer}", {"seq": to_sequence})
+
     async def delete_consumer(self, stream: str, consumer: str) -> None:
         await self._unless_absent(f"CONSUMER.DELETE.{stream}.{consumer}", None)
 

@@ -30,6 +30,7 @@ from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.stray_mover import StrayMover
+from services.orchestrator.stuck_redelivery import StuckRedelivery
 
 log = get_logger(__name__)
 
@@ -57,6 +58,7 @@ class Applier:
         self._letters = letters
         self._settler = MessageSettler(stores, assets)
         self._strays = StrayMover(stores, assets)
+        self._stuck = StuckRedelivery(stores, assets)
         self._history = HistoryLog(assets, stores.workspace)
         self._asset_ms: dict[str, float] = {}
 
@@ -84,6 +86,9 @@ class Applier:
                 await self._settler.settle(snapshot, action.deployment)
             case do.MoveStrays():
                 await self._strays.move(snapshot, action)
+            case do.RedeliverStuck():
+                self._reader.begin_suspicion_anew(snapshot.flow.flow, action.durable)
+                await self._stuck.redeliver(snapshot, action)
             case do.FinishLetters():
                 if self._letters is not None:
                     await self._letters.finish(snapshot.flow.flow)
@@ -270,7 +275,7 @@ def _ms(seconds: float) -> float:
 def touches(action: do.Action) -> str:
     """What an action touches: while one of a key is being done, no second one of it is begun."""
     match action:
-        case do.UpdateFlow() | do.ConfirmIngress() | do.RecordHistory() | do.MoveStrays():
+        case do.UpdateFlow() | do.ConfirmIngress() | do.RecordHistory() | do.MoveStrays() | do.RedeliverStuck():
             return "flow"
         case (
             do.Forget(deployment=number)

@@ -11,7 +11,7 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan
 from headrace.model.flow_graph import find_trigger
 from headrace.model.route import Route
-from services.orchestrator.domain.assets import consumer_view_config, stream_view
+from services.orchestrator.domain.assets import consumer_view, stream_view
 from services.orchestrator.domain.dead_letters import (
     DEFAULT_LIMITS,
     LetterLimits,
@@ -21,7 +21,8 @@ from services.orchestrator.domain.dead_letters import (
 )
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, VersionDocument
 from services.orchestrator.domain.flow_states import FlowState
-from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView
+from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView, Suspicion
+from services.orchestrator.domain.stuck_messages import suspicions
 from services.orchestrator.domain.suspension import LIMIT_REASON
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.stores import Stores
@@ -30,7 +31,7 @@ from services.orchestrator.wall_clock import WallClock
 
 @dataclass
 class SnapshotReader:
-    """Plans and versions are immutable, so they are read once."""
+    """Plans and versions are immutable, so they are read once. Remembers which durables are suspected since when."""
 
     stores: Stores
     assets: JetStreamAssets
@@ -40,6 +41,7 @@ class SnapshotReader:
     letter_limits: LetterLimits = DEFAULT_LIMITS
     _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
+    _suspicions: dict[str, dict[str, Suspicion]] = field(default_factory=dict)
 
     async def read(self, name: str) -> Snapshot | None:
         """None when there is no such flow."""
@@ -60,8 +62,9 @@ class SnapshotReader:
             self._wanted_route(document),
         )
         instances, statuses = self.observer.views_of(name)
+        now = self.clock.now()
         return Snapshot(
-            now=self.clock.now(),
+            now=now,
             workspace=self.stores.workspace,
             flow=document,
             flow_revision=revision,
@@ -79,6 +82,7 @@ class SnapshotReader:
             stream_copies=self.assets.copies,
             letters=letters,
             letter_limits=self.letter_limits,
+            suspicions=self._suspected(name, stream, consumers, now),
         )
 
     async def version(self, flow: str, number: int) -> VersionDocument:
@@ -90,6 +94,7 @@ class SnapshotReader:
 
     def forget(self, flow: str) -> None:
         """Drops what is remembered of a deleted flow."""
+        self._suspicions.pop(flow, None)
         self._plans = {key: plan for key, plan in self._plans.items() if key[0] != flow}
         self._versions = {key: version for key, version in self._versions.items() if key[0] != flow}
 
@@ -131,14 +136,22 @@ class SnapshotReader:
         if not document.has_stream:
             return {}
         infos = await self.assets.consumers(subjects.flow_stream(self.stores.workspace, document.flow))
-        return {
-            str(info["name"]): ConsumerView(
-                consumer_view_config(info["config"]),
-                paused=bool(info.get("paused")),
-                in_flight=int(info.get("num_ack_pending", 0)),
-            )
-            for info in infos
-        }
+        return {str(info["name"]): consumer_view(info) for info in infos}
+
+    def _suspected(
+        self, flow: str, stream: StreamView | None, consumers: dict[str, ConsumerView], now: float
+    ) -> dict[str, Suspicion]:
+        found = suspicions(stream, consumers, self._suspicions.get(flow, {}), now)
+        if found:
+            self._suspicions[flow] = found
+        else:
+            self._suspicions.pop(flow, None)
+        return found
+
+    def begin_suspicion_anew(self, flow: str, durable: str) -> None:
+        """Something was done about it: from now on it has to be found again, and for as long."""
+        found = self._suspicions.get(flow, {})
+        self._suspicions[flow] = {name: suspicion for name, suspicion in found.items() if name != durable}
 
     async def _wanted_route(self, document: FlowDocument) -> Route:
         """Follows from the flow document and the version that runs (or is being started)."""

@@ -47,6 +47,7 @@ def flow_status(
         profile=profile,
         ingress_repairs=flow.ingress_repairs,
         strays_moved=flow.strays_moved,
+        stuck_redelivered=flow.stuck_redelivered,
         ingress_owner=flow.ingress,
         webhook_url=webhook_url,
         problems=problems_of(snapshot),

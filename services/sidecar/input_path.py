@@ -109,6 +109,7 @@ class PlainPath:
         self._timers, self._counters, self._hops = timers, counters, hops
         self._on_occupancy = on_occupancy
         self._redelivered_until = redelivered_until
+        self._newest = 0
         self._clock = clock
         self._held: dict[str, HeldInput] = {}
         self._consumption: Consumption | None = None
@@ -164,17 +165,21 @@ class PlainPath:
         fresh: list[HeldInput] = []
         for delivery in deliveries:
             self._counters["received"] += 1
-            if delivery.attempt == 1 and delivery.stream_sequence <= self._redelivered_until:
-                delivery.attempt = 2  # the broker's own count began anew when the messages were reclaimed
+            # First deliveries come in the order of the stream: one below another was made before, to whomever, and
+            # the orchestrator let the consumer begin anew since (a message that was acknowledged and not removed).
+            brought_back = delivery.attempt == 1 and delivery.stream_sequence <= self._newest
+            self._newest = max(self._newest, delivery.stream_sequence)
+            if brought_back or (delivery.attempt == 1 and delivery.stream_sequence <= self._redelivered_until):
+                delivery.attempt = 2  # the broker's own count began anew with the consumer
             if delivery.attempt > 1:
                 self._counters["redelivered"] += 1
-            held = self._take(delivery, now)
+            held = self._take(delivery, now, brought_back=brought_back)
             if held is not None:
                 fresh.append(held)
         if fresh:
             self.submit(fresh)
 
-    def _take(self, delivery: Delivery, now: float) -> HeldInput | None:
+    def _take(self, delivery: Delivery, now: float, *, brought_back: bool) -> HeldInput | None:
         try:
             envelope = decode_envelope(delivery.payload)
         except MalformedMessage as error:
@@ -201,7 +206,7 @@ class PlainPath:
         self._hops.received(delivery, envelope)
         held = HeldInput(delivery, envelope, message_id, now)
         held.in_doubt = envelope.in_doubt
-        if delivery.attempt > 1 and self._doubtful(delivery):
+        if brought_back or (delivery.attempt > 1 and self._doubtful(delivery)):
             held.in_doubt = True
             self._letters.note_doubt(held)
         return self._hold(held)

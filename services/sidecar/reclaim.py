@@ -26,7 +26,8 @@ TIMEOUT_S = 2.0
 
 async def reclaim(connection: Client, settings: Settings) -> int:
     """Resets the step's consumer if it has unacknowledged messages; answers the highest stream sequence that
-    was delivered before (what comes again up to it is a redelivery, though the broker counts anew), else 0.
+    was delivered before: what comes up to it, now or when the consumer is reset later, is a redelivery, though the
+    broker counts anew. 0 where nothing was.
 
     Never raises: without it the broker redelivers after the ack deadline.
     """
@@ -36,18 +37,21 @@ async def reclaim(connection: Client, settings: Settings) -> int:
 
 
 async def begin_anew(connection: Client, stream: str, consumer: str, *, only_held: bool = False) -> int:
-    """Resets a durable that has delivered something (with `only_held`: that is not acknowledged). Answers and never
-    raises, as `reclaim`; of a durable that is not there it answers 0."""
+    """Resets a durable that has delivered something (with `only_held`: only one with something unacknowledged).
+    Answers and never raises, as `reclaim`; of a durable that is not there it answers 0."""
     assets = JetStreamAssets(connection, timeout_s=TIMEOUT_S)
     try:
         info = await assets.request(f"CONSUMER.INFO.{stream}.{consumer}")
         held = int(info["num_ack_pending"])
-        if int(info["delivered"]["consumer_seq"]) == 0 or (only_held and held == 0):
+        delivered = int(info["delivered"]["stream_seq"])
+        if int(info["delivered"]["consumer_seq"]) == 0:
             return 0
+        if only_held and held == 0:
+            return delivered
         await assets.request(f"CONSUMER.RESET.{stream}.{consumer}")
     except (JetStreamApiError, Unavailable) as error:
         if not isinstance(error, JetStreamApiError) or error.code != CONSUMER_NOT_FOUND:
             log.warning("not reclaimed; redelivery comes after the ack deadline", error=str(error))
         return 0
     log.info("reclaimed what the predecessor held", messages=held, consumer=consumer)
-    return int(info["delivered"]["stream_seq"])
+    return delivered

@@ -316,6 +316,10 @@ class MemoryBroker:
                 "config": consumer.config,
                 "paused": consumer.paused,
                 "num_ack_pending": len(consumer.unacked),
+                "num_pending": sum(
+                    consumer.takes(message.subject) and number not in consumer.unacked
+                    for number, message in stream.messages.items()
+                ),
             }
             for durable, consumer in sorted(stream.consumers.items())
         ]

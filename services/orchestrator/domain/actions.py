@@ -123,6 +123,17 @@ class MoveStrays:
 
 
 @dataclass(frozen=True, slots=True)
+class RedeliverStuck:
+    """Lets a durable begin anew that has not moved and has nothing to deliver, though messages are stored under its
+    filters."""
+
+    durable: str
+    filters: tuple[str, ...]
+    moved: tuple[int, int]
+    stored: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureLetters:
     """The stream of the flow's dead letters."""
 
@@ -189,6 +200,7 @@ Action: TypeAlias = (
     | DropMessages
     | SettleMessages
     | MoveStrays
+    | RedeliverStuck
     | EnsureLetters
     | FinishLetters
     | RecordHistory

@@ -16,6 +16,7 @@ from services.orchestrator.domain.actions import (
 from services.orchestrator.domain.assets import wanted_consumers, wanted_stream
 from services.orchestrator.domain.slot_handover import former, let_go_of
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.stuck_messages import filters_of
 
 
 def plan_stream(snapshot: Snapshot) -> list[Action]:
@@ -48,11 +49,11 @@ def plan_consumers(snapshot: Snapshot) -> list[Action]:
     for name, (config, paused) in wanted.items():
         view = snapshot.consumers.get(name)
         if view is None:
-            listed = all(stream.takes(subjects.owner_filter_of(item)) for item in _filters(config))
+            listed = all(stream.takes(subjects.owner_filter_of(item)) for item in filters_of(config))
             if listed and not _has_former(snapshot, name):
                 actions.append(EnsureConsumer(config, paused))
         elif dict(view.config) != config:
-            moved = _filters(dict(view.config)) != _filters(config)
+            moved = filters_of(view.config) != filters_of(config)
             actions.append(EnsureConsumer(config, paused, recreate=moved))
         elif view.paused != paused:
             actions.append(PauseConsumer(name, paused))
@@ -66,8 +67,3 @@ def _has_former(snapshot: Snapshot, durable: str) -> bool:
     """Two durables of one slot are refused by the broker: the former goes first."""
     slot = subjects.parse_slot_consumer(durable)
     return slot is not None and bool(former(snapshot, slot.deployment, slot.step, slot.slot))
-
-
-def _filters(config: dict[str, object]) -> tuple[str, ...]:
-    several = config.get("filter_subjects")
-    return tuple(several) if isinstance(several, tuple) else (str(config.get("filter_subject", "")),)

@@ -12,7 +12,7 @@ from services.orchestrator.domain.documents import DROP, FlowDocument, current_e
 from services.orchestrator.domain.drain_choice import settling
 from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowState
 from services.orchestrator.domain.slot_handover import durables, waits_for_slot
-from services.orchestrator.domain.snapshot import Snapshot, StreamView
+from services.orchestrator.domain.snapshot import ConsumerView, Snapshot, StreamView
 
 NANOS = 1_000_000_000
 DUPLICATE_WINDOW_S = 120
@@ -151,6 +151,18 @@ def consumer_view_config(config: Mapping[str, object]) -> dict[str, object]:
         shown["filter_subjects"] = tuple(_sequence(config["filter_subjects"]))
     shown["metadata"] = _own_metadata(config)
     return shown
+
+
+def consumer_view(info: Mapping[str, object]) -> ConsumerView:
+    """What the planner needs of a CONSUMER.INFO answer, or of one of CONSUMER.LIST."""
+    delivered, floor = (int(str(_mapping(info.get(key)).get("stream_seq", 0))) for key in ("delivered", "ack_floor"))
+    return ConsumerView(
+        consumer_view_config(_mapping(info["config"])),
+        paused=bool(info.get("paused")),
+        in_flight=int(str(info.get("num_ack_pending", 0))),
+        pending=int(str(info.get("num_pending", 0))),
+        moved=(delivered, floor),
+    )
 
 
 def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], bool]]:

@@ -122,6 +122,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # under an owner that nobody works for.
     ingress_repairs: int = 0
     strays_moved: int = 0
+    # How many stored messages were delivered again that their durable would not have delivered.
+    stuck_redelivered: int = 0
     # Entries of the history that are not stored yet, and the number of the next one.
     history: tuple[HistoryEntry, ...] = ()
     history_next: int = 1

@@ -139,6 +139,9 @@ def _came_of_it(
         yield {"what": "ingress-repaired", "detail": f"back to {after.ingress or 'closed'}"}
     if after.strays_moved > before.strays_moved:
         yield {"what": "strays-moved", "detail": f"{after.strays_moved - before.strays_moved} messages"}
+    if after.stuck_redelivered > before.stuck_redelivered:
+        count = after.stuck_redelivered - before.stuck_redelivered
+        yield {"what": "stuck-redelivered", "detail": f"{count} messages"}
 
 
 def _why_suspended(after: FlowDocument) -> str:

@@ -26,6 +26,8 @@ from services.orchestrator.domain.listener_handover import note_gap
 from services.orchestrator.domain.operation_planner import plan_operations
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.strays import plan_strays
+from services.orchestrator.domain.stuck_messages import plan_stuck
+from services.orchestrator.domain.stuck_messages import recheck_s as stuck_recheck_s
 from services.orchestrator.domain.stuck_steps import plan_error_suspension
 from services.orchestrator.domain.suspension import DEFAULT_TIME_S, plan_suspension, recheck_s
 from services.orchestrator.domain.switching import plan_switch
@@ -66,7 +68,7 @@ def make_plan(snapshot: Snapshot) -> Plan:
         if snapshot.flow.history:
             actions.append(RecordHistory())
         else:
-            actions += plan_strays(snapshot)
+            actions += plan_strays(snapshot) or plan_stuck(snapshot)
     return Plan(tuple(actions), _recheck(snapshot))
 
 
@@ -89,6 +91,8 @@ def _recheck(snapshot: Snapshot) -> float | None:
             times.append(min(LONGEST_DRAIN_RECHECK_S, max(DRAIN_RECHECK_S, drained_for / 20)))
     if (suspended := recheck_s(flow)) is not None:
         times.append(suspended)
+    if (stuck := stuck_recheck_s(snapshot)) is not None:
+        times.append(stuck)
     if flow.operation is not None and flow.operation.deadline > snapshot.now:
         times.append(flow.operation.deadline - snapshot.now + DEADLINE_SLACK_S)
     if flow.target_deadline > snapshot.now:

@@ -106,11 +106,25 @@ class StreamView:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerView:
-    """A durable: the part of its config that is decided here, and whether it is paused."""
+    """A durable: the part of its config that is decided here, whether it is paused, how many messages it has
+    delivered that are not acknowledged, how many it has still to deliver, and what rises whenever it delivers or is
+    acknowledged (sequences of the stream)."""
 
     config: Mapping[str, object]
     paused: bool
     in_flight: int = 0
+    pending: int = 0
+    moved: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Since when (Unix seconds) a durable that has not moved shows nothing to do though this many messages are stored
+    for it."""
+
+    moved: tuple[int, int]
+    since: float
+    stored: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +162,8 @@ class Snapshot:
     letters: LettersView | None = None
     letter_limits: LetterLimits = DEFAULT_LIMITS
     route_revision: int = 0
+    # By the name of the durable.
+    suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)
