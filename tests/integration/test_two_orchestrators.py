@@ -262,7 +262,8 @@ async def test_the_broker_restarts_during_renewals(rig: OrchestratorRig) -> None
             await rig.broker.start()
             await asyncio.gather(*(_one_leads(address) for address in (rig.address, standby.address)))
             await client.inject("orders", b"{}", request_id=f"away {away_s}")
-        await eventually(lambda: len(rig.agent.handled) == 2)
+        # The broker may be killed before it has the first one's acknowledgement: then that comes twice.
+        await eventually(lambda: len({message for *_, message in rig.agent.handled}) == 2)
         assert len(rig.agent.started) == 2
         assert rig.agent.stopped == []
 
