@@ -27,6 +27,8 @@ from services.orchestrator.domain.leadership import EpochDocument, LeaseDocument
 log = get_logger(__name__)
 
 LEASE_KEY = "leader"
+# Written in place of a lease that was given back: nobody believes in it any more.
+RELEASED = LeaseDocument("", "", "")
 EPOCH_KEY = "epoch"
 CAS_ATTEMPTS = 8
 
@@ -63,6 +65,7 @@ class Lease:
         self._revision = 0
         self._valid_until = 0.0
         self._wait_until = 0.0
+        self._seen_revision = 0
         self._serving = False
         self._changed: set[asyncio.Event] = set()
 
@@ -143,7 +146,7 @@ class Lease:
         self._revision = 0
         with contextlib.suppress(HeadraceError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await self._bucket.delete(LEASE_KEY, revision)
+                await self._bucket.update(LEASE_KEY, encode(RELEASED), revision)
 
     async def _lose(self, on_lost: Callable[[], Awaitable[None]]) -> None:
         log.warning("lease lost: this orchestrator stops acting", name=self.name, epoch=self.epoch)
@@ -169,6 +172,13 @@ class Lease:
     async def _look(self, bucket: Bucket) -> Entry | None:
         entry = await bucket.get(LEASE_KEY)
         seen = decode(entry.value or b"", LeaseDocument) if entry is not None else None
+        if seen == RELEASED:
+            seen, self._wait_until = None, 0.0
+        elif entry is not None and entry.revision != self._seen_revision:
+            # Its holder renewed it a moment ago and believes in it for nearly the whole term: should the key be gone
+            # at the next look, it did not expire, but was lost with its bucket.
+            self._seen_revision = entry.revision
+            self._wait_until = self._monotonic() + self._terms.ttl
         if seen != self.leader:
             self.leader = seen
             self._tell()
@@ -180,7 +190,7 @@ class Lease:
             entry = await self._look(bucket)
             if entry is not None and self.leader is not None and self.leader.name != self.name:
                 return False
-            if self._monotonic() < self._wait_until:
+            if entry is None and self._monotonic() < self._wait_until:
                 return False
             asked_at = self._monotonic()
             mine = LeaseDocument(self.name, self._incarnation, self.address)

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PROTOCOL_VERSION = 1
-HANDSHAKE_LIMIT_S = 5.0
+HANDSHAKE_LIMIT_S = 10.0
 INIT_LIMIT_S = 60.0
-PING_LIMIT_S = 5.0
+PING_LIMIT_S = 10.0
 END_GRACE_S = 1.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
               "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GRPC_EXPERIMENTS",
@@ -135,7 +135,7 @@ class ComponentProcess:
         self._channel = open_channel(f"unix:{self._socket}")
         self._stub = component_pb2_grpc.ComponentServiceStub(self._channel)  # type: ignore[no-untyped-call]
         request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
-        answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S)
+        answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._failed(
                 "PROTOCOL_VERSION",
@@ -223,12 +223,13 @@ class ComponentProcess:
         self._logs.end()
         self._socket.unlink(missing_ok=True)
 
-    async def _call(self, what: str, method: Any, request: Any, limit_s: float) -> Any:
-        """A unary call that also ends when the process does."""
+    async def _call(self, what: str, method: Any, request: Any, limit_s: float, *, connecting: bool = False) -> Any:
+        """A unary call that also ends when the process does; `connecting`: a connection that takes its time is
+        waited for, up to the limit."""
         import grpc
 
         async def answer() -> Any:
-            return await method(request, timeout=limit_s)
+            return await method(request, timeout=limit_s, wait_for_ready=connecting)
 
         call = asyncio.ensure_future(answer())
         death = asyncio.ensure_future(self._child.wait())
