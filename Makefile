@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
-	@echo "make test            set up, then run all tests; names at the end what could not run here"
+	@echo "make test [JOBS=2]   set up, then run all tests; names at the end what could not run here"
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
 	@echo "make bench           measure; writes build/bench.json"
 	@echo "make tools           build the real tools the tests can use (grpcurl; needs Go)"
@@ -36,8 +36,10 @@ stubs: $(VENV)/.stamp
 demo: stubs
 	@$(BIN)/headrace demo $(if $(ONCE),--once)
 
+# Two at once: most tests wait for processes more than they work. Whoever debugs one says JOBS=0.
+JOBS ?= 2
 test: stubs
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 unit: stubs
 	@$(BIN)/python -m pytest tests/unit

@@ -32,8 +32,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[BrokerProcess]:
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import real_tools  # noqa: E402
 
-_NOT_RUN: dict[str, list[str]] = {}
-
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`@pytest.mark.needs("grpcurl")`: without the tool the test is not run, and named at the end;
@@ -43,8 +41,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if real_tools.locate(tool) is None:
             if os.environ.get("HEADRACE_REQUIRE") == "all":
                 pytest.fail(f"{tool} is missing and HEADRACE_REQUIRE=all; {_remedy(tool)}")
-            _NOT_RUN.setdefault(tool, []).append(item.nodeid)
-            pytest.skip(f"needs {tool}")
+            pytest.skip(f"needs {tool}; {_remedy(tool)}")
 
 
 def _remedy(tool: str) -> str:
@@ -52,15 +49,15 @@ def _remedy(tool: str) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names every test that did not run: for want of a tool, or skipped for whatever other reason."""
-    for tool, tests in sorted(_NOT_RUN.items()):
-        terminalreporter.write_line(f"NOT RUN, for want of {tool} ({_remedy(tool)}): {len(tests)} tests")
+    """Names every test that did not run, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    for reason, tests in sorted(reasons.items()):
+        terminalreporter.write_line(f"NOT RUN: {len(tests)} tests: {reason}")
         for test in tests:
             terminalreporter.write_line(f"  {test}")
-    named = {test for tests in _NOT_RUN.values() for test in tests}
-    for report in terminalreporter.stats.get("skipped", []):
-        if report.nodeid not in named:
-            terminalreporter.write_line(f"NOT RUN: {report.nodeid}: {report.longrepr[-1]}")
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,8 @@ def config(*owners: str, ingress: str = "", limit: int = 100) -> dict[str, Any]:
         "discard": "new",
         "discard_new_per_subject": True,
         "max_msgs_per_subject": limit,
+        "allow_atomic": True,
+        "allow_rollup_hdrs": True,
         "duplicate_window": 120 * SECOND,
         "num_replicas": 1,
         "metadata": {"headrace-flow": "orders", "headrace-generation": "1"},

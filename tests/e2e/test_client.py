@@ -53,10 +53,10 @@ async def test_a_flow_from_apply_to_delete_watched(module_mesh: RunningMesh, flo
         async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
             tasks.create_task(watch())
             await eventually(lambda: seen)
-            steps: list[str] = []
-            started = await client.start(name, progress=lambda now: steps.extend(now.steps))
+            told: list[str] = []
+            started = await client.start(name, progress=lambda now: told.append(now.verb))
             assert (started.version, started.deployment) == (1, 1)
-            assert set(steps) == {"receive"}
+            assert set(told) == {"start"}
             with pytest.raises(WrongState):
                 await client.delete_flow(name)
             first = await client.inject(name, b"{}", request_id="the-same")

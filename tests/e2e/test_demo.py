@@ -105,7 +105,8 @@ def test_one_cent_in_price_and_a_missing_effect_fail_the_demo(example: Path) -> 
     differing = {(item["order"], item["what"]): item for item in result["differing"]}
     cents = [item for (_, what), item in differing.items() if what == "total_cents"]
     assert cents
-    assert all(0 < abs(int(item["expected"]) - int(item["got"])) <= 10 for item in cents)
+    off = [int(item["got"]) - int(item["expected"]) for item in cents]  # a cent an article, before discounts and tax
+    assert 0 < min(off) < 10
     assert ("O-0111", "effect missing") in differing
     assert not result["ok"]
     assert result["orders"] - result["correct"] == len({order for order, _ in differing})
