@@ -36,7 +36,7 @@ from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.revision_checks import listens
 from services.orchestrator.snapshot_reader import SnapshotReader
-from services.orchestrator.stores import Stores
+from services.orchestrator.stores import CAS_PAUSES_S, Stores, keeps_changing
 from services.orchestrator.verb_queue import VerbQueue
 from services.orchestrator.wall_clock import WallClock
 
@@ -109,27 +109,22 @@ class FlowService:
     async def delete(self, name: str, etag: str) -> None:
         """Deletes a stopped flow: its stream (refused while messages wait), versions, pins, route."""
         await self._settled(name)
-        document, revision = await self.stores.existing_flow(name)
-        flow_verbs.check_etag(document, etag)
-        flow_verbs.check_idle(document, "delete")
+        for pause_s in CAS_PAUSES_S:
+            document, revision = await self.stores.existing_flow(name)
+            flow_verbs.check_etag(document, etag)
+            flow_verbs.check_idle(document, "delete")
+            await self._check_empty(document)
+            route_revision = (await self.stores.route(name))[1]
+            await self.stores.remember_deleted(document)
+            try:
+                await self.stores.flows.delete(flow_key(name), revision)
+            except Conflict:  # its history was just written down
+                await asyncio.sleep(pause_s)
+                continue
+            break
+        else:
+            raise keeps_changing(f"flow {name!r}")
         stream = subjects.flow_stream(self.stores.workspace, name)
-        info = await self.assets.stream_info(stream) if document.has_stream else None
-        route_revision = (await self.stores.route(name))[1]
-        if info is not None and int(info["state"]["messages"]):
-            raise WrongState(
-                f"flow {name!r} still keeps {info['state']['messages']} messages",
-                reason="MESSAGES_WAIT",
-                next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
-            )
-        letters = await self.reader.letters(document)
-        if letters is not None and letters.kept:
-            raise WrongState(
-                f"flow {name!r} still keeps {letters.kept} dead letters",
-                reason="DEAD_LETTERS_KEPT",
-                next_step=f"Replay them, or delete them: headrace dead-letters discard {name} --all --yes",
-            )
-        await self.stores.remember_deleted(document)
-        await self.stores.flows.delete(flow_key(name), revision)
         await self.assets.delete_stream(stream)
         await self.assets.delete_stream(subjects.dead_letter_stream(self.stores.workspace, name))
         for version in range(1, document.latest_version + 1):
@@ -145,6 +140,25 @@ class FlowService:
         await HistoryLog(self.assets, self.stores.workspace).record_deleted(self.stores)
         self.reader.forget(name)
         self.loops.wake(name)
+
+    async def _check_empty(self, document: FlowDocument) -> None:
+        """WrongState while the flow keeps messages or dead letters."""
+        name = document.flow
+        stream = subjects.flow_stream(self.stores.workspace, name)
+        info = await self.assets.stream_info(stream) if document.has_stream else None
+        if info is not None and int(info["state"]["messages"]):
+            raise WrongState(
+                f"flow {name!r} still keeps {info['state']['messages']} messages",
+                reason="MESSAGES_WAIT",
+                next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
+            )
+        letters = await self.reader.letters(document)
+        if letters is not None and letters.kept:
+            raise WrongState(
+                f"flow {name!r} still keeps {letters.kept} dead letters",
+                reason="DEAD_LETTERS_KEPT",
+                next_step=f"Replay them, or delete them: headrace dead-letters discard {name} --all --yes",
+            )
 
     async def start(
         self, name: str, version: int, request_id: str, timeout_s: float, wait_s: float = 0.0

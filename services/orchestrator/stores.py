@@ -44,7 +44,15 @@ from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.history_entry import HistoryEntry
 from services.orchestrator.domain.tick_plan import TickCursor, tick_key
 
-CAS_ATTEMPTS = 8
+# Between tries of a compare-and-set: half a second in all.
+CAS_PAUSES_S = tuple(0.002 * 2**tries for tries in range(8))
+
+
+def keeps_changing(what: str) -> Conflict:
+    """After the last try."""
+    return Conflict(f"{what} keeps changing", reason="BUSY", next_step="Try again")
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -100,15 +108,16 @@ class Stores:
 
     async def change_flow(self, name: str, edit: Callable[[FlowDocument], Awaitable[FlowDocument]]) -> FlowDocument:
         """Reads, edits, writes; again when somebody else was faster. Errors of `edit` go through."""
-        for _ in range(CAS_ATTEMPTS):
+        for pause_s in CAS_PAUSES_S:
             document, revision = await self.existing_flow(name)
             changed = noted(document, await edit(document), current_caller(), self.now())
             try:
                 await self.write_flow(changed, revision)
             except Conflict:
+                await asyncio.sleep(pause_s)
                 continue
             return changed
-        raise Conflict(f"flow {name!r} keeps changing", reason="BUSY", next_step="Try again")
+        raise keeps_changing(f"flow {name!r}")
 
     async def deleted_flow(self, name: str) -> DeletedFlow | None:
         entry = await self.flows.get(deleted_flow_key(name))
@@ -153,7 +162,7 @@ class Stores:
 
     async def write_operation(self, document: OperationDocument) -> None:
         """Creates or replaces; an operation that is done is never changed again."""
-        for _ in range(CAS_ATTEMPTS):
+        for pause_s in CAS_PAUSES_S:
             found = await self.operation(document.id)
             try:
                 if found is None:
@@ -161,9 +170,10 @@ class Stores:
                 elif not found[0].done:
                     await self.flows.update(operation_key(document.id), encode(document), found[1])
             except Conflict:
+                await asyncio.sleep(pause_s)
                 continue
             return
-        raise Conflict(f"operation {document.id} keeps changing", reason="BUSY", next_step="Try again")
+        raise keeps_changing(f"operation {document.id}")
 
     # Deployments.
 
