@@ -177,7 +177,7 @@ async def test_a_late_purge_takes_nothing_of_a_later_start(rig: OrchestratorRig,
         assert sum((await rig.counts("orders")).values()) == 3
         proxy.thaw()
         os.kill(zombie.process.pid, signal.SIGCONT)
-        await led_by(zombie.address, "orchestrator-2")
+        await led_by(zombie.address, "orchestrator-2", within_s=30.0)
         assert b"STREAM.PURGE" in proxy.sent, "the purge never reached the broker"
         rig.agent.keep.clear()
         await eventually(lambda: len(rig.agent.handled) == 3)
@@ -210,7 +210,7 @@ async def test_a_late_route_is_refused(rig: OrchestratorRig, proxy: TcpProxy) ->
         await client.start("orders")
         proxy.thaw()
         os.kill(zombie.process.pid, signal.SIGCONT)
-        await led_by(zombie.address, "orchestrator-2")
+        await led_by(zombie.address, "orchestrator-2", within_s=30.0)
         assert b"STOPPING" in proxy.sent.rpartition(b"PUB $KV.hr_default_routes.orders")[2]
         await client.stop("orders")
         await eventually(lambda: written[-1].state == "STOPPED")

@@ -84,8 +84,11 @@ async def test_a_message_that_fails_for_good_waits_and_goes_on_when_it_can(tmp_p
             status = await suspended(client, flow)
             broken.write_text("")
             await client.resume(flow.name)
-            await eventually(lambda: len(ledger.read_text().split()) >= len(sent), within_s=30)
-            assert Counter(ledger.read_text().split()) == Counter(sent)
+            await eventually(lambda: set(ledger.read_text().split()) == set(sent), within_s=30)
+            if not key:
+                assert Counter(ledger.read_text().split()) == Counter(sent)
+            # With a key what was done after the bad one waits for its commit, and is done again after a kill: an
+            # effect outside the mesh, at the very step that was killed, may repeat.
 
             async def empty() -> bool:
                 return not sum(step.waiting + step.in_flight for step in (await client.get_status(flow.name)).steps)
