@@ -9,7 +9,7 @@ from services.orchestrator.domain.assets import dropping
 from services.orchestrator.domain.documents import change, give_ingress, without_target
 from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, next_state
-from services.orchestrator.domain.snapshot import Progress, Snapshot
+from services.orchestrator.domain.snapshot import Snapshot
 
 
 def plan_stopping(snapshot: Snapshot) -> Action | None:
@@ -66,10 +66,4 @@ def drained(snapshot: Snapshot, deployment: int) -> bool:
         return False
     if snapshot.stream is None or not snapshot.agent_known or snapshot.waiting_of(deployment):
         return False
-    for instance in snapshot.wanted_instances(deployment):
-        if instance.name not in snapshot.instances:
-            continue
-        status = snapshot.statuses.get(instance.name)
-        if status is None or status.progress != Progress.DRAINED or status.generation < state.generation:
-            return False
-    return True
+    return snapshot.all_drained(snapshot.wanted_instances(deployment), state.generation)

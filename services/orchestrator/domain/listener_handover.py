@@ -109,13 +109,7 @@ def _closed(snapshot: Snapshot, deployment: int) -> bool:
         or snapshot.flow.target in snapshot.flow.strict
     ):
         return False
-    for instance in _listeners(snapshot, deployment):
-        if instance.name not in snapshot.instances:
-            continue
-        status = snapshot.statuses.get(instance.name)
-        if status is None or status.progress != Progress.DRAINED or status.generation < state.generation:
-            return False
-    return True
+    return snapshot.all_drained(_listeners(snapshot, deployment), state.generation)
 
 
 def _listeners(snapshot: Snapshot, deployment: int) -> list[InstanceView]:

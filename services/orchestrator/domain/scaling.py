@@ -23,12 +23,11 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.operation_ends import Ending
 from services.orchestrator.domain.slot_handover import moving, rebalanced_state
-from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot
+from services.orchestrator.domain.snapshot import WORKING, DeploymentView, InstanceView, Progress, Snapshot
 
 GIVE_WAY = "GiveWay"
 # How long an instance may take to finish what it holds before it is stopped all the same.
 GIVE_WAY_LIMIT_S = 60.0
-_WORKING = (Progress.ACTIVE, Progress.DRAINING, Progress.DRAINED)
 
 
 def check_replicas(replicas: int) -> None:
@@ -103,7 +102,7 @@ def let_go(snapshot: Snapshot, state: DeploymentState, instance: InstanceView) -
     status = snapshot.statuses.get(instance.name)
     if status is None:
         return None
-    if status.progress not in _WORKING:
+    if status.progress not in WORKING:
         return stop  # it never worked, or its component is broken: it can finish nothing
     if not status.gave_way or status.generation < state.generation:
         return CallInstance(instance.name, GIVE_WAY, state.generation)

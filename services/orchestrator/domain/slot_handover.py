@@ -16,12 +16,11 @@ from headrace.model.deployment import DeploymentPhase, DeploymentPlan, Deploymen
 from services.orchestrator.domain.actions import SetState
 from services.orchestrator.domain.deployment_phases import OVER
 from services.orchestrator.domain.slot_owners import balanced, leases_of
-from services.orchestrator.domain.snapshot import DeploymentView, Progress, Snapshot, StatusView
+from services.orchestrator.domain.snapshot import WORKING, DeploymentView, Progress, Snapshot, StatusView
 
 # How long a former owner may take to finish what it holds of a slot.
 HAND_OVER_LIMIT_S = 60.0
 _READY = (Progress.WARM, Progress.ACTIVE)
-_WORKING = (Progress.ACTIVE, Progress.DRAINING, Progress.DRAINED)
 
 
 def first_owners(plan: DeploymentPlan, replicas: dict[str, int], generation: int) -> dict[str, tuple[SlotOwner, ...]]:
@@ -123,7 +122,7 @@ def let_go_of(snapshot: Snapshot, durable: str) -> bool:
 
 def _may_hold(status: StatusView, lease: tuple[int, int], decided: int) -> bool:
     """One that has not begun to work pulls from nothing; it begins with what is decided now."""
-    return lease in status.slots or (status.progress in _WORKING and status.generation < decided)
+    return lease in status.slots or (status.progress in WORKING and status.generation < decided)
 
 
 def moving(snapshot: Snapshot, deployment: int, step: str) -> list[int]:
@@ -163,15 +162,10 @@ def _slot_over(snapshot: Snapshot, deployment: int, step: str, slot: int) -> boo
 
 
 def _quiet(snapshot: Snapshot, view: DeploymentView, step: str) -> bool:
-    """Every instance of a step reports with the drain's generation that it holds nothing, or is gone."""
+    """Every instance of a step, wanted or not, has drained."""
     assert view.state is not None
-    for instance in snapshot.instances.values():
-        if (instance.deployment, instance.step) != (view.number, step):
-            continue
-        status = snapshot.statuses.get(instance.name)
-        if status is None or status.progress != Progress.DRAINED or status.generation < view.state.generation:
-            return False
-    return True
+    of_step = [item for item in snapshot.instances.values() if (item.deployment, item.step) == (view.number, step)]
+    return snapshot.all_drained(of_step, view.state.generation)
 
 
 def upstream(plan: DeploymentPlan, step: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -25,6 +25,10 @@ class Progress(StrEnum):
     DRAINING = "DRAINING"
     DRAINED = "DRAINED"
     FAILED = "FAILED"
+
+
+# Of an instance that has begun to work.
+WORKING = (Progress.ACTIVE, Progress.DRAINING, Progress.DRAINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,16 @@ class Snapshot:
             for step in view.plan.steps
             for replica in range(view.state.replicas.get(step.name, 1))
         ]
+
+    def all_drained(self, instances: Iterable[InstanceView], generation: int) -> bool:
+        """Each says with this generation, or a later one, that it holds nothing, or is gone as its agent knows."""
+        return all(
+            (status := self.statuses.get(instance.name)) is not None
+            and status.progress == Progress.DRAINED
+            and status.generation >= generation
+            for instance in instances
+            if instance.name in self.instances
+        )
 
     def waiting(self, owner: str) -> int:
         return self.stream.waiting(owner) if self.stream else 0
