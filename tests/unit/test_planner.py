@@ -290,6 +290,22 @@ def test_a_running_flow_at_rest_needs_nothing() -> None:
     assert plan.recheck_s is None
 
 
+def test_a_restart_cancelled_before_the_old_deployment_drains_leaves_it_running() -> None:
+    """Its pins are resolved in the round after which the ingress would have been parked."""
+    world = fresh()
+    world.verb("start")
+    world.converge()
+    world.verb("restart", restart=True)
+    snapshot = world.snapshot()
+    for action in make_plan(snapshot).actions:
+        world.apply(snapshot, action)
+    assert world.states[2][0].phase == DeploymentPhase.PREPARING
+    world.verb("cancel")
+    world.converge()
+    assert (world.flow.state, world.flow.active, world.flow.ingress) == (FlowState.RUNNING, 1, "d1")
+    assert set(world.flow.live) == {1}
+
+
 def test_messages_that_come_late_reopen_a_closed_deployment() -> None:
     world = fresh()
     world.verb("start")

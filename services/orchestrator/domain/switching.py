@@ -58,8 +58,9 @@ def _restarting(snapshot: Snapshot) -> Action | None:
     flow = snapshot.flow
     view = snapshot.deployments[flow.target]
     if flow.active:
-        if view.plan is None or view.state is None:
-            return None
+        given_up = flow.operation is not None and flow.operation.cancelled
+        if view.plan is None or view.state is None or given_up:
+            return None  # what a person gave up before the old deployment began to drain must not make it drain
         epoch = current_epoch(flow)
         parked = give_ingress(
             flow,
