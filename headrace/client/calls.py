@@ -1,7 +1,8 @@
 """One unary call: a deadline for all its attempts together, retries of what cannot have done harm.
 
-Only UNAVAILABLE is retried, at most five attempts in all, with a doubling delay. A call that changes
-something is retried with the same request, hence with the same `request_id`.
+Only UNAVAILABLE is retried, at most five attempts in all, with a doubling delay (or the one that the mesh asks for).
+A call that changes something is retried with the same request, hence with the same `request_id`, which the mesh does
+once.
 """
 
 from __future__ import annotations
@@ -39,11 +40,18 @@ async def attempt(call: Callable[[float], Awaitable[Answer]], *, address: str, t
         except grpc.aio.AioRpcError as failure:
             error = error_of_call(failure, address)
         error.metadata[ATTEMPTS_KEY] = str(number)
+        delay = max(delay, _asked_for_s(error))
         if not isinstance(error, Unavailable) or number == MAX_ATTEMPTS or loop.time() + delay >= deadline:
             raise error
-        await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311  (jitter)
+        await asyncio.sleep(delay * random.uniform(1.0, 1.2))  # noqa: S311  (jitter)
         delay = min(delay * 2, MAX_DELAY_S)
     raise AssertionError("unreachable")
+
+
+def _asked_for_s(error: HeadraceError) -> float:
+    """How long the mesh says to wait before another attempt; 0 where it does not say."""
+    told = error.metadata.get("retry_after_ms", "")
+    return int(told) / 1000 if told.isdigit() else 0.0
 
 
 def was_repeated(error: HeadraceError) -> bool:

@@ -1,4 +1,12 @@
-"""Errors of gRPC calls and of failed operations, as the error tree of `headrace.model.errors`.
+"""What the client raises: a class for each family of reasons, one for each gRPC status, all below `HeadraceError`.
+
+    try:
+        client.publish("orders")
+    except WrongState as error:
+        print(error.reason, error.message, error.next_step)
+
+Each has `message`, `reason` (UPPER_CASE, stable: what programs look at), `next_step`, and where one field of the
+request is wrong `field` and `value`; `violations` lists all wrong fields, `metadata` what else the mesh says.
 
 The way back of `headrace.edge.error_interceptor`: the class follows the status code, `reason`, `next_step` and
 field violations follow the details. What carries no details of ours (nobody listens, a deadline passed on this
@@ -23,9 +31,28 @@ from headrace.model.errors import (
     HeadraceError,
     InvalidInput,
     NotFound,
+    OutOfRange,
     Unavailable,
     WrongState,
 )
+
+__all__ = [
+    "AlreadyExists",
+    "Cancelled",
+    "Conflict",
+    "Damaged",
+    "DeadlineExceeded",
+    "Exhausted",
+    "FieldViolation",
+    "HeadraceError",
+    "InvalidInput",
+    "NotFound",
+    "OutOfRange",
+    "Unavailable",
+    "WrongState",
+    "error_of_call",
+    "error_of_status",
+]
 
 MESH_UNREACHABLE = "MESH_UNREACHABLE"
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -42,6 +69,7 @@ _CLASSES: dict[str, type[HeadraceError]] = {
         Unavailable,
         Damaged,
         Cancelled,
+        OutOfRange,
     )
 }
 

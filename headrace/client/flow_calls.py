@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
 from headrace.client.calls import was_repeated
 from headrace.client.intervention_calls import InterventionCalls
-from headrace.client.operations import Progress
-from headrace.client.rollout_calls import WAIT_MARGIN_S
-from headrace.client.session import PAGE_SIZE, new_request_id, resource
+from headrace.client.operations import Progress, VerbOptions
+from headrace.client.session import PAGE_SIZE, resource
 from headrace.model.errors import AlreadyExists, NotFound
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+
+
+class StartOptions(VerbOptions, total=False):
+    """Of a start; `timeout_s` is for the whole of it."""
+
+    version: int
+    """Absent or 0: the newest."""
+
+
+class StopOptions(VerbOptions, total=False):
+    """Of a stop; `timeout_s` is for the drain."""
+
+    drop: bool
+    """Throw away what waits."""
 
 
 class FlowCalls(InterventionCalls):
@@ -91,37 +104,33 @@ class FlowCalls(InterventionCalls):
         return await self._collect(page)
 
     async def start(
-        self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S, progress: Progress | None = None
+        self, flow: str, *, progress: Progress | None = None, **options: Unpack[StartOptions]
     ) -> flow_pb2.FlowOperationResult:
         """Starts the newest version (or the one given) and waits until it runs.
 
-        Past `timeout_s` the mesh undoes the start, and its error says which step did not get ready.
+        Past `timeout_s` (120 s) the mesh undoes the start, and its error says which step did not get ready.
         """
-        operation = await self.begin_start(flow, version=version, timeout_s=timeout_s)
-        return await self.wait_operation(operation, timeout_s=timeout_s + WAIT_MARGIN_S, progress=progress)
+        return await self._finished(await self.begin_start(flow, **options), options, START_TIMEOUT_S, progress)
 
-    async def begin_start(self, flow: str, *, version: int = 0, timeout_s: float = START_TIMEOUT_S) -> Any:
+    async def begin_start(self, flow: str, **options: Unpack[StartOptions]) -> Any:
         """Like `start`, without waiting: answers the operation."""
-        request = flow_pb2.StartFlowRequest(name=resource("flows", flow), version=version, request_id=new_request_id())
-        request.timeout.FromMilliseconds(int(timeout_s * 1000))
-        return await self._begin(self._flows().StartFlow, request)
+        request = flow_pb2.StartFlowRequest(name=resource("flows", flow), version=options.get("version", 0))
+        return await self._begin(self._flows().StartFlow, request, options, START_TIMEOUT_S)
 
     async def stop(
-        self, flow: str, *, drop: bool = False, timeout_s: float = STOP_TIMEOUT_S, progress: Progress | None = None
+        self, flow: str, *, progress: Progress | None = None, **options: Unpack[StopOptions]
     ) -> flow_pb2.FlowOperationResult:
         """Stops the flow and waits until it is: messages that wait are finished, or with `drop` thrown away.
 
-        Past `timeout_s` the operation fails, and the flow goes on draining.
+        Past `timeout_s` (60 s) the operation fails, and the flow goes on draining.
         """
-        operation = await self.begin_stop(flow, drop=drop, timeout_s=timeout_s)
-        return await self.wait_operation(operation, timeout_s=timeout_s + WAIT_MARGIN_S, progress=progress)
+        return await self._finished(await self.begin_stop(flow, **options), options, STOP_TIMEOUT_S, progress)
 
-    async def begin_stop(self, flow: str, *, drop: bool = False, timeout_s: float = STOP_TIMEOUT_S) -> Any:
+    async def begin_stop(self, flow: str, **options: Unpack[StopOptions]) -> Any:
         """Like `stop`, without waiting: answers the operation."""
-        mode = flow_pb2.STOP_MODE_DROP if drop else flow_pb2.STOP_MODE_DRAIN
-        request = flow_pb2.StopFlowRequest(name=resource("flows", flow), mode=mode, request_id=new_request_id())
-        request.timeout.FromMilliseconds(int(timeout_s * 1000))
-        return await self._begin(self._flows().StopFlow, request)
+        mode = flow_pb2.STOP_MODE_DROP if options.get("drop") else flow_pb2.STOP_MODE_DRAIN
+        request = flow_pb2.StopFlowRequest(name=resource("flows", flow), mode=mode)
+        return await self._begin(self._flows().StopFlow, request, options, STOP_TIMEOUT_S)
 
     async def get_status(self, flow: str) -> flow_pb2.FlowStatus:
         """Steps, pins, instances, waiting messages, as they are now."""
@@ -149,7 +158,7 @@ class FlowCalls(InterventionCalls):
             body=body,
             content_type=content_type,
             headers=dict(headers or {}),
-            request_id=request_id or new_request_id(),
+            request_id=request_id,
         )
         return await self._call(self._flows().InjectMessage, request)
 

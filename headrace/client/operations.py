@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
@@ -20,18 +20,44 @@ from headrace.model.errors import DeadlineExceeded, HeadraceError, Unavailable
 LOOK_S = 0.25
 # A look answered at once (a server without WaitOperation's waiting) is not repeated sooner than this.
 LEAST_PAUSE_S = 0.05
+# An operation ends by its own limit; the wait for it is this much longer.
+WAIT_MARGIN_S = 10.0
 
 Progress = Callable[[flow_pb2.FlowOperationMetadata], None]
+
+
+class VerbOptions(TypedDict, total=False):
+    """What every verb takes that begins an operation on a flow."""
+
+    timeout_s: float
+    """The operation's own limit, seconds; each verb has its default. Past it the operation fails."""
+    request_id: str
+    """The same id answers the same operation, also of an earlier process; one is drawn where none is given."""
 
 
 class OperationCalls(Session):
     """`google.longrunning.Operations`."""
 
-    async def _begin(self, method: grpc.aio.UnaryUnaryMultiCallable[Any, Any], request: Any) -> Any:
+    async def _begin(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, Any],
+        request: Any,
+        options: VerbOptions,
+        default_s: float,
+    ) -> Any:
         """A call that begins an operation on a flow."""
+        request.request_id = options.get("request_id", "")
+        request.timeout.FromMilliseconds(int(options.get("timeout_s", default_s) * 1000))
         if self.queue_s > 0:
             request.wait_for_running = True
         return await self._call(method, request, timeout_s=self.timeout_s + self.queue_s)
+
+    async def _finished(
+        self, operation: Any, options: VerbOptions, default_s: float, progress: Progress | None, *, times: int = 1
+    ) -> flow_pb2.FlowOperationResult:
+        """The result of an operation that was begun with these options."""
+        limit_s = times * options["timeout_s"] if "timeout_s" in options else default_s
+        return await self.wait_operation(operation, timeout_s=limit_s + WAIT_MARGIN_S, progress=progress)
 
     async def get_operation(self, name: str) -> Any:
         """The operation as it is now (`google.longrunning.Operation`)."""

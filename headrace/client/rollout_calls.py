@@ -3,124 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.client.calls import was_repeated
-from headrace.client.operations import OperationCalls, Progress
-from headrace.client.session import new_request_id, resource
+from headrace.client.operations import OperationCalls, Progress, VerbOptions
+from headrace.client.session import resource
 from headrace.model.errors import InvalidInput, NotFound
 
 READY_TIMEOUT_S = 120.0
-# An operation ends by its own limit; the wait for it is this much longer.
-WAIT_MARGIN_S = 10.0
 WARM_SWITCH = "WARM_SWITCH"
 RESTART = "RESTART"
 
 _Request = flow_pb2.PublishFlowRequest | flow_pb2.RestartFlowRequest | flow_pb2.RollbackFlowRequest
 
 
+class RolloutOptions(VerbOptions, total=False):
+    """How a new deployment takes over. `timeout_s` (120 s) is how long it may take to get ready; past it it fails,
+    and with WARM_SWITCH the old one runs on."""
+
+    strategy: str
+    """`WARM_SWITCH` (the default) or `RESTART`."""
+    strict_order: bool
+    """WARM_SWITCH only: the new trigger waits until the old deployment has drained."""
+
+
 class RolloutCalls(OperationCalls):
-    """`strategy` is `WARM_SWITCH` or `RESTART`; `strict_order` (WARM_SWITCH only) lets the new trigger wait until
-    the old deployment has drained. `timeout_s` is how long the new deployment may take to get ready; past it
-    it fails, and with WARM_SWITCH the old one runs on. The results say what differs from what ran."""
+    """The results say what the new deployment runs otherwise than the one before."""
 
     async def publish(
-        self,
-        flow: str,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-        progress: Progress | None = None,
+        self, flow: str, *, progress: Progress | None = None, **options: Unpack[RolloutOptions]
     ) -> flow_pb2.FlowOperationResult:
         """Makes the draft the next version, and waits until it is (and is deployed, where the flow runs).
 
         WrongState UNCHANGED where the running deployment is exactly that already.
         """
-        operation = await self.begin_publish(
-            flow, etag=etag, strategy=strategy, strict_order=strict_order, timeout_s=timeout_s
-        )
-        return await self._rolled_out(operation, strategy, timeout_s, progress)
+        return await self._rolled_out(await self.begin_publish(flow, **options), options, progress)
 
-    async def begin_publish(
-        self,
-        flow: str,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-    ) -> Any:
+    async def begin_publish(self, flow: str, **options: Unpack[RolloutOptions]) -> Any:
         """Like `publish`, without waiting: answers the operation."""
-        request = flow_pb2.PublishFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._begin(self._flows().PublishFlow, _filled(request, strategy, strict_order, timeout_s))
+        request = flow_pb2.PublishFlowRequest(name=resource("flows", flow))
+        return await self._begin(self._flows().PublishFlow, _filled(request, options), options, READY_TIMEOUT_S)
 
     async def restart(
-        self,
-        flow: str,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-        progress: Progress | None = None,
+        self, flow: str, *, progress: Progress | None = None, **options: Unpack[RolloutOptions]
     ) -> flow_pb2.FlowOperationResult:
         """A new deployment of the version that runs, its references resolved afresh; waits until it runs."""
-        operation = await self.begin_restart(
-            flow, etag=etag, strategy=strategy, strict_order=strict_order, timeout_s=timeout_s
-        )
-        return await self._rolled_out(operation, strategy, timeout_s, progress)
+        return await self._rolled_out(await self.begin_restart(flow, **options), options, progress)
 
-    async def begin_restart(
-        self,
-        flow: str,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-    ) -> Any:
+    async def begin_restart(self, flow: str, **options: Unpack[RolloutOptions]) -> Any:
         """Like `restart`, without waiting: answers the operation."""
-        request = flow_pb2.RestartFlowRequest(name=resource("flows", flow), etag=etag, request_id=new_request_id())
-        return await self._begin(self._flows().RestartFlow, _filled(request, strategy, strict_order, timeout_s))
+        request = flow_pb2.RestartFlowRequest(name=resource("flows", flow))
+        return await self._begin(self._flows().RestartFlow, _filled(request, options), options, READY_TIMEOUT_S)
 
     async def rollback(
-        self,
-        flow: str,
-        version: int,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-        progress: Progress | None = None,
+        self, flow: str, version: int, *, progress: Progress | None = None, **options: Unpack[RolloutOptions]
     ) -> flow_pb2.FlowOperationResult:
         """A deployment of a version with the digests it last ran with (where it runs now: those before).
 
         A stopped flow is started with them.
         """
-        operation = await self.begin_rollback(
-            flow, version, etag=etag, strategy=strategy, strict_order=strict_order, timeout_s=timeout_s
-        )
-        return await self._rolled_out(operation, strategy, timeout_s, progress)
+        return await self._rolled_out(await self.begin_rollback(flow, version, **options), options, progress)
 
-    async def begin_rollback(
-        self,
-        flow: str,
-        version: int,
-        *,
-        etag: str = "",
-        strategy: str = WARM_SWITCH,
-        strict_order: bool = False,
-        timeout_s: float = READY_TIMEOUT_S,
-    ) -> Any:
+    async def begin_rollback(self, flow: str, version: int, **options: Unpack[RolloutOptions]) -> Any:
         """Like `rollback`, without waiting: answers the operation."""
-        request = flow_pb2.RollbackFlowRequest(
-            name=resource("flows", flow), version=version, etag=etag, request_id=new_request_id()
-        )
-        return await self._begin(self._flows().RollbackFlow, _filled(request, strategy, strict_order, timeout_s))
+        request = flow_pb2.RollbackFlowRequest(name=resource("flows", flow), version=version)
+        return await self._begin(self._flows().RollbackFlow, _filled(request, options), options, READY_TIMEOUT_S)
 
     async def draft_from(self, flow: str, version: int, *, etag: str = "") -> flow_pb2.Flow:
         """Makes a version the draft again."""
@@ -144,21 +92,21 @@ class RolloutCalls(OperationCalls):
                 raise
 
     async def _rolled_out(
-        self, operation: Any, strategy: str, timeout_s: float, progress: Progress | None
+        self, operation: Any, options: RolloutOptions, progress: Progress | None
     ) -> flow_pb2.FlowOperationResult:
         # With RESTART the old deployment may take as long to drain as the new one to get ready.
-        limit_s = (2 if strategy == RESTART else 1) * timeout_s + WAIT_MARGIN_S
-        return await self.wait_operation(operation, timeout_s=limit_s, progress=progress)
+        times = 2 if options.get("strategy", "").upper() == RESTART else 1
+        return await self._finished(operation, options, times * READY_TIMEOUT_S, progress, times=times)
 
     def _flows(self) -> flow_pb2_grpc.FlowServiceAsyncStub:
         return flow_pb2_grpc.FlowServiceStub(self.channel)
 
 
-def _filled(request: _Request, strategy: str, strict_order: bool, timeout_s: float) -> Any:
+def _filled(request: _Request, options: RolloutOptions) -> Any:
+    strategy = options.get("strategy", WARM_SWITCH)
     try:
         request.strategy = flow_pb2.Strategy.Value(f"STRATEGY_{strategy.upper().replace('-', '_')}")
     except ValueError:
         raise InvalidInput.at("strategy", strategy, f"is not a strategy; use {WARM_SWITCH} or {RESTART}") from None
-    request.strict_order = strict_order
-    request.timeout.FromMilliseconds(int(timeout_s * 1000))
+    request.strict_order = options.get("strict_order", False)
     return request

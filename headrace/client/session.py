@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
+from google.protobuf.message import Message
 
 from headrace.client.calls import attempt
 from headrace.client.errors import error_of_call
@@ -65,10 +66,15 @@ class Session:
     async def _call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[Any, Answer],
-        request: object,
+        request: Message,
         *,
         timeout_s: float | None = None,
     ) -> Answer:
+        """One unary call. A request that has a `request_id` gets one, if it has none yet, before the first attempt:
+        that is why a repeat, of which nobody knows whether the first attempt was heard, does nothing twice."""
+        if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:  # type: ignore[attr-defined]
+            request.request_id = new_request_id()  # type: ignore[attr-defined]
+
         async def once(remaining_s: float) -> Answer:
             return await method(request, timeout=remaining_s, metadata=self._metadata)
 

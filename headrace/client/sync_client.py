@@ -157,6 +157,7 @@ class Client:
     suspend = _sync(AsyncClient.suspend)
     begin_suspend = _sync(AsyncClient.begin_suspend)
     resume = _sync(AsyncClient.resume)
+    begin_resume = _sync(AsyncClient.begin_resume)
     scale = _sync(AsyncClient.scale)
     begin_scale = _sync(AsyncClient.begin_scale)
     resolve_drain = _sync(AsyncClient.resolve_drain)

@@ -1,8 +1,9 @@
 """Domain errors to gRPC status with details, at the door; whatever else fails is masked and logged.
 
-`ErrorInfo{reason, domain, metadata}` always, `BadRequest` for wrong fields, `Help`-like next step in
-metadata under `next_step`, `RetryInfo` where metadata has `retry_after_ms` (AIP-193). No stack trace and no
-text of an unexpected exception leaves.
+`ErrorInfo{reason, domain, metadata}` always, with `next_step`, and `field` and `value` where one field is wrong,
+in its metadata; `BadRequest` for wrong fields, `PreconditionFailure` for a state that does not fit, `QuotaFailure`
+for a bound that is reached, `RetryInfo` where metadata has `retry_after_ms` (AIP-193). No stack trace and no text
+of an unexpected exception leaves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.errors import HeadraceError, InvalidInput
+from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, WrongState
 
 log = get_logger(__name__)
 
@@ -38,6 +39,15 @@ def status_of(error: HeadraceError) -> status_pb2.Status:
         for violation in error.violations:
             request.field_violations.add(field=violation.field, description=violation.description)
         details.append(_pack(request))
+    subject = error.metadata.get("flow", "")
+    if isinstance(error, WrongState):
+        failure = error_details_pb2.PreconditionFailure()
+        failure.violations.add(type=error.reason, subject=subject, description=error.message)
+        details.append(_pack(failure))
+    if isinstance(error, Exhausted):
+        quota = error_details_pb2.QuotaFailure()
+        quota.violations.add(subject=subject, description=error.message)
+        details.append(_pack(quota))
     if error.metadata.get("retry_after_ms", "").isdigit():
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(error.metadata["retry_after_ms"]))

@@ -10,6 +10,7 @@
     ├── Cancelled             CANCELLED            a person gave the operation up; it was undone
     ├── DeadlineExceeded      DEADLINE_EXCEEDED
     ├── Unavailable           UNAVAILABLE          a part of the mesh does not answer
+    ├── OutOfRange            OUT_OF_RANGE         what a watch asks to go on from is not there any more
     └── Damaged               DATA_LOSS            what was stored is altered or partly gone
 
 Every error names what is wrong (`message`), a machine-readable `reason` in UPPER_CASE, where it came from
@@ -52,6 +53,16 @@ class HeadraceError(Exception):
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
 
+    @property
+    def field(self) -> str:
+        """Path of the (first) field that is wrong, for example `steps[1].to[0]`; empty where none is."""
+        return self.metadata.get("field") or (self.violations[0].field if self.violations else "")
+
+    @property
+    def value(self) -> str:
+        """The wrong value as it was shown (cut to 120 characters); empty where the error names none."""
+        return self.metadata.get("value", "")
+
     def __str__(self) -> str:
         return f"{self.message}. {self.next_step}" if self.next_step else self.message
 
@@ -71,7 +82,13 @@ class InvalidInput(HeadraceError):
         if len(shown) > 120:
             shown = shown[:117] + "..."
         violation = FieldViolation(field, f"{shown} {problem}")
-        return cls(f"{field}: {shown} {problem}", reason=reason, next_step=next_step, violations=[violation])
+        return cls(
+            f"{field}: {shown} {problem}",
+            reason=reason,
+            next_step=next_step,
+            violations=[violation],
+            metadata={"field": field, "value": shown},
+        )
 
 
 class NotFound(HeadraceError):
@@ -112,6 +129,11 @@ class DeadlineExceeded(HeadraceError):
 class Unavailable(HeadraceError):
     code = "UNAVAILABLE"
     default_reason = "UNAVAILABLE"
+
+
+class OutOfRange(HeadraceError):
+    code = "OUT_OF_RANGE"
+    default_reason = "REVISION_GONE"
 
 
 class Damaged(HeadraceError):
