@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _with_effects(flow_file: FlowFile, effects: Path) -> FlowFile:
         for step in flow_file.spec.steps
     )
     spec = msgspec.structs.replace(flow_file.spec, steps=steps)
-    return FlowFile(flow_file.name, spec, flow_file.folders, flow_file.source, flow_file.lines)
+    return replace(flow_file, spec=spec)
 
 
 def _request(path: str, order: Mapping[str, Any], groups: Mapping[str, str]) -> HttpRequest:

@@ -13,7 +13,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.client.flow_calls import FlowCalls
 from headrace.client.letter_calls import LetterCalls
 from headrace.client.registry_calls import RegistryCalls
-from headrace.model.errors import NotFound
+from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.flow_spec import FlowSpec
 from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
 from headrace.wire.flow_file import FlowFile, load_flow_file
@@ -49,14 +49,19 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls):
         """Makes a flow file the flow's draft, creating the flow where needed; repeating it changes nothing.
 
         A step's component that is a folder is pushed first (each folder once; `pushed` hears of it) and
-        becomes `name@latest`. InvalidInput names file, line and field. Where something fails, what was pushed
-        stays pushed and the flow is as it was.
+        becomes `name@latest`. InvalidInput names file, line, column and field, also for what the mesh finds wrong;
+        a flow that cannot be is refused before anything is pushed. Where something fails later, what was pushed stays
+        pushed and the flow is as it was.
         """
         loaded = file if isinstance(file, FlowFile) else load_flow_file(file)
+        loaded.check()
         components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed)
         references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}
         spec = with_references(loaded.spec, references)
-        flow, change = await self._make_draft(loaded.name, spec)
+        try:
+            flow, change = await self._make_draft(loaded.name, spec)
+        except InvalidInput as error:
+            raise loaded.located(error) from error
         return AppliedFlow(flow, change, tuple(components.values()))
 
     async def _push_all(

@@ -18,6 +18,7 @@ from headrace.edge.bundle import PackedBundle, pack_folder
 from headrace.model.bundle_rules import LOCK_FILE, MANIFEST_FILE, SCHEMAS_FILE, check_lock
 from headrace.model.errors import InvalidInput, NotFound, Unavailable
 from headrace.model.manifest import Manifest, merge_schemas, read_manifest
+from headrace.model.strict_yaml import located
 
 LOCK_TIMEOUT_S = 120.0
 DESCRIBE_TIMEOUT_S = 30.0
@@ -39,7 +40,8 @@ def prepare_bundle(folder: Path) -> PackedBundle:
             reason="NO_MANIFEST",
             next_step=f"Name the folder that holds {MANIFEST_FILE}",
         )
-    manifest = read_manifest(manifest_file.read_bytes())
+    raw = manifest_file.read_bytes()
+    manifest = read_manifest(raw, str(manifest_file))
     extra: dict[str, bytes] = {}
     lock_file = folder / LOCK_FILE
     if lock_file.is_file():
@@ -49,7 +51,10 @@ def prepare_bundle(folder: Path) -> PackedBundle:
     if not (folder / SCHEMAS_FILE).is_file():
         schemas = describe_folder(folder, manifest)
         if schemas is not None:
-            merge_schemas(manifest, schemas)
+            try:
+                merge_schemas(manifest, schemas)
+            except InvalidInput as error:
+                raise located(error, str(manifest_file), raw) from error
             extra[SCHEMAS_FILE] = json.dumps(schemas, sort_keys=True, indent=1).encode() + b"\n"
     return pack_folder(folder, extra)
 

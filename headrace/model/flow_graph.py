@@ -31,6 +31,7 @@ from headrace.model.json_values import is_nested_deeper
 from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import MAX_SLOTS, check_key
+from headrace.model.suggestion import did_you_mean
 
 FLOW_TYPES = ("ordinary", "realtime")
 MAX_WAITING_LIMIT = 1_000_000
@@ -195,7 +196,8 @@ def _check_edges(spec: FlowSpec) -> list[_Problem]:
             if receiver == step.name:
                 problems.append(_Problem(path, f"step {step.name!r} sends to itself", "SELF_EDGE"))
             elif receiver not in known:
-                text = f"{receiver!r} is not a step of this flow; steps are {', '.join(sorted(known))}"
+                hint = did_you_mean(receiver, sorted(known)) or f"Steps are {', '.join(sorted(known))}"
+                text = f"{receiver!r} is not a step of this flow. {hint}"
                 problems.append(_Problem(path, text, "UNKNOWN_RECEIVER"))
             elif receiver in step.to[:position]:
                 problems.append(_Problem(path, f"{receiver!r} is named twice", "DUPLICATE_EDGE"))

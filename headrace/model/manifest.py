@@ -12,7 +12,8 @@ from headrace.model.bundle_rules import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_S
 from headrace.model.errors import FieldViolation, InvalidInput
 from headrace.model.json_values import check_mapping, check_schema, check_text
 from headrace.model.names import check_function, check_name, check_tag, is_semver
-from headrace.model.strict_yaml import load_yaml
+from headrace.model.strict_yaml import load_yaml, located
+from headrace.model.suggestion import did_you_mean
 
 FunctionKind = Literal["action", "trigger", "listener"]
 FUNCTION_KINDS: tuple[FunctionKind, ...] = ("action", "trigger", "listener")
@@ -67,9 +68,13 @@ class Manifest(msgspec.Struct, frozen=True):
         raise KeyError(name)
 
 
-def read_manifest(raw: bytes) -> Manifest:
-    """Parses the bytes of component.yaml; InvalidInput names the line or the field."""
-    return parse_manifest(load_yaml(MANIFEST_FILE, raw, max_bytes=MAX_MANIFEST_BYTES))
+def read_manifest(raw: bytes, source: str = MANIFEST_FILE) -> Manifest:
+    """Parses the bytes of component.yaml; InvalidInput names `source`, line, column and field."""
+    data = load_yaml(source, raw, max_bytes=MAX_MANIFEST_BYTES)
+    try:
+        return parse_manifest(data)
+    except InvalidInput as error:
+        raise located(error, source, raw) from error
 
 
 def parse_manifest(data: object) -> Manifest:
@@ -242,14 +247,14 @@ def _refuse_unknown(prefix: str, data: Mapping[str, Any], known: frozenset[str])
                 f"{prefix}{key}",
                 data[key],
                 "is set, but there is no such field",
-                next_step="Known fields: " + ", ".join(sorted(known)),
+                next_step=did_you_mean(key, known) or "Known fields: " + ", ".join(sorted(known)),
                 reason="UNKNOWN_FIELD",
             )
 
 
 def _missing(field: str, example: str) -> InvalidInput:
     return InvalidInput(
-        f"{MANIFEST_FILE}: {field} is missing",
+        f"{field}: is missing",
         reason="MISSING_FIELD",
         next_step=f"Add it, {example}",
         violations=[FieldViolation(field, "is missing")],

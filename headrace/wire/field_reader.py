@@ -1,23 +1,21 @@
-"""Reads fields of a YAML file that a person wrote: each refusal names file, line, field, value and next step."""
+"""Reads fields of a YAML file that a person wrote: each refusal names field, value and next step."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from headrace.model.durations import parse_duration
 from headrace.model.errors import FieldViolation, InvalidInput
+from headrace.model.suggestion import did_you_mean
 
 _T = TypeVar("_T")
 
 
 class FieldReader:
-    """`lines` has the line of each field, for example `steps.price.to`; all methods raise InvalidInput."""
+    """All methods raise InvalidInput; `reason` is theirs where what is wrong has no better one."""
 
-    def __init__(self, source: str, lines: dict[str, int]) -> None:
-        self._source = source
-        self._lines = lines
+    reason = "INVALID_INPUT"
 
     def mapping(self, field: str, value: Any, known: Collection[str] | None = None) -> Mapping[str, Any]:
         if not isinstance(value, dict):
@@ -27,7 +25,8 @@ class FieldReader:
             if not isinstance(key, str):
                 self.fail(path, key, "is not a text key", "Put it in quotes")
             if known is not None and key not in known:
-                self.fail(path, key, "is not a known key", did_you_mean(key, known) or f"Known: {', '.join(known)}")
+                hint = did_you_mean(key, known)
+                self.fail(path, key, "is not a known key", hint or f"Known: {', '.join(known)}", reason="UNKNOWN_FIELD")
         return value
 
     def text(self, field: str, value: Any) -> str:
@@ -53,36 +52,29 @@ class FieldReader:
         return self.checked(f"{field}.{key}" if field else key, parse_duration, mapping[key])
 
     def checked(self, field: str, check: Callable[[str, Any], _T], value: Any) -> _T:
-        """Runs a check of the model, and adds file and line to its refusal."""
+        """Runs a check of the model."""
         try:
             return check(field, value)
         except InvalidInput as error:
-            raise self._located(field, error.message, error.violations[0].description, error.next_step) from error
+            raise self._refusal(
+                field, error.message, error.violations[0].description, error.next_step, error.reason
+            ) from error
 
-    def fail(self, field: str, value: object, problem: str, next_step: str = "") -> NoReturn:
+    def fail(self, field: str, value: object, problem: str, next_step: str = "", reason: str = "") -> NoReturn:
         if value is None:
-            raise self._located(field, f"{field}: {problem}", problem, next_step)
+            reason = reason or ("MISSING_FIELD" if problem == "is missing" else "")
+            raise self._refusal(field, f"{field}: {problem}", problem, next_step, reason)
         plain = InvalidInput.at(field, value, problem)
-        raise self._located(field, plain.message, plain.violations[0].description, next_step)
+        raise self._refusal(field, plain.message, plain.violations[0].description, next_step, reason)
 
     def refuse(self, field: str, problem: str, next_step: str = "") -> NoReturn:
         """As `fail`, where the problem names the value itself."""
-        raise self._located(field, f"{field}: {problem}", problem, next_step)
+        raise self._refusal(field, f"{field}: {problem}", problem, next_step)
 
-    def _located(self, field: str, message: str, description: str, next_step: str) -> InvalidInput:
-        path = field
-        while path and path not in self._lines:
-            path = path.rpartition("[" if path.endswith("]") else ".")[0]
-        line = self._lines.get(path, 1)
+    def _refusal(self, field: str, message: str, description: str, next_step: str, reason: str = "") -> InvalidInput:
         return InvalidInput(
-            f"{self._source}:{line}: {message}",
-            reason="BAD_FLOW_FILE",
-            next_step=next_step,
+            message,
+            reason=self.reason if reason in ("", InvalidInput.default_reason) else reason,
+            next_step=next_step or "Correct it",
             violations=[FieldViolation(field, description)],
-            metadata={"file": self._source, "line": str(line)},
         )
-
-
-def did_you_mean(word: str, known: Collection[Any]) -> str:
-    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
-    return f"Did you mean `{close[0]}`?" if close else ""

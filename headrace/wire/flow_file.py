@@ -1,58 +1,25 @@
 """Reads a flow file: YAML text in, FlowSpec and the folders of its own components out.
 
-Every refusal names file, line, field and value. The shape is checked here (types, bounds, unknown keys, names
-of receivers); what a graph must be (no cycle, one trigger) is checked where the flow is published.
+Every refusal names file, line, column, field and value. The shape is checked here (types, bounds, unknown keys, names
+of receivers); what a graph must be (no cycle, one trigger) is said by `FlowFile.check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+import msgspec
 
-from headrace.model.durations import format_duration
-from headrace.model.errors import FieldViolation, InvalidInput, NotFound
-from headrace.model.flow_graph import (
-    FLOW_TYPES,
-    MAX_ATTEMPTS,
-    MAX_RETRY_DELAY_S,
-    MAX_STEP_TIMEOUT_S,
-    MAX_WAITING_LIMIT,
-)
-from headrace.model.flow_spec import (
-    DEAD_LETTER,
-    DEFAULT_MAX_WAITING,
-    DEFAULT_PREFETCH,
-    DEFAULT_TIMEOUT_S,
-    MAX_CONFIG_NESTING,
-    MAX_EVERY_S,
-    MAX_PREFETCH,
-    MAX_REPLICAS,
-    MAX_REPLY_TIMEOUT_S,
-    MAX_STEPS,
-    MIN_EVERY_S,
-    ON_ERROR,
-    FlowSpec,
-    RetryPolicy,
-    StepSpec,
-)
-from headrace.model.json_values import is_nested_deeper
-from headrace.model.names import check_function, check_name, parse_reference
-from headrace.model.rates import parse_rate
-from headrace.model.retry_codes import retried_codes_problem
-from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
-from headrace.wire.field_reader import FieldReader, did_you_mean
+from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput, NotFound
+from headrace.model.flow_graph import FlowGraph, check_flow
+from headrace.model.flow_spec import FlowSpec
+from headrace.model.strict_yaml import load_yaml, located
+from headrace.wire.flow_reader import FLOW_KEYS, FlowReader
 
 MAX_FLOW_FILE_BYTES = 1024 * 1024
-FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "steps")
-STEP_KEYS = (
-    "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
-    "key", "slots", "exactly_once", "on_error",
-)  # fmt: skip
-RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
+_INDEX = re.compile(r"steps\[(\d+)\](\.name\b)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +31,49 @@ class FlowFile:
     spec: FlowSpec
     folders: dict[str, Path]
     source: str
-    lines: dict[str, int]
-    """Line of each field, for example `steps.price.to`."""
+    text: str
+
+    def check(self) -> FlowGraph:
+        """The flow's graph; InvalidInput with a violation per problem, each with its place."""
+        # A folder's component gets its name when it is pushed; for the graph any name does.
+        steps = tuple(
+            msgspec.structs.replace(step, component="any") if step.name in self.folders else step
+            for step in self.spec.steps
+        )
+        try:
+            return check_flow(msgspec.structs.replace(self.spec, steps=steps))
+        except InvalidInput as error:
+            raise self.located(error) from error
+
+    def located(self, error: HeadraceError) -> HeadraceError:
+        """An error about this flow, whoever found it, as one about this file: the mesh counts steps
+        (`steps[1].to[0]`), the file names them (`steps.price.to[0]`), and knows where they stand."""
+        if not any(_in_flow(violation.field) for violation in error.violations):
+            return error
+        violations = [
+            FieldViolation(self._named(item.field), self._named(item.description)) for item in error.violations
+        ]
+        named = type(error)(
+            self._named(error.message),
+            reason=error.reason,
+            next_step=error.next_step,
+            violations=violations,
+            metadata=error.metadata,
+        )
+        return located(named, self.source, self.text)
+
+    def _named(self, text: str) -> str:
+        names = [step.name for step in self.spec.steps]
+
+        def name(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return f"steps.{names[index]}" if index < len(names) else match[0]
+
+        return _INDEX.sub(name, text)
+
+
+def _in_flow(field: str) -> bool:
+    return re.split(r"[.\[]", field, maxsplit=1)[0] in FLOW_KEYS
 
 
 def load_flow_file(path: Path | str) -> FlowFile:
@@ -74,249 +82,30 @@ def load_flow_file(path: Path | str) -> FlowFile:
     if file.is_dir():
         file = file / "flow.yaml"
     try:
-        raw = file.read_bytes()
+        if file.exists() and not file.is_file():
+            raise InvalidInput(
+                f"{file}: is not a file", reason="BAD_FLOW_FILE", next_step="Name a flow file (YAML), or its folder"
+            )
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_FLOW_FILE_BYTES + 1)  # no more, whatever it is
     except OSError as error:
         raise NotFound(
             f"{file}: {error.strerror or error}", reason="FLOW_FILE_NOT_FOUND", next_step="Name a flow file (YAML)"
         ) from error
-    if len(raw) > MAX_FLOW_FILE_BYTES:
-        raise InvalidInput(f"{file}: is larger than 1 MiB; is it a flow file?", reason="BAD_FLOW_FILE")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file}: is not UTF-8 text (byte {error.start})", reason="BAD_FLOW_FILE") from error
-    return parse_flow_file(text, source=str(file), folder=file.parent.resolve())
+    return parse_flow_file(raw, source=str(file), folder=file.parent.resolve())
 
 
-def parse_flow_file(text: str, *, source: str, folder: Path) -> FlowFile:
+def parse_flow_file(text: str | bytes, *, source: str, folder: Path) -> FlowFile:
     """Parses the text of a flow file. `source` names it in errors; relative components start at `folder`."""
-    data, lines = _load_yaml(text, source)
-    return _FlowReader(source, lines, folder).read(data)
-
-
-def _load_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
-    lines: dict[str, int] = {}
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise InvalidInput(f"{source}: is empty", reason="BAD_FLOW_FILE", next_step="Write `name:` and `steps:`")
-        _collect_lines(node, "", lines, source, set())
-        return loader.construct_document(node), lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
+    data = load_yaml(source, text, max_bytes=MAX_FLOW_FILE_BYTES)
+    if data is None:
         raise InvalidInput(
-            f"{source}:{line}: is not YAML: {error.problem or error.context}",
-            reason="BAD_FLOW_FILE",
-            violations=[FieldViolation(f"line {line}", str(error.problem))],
-            metadata={"file": source, "line": str(line)},
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"{source}: is not YAML: {error}", reason="BAD_FLOW_FILE") from error
-
-
-def _collect_lines(node: yaml.Node, path: str, lines: dict[str, int], source: str, seen: set[int]) -> None:
-    """Notes where each field starts, and refuses a key that stands twice (YAML would keep the last).
-
-    An aliased node is walked once, so that nested aliases cost no more than their text.
-    """
-    lines.setdefault(path, node.start_mark.line + 1)
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        keys: dict[str, int] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.tag == "tag:yaml.org,2002:bool":
-                key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
-            field = f"{path}.{key.value}" if path else str(key.value)
-            line = key.start_mark.line + 1
-            if key.value in keys:
-                raise InvalidInput(
-                    f"{source}:{line}: {field}: stands twice (first on line {keys[key.value]})",
-                    reason="BAD_FLOW_FILE",
-                    violations=[FieldViolation(field, "stands twice")],
-                    metadata={"file": source, "line": str(line)},
-                )
-            keys[key.value] = lines[field] = line
-            _collect_lines(value, field, lines, source, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _collect_lines(value, f"{path}[{index}]", lines, source, seen)
-
-
-class _FlowReader(FieldReader):
-    """Turns loaded YAML into a flow, one method per part."""
-
-    def __init__(self, source: str, lines: dict[str, int], folder: Path) -> None:
-        super().__init__(source, lines)
-        self._folder = folder
-
-    def read(self, data: Any) -> FlowFile:
-        flow = self.mapping("", data, FLOW_KEYS)
-        name = self.checked("name", check_name, self.text("name", flow.get("name")))
-        steps = self.mapping("steps", flow.get("steps"))
-        if not steps:
-            self.fail("steps", flow.get("steps"), "has no step", "Write one block per step: `order: {component: ...}`")
-        if len(steps) > MAX_STEPS:
-            self.fail("steps", len(steps), f"steps are more than {MAX_STEPS}", "Split the flow")
-        kind = flow.get("type", "realtime")
-        if kind not in FLOW_TYPES:
-            self.fail("type", kind, "is not a flow type", f"Use {' or '.join(FLOW_TYPES)}")
-        folders: dict[str, Path] = {}
-        spec = FlowSpec(
-            type=kind,
-            steps=tuple(self._step(step, value, folders, steps) for step, value in steps.items()),
-            reply_timeout_s=self._reply_timeout(flow),
-            max_waiting=self.count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
-            description=self.text("description", flow.get("description", "")),
-            rate_limit=self._rate("rate_limit", flow),
-        )
-        return FlowFile(name, spec, folders, self._source, self._lines)
-
-    def _reply_timeout(self, flow: Mapping[str, Any]) -> float:
-        seconds = self.duration("reply_timeout", flow, 0.0)
-        if "reply_timeout" in flow and not 0 < seconds <= MAX_REPLY_TIMEOUT_S:
-            problem = f"is not more than 0 and at most {MAX_REPLY_TIMEOUT_S:g} seconds"
-            self.fail("reply_timeout", flow["reply_timeout"], problem, "Leave it out to answer 202 at once")
-        return seconds
-
-    def _step(self, name: Any, value: Any, folders: dict[str, Path], steps: Mapping[str, Any]) -> StepSpec:
-        field = f"steps.{name}"
-        self.checked(field, check_name, self.text(field, name))
-        step = self.mapping(field, value, STEP_KEYS)
-        component = self.text(f"{field}.component", step.get("component"))
-        if component.startswith((".", "/")):
-            folders[name] = self._component_folder(f"{field}.component", component)
-        else:
-            self.checked(f"{field}.component", parse_reference, component)
-        function = self.text(f"{field}.function", step.get("function", ""))
-        if function:
-            self.checked(f"{field}.function", check_function, function)
-        timeout_s = self.duration("timeout", step, DEFAULT_TIMEOUT_S, field)
-        if not 0 < timeout_s <= MAX_STEP_TIMEOUT_S:
-            problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
-            self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
-        key, slots, exactly_once = self._keying(field, step)
-        return StepSpec(
-            name=name,
-            component=component,
-            function=function,
-            config=self._config(f"{field}.config", step.get("config") or {}),
-            to=self._receivers(f"{field}.to", step.get("to") or [], steps),
-            prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
-            replicas=self.count("replicas", step, 1, 1, MAX_REPLICAS, field),
-            timeout_s=timeout_s,
-            retry=self._retry(f"{field}.retry", step.get("retry") or {}),
-            every_s=self._every(f"{field}.every", field, step, steps, name),
-            key=key,
-            slots=slots,
-            exactly_once=exactly_once,
-            rate_limit=self._rate(f"{field}.rate_limit", step),
-            on_error=self._on_error(f"{field}.on_error", step),
-        )
-
-    def _on_error(self, field: str, step: Mapping[str, Any]) -> str:
-        value = self.text(field, step.get("on_error", DEAD_LETTER))
-        if value not in ON_ERROR:
-            self.fail(field, value, f"is not one of {', '.join(ON_ERROR)}", "Leave it out for dead-letter")
-        return value
-
-    def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
-        """`key`, `slots` (0 where the step is not keyed) and `exactly_once` of a step."""
-        key = self.text(f"{field}.key", step.get("key", ""))
-        if "key" in step:
-            self.checked(f"{field}.key", check_key, key)
-        exactly_once = step.get("exactly_once", False)
-        if not isinstance(exactly_once, bool):
-            self.fail(f"{field}.exactly_once", exactly_once, "is not true or false")
-        if key or exactly_once:
-            return key, self.count("slots", step, DEFAULT_SLOTS, 1, MAX_SLOTS, field), exactly_once
-        if "slots" in step:
-            self.fail(
-                f"{field}.slots", step["slots"], "has no meaning without key", "Add `key` or `exactly_once: true`"
-            )
-        return "", 0, False
-
-    def _config(self, field: str, value: Any) -> dict[str, Any]:
-        config = dict(self.mapping(field, value))
-        if is_nested_deeper(config, MAX_CONFIG_NESTING):
-            problem = f"is nested deeper than {MAX_CONFIG_NESTING} levels"
-            self.refuse(field, problem, "Give the component text that it reads by itself, or a flatter config")
-        return config
-
-    def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
-        if "every" not in step:
-            return 0.0
-        seconds = self.duration("every", step, 0.0, field)
-        if not MIN_EVERY_S <= seconds <= MAX_EVERY_S or abs(seconds * 1000 - round(seconds * 1000)) > 1e-6:
-            problem = "is not between 10ms and 24h in whole milliseconds"
-            self.fail(path, step["every"], problem, "Write for example 5s")
-        sender = next((other for other, value in steps.items() if _sends_to(value, name)), None)
-        if sender is not None:
-            problem = f"makes a timer of a step that receives from {sender!r}"
-            self.fail(path, step["every"], problem, "Only the flow's first step can be a timer")
-        return seconds
-
-    def _retry(self, field: str, value: Any) -> RetryPolicy:
-        retry = self.mapping(field, value, RETRY_KEYS)
-        default = RetryPolicy()
-        backoff_s = self._retry_delay("backoff", retry, default.backoff_s, field)
-        max_delay_s = self._retry_delay("max_delay", retry, max(default.max_delay_s, backoff_s), field)
-        if max_delay_s < backoff_s:
-            problem = f"is shorter than the first delay, backoff {format_duration(backoff_s)}"
-            self.fail(f"{field}.max_delay", retry["max_delay"], problem, "Write a longer max_delay, or leave it out")
-        return RetryPolicy(
-            attempts=self.count("attempts", retry, default.attempts, 1, MAX_ATTEMPTS, field),
-            backoff_s=backoff_s,
-            max_delay_s=max_delay_s,
-            jitter=self.fraction("jitter", retry, default.jitter, field),
-            on=self._codes(f"{field}.on", retry.get("on") or []),
-        )
-
-    def _retry_delay(self, key: str, retry: Mapping[str, Any], default: float, field: str) -> float:
-        seconds = self.duration(key, retry, default, field)
-        if seconds > MAX_RETRY_DELAY_S:
-            problem = f"is longer than {format_duration(MAX_RETRY_DELAY_S)}"
-            self.fail(f"{field}.{key}", retry[key], problem, "A component that must wait longer asks for a rebound")
-        return seconds
-
-    def _codes(self, field: str, value: Any) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            self.fail(field, value, "is not a list of error codes", "Write for example `on: [TIMEOUT, BUSY]`")
-        wrong = retried_codes_problem(value)
-        if wrong is not None:
-            index, text = wrong
-            path = f"{field}[{index}]" if index >= 0 else field
-            self.refuse(path, text, "Without `on`, what the component calls retryable is retried, and TIMEOUT")
-        return tuple(value)
-
-    def _rate(self, path: str, mapping: Mapping[str, Any]) -> float:
-        return self.checked(path, parse_rate, mapping["rate_limit"]) if "rate_limit" in mapping else 0.0
-
-    def _component_folder(self, field: str, text: str) -> Path:
-        path = (self._folder / text).resolve()
-        if not path.is_dir():
-            self.fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
-        return path
-
-    def _receivers(self, field: str, value: Any, steps: Mapping[str, Any]) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            self.fail(field, value, "is not a list of steps", "Write `to: [price]`")
-        for index, receiver in enumerate(value):
-            if receiver not in steps:
-                hint = did_you_mean(str(receiver), steps)
-                self.fail(
-                    f"{field}[{index}]", receiver, "is not a step", hint or f"Steps: {', '.join(map(str, steps))}"
-                )
-            if receiver in value[:index]:
-                self.fail(f"{field}[{index}]", receiver, "stands twice", "Name each receiver once")
-        return tuple(value)
-
-
-def _sends_to(step: Any, receiver: str) -> bool:
-    to = step.get("to") if isinstance(step, dict) else None
-    return isinstance(to, list) and receiver in to
+            f"{source}: is empty", reason="BAD_FLOW_FILE", next_step="Write `name:` and `steps:`",
+            metadata={"file": source},
+        )  # fmt: skip
+    readable = text if isinstance(text, str) else text.decode()
+    try:
+        name, spec, folders = FlowReader(folder).read(data)
+    except InvalidInput as error:
+        raise located(error, source, readable) from error
+    return FlowFile(name, spec, folders, source, readable)

@@ -117,12 +117,12 @@ def test_refusals_name_field_value_and_next_step(change: dict[str, Any], field: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: price\nname: other\n", "component.yaml:2:1: not valid YAML: key 'name' is repeated"),
+        ("name: price\nname: other\n", "component.yaml:2:1: not valid YAML: key 'name' is repeated (first on line 1)"),
         ("a: &x [1]\nb: *x\n", "component.yaml:2:4: not valid YAML: aliases"),
         ("name: [\n", "component.yaml:2:1: not valid YAML"),
         ("name: !!python/object/apply:os.getcwd []\n", "component.yaml:1:7: not valid YAML"),
         ("[" * 10_000, "nested deeper than 50 levels"),
-        ("name: " + "x" * 300_000, "more than"),
+        ("name: " + "x" * 300_000, "larger than 262,144 bytes"),
     ],
 )
 def test_yaml_is_read_strictly_with_line_numbers(text: str, words: str) -> None:

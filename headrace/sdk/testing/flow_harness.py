@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from headrace.api.component.v1 import component_pb2
 from headrace.model.errors import InvalidInput
-from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import StepSpec
 from headrace.model.message_ids import execution_id, first_message_id, output_message_id, stimulus_id
 from headrace.sdk.body import JSON, encode_body
@@ -76,10 +74,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         self._components = dict(components or {})
         self._config = dict(config or {})
         self._steps = {step.name: step for step in self._file.spec.steps}
-        # A folder's component gets its name when it is pushed; for the graph any name does.
-        folders = self._file.folders
-        named = [replace(step, component="any") if step.name in folders else step for step in self._file.spec.steps]
-        self._trigger = check_flow(replace(self._file.spec, steps=tuple(named))).trigger
+        self._trigger = self._file.check().trigger
         self._harnesses: dict[str, ComponentHarness] = {}
         for given in (self._components, self._config):
             for name in given:
