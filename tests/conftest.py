@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
 # is still open (a killed server's). Here every test has its own loop and the collector decides when objects go, so
 # that wait would stop some later test. A process of the mesh has one loop, and a server for as long as it lives.
 grpc.aio.init_grpc_aio()
+
+# A shell without job control starts what it puts in the background with SIGINT ignored, and everything below inherits
+# that: a command under test would never see its Ctrl-C. What tests start is as at a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -176,8 +176,8 @@ def test_logs_follow_until_ctrl_c(project: Project) -> None:
     try:
         assert process.stdout is not None
         headrace("inject", project.name, '{"word": "later"}', data=project.data).ok()
-        while "word=later" not in process.stdout.readline():
-            assert process.poll() is None
+        while "word=later" not in (line := process.stdout.readline()):
+            assert line, "it ended"
         process.send_signal(2)
         _, error = process.communicate(timeout=5)
         assert (process.returncode, error) == (130, "")

@@ -370,7 +370,7 @@ async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> Non
         async with asyncio.timeout(20):
             while not any("price: init" in line for line in lines):
                 lines.append((await process.stderr.readline()).decode())
-                print(lines[-1], end="")
+                assert lines[-1], f"it ended: {lines}"
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
             _, rest = await process.communicate()
