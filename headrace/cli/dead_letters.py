@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.flow_command import FlowArgument, flow_id
 from headrace.cli.invocation import (
     FAILED,
     AddressOption,
     DataOption,
     JsonOption,
     print_json,
+    print_usage,
+    printed_as_json,
     require_yes,
     run_with_client,
 )
@@ -30,7 +33,6 @@ app = typer.Typer(
     help="List, show, replay and discard messages that a flow gave up. Each flow keeps its newest ones.",
 )
 
-FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.")]
 NumbersArgument = Annotated[list[int] | None, typer.Argument(help="Numbers of letters, as listed.", min=1)]
 StepOption = Annotated[str, typer.Option("--step", metavar="STEP", help="Only those of this step.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="REASON", help="Only those of this reason.")]
@@ -79,14 +81,11 @@ def show(
     letter = run_with_client(
         lambda client: client.get_dead_letter(flow, number), address=address, data=data, as_json=as_json
     )
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(letter))
+    if printed_as_json(letter, as_json):
         return
     print(letter_text(letter))
     if not letter.unreadable:
-        print(f"replay it: headrace dead-letters replay {_flow_id(flow)} {number}")
+        print(f"replay it: headrace dead-letters replay {flow_id(flow)} {number}")
 
 
 @app.command()
@@ -108,12 +107,8 @@ def replay(
         return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
 
     answer = run_with_client(work, address=address, data=data, as_json=as_json)
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(answer))
-    else:
-        print(f"{_flow_id(flow)}: {answer.replayed} replayed")
+    if not printed_as_json(answer, as_json):
+        print(f"{flow_id(flow)}: {answer.replayed} replayed")
         _print_targets(answer.replays)
         _print_refusals(answer.refusals)
     if answer.remaining and not as_json:
@@ -143,12 +138,8 @@ def discard(
         return await client.discard_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
 
     answer = run_with_client(work, address=address, data=data, as_json=as_json)
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(answer))
-    else:
-        print(f"{_flow_id(flow)}: {answer.discarded} discarded")
+    if not printed_as_json(answer, as_json):
+        print(f"{flow_id(flow)}: {answer.discarded} discarded")
         _print_refusals(answer.refusals)
     if answer.refusals and not answer.discarded:
         raise typer.Exit(FAILED)
@@ -167,11 +158,9 @@ def in_doubt(
     found = run_with_client(
         lambda client: client.list_in_doubt(flow, limit=limit), address=address, data=data, as_json=as_json
     )
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(found))
-    elif not found.messages:
+    if printed_as_json(found, as_json):
+        return
+    if not found.messages:
         print("no message was ever in doubt")
     else:
         print(table(DOUBT_HEADINGS, [doubt_row(message) for message in found.messages]))
@@ -191,24 +180,20 @@ def _print_list(flow: str, found: dead_letter_pb2.ListDeadLettersResponse, limit
         print(f"... and older ones: --limit {limit * 2}")
     print(counts_line(found.counts))
     if found.dead_letters:
-        name = _flow_id(flow)
+        name = flow_id(flow)
         number = found.dead_letters[0].name.rpartition("/")[2]
         print(f"look at one: headrace dead-letters show {name} {number}")
         print(f"send all again: headrace dead-letters replay {name} --all; or discard instead of replay")
 
 
 def _print_new(letter: dead_letter_pb2.DeadLetter, as_json: bool) -> None:
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(letter))
-    else:
+    if not printed_as_json(letter, as_json):
         print("  ".join(str(cell) for cell in letter_row(letter)), flush=True)
 
 
 def _print_all_flows(as_json: bool, address: Any, data: Any) -> None:
     async def work(client: AsyncClient) -> list[tuple[str, dead_letter_pb2.DeadLetterCounts]]:
-        names = [flow.name.removeprefix("flows/") for flow in await client.list_flows()]
+        names = [flow_id(flow.name) for flow in await client.list_flows()]
         return [(name, (await client.list_dead_letters(name, limit=1)).counts) for name in names]
 
     found = run_with_client(work, address=address, data=data, as_json=as_json)
@@ -248,8 +233,6 @@ def _print_refusals(refusals: Sequence[dead_letter_pb2.Refusal]) -> None:
 
 
 def _check_choice(numbers: list[int] | None, all_letters: bool, step: str, reason: str) -> None:
-    from headrace.cli.intervention import print_usage
-
     if bool(numbers) == all_letters:
         print_usage("give numbers of letters, or --all")
     if numbers and (step or reason):
@@ -258,7 +241,3 @@ def _check_choice(numbers: list[int] | None, all_letters: bool, step: str, reaso
 
 def _filter_words(step: str, reason: str) -> str:
     return (f" of step {step}" if step else "") + (f" of reason {reason}" if reason else "")
-
-
-def _flow_id(flow: str) -> str:
-    return flow.removeprefix("flows/")

@@ -11,14 +11,16 @@ import typer
 
 from headrace.cli import history, intervention, rollout
 from headrace.cli.component import pushed_words
-from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
+from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
     QueueOption,
+    hint,
     print_json,
+    printed_as_json,
     require_yes,
     run_with_client,
 )

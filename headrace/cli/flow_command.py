@@ -1,20 +1,17 @@
-"""What the commands of `headrace flow` share: arguments, progress, hints."""
+"""What the commands about one flow share: its name as an argument, limits, progress."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from headrace.cli.invocation import print_json
+from headrace.cli.completion import complete_flows
 from headrace.cli.progress import ProgressLines
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.")]
+FlowArgument = Annotated[str, typer.Argument(help="Name of the flow.", autocompletion=complete_flows)]
 LimitOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=3600, help="Limit.")]
+GOES_ON = "What was begun goes on in the mesh"
 
 
 def flow_id(name: str) -> str:
@@ -22,21 +19,6 @@ def flow_id(name: str) -> str:
     return name.removeprefix("flows/")
 
 
-def hint(command: str) -> None:
-    """What to type next; for people only, so not into a pipe."""
-    if sys.stdout.isatty():
-        print(f"  next: {command}")
-
-
 def progress_lines(as_json: bool) -> ProgressLines | None:
     """Progress on standard error, unless the output is for a program."""
     return None if as_json else ProgressLines()
-
-
-def printed_as_json(message: Message, as_json: bool) -> bool:
-    """Prints a message as JSON where asked; answers whether it did."""
-    if as_json:
-        from headrace.cli.plain import plain
-
-        print_json(plain(message))
-    return as_json

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import (
-    WRONG_USAGE,
     AddressOption,
     DataOption,
     JsonOption,
     print_json,
+    print_usage,
     run_with_client,
 )
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def inject(
-    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    flow: FlowArgument,
     body: Annotated[str | None, typer.Argument(help="The message; `-` reads standard input.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Read the message from a file instead.")] = None,
     content_type: Annotated[str, typer.Option(help="Media type of the message.")] = "application/json",
@@ -49,12 +50,12 @@ def inject(
 
 def _message(body: str | None, file: Path | None) -> bytes:
     if (body is None) == (file is None):
-        _refuse("give the message, or --file FILE")
+        print_usage("give the message, or --file FILE")
     if file is not None:
         try:
             return file.read_bytes()
         except OSError as error:
-            _refuse(f"{file}: {error.strerror}")
+            print_usage(f"{file}: {error.strerror}")
     if body == "-":
         return sys.stdin.buffer.read()
     return (body or "").encode()
@@ -63,10 +64,5 @@ def _message(body: str | None, file: Path | None) -> bytes:
 def _header(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        _refuse(f"--header {text}: write NAME=VALUE")
+        print_usage(f"--header {text}: write NAME=VALUE")
     return name.lower(), value
-
-
-def _refuse(problem: str) -> None:
-    print(f"headrace: {problem}", file=sys.stderr)
-    raise typer.Exit(WRONG_USAGE)

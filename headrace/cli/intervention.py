@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
+from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.invocation import (
-    WRONG_USAGE,
     AddressOption,
     DataOption,
     JsonOption,
     QueueOption,
+    hint,
     print_json,
+    print_usage,
+    printed_as_json,
     require_yes,
     run_with_client,
 )
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from headrace.api.flow.v1 import flow_pb2
     from headrace.client import AsyncClient
 
-GOES_ON = "What was begun goes on in the mesh"
 CANCEL_WAIT_S = 30.0
 LOOK_LIMIT_S = 5.0
 
@@ -195,12 +196,6 @@ def waiting_words(flow: str, address: str | None, data: Path | None, deployment:
 
     count = asyncio.run(look())
     return "every message that waits" if count is None else f"{count} messages that wait (or are in work)"
-
-
-def print_usage(problem: str) -> None:
-    """Ends with the exit status of wrong usage."""
-    typer.echo(f"headrace: {problem}", err=True)
-    raise typer.Exit(WRONG_USAGE)
 
 
 def _print(flow: str, result: flow_pb2.FlowOperationResult, as_json: bool) -> None:

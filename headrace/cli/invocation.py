@@ -10,13 +10,16 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
+from headrace.cli.terminal import waiting
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from headrace.client import AsyncClient
 
 FAILED = 1
@@ -50,13 +53,17 @@ def run_with_client(
     as_json: bool = False,
     if_interrupted: str = "",
     queue: bool = False,
+    doing: str = "",
 ) -> Answer:
     """Runs `work` with an open client; prints an error in one or two lines and exits with its status.
 
-    `if_interrupted` is what a person should know who ends it with Ctrl-C.
+    `if_interrupted` is what a person should know who ends it with Ctrl-C, `doing` what a terminal shows while it
+    takes long.
     """
     try:
-        return asyncio.run(_open_and_run(work, address, data, QUEUE_S if queue else 0.0))
+        found = find_address(address, data)
+        with waiting(doing if not as_json else ""):
+            return asyncio.run(_open_and_run(work, found, QUEUE_S if queue else 0.0))
     except HeadraceError as error:
         print_error(error, as_json=as_json)
         raise typer.Exit(UNREACHABLE if isinstance(error, Unavailable) else FAILED) from None
@@ -66,12 +73,10 @@ def run_with_client(
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _open_and_run(
-    work: Callable[[AsyncClient], Awaitable[Answer]], address: str | None, data: Path | None, queue_s: float
-) -> Answer:
+async def _open_and_run(work: Callable[[AsyncClient], Awaitable[Answer]], address: str, queue_s: float) -> Answer:
     from headrace.client import AsyncClient
 
-    async with AsyncClient(find_address(address, data), user=user_name(), queue_s=queue_s) as client:
+    async with AsyncClient(address, user=user_name(), queue_s=queue_s) as client:
         return await work(client)
 
 
@@ -124,6 +129,27 @@ def error_facts(error: HeadraceError) -> dict[str, object]:
 def print_json(facts: object) -> None:
     """One JSON object, indented where a person reads it."""
     print(json.dumps(facts, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def printed_as_json(message: Message, as_json: bool) -> bool:
+    """Prints a message as JSON where asked; answers whether it did."""
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json(plain(message))
+    return as_json
+
+
+def hint(command: str) -> None:
+    """What to type next; for people only, so not into a pipe."""
+    if sys.stdout.isatty():
+        print(f"  next: {command}")
+
+
+def print_usage(problem: str) -> NoReturn:
+    """Ends with the exit status of wrong usage."""
+    print(f"headrace: {problem}", file=sys.stderr)
+    raise typer.Exit(WRONG_USAGE)
 
 
 def require_yes(yes: bool, question: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import AddressOption, DataOption, run_with_client
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def logs(
-    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    flow: FlowArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     step: Annotated[str, typer.Option(help="Only this step.")] = "",
     lines: Annotated[int, typer.Option(help="Lines of the past.", min=1, max=1000)] = 50,

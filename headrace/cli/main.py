@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -14,23 +15,25 @@ EPILOG = (
 
 # name: (module, attribute, summary); the attribute is a typer.Typer or a function.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "up": ("headrace.cli.up", "up", "Run a mesh on this machine, in the foreground."),
+    "up": ("headrace.cli.up", "up", "Run a mesh on this machine, in the foreground or detached."),
     "down": ("headrace.cli.down", "down", "End the mesh of a data directory; its data stays."),
     "status": ("headrace.cli.status", "status", "Processes, addresses, profile and flows."),
     "component": ("headrace.cli.component", "app", "Push, list and show components and their revisions."),
     "flow": ("headrace.cli.flow", "app", "Apply, publish, start, stop and watch flows."),
+    "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
+    "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
     "dead-letters": (
         "headrace.cli.dead_letters",
         "app",
         "Messages that were given up: look, replay, discard.",
     ),
-    "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
-    "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
     "demo": ("headrace.cli.demo", "demo", "Run the example flow with real orders and check every answer."),
+    "completion": ("headrace.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }
 FAILED = 1
 UNREACHABLE = 3
 INTERRUPTED = 130
+COMPLETE_VARIABLE = "_HEADRACE_COMPLETE"
 
 
 def make_command() -> Any:
@@ -58,6 +61,8 @@ def make_command() -> Any:
             return name, load(name) if name and found else found, rest
 
     def load(name: str) -> _click.Command:
+        from headrace.cli.examples import add_examples
+
         module, attribute, _ = COMMANDS[name]
         target = getattr(import_module(module), attribute)
         if not isinstance(target, typer.Typer):
@@ -68,6 +73,7 @@ def make_command() -> Any:
         target._add_completion = False
         command = typer.main.get_command(target)
         command.name = name
+        add_examples(command, name)
         return command
 
     app = typer.Typer(
@@ -103,6 +109,10 @@ def run(arguments: list[str]) -> int:
     """Runs a command; answers its exit status."""
     from headrace.model.errors import HeadraceError, Unavailable
 
+    if COMPLETE_VARIABLE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         make_command()(args=arguments, prog_name="headrace", standalone_mode=True)
     except SystemExit as ended:
@@ -125,7 +135,6 @@ def run(arguments: list[str]) -> int:
 
 def print_unexpected(error: Exception) -> None:
     """An error nobody foresaw: its kind and place in two lines; all of it with HEADRACE_TRACEBACK=1."""
-    import os
     import traceback
 
     if os.environ.get("HEADRACE_TRACEBACK"):

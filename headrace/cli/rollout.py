@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, hint, printed_as_json, progress_lines
+from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
     QueueOption,
+    hint,
     print_json,
+    printed_as_json,
     require_yes,
     run_with_client,
 )
@@ -58,26 +61,14 @@ def publish(
     data: DataOption = None,
 ) -> None:
     """Make the draft the next version; where the flow runs, the version is deployed."""
-
-    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
-        return await client.publish(
-            flow,
-            strategy=strategy.name,
-            strict_order=strict_order,
-            timeout_s=timeout_s,
-            progress=progress_lines(as_json),
-        )
-
-    result = _rolled_out(work, as_json, address, data, queue)
-    if result is None:
-        return
+    how = _How(strategy, strict_order, timeout_s, queue, as_json, address, data)
+    result = _roll_out(lambda client, options: client.publish(flow, **options), how)
     name = flow_id(result.flow or flow)
     if not result.deployment:
-        print(f"{name}: published version {result.version}")
-        hint(f"headrace flow start {name}")
+        _print_result(f"{name}: published version {result.version}", result, f"headrace flow start {name}", as_json)
         return
-    _print_result(f"{name}: published version {result.version}, deployment {result.deployment} runs it", result)
-    hint(f"headrace flow status {name}")
+    words = f"{name}: published version {result.version}, deployment {result.deployment} runs it"
+    _print_result(words, result, f"headrace flow status {name}", as_json)
 
 
 def restart(
@@ -91,22 +82,11 @@ def restart(
     data: DataOption = None,
 ) -> None:
     """Deploy the running version anew, with the revisions that its references mean now."""
-
-    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
-        return await client.restart(
-            flow,
-            strategy=strategy.name,
-            strict_order=strict_order,
-            timeout_s=timeout_s,
-            progress=progress_lines(as_json),
-        )
-
-    result = _rolled_out(work, as_json, address, data, queue)
-    if result is None:
-        return
+    how = _How(strategy, strict_order, timeout_s, queue, as_json, address, data)
+    result = _roll_out(lambda client, options: client.restart(flow, **options), how)
     name = flow_id(result.flow or flow)
-    _print_result(f"{name}: restarted, deployment {result.deployment} runs version {result.version}", result)
-    hint(f"headrace flow rollback {name} {result.version}")
+    words = f"{name}: restarted, deployment {result.deployment} runs version {result.version}"
+    _print_result(words, result, f"headrace flow rollback {name} {result.version}", as_json)
 
 
 def rollback(
@@ -121,23 +101,11 @@ def rollback(
     data: DataOption = None,
 ) -> None:
     """Deploy a version with the revisions it last ran with; the version that runs: with those before."""
-
-    async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
-        return await client.rollback(
-            flow,
-            version,
-            strategy=strategy.name,
-            strict_order=strict_order,
-            timeout_s=timeout_s,
-            progress=progress_lines(as_json),
-        )
-
-    result = _rolled_out(work, as_json, address, data, queue)
-    if result is None:
-        return
+    how = _How(strategy, strict_order, timeout_s, queue, as_json, address, data)
+    result = _roll_out(lambda client, options: client.rollback(flow, version, **options), how)
     name = flow_id(result.flow or flow)
-    _print_result(f"{name}: rolled back, deployment {result.deployment} runs version {result.version}", result)
-    hint(f"headrace flow status {name}")
+    words = f"{name}: rolled back, deployment {result.deployment} runs version {result.version}"
+    _print_result(words, result, f"headrace flow status {name}", as_json)
 
 
 def draft(
@@ -173,29 +141,47 @@ def delete_version(
         print(f"{flow_id(flow)}: version {version} deleted")
 
 
-def _rolled_out(
-    work: Callable[[AsyncClient], Awaitable[flow_pb2.FlowOperationResult]],
-    as_json: bool,
-    address: str | None,
-    data: Path | None,
-    queue: bool,
-) -> flow_pb2.FlowOperationResult | None:
-    """The result, None where it was printed as JSON. An interrupt ends the waiting only, and says so."""
-    result = run_with_client(
-        work,
-        address=address,
-        data=data,
-        as_json=as_json,
-        if_interrupted="What was begun goes on in the mesh",
-        queue=queue,
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What a person typed after any of the three verbs."""
+
+    strategy: StrategyName
+    strict_order: bool
+    timeout_s: float
+    queue: bool
+    as_json: bool
+    address: str | None
+    data: Path | None
+
+
+def _roll_out(
+    call: Callable[[AsyncClient, dict[str, Any]], Awaitable[flow_pb2.FlowOperationResult]], how: _How
+) -> flow_pb2.FlowOperationResult:
+    """Runs one of the verbs to its end. An interrupt ends the waiting only, and says so."""
+    options = {
+        "strategy": how.strategy.name,
+        "strict_order": how.strict_order,
+        "timeout_s": how.timeout_s,
+        "progress": progress_lines(how.as_json),
+    }
+    return run_with_client(
+        lambda client: call(client, options),
+        address=how.address,
+        data=how.data,
+        as_json=how.as_json,
+        if_interrupted=GOES_ON,
+        queue=how.queue,
     )
-    return None if printed_as_json(result, as_json) else result
 
 
-def _print_result(head: str, result: flow_pb2.FlowOperationResult) -> None:
-    print(head)
+def _print_result(words: str, result: flow_pb2.FlowOperationResult, next_command: str, as_json: bool) -> None:
+    """One line, what differs from the deployment before, and what to type next; or JSON."""
+    if printed_as_json(result, as_json):
+        return
+    print(words)
     if result.HasField("difference"):
         from headrace.cli.flow_tables import difference_lines
 
         for line in difference_lines(result.difference):
             print(f"  {line}")
+    hint(next_command)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,7 +17,9 @@ from headrace.client.registry_calls import RegistryCalls
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.flow_spec import FlowSpec
 from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
-from headrace.wire.flow_file import FlowFile, load_flow_file
+
+if TYPE_CHECKING:
+    from headrace.wire.flow_file import FlowFile
 
 PUSHES_AT_ONCE = 4
 
@@ -53,7 +56,9 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls):
         a flow that cannot be is refused before anything is pushed. Where something fails later, what was pushed stays
         pushed and the flow is as it was.
         """
-        loaded = file if isinstance(file, FlowFile) else load_flow_file(file)
+        from headrace.wire.flow_file import load_flow_file  # only here: YAML takes a while to import
+
+        loaded = load_flow_file(file) if isinstance(file, str | Path) else file
         loaded.check()
         components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed)
         references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from headrace.cli import main as door
+from headrace.cli.examples import EXAMPLES
 from headrace.model.errors import HeadraceError, InvalidInput, NotFound, Unavailable
 
 
@@ -67,3 +71,62 @@ def test_the_epilog_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert all(name in text for name in door.COMMANDS)
     assert "130 interrupted" in " ".join(text.split())
+
+
+def every_command() -> Iterator[tuple[str, Any]]:
+    """Path and command, groups left out."""
+    root = door.make_command()
+    for name in door.COMMANDS:
+        found = root.resolve_command(root.make_context("headrace", [name], resilient_parsing=True), [name])[1]
+        below = getattr(found, "commands", None)
+        yield from ((f"{name} {sub}", command) for sub, command in below.items()) if below else [(name, found)]
+
+
+# What prints nothing that a program would read.
+NO_JSON = {"up", "down", "completion"}
+
+
+def test_every_command_has_a_summary_and_an_example_and_answers_programs() -> None:
+    commands = dict(every_command())
+    assert set(EXAMPLES) == set(commands)
+    assert [path for path, command in commands.items() if not command.help] == []
+    options = {path: {name for option in command.params for name in option.opts} for path, command in commands.items()}
+    assert {path for path, names in options.items() if "--json" not in names} == NO_JSON
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_a_command_that_can_be_typed(line: str) -> None:
+    words = shlex.split(line.partition(" > ")[0], comments=True)
+    assert words[0] == "headrace"
+    command: Any = door.make_command()
+    rest, context = words[1:], command.make_context("headrace", words[1:])
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest[:], parent=context)
+
+
+@pytest.mark.parametrize(
+    ("shell", "typed", "offered"),
+    [
+        ("bash", "headrace flow res", "restart"),
+        ("bash", "headrace comp", "component"),
+        ("zsh", "headrace flow start --ti", "--timeout"),
+        ("fish", "headrace flow drain-choice orders mo", "move"),
+    ],
+)
+def test_completion_offers_commands_options_and_choices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shell: str, typed: str, offered: str
+) -> None:
+    monkeypatch.setenv(door.COMPLETE_VARIABLE, f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", typed)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    assert door.run([]) == 0
+    assert offered in capsys.readouterr().out
+
+
+def test_the_completion_script_asks_the_command_by_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert door.run(["completion", shell]) == 0
+        assert f"{door.COMPLETE_VARIABLE}=complete_{shell}" in capsys.readouterr().out

@@ -1,0 +1,59 @@
+"""An example or two for every command, shown at the end of its help. A test parses each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "up": ("headrace up", "headrace up --profile fast --data /var/lib/headrace"),
+    "down": ("headrace down",),
+    "status": ("headrace status", "headrace status --json"),
+    "component push": ("headrace component push ./price", "headrace component push ./price --tag stable"),
+    "component list": ("headrace component list",),
+    "component show": ("headrace component show price",),
+    "component upgrade": ("headrace component upgrade orders --component price",),
+    "component gc": ("headrace component gc", "headrace component gc price --yes"),
+    "flow apply": ("headrace flow apply orders.yaml",),
+    "flow publish": ("headrace flow publish orders", "headrace flow publish orders --strategy restart"),
+    "flow start": ("headrace flow start orders", "headrace flow start orders --version 2"),
+    "flow restart": ("headrace flow restart orders",),
+    "flow rollback": ("headrace flow rollback orders 2",),
+    "flow stop": ("headrace flow stop orders", "headrace flow stop orders --drop --yes"),
+    "flow suspend": ("headrace flow suspend orders --max-time 2h",),
+    "flow resume": ("headrace flow resume orders",),
+    "flow scale": ("headrace flow scale orders price=4",),
+    "flow cancel": ("headrace flow cancel orders",),
+    "flow drain-choice": ("headrace flow drain-choice orders move --deployment 3",),
+    "flow history": ("headrace flow history orders", "headrace flow history"),
+    "flow status": ("headrace flow status orders", "headrace flow status orders --policy"),
+    "flow list": ("headrace flow list",),
+    "flow show": ("headrace flow show orders",),
+    "flow draft": ("headrace flow draft orders --from 2",),
+    "flow delete": ("headrace flow delete orders",),
+    "flow delete-version": ("headrace flow delete-version orders 2",),
+    "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
+    "logs": ("headrace logs orders --follow", "headrace logs orders --step price --lines 20"),
+    "dead-letters list": ("headrace dead-letters list", "headrace dead-letters list orders --step price --follow"),
+    "dead-letters show": ("headrace dead-letters show orders 7",),
+    "dead-letters replay": (
+        "headrace dead-letters replay orders 7 8",
+        "headrace dead-letters replay orders --all --reason TIMEOUT",
+    ),
+    "dead-letters discard": ("headrace dead-letters discard orders 7",),
+    "dead-letters in-doubt": ("headrace dead-letters in-doubt orders",),
+    "demo": ("headrace demo --once",),
+    "completion": (
+        "headrace completion bash > ~/.local/share/bash-completion/completions/headrace",
+        "headrace completion zsh > ~/.zfunc/_headrace    # with fpath+=~/.zfunc before compinit in ~/.zshrc",
+        "headrace completion fish > ~/.config/fish/completions/headrace.fish",
+    ),
+}
+
+
+def add_examples(command: Any, path: str) -> None:
+    """Puts the examples of a command, and of all commands below it, at the end of their help."""
+    for name, below in getattr(command, "commands", {}).items():
+        add_examples(below, f"{path} {name}")
+    if path in EXAMPLES:
+        # \b: the help's lines are kept as they are.
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[path])
