@@ -23,6 +23,7 @@ from headrace.cli.invocation import (
 )
 from headrace.model.durations import parse_duration
 from headrace.model.errors import Cancelled, HeadraceError, InvalidInput, WrongState
+from headrace.model.names import is_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +108,7 @@ def scale(
 ) -> None:
     """Change how many instances of a step the running deployment has; the pinned revision stays."""
     step, equals, number = scaled.partition("=")
-    if not equals or not number.isdigit() or not step:
+    if not equals or not is_number(number) or not step:
         print_usage(f"{scaled!r} is not STEP=N, for example price=4")
 
     async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:

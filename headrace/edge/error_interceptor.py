@@ -128,14 +128,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return make(wrapped, decode and _tolerant(decode), handler.response_serializer)  # type: ignore[arg-type]
 
 
-class _Undecodable:
-    """A request whose bytes are no such message: gRPC itself would call that INTERNAL, with a traceback in the log."""
-
-    problem = InvalidInput(
+def undecodable() -> InvalidInput:
+    """For bytes that are no such message; handlers that take bytes and decode them themselves raise it."""
+    return InvalidInput(
         "the request's bytes are not the message that this method takes",
         reason="UNDECODABLE_REQUEST",
         next_step="See the protos, or `grpcurl describe` the method",
     )
+
+
+class _Undecodable:
+    """A request whose bytes are no such message: gRPC itself would call that INTERNAL, with a traceback in the log."""
 
 
 def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -151,14 +154,14 @@ def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         if isinstance(request, _Undecodable):
-            raise request.problem
+            raise undecodable()
         yield request
 
 
 def _checked(request: Any) -> Any:
     """The request, or the stream of requests; InvalidInput for bytes that are none."""
     if isinstance(request, _Undecodable):
-        raise request.problem
+        raise undecodable()
     return _decoded(request) if hasattr(request, "__aiter__") else request
 
 

@@ -27,12 +27,23 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """With `List`, which grpcio's does not have."""
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802  gRPC's name
+        messages: Any = health_pb2  # whose stubs are older
+        statuses: dict[str, Any] = vars(self)["_server_status"]
+        return messages.HealthListResponse(
+            statuses={name: messages.HealthCheckResponse(status=status) for name, status in statuses.items()}
+        )
+
+
 class GrpcServer:
     """Add services, `start`, `stop`. Addresses are `host:port` (port 0 for a free one) or `unix:/path`."""
 
     def __init__(self, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
         self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), *interceptors], options=SERVER_OPTIONS)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME]
         self._before_stop: list[Callable[[], None]] = []

@@ -11,6 +11,8 @@ from typing import Any
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 
+from headrace.edge.error_interceptor import undecodable
+
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 _METHODS = frozenset(f"/{service}/ServerReflectionInfo" for service in (V1, V1ALPHA))
@@ -29,18 +31,45 @@ class ServerReflection(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(self._answer)
 
     async def _answer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        from google.protobuf.message import DecodeError
         from grpc_reflection.v1alpha import reflection, reflection_pb2
 
         if self._servicer is None:
             _describe_v1()
-            self._servicer = reflection.aio.ReflectionServicer([*self._services, V1, V1ALPHA])
+            services = [*self._services, V1, V1ALPHA]
+            self._servicer = reflection.aio.ReflectionServicer(services, _PoolWithMethods())
 
         async def parsed() -> AsyncIterator[Any]:
             async for request in requests:
-                yield reflection_pb2.ServerReflectionRequest.FromString(request)
+                try:
+                    yield reflection_pb2.ServerReflectionRequest.FromString(request)
+                except DecodeError:
+                    raise undecodable() from None
 
         async for response in self._servicer.ServerReflectionInfo(parsed(), context):
             yield response.SerializeToString()
+
+
+class _PoolWithMethods:
+    """The default pool, which also finds `package.Service.Method`; by itself it knows types and services only."""
+
+    def __init__(self) -> None:
+        from google.protobuf import descriptor_pool
+
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            parent, _, method = symbol.rpartition(".")
+            service = self._pool.FindServiceByName(parent)
+            if method not in service.methods_by_name:
+                raise
+            return service.file
 
 
 def _describe_v1() -> None:

@@ -10,7 +10,9 @@ from headrace.model.errors import InvalidInput
 NAME_PATTERN = r"[a-z][a-z0-9-]{0,39}"
 _NAME = re.compile(NAME_PATTERN)
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
+_SEMVER_CHARACTERS = 64
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -47,7 +49,14 @@ def check_tag(field: str, value: str) -> str:
 
 
 def is_semver(value: str) -> bool:
-    return _SEMVER.fullmatch(value) is not None
+    """At most 64 characters, as any tag."""
+    return len(value) <= _SEMVER_CHARACTERS and _SEMVER.fullmatch(value) is not None
+
+
+def is_number(text: str) -> bool:
+    """Whether `int(text)` is a number of ours: what `isdigit` takes may be no number at all (`²`), or one that neither
+    `int` nor a message's field takes."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def is_digest(value: str) -> bool:
@@ -75,7 +84,7 @@ def parse_reference(field: str, text: str) -> Reference:
         return Reference(component, tag="latest")
     if is_digest(selector):
         return Reference(component, digest=selector)
-    if selector.isdigit() and int(selector) > 0:
+    if is_number(selector) and int(selector) > 0:
         return Reference(component, number=int(selector))
     return Reference(component, tag=check_tag(field, selector))
 
@@ -92,7 +101,7 @@ def parse_resource(field: str, value: str, *collections: str) -> list[str]:
     ids = parts[1::2]
     check_name(field, ids[0])
     for number in ids[1:]:
-        if not number.isdigit():
+        if not is_number(number):
             raise InvalidInput.at(field, value, f"does not end in a number ({pattern})", reason="BAD_NAME")
     return ids
 

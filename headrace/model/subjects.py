@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from headrace.model.names import is_number
+
 ROOT = "hr"
 INGRESS = "in"
 BARRIER_STEP = "_barrier"
@@ -72,7 +74,7 @@ def barrier_subject(workspace: str, flow: str) -> str:
 def parse_data_subject(subject: str) -> DataSubject:
     """Takes a data subject apart; ValueError if it is none."""
     parts = subject.split(".")
-    if len(parts) != 6 or parts[0] != ROOT or not parts[5].isdigit():
+    if len(parts) != 6 or parts[0] != ROOT or not is_number(parts[5]):
         raise ValueError(f"not a data subject: {subject}")
     return DataSubject(parts[1], parts[2], parts[3], parts[4], int(parts[5]))
 

@@ -12,6 +12,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import InvalidInput
+from headrace.model.names import is_number
 from headrace.wire.envelope import DeadLetter, MalformedMessage, decode_dead_letter
 from services.orchestrator.letter_messages import trace_id
 
@@ -39,7 +40,7 @@ class DoubtRecords:
         """Newest first: up to `size` records older than the token, the next token, and how many there are."""
         if not 0 <= size <= MAX_PAGE:
             raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not token.isdigit():
+        if token and not is_number(token):
             raise InvalidInput.at("page_token", token, "was not given out by this server")
         size = size or DEFAULT_PAGE
         stream, pattern = subjects.doubt_stream(self.workspace), subjects.doubt_filter(self.workspace, flow)

@@ -18,6 +18,7 @@ from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, N
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Conflict, InvalidInput, Unavailable
+from headrace.model.names import is_number
 from services.orchestrator.caller import ORCHESTRATOR
 from services.orchestrator.domain.documents import DeletedFlow, decode, encode
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -105,7 +106,7 @@ class HistoryReader:
         """Up to `size` entries older than the token, and the token of the next page (empty at the end)."""
         if size < 0 or size > MAX_PAGE:
             raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not token.isdigit():
+        if token and not is_number(token):
             raise InvalidInput.at("page_token", token, "was not given out by this server")
         size = size or DEFAULT_PAGE
         info = await self.assets.stream_info(subjects.history_stream(self.workspace))

@@ -12,6 +12,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets, StoredMessage
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import InvalidInput
+from headrace.model.names import is_number
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_dead_letter
 
 log = get_logger(__name__)
@@ -84,7 +85,7 @@ class LetterStore:
         end). A page of a filter may be shorter than asked for although a next one follows."""
         if not 0 <= size <= MAX_PAGE:
             raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not token.isdigit():
+        if token and not is_number(token):
             raise InvalidInput.at("page_token", token, "was not given out by this server")
         size = size or DEFAULT_PAGE
         first, last = await self.bounds(flow)

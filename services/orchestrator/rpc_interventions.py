@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.model.errors import InvalidInput
-from headrace.model.names import parse_resource
+from headrace.model.names import is_number, parse_resource
 from headrace.wire.flow import seconds_from_duration
 from services.orchestrator.domain import drain_choice
 from services.orchestrator.flow_messages import operation_message
@@ -72,6 +72,6 @@ class InterventionRpc:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not is_number(text):
         raise InvalidInput.at("name", text, "is not a deployment's number", next_step="flows/{flow}/deployments/{n}")
     return int(text)

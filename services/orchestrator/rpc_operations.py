@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -18,6 +19,7 @@ from services.orchestrator.operation_view import OperationView
 from services.orchestrator.paging import page_of
 
 LONGEST_WAIT_S = 60.0
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
@@ -72,6 +74,6 @@ class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[mis
 
 def _identifier(name: str) -> str:
     prefix, _, identifier = name.partition("/")
-    if prefix != "operations" or not identifier or "/" in identifier or "." in identifier:
+    if prefix != "operations" or not _IDENTIFIER.fullmatch(identifier):
         raise InvalidInput.at("name", name, "is not an operation's name", next_step="Use operations/{id}")
     return identifier

@@ -17,6 +17,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
 from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.model.names import is_number
 from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
@@ -130,9 +131,9 @@ class StrayMover:
 
 def _slot_of(message: StoredMessage) -> int:
     slot = message.subject.rpartition(".")[2]
-    return int(slot) if slot.isdigit() else NO_SLOT
+    return int(slot) if is_number(slot) else NO_SLOT
 
 
 def _deployment_of(owner: str) -> int:
     """0 for an owner that is no deployment."""
-    return int(owner[1:]) if owner[:1] == "d" and owner[1:].isdigit() else 0
+    return int(owner[1:]) if owner[:1] == "d" and is_number(owner[1:]) else 0

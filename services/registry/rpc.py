@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from headrace.model.errors import DeadlineExceeded, InvalidInput
-from headrace.model.names import is_digest, parse_reference, parse_resource
+from headrace.model.names import is_digest, is_number, parse_reference, parse_resource
 from headrace.wire.manifest import manifest_to_proto
 from services.registry.catalogue import Catalogue, RevisionView
 from services.registry.component_store import FoundComponent
@@ -76,7 +76,7 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         (name,) = parse_resource("parent", request.parent, "components")
         limit = page_limit(request.page_size)
         below = decode_token("revisions", request.page_token)
-        if below and not below.isdigit():
+        if below and not is_number(below):
             raise InvalidInput.at("page_token", request.page_token, "is not a token of this list")
         views, more = await self._catalogue.revisions(name, below=int(below or 0), limit=limit)
         revisions = _bounded(revision_to_proto(view) for view in views)

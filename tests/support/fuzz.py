@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor as Field
 
 EDGES_64 = (0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1)
@@ -49,32 +51,62 @@ def scalar(field: Any, rng: random.Random) -> Any:
     return value
 
 
-def fill(message: Any, rng: random.Random, depth: int = 3) -> Any:
-    """Sets some of the fields, whatever they mean; answers the message."""
+def fill(
+    message: Any, rng: random.Random, depth: int = 3, *, skip: float = 0.35, values: Callable[..., Any] = scalar
+) -> Any:
+    """Sets some of the fields, whatever they mean; answers the message. `skip`: how likely a field is left out;
+    `values(field, rng)`: what a scalar field, or an item of one, is set to."""
+    if message.DESCRIPTOR.full_name == "google.protobuf.Struct":
+        json_format.ParseDict(json_object(rng), message)
+        return message
     for field in message.DESCRIPTOR.fields:
-        if rng.random() < 0.35:
+        if rng.random() < skip:
             continue
         entry = field.message_type
         if entry is not None and entry.GetOptions().map_entry:
             key, value = entry.fields_by_name["key"], entry.fields_by_name["value"]
             if value.message_type is None:
                 for _ in range(rng.randrange(3)):
-                    getattr(message, field.name)[scalar(key, rng)] = scalar(value, rng)
+                    getattr(message, field.name)[values(key, rng)] = values(value, rng)
         elif field.is_repeated:
             target = getattr(message, field.name)
             for _ in range(rng.randrange(3)):
                 if entry is None:
-                    target.append(scalar(field, rng))
+                    target.append(values(field, rng))
                 elif depth:
-                    fill(target.add(), rng, depth - 1)
+                    fill(target.add(), rng, depth - 1, skip=skip, values=values)
         elif entry is not None:
             if depth:
                 part = getattr(message, field.name)
                 part.SetInParent()
-                fill(part, rng, depth - 1)
+                fill(part, rng, depth - 1, skip=skip, values=values)
         else:
-            setattr(message, field.name, scalar(field, rng))
+            setattr(message, field.name, values(field, rng))
     return message
+
+
+def json_object(rng: random.Random) -> dict[str, Any]:
+    """Anything that JSON can say, and now and then far too deep."""
+    if rng.random() < 0.05:
+        nested: dict[str, Any] = {}
+        for _ in range(rng.choice((20, 40))):
+            nested = {"a": nested}
+        return nested
+    values = (
+        None,
+        True,
+        0,
+        -1.5,
+        1e300,
+        "",
+        "text",
+        [],
+        [1, "two", {"three": None}],
+        {},
+        {"b": {"c": [[]]}},
+        text(rng),
+    )
+    return {text(rng): rng.choice(values) for _ in range(rng.randrange(4))}
 
 
 def mutated(raw: bytes, rng: random.Random) -> bytes:

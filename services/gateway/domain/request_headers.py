@@ -9,6 +9,8 @@ from headrace.model.answer import MAX_KEY_LENGTH
 from services.gateway.domain import refusals
 
 MAX_PASSED_BYTES = 16 * 1024
+MOST_DIGITS = 18
+"""Of a content-length."""
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 # RFC 9110 section 7.6.1 (with the ones it obsoletes), framing, secrets, and what the envelope has elsewhere.
@@ -73,7 +75,7 @@ def _note(headers: RequestHeaders, name: bytes, value: bytes) -> None:
     if name == b"content-type":
         headers.content_type = value.decode("latin-1") or DEFAULT_CONTENT_TYPE
     elif name == b"content-length":
-        if not value.isdigit():
+        if not value.isdigit() or len(value) > MOST_DIGITS:
             raise refusals.bad_content_length(value.decode("latin-1"))
         headers.content_length = int(value)
     elif name == b"traceparent":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
+from headrace.model.names import is_number
 from headrace.model.slots import MAX_SLOTS
 from services.orchestrator.domain.deployment_phases import OVER, WANTED
 from services.orchestrator.domain.documents import DROP, FlowDocument, current_epoch
@@ -96,7 +97,7 @@ def stream_view(info: Mapping[str, object]) -> StreamView:
         if len(parts) == 6 and parts[3].startswith(CURSORS):
             cursors.add(parts[3])
         elif len(parts) == 6:
-            place = (parts[3], parts[4], int(parts[5]) if parts[5].isdigit() else NO_SLOT)
+            place = (parts[3], parts[4], int(parts[5]) if is_number(parts[5]) else NO_SLOT)
             counts[place] = counts.get(place, 0) + int(str(count))
     last = int(str(_mapping(info.get("state")).get("last_seq", 0)))
     return StreamView(shown, counts, last, frozenset(cursors))

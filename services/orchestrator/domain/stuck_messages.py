@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.model.names import is_number
 from services.orchestrator.domain.actions import Action, RedeliverStuck
 from services.orchestrator.domain.assets import wanted_consumers
 from services.orchestrator.domain.snapshot import ConsumerView, Snapshot, StreamView, Suspicion
@@ -40,7 +41,7 @@ def stored_for(stream: StreamView, view: ConsumerView) -> int:
     count = 0
     for subject in filters_of(view.config):
         owner, step, slot = subject.split(".")[3:6]
-        count += stream.stored(owner, step, int(slot) if slot.isdigit() else None)
+        count += stream.stored(owner, step, int(slot) if is_number(slot) else None)
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.model.names import is_number
 from headrace.model.subjects import pin_key
 
 _COLLECTIONS = {"d": "deployments", "v": "versions"}
@@ -20,6 +21,6 @@ def holder_of_pin(key: str) -> str:
     """Resource name of the holder: `<hex>.orders.d1` → `flows/orders/deployments/1`."""
     _, flow, holder = key.split(".", 2)
     collection = _COLLECTIONS.get(holder[:1])
-    if collection is None or not holder[1:].isdigit():
+    if collection is None or not is_number(holder[1:]):
         return f"flows/{flow}/{holder}"
     return f"flows/{flow}/{collection}/{holder[1:]}"
