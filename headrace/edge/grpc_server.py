@@ -30,7 +30,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
     """With `List`, which grpcio's does not have."""
 
-    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802  gRPC's name
+    async def List(self, request: Any, context: Any) -> Any:
         messages: Any = health_pb2  # whose stubs are older
         statuses: dict[str, Any] = vars(self)["_server_status"]
         return messages.HealthListResponse(
