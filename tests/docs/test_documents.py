@@ -1,0 +1,42 @@
+"""Every command that the documents show is run, in order, in a folder of its own; all on one mesh."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import real_tools
+
+from tests.docs.walk import Walk
+from tests.support.mesh import RunningMesh
+
+ROOT = Path(__file__).parents[2]
+WITH_GRPCURL = ("grpcurl.md",)
+
+
+@pytest.fixture
+def environment(module_mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
+    """Of a reader: `headrace` and the real tools on PATH, the mesh's data directory known."""
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if grpcurl := real_tools.locate("grpcurl"):
+        places.append(str(Path(grpcurl).parent))
+    return {**os.environ, "PATH": ":".join(places), "HEADRACE_DATA": str(module_mesh.data), "HOME": str(tmp_path)}
+
+
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def walk(name: str, mesh: RunningMesh, folder: Path, environment: dict[str, str]) -> None:
+    renamed = {"7400": port_of(mesh.api), "8080": port_of(mesh.gateway)}
+    for shipped in ("components", "examples"):
+        (folder / shipped).symlink_to(ROOT / shipped)
+    Walk(ROOT / "docs" / name, folder, environment, renamed).go()
+
+
+@pytest.mark.needs("grpcurl")
+@pytest.mark.parametrize("name", WITH_GRPCURL)
+def test_grpcurl(name: str, module_mesh: RunningMesh, tmp_path: Path, environment: dict[str, str]) -> None:
+    walk(name, module_mesh, tmp_path, environment)
