@@ -32,7 +32,8 @@ class Shell:
     def run(self, command: str, limit_s: float = 60.0) -> tuple[int, str]:
         """Exit status and output; AssertionError when it takes longer."""
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(f"{{ {command}\n}} < /dev/null\nprintf '\\n{self._mark} %d\\n' $?\n".encode())
         seen = b""
         end = f"\n{self._mark} ".encode()
