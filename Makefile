@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help setup stubs demo test unit soak lint breaking bench fmt tools lock clean
+.PHONY: help docs setup stubs demo test unit soak lint breaking bench fmt tools lock clean
 
 help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
@@ -12,7 +12,7 @@ help:
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
 	@echo "make bench           measure; writes build/bench.json"
 	@echo "make tools           build the real tools the tests can use (grpcurl; needs Go)"
-	@echo "make fmt | lock | clean"
+	@echo "make fmt | docs | lock | clean"
 
 # The virtual environment is complete when the stamp is newer than the lock file.
 $(VENV)/.stamp: requirements.lock pyproject.toml hatch_build.py
@@ -70,6 +70,11 @@ bench: stubs
 
 soak: stubs
 	@HEADRACE_SOAK_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest tests/robustness tests/simulation --timeout 0 $(PYTEST_ARGS)
+
+# Pages that are made from tables and comments; tests hold them equal.
+docs: stubs
+	@$(BIN)/python tools/outcomes_doc.py
+	@$(BIN)/python -m tools.api_reference
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl
