@@ -37,6 +37,7 @@ from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory, DataDirec
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
 from headrace.edge.supervised import Facts, ProcessState, Supervised
+from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import HeadraceError, Unavailable
 
 log = get_logger(__name__)
@@ -137,9 +138,7 @@ class Mesh:
         except Unavailable as error:
             raise self._readable(error) from error
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await end_tasks(waiting)
 
     def _readable(self, error: Unavailable) -> HeadraceError:
         """Replaces the JSON lines of a service's log by what they say."""

@@ -11,6 +11,7 @@ import nats.errors
 
 from headrace.edge.kv_bucket import Entry, KvBucket
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import HeadraceError
 from headrace.model.route import Route, decode_route
 
@@ -87,8 +88,7 @@ class RouteTable:
                     return
             watch.result()
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await end_tasks([watch])
 
     async def _is_behind(self) -> bool:
         return await self._bucket.newest() != self._seen

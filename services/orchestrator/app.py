@@ -22,6 +22,7 @@ from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -169,9 +170,7 @@ class OrchestratorApp:
         """Ends streams and calls, then loops, then what they stand on."""
         if self._server is not None:
             await self._server.stop(1.0)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         if self._gate is not None:
             await self._gate.close()
         if self._loops is not None:

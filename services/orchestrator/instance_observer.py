@@ -17,6 +17,7 @@ from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from services.orchestrator.domain.actions import CallInstance
 from services.orchestrator.domain.scaling import GIVE_WAY
 from services.orchestrator.domain.snapshot import InstanceView, StatusView
@@ -73,9 +74,7 @@ class InstanceObserver:
         tasks = [watch.task for watch in self._watches.values()] + list(self._ending)
         if self._agent_task is not None:
             tasks.append(self._agent_task)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         await asyncio.gather(*(watch.channel.close() for watch in self._watches.values()))
         self._agent_task, self.agent_known = None, False
         for known in (self._watches, self.instances, self.statuses):

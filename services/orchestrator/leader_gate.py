@@ -17,6 +17,7 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 
 from headrace.edge.grpc_channel import open_channel
+from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import Unavailable
 from services.orchestrator.call_passage import pass_on
 from services.orchestrator.caller import USER_KEY, caller_of, set_caller
@@ -157,8 +158,7 @@ class LeaderGate(grpc.aio.ServerInterceptor):
                             metadata={"retry_after_ms": "300"},
                         )
             finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end_tasks([task])
 
 
 def _refusing(handler: Any, lease: Lease) -> grpc.RpcMethodHandler[Any, Any]:

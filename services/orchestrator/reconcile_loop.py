@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError
 from services.orchestrator.applier import Applier, touches
@@ -59,10 +60,7 @@ class FlowLoop:
         self._wake.set()
 
     async def stop(self) -> None:
-        tasks = [*self._slow.values(), *([self._task] if self._task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([*self._slow.values(), *([self._task] if self._task else [])])
 
     async def _run(self) -> None:
         busy_rounds = 0

@@ -20,6 +20,7 @@ import msgspec
 
 from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model import subjects
 from headrace.model.durations import format_duration
 from headrace.model.errors import Conflict, HeadraceError
@@ -101,10 +102,8 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Ends all work, and notes how far the timers are."""
-        tasks = [task for task in (self._task, *(timer.task for timer in self._timers.values())) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._last_notes.values(), return_exceptions=True)
+        await end_tasks(task for task in (self._task, *(timer.task for timer in self._timers.values())) if task)
+        await asyncio.gather(*self._last_notes.values(), return_exceptions=True)
         self._task = None
         for timer in self._timers.values() if self._is_leader() else ():
             with contextlib.suppress(HeadraceError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import HeadraceError
 from services.sidecar.component_process import ComponentFacts, ComponentFailed, ComponentProcess
 from services.sidecar.domain.crash_loop import HEALTHY_S, CrashRecord
@@ -251,6 +252,4 @@ async def _first_of(*work: Any) -> Any:
     try:
         yield tasks
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)

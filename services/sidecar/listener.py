@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
 from headrace.ports import Stored
 from headrace.wire.envelope import MalformedMessage, encode_shared
@@ -162,9 +163,7 @@ class ListenerFeed:
                 raise
             return "cancelled at the limit of its drain"
         finally:
-            for task in (writer, drainer):
-                task.cancel()
-            await asyncio.gather(writer, drainer, return_exceptions=True)
+            await end_tasks([writer, drainer])
             call.cancel()
             # Whoever emitted is gone: its source has not committed and will give it again, under the same id.
             for emit in run.unresolved.values():

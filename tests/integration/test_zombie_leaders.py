@@ -180,7 +180,7 @@ async def test_a_late_purge_takes_nothing_of_a_later_start(rig: OrchestratorRig,
         await led_by(zombie.address, "orchestrator-2", within_s=30.0)
         assert b"STREAM.PURGE" in proxy.sent, "the purge never reached the broker"
         rig.agent.keep.clear()
-        await eventually(lambda: len(rig.agent.handled) == 3)
+        await eventually(lambda: len({raw for _, _, _, raw in rig.agent.handled}) == len(rig.agent.handled) == 3)
         assert (await client.get_flow("orders")).state == flow_pb2.FLOW_STATE_RUNNING
 
 

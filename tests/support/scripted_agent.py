@@ -151,9 +151,10 @@ class ScriptedSidecar(sidecar_pb2_grpc.LifecycleServiceServicer):
                 await asyncio.sleep(PULL_S / 10)  # tidy: pace
                 continue
             for message in messages:
-                while lease is not None and spec.step in self.agent.keep and not self.ended:  # noqa: ASYNC110
-                    await asyncio.sleep(PULL_S / 10)  # tidy: pace (in hand: giving it back would break the order)
-                if lease is not None and self.ended:
+                # In hand: giving it back would break the order of a slot, and be delivered again at once elsewhere.
+                while spec.step in self.agent.keep and not self.ended:  # noqa: ASYNC110
+                    await asyncio.sleep(PULL_S / 10)  # tidy: pace
+                if self.ended and lease is not None:
                     return
                 if spec.step in self.agent.keep:
                     await message.nak()
