@@ -1,28 +1,49 @@
-"""`headrace component`: push, list, show, upgrade, gc."""
+"""`headrace component`: new, push, list, show, upgrade, delete, gc."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.completion import complete_components
+from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
+    hint,
     print_json,
+    print_usage,
     require_yes,
     run_with_client,
 )
 from headrace.cli.tables import byte_size, short_digest, table
+from headrace.cli.terminal import show_text
 
 if TYPE_CHECKING:
     from headrace.api.registry.v1 import registry_pb2
     from headrace.client import AsyncClient
 
 app = typer.Typer(no_args_is_help=True, help="Components and their immutable revisions.")
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="NAME", help="Folder to make; its last part is the name.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a component to begin with: manifest, typed functions, a flow that uses them, a test that passes."""
+    from headrace.cli.skeleton import write_component
+
+    files = write_component(folder)
+    if as_json:
+        print_json({"component": folder.name, "folder": str(folder), "files": [str(file) for file in files]})
+        return
+    for file in files:
+        print(f"  {file}")
+    print(f"{folder.name}: made. Run it, and every save of it: headrace dev {folder}")
 
 
 @app.command()
@@ -33,24 +54,28 @@ def push(
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
-    """Push a folder; equal content gives the revision that is there already."""
+    """Push a folder; equal content gives the revision that is there already. Flows that run keep what they have."""
+    from headrace.cli.pushed import Keeper, find_keepers
 
-    async def work(client: AsyncClient) -> registry_pb2.PushRevisionResponse:
+    async def work(client: AsyncClient) -> tuple[registry_pb2.PushRevisionResponse, list[Keeper]]:
         answer = await client.push_component(folder)
+        revision = answer.revision
         if tag:
-            revision = answer.revision
             await client.tag_revision(revision.manifest.component, revision.number, tag)
-        return answer
+        return answer, await find_keepers(client, revision.manifest.component, revision)
 
-    answer = run_with_client(work, address=address, data=data, as_json=as_json)
+    answer, keepers = run_with_client(work, address=address, data=data, as_json=as_json, doing=f"pushing {folder}")
     revision = answer.revision
     if as_json:
         from headrace.cli.plain import plain
 
-        print_json(plain(answer))
+        kept = [{"flow": item.flow, "revision": item.revision, "takes": item.takes} for item in keepers]
+        print_json(plain(answer) | {"kept": kept})
         return
     print(f"{revision.manifest.component}: {pushed_words(revision.number, answer.created)}", end="")
     print(f", tagged {tag}" if tag else "", f" ({short_digest(revision.digest)})", sep="")
+    for keeper in keepers:
+        print(f"  {keeper.words(revision.number)}")
 
 
 @app.command("list")
@@ -68,12 +93,12 @@ def list_components(as_json: JsonOption = False, address: AddressOption = None, 
             (_component_id(component.name), component.latest_revision, _tags(component.tags), component.title)
             for component in components
         ]
-        print(table(("COMPONENT", "LATEST", "TAGS", "TITLE"), rows))
+        show_text(table(("COMPONENT", "LATEST", "TAGS", "TITLE"), rows))
 
 
 @app.command()
 def show(
-    component: Annotated[str, typer.Argument(help="Name of the component.")],
+    component: Annotated[str, typer.Argument(help="Name of the component.", autocompletion=complete_components)],
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
@@ -103,12 +128,12 @@ def show(
         )
         for revision in revisions
     ]
-    print(table(("REVISION", "DIGEST", "VERSION", "SIZE", "PUSHED", "PINNED BY"), rows))
+    show_text(table(("REVISION", "DIGEST", "VERSION", "SIZE", "PUSHED", "PINNED BY"), rows))
 
 
 @app.command()
 def upgrade(
-    flow: Annotated[str, typer.Argument(help="Name of the flow.")],
+    flow: FlowArgument,
     component: Annotated[
         list[str] | None, typer.Option("--component", metavar="NAME", help="Only this component; may be repeated.")
     ] = None,
@@ -135,8 +160,47 @@ def upgrade(
     print(f"{name}: draft updated")
     for step, change in sorted(answer.changes.items()):
         print(f"  {step}: {change}")
-    if sys.stdout.isatty():
-        print(f"  next: headrace flow publish {name}")
+    hint(f"headrace flow publish {name}")
+
+
+@app.command()
+def delete(
+    component: Annotated[
+        str, typer.Argument(metavar="NAME[@REVISION]", help="Component, or one revision of it: price@3.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Delete a revision, or all of a component; refused where a flow pins one, and then nothing is deleted."""
+    name, at, number = component.removeprefix("components/").partition("@")
+    if at and not number.isdigit():
+        print_usage(f"{component!r} is not NAME or NAME@REVISION, for example price@3")
+
+    async def look(client: AsyncClient) -> list[registry_pb2.Revision]:
+        if number:
+            return [await client.get_revision(name, int(number))]
+        return await client.list_revisions(name)
+
+    revisions = run_with_client(look, address=address, data=data, as_json=as_json)
+    pinned = next((revision for revision in revisions if revision.pinned_by), None)
+    if pinned is None:
+        what = f"revision {number}" if number else f"all {len(revisions)} revisions"
+        require_yes(yes, f"Delete {what} of {name}?")
+    else:
+        revisions = [pinned]  # its refusal says who pins it
+
+    async def work(client: AsyncClient) -> None:
+        for revision in sorted(revisions, key=lambda item: item.number):  # the newest, which is `latest`, at last
+            await client.delete_revision(name, revision.number)
+
+    run_with_client(work, address=address, data=data, as_json=as_json)
+    numbers = sorted(revision.number for revision in revisions)
+    if as_json:
+        print_json({"deleted": [f"components/{name}/revisions/{item}" for item in numbers]})
+    else:
+        print(f"{name}: deleted revision {', '.join(map(str, numbers))}" if numbers else f"{name}: has no revision")
 
 
 @app.command()
@@ -166,7 +230,7 @@ def gc(
             )
             for revision in unused
         ]
-        print(table(("REVISION", "DIGEST", "SIZE", "PUSHED"), rows))
+        show_text(table(("REVISION", "DIGEST", "SIZE", "PUSHED"), rows))
     require_yes(yes, f"Delete these {len(unused)} revisions?")
     names = [revision.name for revision in unused]
     deleted = run_with_client(

@@ -21,6 +21,7 @@ from headrace.cli.invocation import (
 )
 from headrace.cli.letter_tables import DOUBT_HEADINGS, HEADINGS, counts_line, doubt_row, letter_row, letter_text
 from headrace.cli.tables import byte_size, short_digest, table
+from headrace.cli.terminal import show_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ def in_doubt(
     if not found.messages:
         print("no message was ever in doubt")
     else:
-        print(table(DOUBT_HEADINGS, [doubt_row(message) for message in found.messages]))
+        show_text(table(DOUBT_HEADINGS, [doubt_row(message) for message in found.messages]))
         print(f"{found.total} records")
 
 
@@ -175,7 +176,7 @@ def _print_list(flow: str, found: dead_letter_pb2.ListDeadLettersResponse, limit
         print_json({"dead_letters": letters, "more": bool(found.next_page_token), "counts": plain(found.counts)})
         return
     if found.dead_letters:
-        print(table(HEADINGS, [letter_row(letter) for letter in found.dead_letters]))
+        show_text(table(HEADINGS, [letter_row(letter) for letter in found.dead_letters]))
     if found.next_page_token:
         print(f"... and older ones: --limit {limit * 2}")
     print(counts_line(found.counts))
@@ -210,7 +211,7 @@ def _print_all_flows(as_json: bool, address: Any, data: Any) -> None:
     if not rows:
         print("no dead letters")
         return
-    print(table(("FLOW", "LETTERS", "SIZE", "REPLAYED", "DISCARDED", "PUSHED OUT"), rows))
+    show_text(table(("FLOW", "LETTERS", "SIZE", "REPLAYED", "DISCARDED", "PUSHED OUT"), rows))
     print(f"list them: headrace dead-letters list {rows[0][0]}")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli import history, intervention, rollout
 from headrace.cli.component import pushed_words
-from headrace.cli.flow_command import FlowArgument, LimitOption, flow_id, progress_lines
+from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
     AddressOption,
@@ -24,11 +24,13 @@ from headrace.cli.invocation import (
     require_yes,
     run_with_client,
 )
+from headrace.cli.terminal import show_text
 
 if TYPE_CHECKING:
     from headrace.api.flow.v1 import flow_pb2
     from headrace.client import AsyncClient
     from headrace.client.apply import AppliedComponent, AppliedFlow
+    from headrace.client.run import RanFlow
 
 app = typer.Typer(no_args_is_help=True, help="Flows: draft, version, deployment.")
 
@@ -36,20 +38,39 @@ app = typer.Typer(no_args_is_help=True, help="Flows: draft, version, deployment.
 @app.command()
 def apply(
     file: Annotated[Path, typer.Argument(help="Flow file (YAML), or a folder with flow.yaml.")],
+    run: Annotated[
+        bool,
+        typer.Option("--run", help="Then publish it and let it run: start a stopped flow, switch a running one."),
+    ] = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
-    """Push the file's own components and make the file the flow's draft."""
+    """Push the file's own components and make the file the flow's draft; with --run also let it run."""
 
     def tell(component: AppliedComponent) -> None:
         if not as_json:
             print(f"{component.component}: {pushed_words(component.revision, component.created)}", flush=True)
 
-    async def work(client: AsyncClient) -> AppliedFlow:
-        return await client.apply(file, pushed=tell)
+    doing = f"applying {file}"
+    if run:
+        ran = run_with_client(
+            lambda client: client.run(file, pushed=tell, progress=progress_lines(as_json)),
+            address=address,
+            data=data,
+            as_json=as_json,
+            if_interrupted=GOES_ON,
+            doing=doing,
+        )
+        _print_applied(ran.applied, as_json, ran)
+    else:
+        applied = run_with_client(
+            lambda client: client.apply(file, pushed=tell), address=address, data=data, as_json=as_json, doing=doing
+        )
+        _print_applied(applied, as_json)
 
-    applied = run_with_client(work, address=address, data=data, as_json=as_json)
+
+def _print_applied(applied: AppliedFlow, as_json: bool, ran: RanFlow | None = None) -> None:
     name = flow_id(applied.flow.name)
     if as_json:
         from headrace.cli.plain import plain
@@ -58,14 +79,31 @@ def apply(
             {"component": item.component, "revision": item.revision, "digest": item.digest, "created": item.created}
             for item in applied.components
         ]
-        print_json({"flow": plain(applied.flow), "change": applied.change, "components": components})
+        facts = {"flow": plain(applied.flow), "change": applied.change, "components": components}
+        print_json(facts | ({"action": ran.action, "status": plain(ran.status)} if ran else {}))
         return
     what = {"created": "created, draft is ready", "updated": "draft updated", "unchanged": "unchanged"}
     print(f"{name}: {what[applied.change]}")
-    if applied.flow.HasField("draft"):
+    if ran is not None:
+        print(f"{name}: {ran_words(ran)}")
+        if ran.status.webhook_url:
+            print(f"  webhook {ran.status.webhook_url}")
+        hint(f"headrace flow status {name}")
+    elif applied.flow.HasField("draft"):
         hint(f"headrace flow publish {name}")
     elif not applied.flow.active_deployment:
         hint(f"headrace flow start {name}")
+
+
+def ran_words(ran: RanFlow) -> str:
+    """`RUNNING, version 2, deployment 3`, and whether that is new."""
+    from headrace.cli.flow_tables import active_deployment, state_word
+
+    active = active_deployment(ran.status)
+    words = [state_word(ran.status)]
+    if active is not None:
+        words += [f"version {active.version}", f"deployment {active.number}"]
+    return ", ".join(words) + (" (as before)" if ran.action == "unchanged" else "")
 
 
 app.command()(rollout.publish)
@@ -151,7 +189,7 @@ def status(
     if not printed_as_json(found, as_json):
         from headrace.cli.flow_tables import status_text
 
-        print(status_text(found))
+        show_text(status_text(found))
         if policy:
             from headrace.cli.policy_table import policy_text
 
@@ -171,7 +209,7 @@ def list_flows(as_json: JsonOption = False, address: AddressOption = None, data:
     else:
         from headrace.cli.flow_tables import flows_text
 
-        print(flows_text(flows))
+        show_text(flows_text(flows))
 
 
 @app.command()
@@ -197,7 +235,7 @@ def show(
     else:
         from headrace.cli.flow_tables import flow_text
 
-        print(flow_text(found, versions, deployments))
+        show_text(flow_text(found, versions, deployments))
 
 
 app.command()(rollout.draft)

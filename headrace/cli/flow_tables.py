@@ -15,12 +15,10 @@ from headrace.model.durations import format_duration
 
 def status_text(status: flow_pb2.FlowStatus) -> str:
     """Head line, webhook, table of steps, deployments where there is more than one, problems."""
-    active = [
-        item.deployment for item in status.deployments if item.deployment.phase == flow_pb2.DEPLOYMENT_PHASE_ACTIVE
-    ]
+    active = active_deployment(status)
     head = [status.flow.removeprefix("flows/"), state_word(status)]
-    if active:
-        head += [f"version {active[0].version}", f"deployment {active[0].number}"]
+    if active is not None:
+        head += [f"version {active.version}", f"deployment {active.number}"]
     if status.profile:
         head.append(f"profile {status.profile}")
     lines = ["  ".join(head)]
@@ -43,6 +41,14 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     lines += [f"problem: {problem}" for problem in status.problems]
     lines += _instance_troubles(status.steps)
     return "\n".join(lines)
+
+
+def active_deployment(status: flow_pb2.FlowStatus) -> flow_pb2.Deployment | None:
+    """The deployment that works."""
+    for item in status.deployments:
+        if item.deployment.phase == flow_pb2.DEPLOYMENT_PHASE_ACTIVE:
+            return item.deployment
+    return None
 
 
 def _timer_line(timer: flow_pb2.TimerStatus) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,12 +30,13 @@ def logs(
     async def work(client: AsyncClient) -> None:
         async with aclosing(client.tail_logs(flow, step=step, lines=lines, follow=follow)) as stream:
             async for line in stream:
-                print(_as_json(line) if as_json else _as_text(line), flush=True)
+                print(json.dumps(line_facts(line), ensure_ascii=False) if as_json else line_text(line), flush=True)
 
     run_with_client(work, address=address, data=data, as_json=as_json)
 
 
-def _as_text(line: flow_pb2.LogLine) -> str:
+def line_text(line: flow_pb2.LogLine) -> str:
+    """`12:00:00.123  price  info  greeting  name=Ada`."""
     moment = line.time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
     fields = json.loads(line.fields_json) if line.fields_json else {}
     fields.pop("message_id", None)  # in --json; the execution is what a person looks for
@@ -50,9 +51,10 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _as_json(line: flow_pb2.LogLine) -> str:
+def line_facts(line: flow_pb2.LogLine) -> dict[str, Any]:
+    """A log line as plain data, its fields decoded."""
     from headrace.cli.plain import plain
 
-    facts = plain(line)
+    facts: dict[str, Any] = plain(line)
     facts["fields"] = json.loads(facts.pop("fields_json") or "{}")
-    return json.dumps(facts, ensure_ascii=False)
+    return facts

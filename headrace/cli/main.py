@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("headrace.cli.up", "up", "Run a mesh on this machine, in the foreground or detached."),
     "down": ("headrace.cli.down", "down", "End the mesh of a data directory; its data stays."),
     "status": ("headrace.cli.status", "status", "Processes, addresses, profile and flows."),
+    "dev": ("headrace.cli.dev", "dev", "Run a flow while you write it: every save runs within two seconds."),
     "component": ("headrace.cli.component", "app", "Push, list and show components and their revisions."),
     "flow": ("headrace.cli.flow", "app", "Apply, publish, start, stop and watch flows."),
     "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
@@ -125,7 +126,7 @@ def run(arguments: list[str]) -> int:
     except HeadraceError as error:
         from headrace.cli.invocation import print_error
 
-        print_error(error)
+        print_error(error, as_json="--json" in arguments)
         return UNREACHABLE if isinstance(error, Unavailable) or error.reason == "MESH_NOT_RUNNING" else FAILED
     except Exception as error:
         print_unexpected(error)

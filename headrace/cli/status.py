@@ -19,6 +19,7 @@ from headrace.cli.invocation import (
     run_with_client,
 )
 from headrace.cli.tables import table
+from headrace.cli.terminal import show_text
 from headrace.model.errors import HeadraceError, NotFound
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def status(data: DataOption = None, address: AddressOption = None, as_json: Json
     if as_json:
         print_json(facts | ({"error": error_facts(problem)} if problem else {}))
     else:
-        print(as_text(facts))
+        show_text(as_text(facts))
         if problem:
             print_error(problem)
     raise typer.Exit(UNREACHABLE if problem else 0)

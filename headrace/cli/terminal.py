@@ -24,10 +24,10 @@ _PATTERNS = (
 )
 
 
-def show(text: str) -> None:
+def show_text(text: str, *, flush: bool = False) -> None:
     """Prints text; on a terminal with headings in bold and states in colour."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        print(text)
+        print(text, flush=flush)
         return
     from rich.console import Console
     from rich.text import Text

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from headrace.client.apply import ApplyCalls
+from headrace.client.run import RunCalls
 
 
-class AsyncClient(ApplyCalls):
+class AsyncClient(RunCalls):
     """Everything a person can do with a mesh, as typed calls on its one API address.
 
     Answers are the messages of `headrace.api.*`; errors are those of `headrace.model.errors`, with `reason`,

@@ -23,8 +23,7 @@ from headrace.model.strict_yaml import located
 LOCK_TIMEOUT_S = 120.0
 DESCRIBE_TIMEOUT_S = 30.0
 SHOWN_CHARACTERS = 2_000
-IMPORT_LINES = 4
-"""Where it failed, what it says, and what the loader makes of it."""
+MOST_IMPORT_LINES = 8
 
 
 def prepare_bundle(folder: Path) -> PackedBundle:
@@ -126,7 +125,7 @@ def describe_folder(folder: Path, manifest: Manifest) -> dict[str, Any] | None:
         if manifest.requirements:
             return None
         raise InvalidInput(
-            f"{manifest.component}: {manifest.entrypoint} cannot be imported:\n{_tail(done.stderr, IMPORT_LINES)}",
+            f"{manifest.component}: {manifest.entrypoint} cannot be imported:\n{_where_it_failed(done.stderr)}",
             reason="IMPORT_FAILED",
             next_step="Correct the code or `entrypoint`, or list what it imports under `requirements`",
         )
@@ -149,6 +148,14 @@ def _uv() -> str:
     if not found:
         raise NotFound("uv: no such program", reason="NO_UV", next_step="Install it: pip install uv")
     return found
+
+
+def _where_it_failed(raw: bytes) -> str:
+    """Of a traceback: the last file and line, what stands there, what it says, and what the loader makes of it."""
+    lines = raw.decode(errors="replace").strip().splitlines()
+    places = [number for number, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    first = max(places[-1] if places else 0, len(lines) - MOST_IMPORT_LINES)
+    return "\n".join(lines[first:])[-SHOWN_CHARACTERS:]
 
 
 def _tail(raw: bytes, lines: int = 30) -> str:

@@ -132,6 +132,7 @@ class Client:
     purge_revisions = _sync(AsyncClient.purge_revisions)
 
     apply = _sync(AsyncClient.apply)
+    run = _sync(AsyncClient.run)
     create_flow = _sync(AsyncClient.create_flow)
     update_draft = _sync(AsyncClient.update_draft)
     get_flow = _sync(AsyncClient.get_flow)

@@ -80,7 +80,7 @@ def pack_folder(folder: Path, extra: Mapping[str, bytes] | None = None) -> Packe
             next_step=f"Name the folder that holds {MANIFEST_FILE}",
         ) from error
     component = read_manifest(raw_manifest).component
-    files: dict[str, Path | bytes] = {name: path for name, path in _files_of(folder) if name not in added}
+    files: dict[str, Path | bytes] = {name: path for name, path in files_of(folder) if name not in added}
     files |= {entry_path(name): data for name, data in added.items()}
     names = EntryNames()
     for name in files:
@@ -142,7 +142,8 @@ def _add(tar: tarfile.TarFile, name: str, source: Path | bytes) -> None:
             raise
 
 
-def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and place of every file that a bundle of the folder holds, sorted; InvalidInput as `pack_folder`."""
     patterns = [*DEFAULT_IGNORED, *_ignore_lines(folder)]
     root = folder.resolve()
 
