@@ -39,6 +39,12 @@ def output_message_id(parent: str, step: str, output: str, receiver: str, incarn
     return _hash(b"hr-message", parent, step, output, receiver, str(incarnation) if incarnation else "")
 
 
+def unreadable_id(header: str, sequence: int, step: str) -> str:
+    """Id of a stored message that is no envelope: that of its Nats-Msg-Id header, else of its place in the stream;
+    the same whenever it is read, so that it is dead-lettered once."""
+    return header or output_message_id(str(sequence), "", "", step)
+
+
 def dead_letter_id(message: str, step: str) -> str:
     """Id of the dead letter of a message that waited for (or failed at) a step: whoever writes it."""
     return output_message_id(message, step, "dead-letter", "_dead")

@@ -19,7 +19,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, DeploymentState, DrainDecision, StepPlan
 from headrace.model.errors import Conflict, Unavailable
-from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.model.message_ids import moved_message_id, unreadable_id
 from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
@@ -186,7 +186,8 @@ class MessageSettler:
         step: str,
         reason: str,
     ) -> None:
-        original = envelope if envelope is not None else Envelope(id=_own_id(message, step), body=message.data)
+        own_id = unreadable_id(message.headers.get("Nats-Msg-Id", ""), message.sequence, step)
+        original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
         why = f"deployment {plan.deployment} drained for too long: {drain.choice} was chosen"
         now_ns = time.time_ns()
         letter = LetterDesk.of_plan(plan).letter(
@@ -237,10 +238,6 @@ def _noted(state: DeploymentState, progress: _Progress) -> DeploymentState:
 def doubtful_through(drain: DrainDecision, now: float) -> int:
     """Up to which sequence it is not known whether a message was stored elsewhere: 0 while the broker knows."""
     return drain.claimed if drain.claimed > drain.through and now - drain.claimed_at > REMEMBERED_S else 0
-
-
-def _own_id(message: StoredMessage, step: str) -> str:
-    return message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", step)
 
 
 def _envelope(message: StoredMessage, step: str) -> Envelope | None:

@@ -16,7 +16,7 @@ from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStre
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
-from headrace.model.message_ids import moved_message_id, output_message_id
+from headrace.model.message_ids import moved_message_id, unreadable_id
 from headrace.model.names import is_number
 from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
@@ -98,7 +98,7 @@ class StrayMover:
     async def _dead_letter(
         self, snapshot: Snapshot, message: StoredMessage, owner: str, step: str, envelope: Envelope | None
     ) -> None:
-        own_id = message.headers.get("Nats-Msg-Id") or output_message_id(str(message.sequence), "", "", step)
+        own_id = unreadable_id(message.headers.get("Nats-Msg-Id", ""), message.sequence, step)
         original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
         number = _deployment_of(owner)
         view = snapshot.deployments.get(number)

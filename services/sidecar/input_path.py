@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.model import subjects
-from headrace.model.message_ids import output_message_id
+from headrace.model.message_ids import unreadable_id
 from headrace.ports import Consumption, Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.sidecar.closing import Closing
@@ -212,7 +212,7 @@ class PlainPath:
         return self._hold(held)
 
     def _take_unreadable(self, delivery: Delivery, message: str, now: float) -> None:
-        message_id = unreadable_id(delivery, self._step.name)
+        message_id = unreadable_id(delivery.message_id, delivery.stream_sequence, self._step.name)
         if message_id in self._held:
             self._release()
             return
@@ -243,8 +243,3 @@ class PlainPath:
         count, self._to_release = self._to_release, 0
         if self._consumption is not None and count:
             self._consumption.release(count)
-
-
-def unreadable_id(delivery: Delivery, step: str) -> str:
-    """Id of a message that is no envelope: the same at each delivery, so that it is dead-lettered once."""
-    return delivery.message_id or output_message_id(str(delivery.stream_sequence), "", "", step)

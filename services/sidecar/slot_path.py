@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.edge.structured_log import get_logger
 from headrace.model.limits import MAX_BATCH_OUTPUTS
+from headrace.model.message_ids import unreadable_id
 from headrace.model.slots import keying
 from headrace.ports import Delivery, JetStreamLane, Stored
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
@@ -23,7 +24,6 @@ from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.held_input import HeldInput, Phase
-from services.sidecar.input_path import unreadable_id
 from services.sidecar.outbox import Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.settlement import MAX_LATE
@@ -197,7 +197,7 @@ class SlotPath:
         try:
             envelope = decode_envelope(delivery.payload)
         except MalformedMessage as error:
-            message_id = unreadable_id(delivery, self._step.name)
+            message_id = unreadable_id(delivery.message_id, delivery.stream_sequence, self._step.name)
             held = HeldInput(delivery, Envelope(id=message_id), message_id, now, slot=slot)
             held.refused = Problem("MALFORMED_MESSAGE", str(error))
             return held, message_id
