@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -280,6 +281,15 @@ class Bucket(Protocol):
 
     async def newest(self) -> int:
         """The revision of the newest write or delete of any key."""
+
+    async def state(self) -> tuple[str, int]:
+        """Which bucket it is (another one where it was made anew), and its newest revision."""
+
+    async def next_change(self, pattern: str, after: int) -> Entry | None:
+        """The first key that matches and whose newest change is above a revision; value None: it was deleted."""
+
+    def told(self, pattern: str, tell: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        """Calls `tell` at each write of a key that matches: a hint to look, no more."""
 
     def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         """First the present entries, then None once, then each change."""

@@ -14,6 +14,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.client.flow_calls import FlowCalls
 from headrace.client.letter_calls import LetterCalls
 from headrace.client.registry_calls import RegistryCalls
+from headrace.client.watch_calls import WatchCalls
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.flow_spec import FlowSpec
 from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
@@ -43,7 +44,7 @@ class AppliedFlow:
     components: tuple[AppliedComponent, ...]
 
 
-class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls):
+class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
     """Calls that need flows and components together."""
 
     async def apply(

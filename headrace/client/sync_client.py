@@ -55,7 +55,7 @@ def _named(call: C, method: Callable[..., Any]) -> C:
 class Client:
     """Sync face of `AsyncClient`: the same methods, without await. Use it as a context manager.
 
-    Safe to share between threads. Streams (`watch_status`, `tail_logs`) are iterators; close them, or the
+    Safe to share between threads. Streams (`watch_...`, `tail_logs`) are iterators; close them, or the
     client, to end them.
 
         with Client("127.0.0.1:7001") as client:
@@ -175,6 +175,10 @@ class Client:
     discard_dead_letters = _sync(AsyncClient.discard_dead_letters)
     list_in_doubt = _sync(AsyncClient.list_in_doubt)
     watch_dead_letters = _sync_stream(AsyncClient.watch_dead_letters)
+    watch_flows = _sync_stream(AsyncClient.watch_flows)
+    watch_deployments = _sync_stream(AsyncClient.watch_deployments)
+    watch_operations = _sync_stream(AsyncClient.watch_operations)
+    watch_components = _sync_stream(AsyncClient.watch_components)
     tail_logs = _sync_stream(AsyncClient.tail_logs)
     hops = _sync(AsyncClient.hops)
     server_info = _sync(AsyncClient.server_info)

@@ -11,6 +11,7 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from headrace.edge.call_bounds import CallBounds
 from headrace.edge.error_interceptor import ErrorInterceptor
 from headrace.edge.server_reflection import ServerReflection
 from headrace.model.errors import InvalidInput
@@ -41,8 +42,13 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 class GrpcServer:
     """Add services, `start`, `stop`. Addresses are `host:port` (port 0 for a free one) or `unix:/path`."""
 
-    def __init__(self, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), *interceptors], options=SERVER_OPTIONS)
+    def __init__(
+        self, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), bounds: CallBounds | None = None
+    ) -> None:
+        self.bounds = bounds or CallBounds()
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), self.bounds, *interceptors], options=SERVER_OPTIONS
+        )
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME]

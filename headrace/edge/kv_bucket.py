@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import nats.errors
 import nats.js.errors
@@ -25,10 +25,14 @@ ENDED_WATCH_S = 5.0
 class KvBucket:
     """All waits are limited; a broker that does not answer raises Unavailable."""
 
-    def __init__(self, name: str, store: KeyValue, guard: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, name: str, store: KeyValue, connection: Client, guard: Callable[[], None] = lambda: None
+    ) -> None:
         """`guard` is called before each change and raises where this process may not change anything."""
         self.name = name
         self._store = store
+        self._connection = connection
+        self._manager = connection.jetstream(timeout=TIMEOUT_S)
         self._guard = guard
 
     @classmethod
@@ -47,11 +51,11 @@ class KvBucket:
         stream = connection.jetstream(timeout=TIMEOUT_S)
         try:
             try:
-                return cls(name, await stream.key_value(name), guard)
+                return cls(name, await stream.key_value(name), connection, guard)
             except nats.js.errors.NotFoundError:
                 number = replicas or copies(connection)
                 config = KeyValueConfig(bucket=name, ttl=ttl_s or None, history=history, replicas=number)
-                return cls(name, await stream.create_key_value(config), guard)
+                return cls(name, await stream.create_key_value(config), connection, guard)
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(name, error) from error
 
@@ -142,6 +146,44 @@ class KvBucket:
         except (nats.errors.Error, TimeoutError) as error:
             raise _unavailable(self.name, error) from error
         return [found[key] for key in sorted(found) if found[key].value is not None]
+
+    async def state(self) -> tuple[str, int]:
+        """Which bucket it is (another one where it was lost and made anew), and its newest revision."""
+        try:
+            status = await self._store.status()
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+        info = status.stream_info
+        return info.created.isoformat() if info.created else "", int(info.state.last_seq)
+
+    async def next_change(self, pattern: str, after: int) -> Entry | None:
+        """The first key that matches and whose newest change (a delete too: value None) is above a revision."""
+        stream, prefix = f"KV_{self.name}", f"$KV.{self.name}."
+        try:
+            found = await self._manager.get_msg(stream, seq=after + 1, subject=prefix + pattern, next=True)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise _unavailable(self.name, error) from error
+        gone = (found.headers or {}).get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in (
+            found.headers or {}
+        )
+        key = (found.subject or "").removeprefix(prefix)
+        return Entry(key, None if gone else (found.data or b""), found.seq or 0)
+
+    @contextlib.asynccontextmanager
+    async def told(self, pattern: str, tell: Callable[[], None]) -> AsyncIterator[None]:
+        """Calls `tell` at each write of a key that matches, about when it is stored: a hint to look, no more."""
+
+        async def heard(_message: object) -> None:
+            tell()
+
+        subscription = await self._connection.subscribe(f"$KV.{self.name}.{pattern}", cb=heard)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     async def newest(self) -> int:
         """The revision of the newest write or delete of any key; one request, however many keys there are."""

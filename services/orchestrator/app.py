@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
+from headrace.edge.call_bounds import CallBounds
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamAssets
@@ -124,12 +125,15 @@ class OrchestratorApp:
             reader, Applier(stores, assets, observer, resolver, reader, worker), scheduler.observe
         )
         service = FlowService(stores, assets, resolver, reader, loops, clock)
-        mesh = MeshView(connection, reader, observer, resolver, settings.profile, lease, doubts)
+        bounds = CallBounds()
+        mesh = MeshView(
+            connection, reader, observer, resolver, settings.profile, lease, doubts, lambda: bounds.open_streams
+        )
         self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
         history = HistoryReader(connection, assets, settings.workspace)
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
-        self._server = server = GrpcServer(interceptors=[gate])
+        self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
         server.add(
             flow_pb2_grpc.add_FlowServiceServicer_to_server,
             FlowRpc(service, Rollouts(service), mesh, history, self._stopping),

@@ -20,12 +20,15 @@ async def pass_on(
     context: Any,
     *,
     extra: Sequence[tuple[str, str]] = (),
+    endless: bool = False,
 ) -> AsyncIterator[bytes]:
     """The answers, as a stream of bytes both ways: on the wire a unary call is a stream of one.
 
-    `extra` metadata replaces what the caller sent under the same keys.
+    `extra` metadata replaces what the caller sent under the same keys. A caller that set no deadline gets one, unless
+    the call is `endless`: a watch.
     """
     left = context.time_remaining()
+    default = None if endless else DEFAULT_LIMIT_S
     replaced = {key for key, _ in extra}
     metadata = [
         (key, value)
@@ -33,7 +36,7 @@ async def pass_on(
         if not key.startswith(_OWN_METADATA) and key not in replaced
     ]
     call: Any = channel.stream_stream(method)(
-        timeout=DEFAULT_LIMIT_S if left is None else max(0.001, left), metadata=[*metadata, *extra]
+        timeout=default if left is None else max(0.001, left), metadata=[*metadata, *extra]
     )
     sending = asyncio.create_task(_send(requests, call), name=f"pass on {method}")
     try:

@@ -11,8 +11,7 @@ from headrace.edge.direct_get import read_batch
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.errors import InvalidInput
-from headrace.model.names import is_number
+from headrace.model.pages import Page
 from headrace.wire.envelope import DeadLetter, MalformedMessage, decode_dead_letter
 from services.orchestrator.letter_messages import trace_id
 
@@ -38,11 +37,8 @@ class DoubtRecords:
 
     async def page(self, flow: str, size: int, token: str) -> tuple[list[dead_letter_pb2.InDoubt], str, int]:
         """Newest first: up to `size` records older than the token, the next token, and how many there are."""
-        if not 0 <= size <= MAX_PAGE:
-            raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not is_number(token):
-            raise InvalidInput.at("page_token", token, "was not given out by this server")
-        size = size or DEFAULT_PAGE
+        page = Page.asked(f"what is in doubt of {flow}", size, token, default=DEFAULT_PAGE, most=MAX_PAGE)
+        size = page.size
         stream, pattern = subjects.doubt_stream(self.workspace), subjects.doubt_filter(self.workspace, flow)
         found: list[tuple[int, dead_letter_pb2.InDoubt]] = []
         sequence, pending = 0, 1
@@ -57,8 +53,8 @@ class DoubtRecords:
                 except MalformedMessage:
                     log.warning("a record of a message in doubt cannot be read", sequence=item.sequence)
         found.reverse()
-        older = [item for item in found if not token or item[0] < int(token)]
-        more = str(older[size - 1][0]) if len(older) > size else ""
+        older = [item for item in found if not page.number or item[0] < page.number]
+        more = page.token(older[size - 1][0]) if len(older) > size else ""
         return [message for _, message in older[:size]], more, len(found)
 
 

@@ -17,8 +17,8 @@ from headrace.edge.direct_get import read_batch
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.errors import Conflict, InvalidInput, Unavailable
-from headrace.model.names import is_number
+from headrace.model.errors import Conflict, Unavailable
+from headrace.model.pages import Page
 from services.orchestrator.caller import ORCHESTRATOR
 from services.orchestrator.domain.documents import DeletedFlow, decode, encode
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -31,8 +31,6 @@ MAX_ENTRIES = 100_000
 MAX_AGE_S = 400 * 24 * 3600
 WRONG_LAST_SEQUENCE = 10071
 WINDOW = 1000
-DEFAULT_PAGE = 50
-MAX_PAGE = 500
 IF_ABSENT = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
@@ -102,26 +100,21 @@ class HistoryReader:
     assets: JetStreamAssets
     workspace: str
 
-    async def page(self, flow: str, size: int, token: str) -> tuple[list[HistoryEntry], str]:
-        """Up to `size` entries older than the token, and the token of the next page (empty at the end)."""
-        if size < 0 or size > MAX_PAGE:
-            raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not is_number(token):
-            raise InvalidInput.at("page_token", token, "was not given out by this server")
-        size = size or DEFAULT_PAGE
+    async def read(self, flow: str, page: Page) -> list[tuple[int, HistoryEntry]]:
+        """The entries of a page, one more where there is a next one; each with the number it has among all."""
+        size = page.size
         info = await self.assets.stream_info(subjects.history_stream(self.workspace))
         if info is None:
-            return [], ""
+            return []
         first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
         found: list[tuple[int, bytes]] = []
-        before = int(token) if token else last + 1
+        before = page.number or last + 1
         while before > first and len(found) <= size:
             begin = max(first, before - WINDOW)
             window = await self._window(flow, begin, before)
             found += reversed(window)
             before = begin
-        entries = [msgspec.json.decode(raw, type=HistoryEntry) for _, raw in found[:size]]
-        return entries, str(found[size - 1][0]) if len(found) > size else ""
+        return [(number, msgspec.json.decode(raw, type=HistoryEntry)) for number, raw in found[: size + 1]]
 
     async def _window(self, flow: str, begin: int, before: int) -> list[tuple[int, bytes]]:
         """Entries with begin <= sequence < before, oldest first."""

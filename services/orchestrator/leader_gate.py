@@ -33,6 +33,7 @@ READS = frozenset(
     {
         *("GetFlow", "ListFlows", "GetVersion", "ListVersions", "ListDeployments", "ListHistory"),
         *("TailLogs", "GetServerInfo", "ListOperations"),
+        *("WatchFlows", "WatchDeployments", "WatchOperations"),
         *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters", "ListInDoubt"),
     }
 )
@@ -70,7 +71,7 @@ class LeaderGate(grpc.aio.ServerInterceptor):
             return _refusing(handler, self._lease)
         if self._lease.leading:
             return self._here(handler)
-        return self._there(method)
+        return self._there(method, endless=handler.response_streaming)
 
     async def _somebody_leads(self, *, passed: bool) -> bool:
         """Waits until this process leads, or another does and can be reached. A passed call is not passed twice."""
@@ -116,7 +117,7 @@ class LeaderGate(grpc.aio.ServerInterceptor):
         )
         return made
 
-    def _there(self, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    def _there(self, method: str, *, endless: bool) -> grpc.RpcMethodHandler[Any, Any]:
         lease = self._lease
         leader = lease.leader
         assert leader is not None
@@ -127,7 +128,7 @@ class LeaderGate(grpc.aio.ServerInterceptor):
 
         async def passed_on(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             extra = ((USER_KEY, caller_of(context)), (PASSED_KEY, lease.name))
-            passage = pass_on(channel, method, requests, context, extra=extra)
+            passage = pass_on(channel, method, requests, context, extra=extra, endless=endless)
             async with contextlib.aclosing(passage) as answers:  # type: ignore[type-var]
                 with contextlib.suppress(StopAsyncIteration):
                     while True:

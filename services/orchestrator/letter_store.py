@@ -11,8 +11,7 @@ from headrace.edge.direct_get import read_batch
 from headrace.edge.jetstream_assets import JetStreamAssets, StoredMessage
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.errors import InvalidInput
-from headrace.model.names import is_number
+from headrace.model.pages import Page
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_dead_letter
 
 log = get_logger(__name__)
@@ -83,13 +82,11 @@ class LetterStore:
     async def page(self, flow: str, wanted: LetterFilter, size: int, token: str) -> tuple[list[Letter], str]:
         """Up to `size` letters older than the token, newest first, and the token of the next page (empty at the
         end). A page of a filter may be shorter than asked for although a next one follows."""
-        if not 0 <= size <= MAX_PAGE:
-            raise InvalidInput.at("page_size", size, f"is not between 0 and {MAX_PAGE}")
-        if token and not is_number(token):
-            raise InvalidInput.at("page_token", token, "was not given out by this server")
-        size = size or DEFAULT_PAGE
+        kind = f"the dead letters of {flow} {wanted.step} {wanted.reason}".rstrip()
+        page = Page.asked(kind, size, token, default=DEFAULT_PAGE, most=MAX_PAGE)
+        size = page.size
         first, last = await self.bounds(flow)
-        before = min(int(token), last + 1) if token else last + 1
+        before = min(page.number or last + 1, last + 1)
         found: list[Letter] = []
         for _ in range(MOST_WINDOWS):
             if before <= first or len(found) > size:
@@ -98,8 +95,8 @@ class LetterStore:
             found += reversed(await self._window(flow, wanted, begin, before))
             before = begin
         if len(found) > size:
-            return found[:size], str(found[size - 1].number)
-        return found, str(before) if before > first else ""
+            return found[:size], page.token(found[size - 1].number)
+        return found, page.token(before) if before > first else ""
 
     async def _window(self, flow: str, wanted: LetterFilter, begin: int, before: int) -> list[Letter]:
         """Letters with begin <= number < before, oldest first."""

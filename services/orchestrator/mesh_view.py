@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -41,6 +42,8 @@ class MeshView:
     profile: str
     lease: Lease
     doubts: DoubtRecords
+    # How many streams this orchestrator serves.
+    open_streams: Callable[[], int]
     _gateways: tuple[float, list[str]] = (0.0, [])
     _newest: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -80,6 +83,7 @@ class MeshView:
             ingress_repairs=sum(flow.ingress_repairs for flow in flows),
             strays_moved=sum(flow.strays_moved for flow in flows),
             gateways=len(gateways),
+            open_streams=self.open_streams(),
         )
 
     async def gateways(self) -> list[str]:

@@ -10,7 +10,9 @@ import grpc
 from headrace.api.registry.v1 import registry_pb2
 from services.orchestrator.call_passage import pass_on
 
-REGISTRY_SERVICE = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+_SERVICE = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"]
+REGISTRY_SERVICE = _SERVICE.full_name
+WATCHES = frozenset(method.name for method in _SERVICE.methods if method.name.startswith("Watch"))
 
 
 class RegistryPassage(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -25,7 +27,8 @@ class RegistryPassage(grpc.GenericRpcHandler):  # type: ignore[misc]
             return None
 
         async def passed_on(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-            async for answer in pass_on(self._channel, method, requests, context):
+            endless = method.rpartition("/")[2] in WATCHES
+            async for answer in pass_on(self._channel, method, requests, context, endless=endless):
                 yield answer
 
         return grpc.stream_stream_rpc_method_handler(passed_on)

@@ -10,6 +10,7 @@ from typing import Any
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
+from headrace.model.pages import Page, bounded
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import DRAIN, DROP
 from services.orchestrator.flow_messages import (
@@ -24,11 +25,11 @@ from services.orchestrator.injection import Injector
 from services.orchestrator.interventions import Interventions
 from services.orchestrator.log_tail import MAX_LINES, tail
 from services.orchestrator.mesh_view import MeshView
-from services.orchestrator.paging import page_of
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_history import HistoryRpc
 from services.orchestrator.rpc_interventions import InterventionRpc
 from services.orchestrator.rpc_rollouts import RolloutRpc, flow_of
+from services.orchestrator.rpc_watches import WatchRpc
 from services.orchestrator.verb_queue import queue_limit
 
 STATUS_EVERY_S = 5.0
@@ -37,7 +38,7 @@ STATUS_LOOK_S = 0.5
 STATUS_LEAST_PAUSE_S = 0.1
 
 
-class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
+class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
     def __init__(
         self,
         service: FlowService,
@@ -65,9 +66,10 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowService
     async def ListFlows(  # type: ignore[override]
         self, request: flow_pb2.ListFlowsRequest, context: Any
     ) -> flow_pb2.ListFlowsResponse:
+        page = Page.asked("the list of flows", request.page_size, request.page_token)
         documents = await self._service.stores.all_flows()
-        page, token = page_of(documents, lambda item: item.flow, request.page_size, request.page_token)
-        return flow_pb2.ListFlowsResponse(flows=[flow_message(item) for item in page], next_page_token=token)
+        flows, token = page.take(documents, lambda item: item.flow, flow_message)
+        return flow_pb2.ListFlowsResponse(flows=flows, next_page_token=token)
 
     async def DeleteFlow(  # type: ignore[override]
         self, request: flow_pb2.DeleteFlowRequest, context: Any
@@ -101,27 +103,30 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, flow_pb2_grpc.FlowService
         self, request: flow_pb2.ListVersionsRequest, context: Any
     ) -> flow_pb2.ListVersionsResponse:
         flow = flow_of(request.parent, "parent")
+        page = Page.asked(f"the versions of {flow}", request.page_size, request.page_token)
         document, _ = await self._service.stores.existing_flow(flow)
         found = [item for item in await self._service.stores.versions(flow) if item.number <= document.latest_version]
-        page, token = page_of(found, lambda item: f"{item.number:012}", request.page_size, request.page_token)
-        return flow_pb2.ListVersionsResponse(versions=[version_message(item) for item in page], next_page_token=token)
+        versions, token = page.take(found, lambda item: f"{item.number:012}", version_message)
+        return flow_pb2.ListVersionsResponse(versions=versions, next_page_token=token)
 
     async def ListDeployments(  # type: ignore[override]
         self, request: flow_pb2.ListDeploymentsRequest, context: Any
     ) -> flow_pb2.ListDeploymentsResponse:
-        """Newest last."""
         flow = flow_of(request.parent, "parent")
+        page = Page.asked(f"the deployments of {flow}", request.page_size, request.page_token)
         document, _ = await self._service.stores.existing_flow(flow)
-        numbers = list(range(1, document.next_deployment))
-        page, token = page_of(numbers, lambda item: f"{item:012}", request.page_size, request.page_token)
-        answer = flow_pb2.ListDeploymentsResponse(next_page_token=token)
-        for number in page:
+        found: list[flow_pb2.Deployment] = []
+        number = page.number
+        while len(found) < page.size and (number := number + 1) < document.next_deployment:
             plan, state = await asyncio.gather(
                 self._service.reader.plan(flow, number), self._service.stores.state(flow, number)
             )
             if plan is not None or state is not None:  # else it belonged to a deleted flow of this name
-                answer.deployments.append(deployment_message(flow, number, plan, state[0] if state else None))
-        return answer
+                found.append(deployment_message(flow, number, plan, state[0] if state else None))
+        shown = bounded(found)
+        last = shown[-1].number if shown else number
+        more = len(shown) < len(found) or number < document.next_deployment - 1
+        return flow_pb2.ListDeploymentsResponse(deployments=shown, next_page_token=page.token(last) if more else "")
 
     async def GetFlowStatus(  # type: ignore[override]
         self, request: flow_pb2.GetFlowStatusRequest, context: Any

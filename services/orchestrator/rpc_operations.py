@@ -11,12 +11,13 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
 from headrace.model.errors import InvalidInput, NotFound, WrongState
+from headrace.model.pages import Page
 from headrace.wire.flow import seconds_from_duration
 from services.orchestrator.domain.documents import operation_key
+from services.orchestrator.domain.operation_filter import operation_filter
 from services.orchestrator.flow_messages import operation_message
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.operation_view import OperationView
-from services.orchestrator.paging import page_of
 
 LONGEST_WAIT_S = 60.0
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -32,11 +33,12 @@ class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[mis
         return await self._view.message(await self._service.operation(_identifier(request.name)))
 
     async def ListOperations(self, request: Any, context: Any) -> Any:
-        documents = await self._service.stores.operations()
-        page, token = page_of(documents, lambda item: item.id, request.page_size, request.page_token)
-        return operations_pb2.ListOperationsResponse(
-            operations=[operation_message(document) for document in page], next_page_token=token
-        )
+        """By name. `filter`: empty, or `flow=orders`, `done=false` or `done=true`, both with `AND` between."""
+        wanted = operation_filter(request.filter)
+        page = Page.asked(f"the list of operations {request.filter}".rstrip(), request.page_size, request.page_token)
+        documents = [document for document in await self._service.stores.operations() if wanted(document)]
+        operations, token = page.take(documents, lambda item: item.id, operation_message)
+        return operations_pb2.ListOperationsResponse(operations=operations, next_page_token=token)
 
     async def WaitOperation(self, request: Any, context: Any) -> Any:
         """Answers when the operation is done, or as it is at the end of the timeout (at most 60 s)."""
@@ -56,7 +58,7 @@ class OperationsRpc(operations_pb2_grpc.OperationsServicer):  # type: ignore[mis
         return await self._view.message(document)
 
     async def CancelOperation(self, request: Any, context: Any) -> Any:
-        """A start is undone (its flow is stopped); other operations cannot be cancelled."""
+        """What prepares is undone: a start, publish, restart, rollback or suspend; a repeat changes nothing."""
         await self._service.cancel(_identifier(request.name))
         return empty_pb2.Empty()
 

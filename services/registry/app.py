@@ -42,8 +42,11 @@ class RegistryApp:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._connection = await connect_nats(self._nats_url, "headrace-registry")
         catalogue = await self._open_catalogue(self._connection)
-        server = GrpcServer()
-        server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(catalogue), SERVICE_NAME)
+        server, stopping = GrpcServer(), asyncio.Event()
+        server.add(
+            registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(catalogue, stopping), SERVICE_NAME
+        )
+        server.on_stop(stopping.set)
         address = await server.start(self._listen)
         self._server = server
         self._collecting = tasks.create_task(Collector(catalogue).run(), name="collector")

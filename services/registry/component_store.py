@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.resumable_watch import ResumableWatch
 from headrace.model.errors import Conflict, NotFound
 from services.registry.domain.component_record import (
     BundleRecord,
@@ -51,6 +52,10 @@ class ComponentStore:
         """All components, by name."""
         entries = await self._bucket.entries("component.*")
         return [FoundComponent(decode_component(one.value), one.revision) for one in entries if one.value]
+
+    def watch(self) -> ResumableWatch:
+        """Of the components' records."""
+        return ResumableWatch(self._bucket, "component.*", "a watch of components")
 
     async def save(self, record: ComponentRecord, revision: int | None) -> int:
         """Stores the record if nobody changed it since `revision` (None: if there is none); else Conflict."""

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.edge.resumable_watch import WatchStep, messages_of
 from headrace.model.errors import DeadlineExceeded, InvalidInput
-from headrace.model.names import is_digest, is_number, parse_reference, parse_resource
+from headrace.model.names import is_digest, parse_reference, parse_resource
+from headrace.model.pages import Page, bounded
 from headrace.wire.manifest import manifest_to_proto
 from services.registry.catalogue import Catalogue, RevisionView
 from services.registry.component_store import FoundComponent
-from services.registry.domain.pages import decode_token, encode_token, page_limit
+from services.registry.domain.component_record import decode_component
 from services.registry.transfer_slots import TransferSlots
 from services.registry.upload import received_bundle
 
 SEND_BYTES = 512 * 1024
 MAX_TRANSFERS = 4
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
-"""A page ends early rather than become larger."""
 PUSH_LIMIT_S = 120.0
 SEND_LIMIT_S = 120.0
 
@@ -29,8 +29,9 @@ SEND_LIMIT_S = 120.0
 class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     """Thin servicer; errors are translated by the server's interceptor."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, stopping: asyncio.Event) -> None:
         self._catalogue = catalogue
+        self._stopping = stopping
         self._receiving = TransferSlots(MAX_TRANSFERS)
         self._sending = TransferSlots(MAX_TRANSFERS)
 
@@ -57,14 +58,10 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     async def ListComponents(
         self, request: registry_pb2.ListComponentsRequest, context: Any
     ) -> registry_pb2.ListComponentsResponse:
-        limit = page_limit(request.page_size)
-        after = decode_token("components", request.page_token)
-        found = [one for one in await self._catalogue.components.list() if one.record.name > after]
-        components = _bounded(component_to_proto(one) for one in found[:limit])
-        answer = registry_pb2.ListComponentsResponse(components=components)
-        if len(components) < len(found):
-            answer.next_page_token = encode_token("components", found[len(components) - 1].record.name)
-        return answer
+        page = Page.asked("the list of components", request.page_size, request.page_token)
+        found = await self._catalogue.components.list()
+        components, token = page.take(found, lambda one: one.record.name, component_to_proto)
+        return registry_pb2.ListComponentsResponse(components=components, next_page_token=token)
 
     async def GetRevision(self, request: registry_pb2.GetRevisionRequest, context: Any) -> registry_pb2.Revision:
         name, number = parse_resource("name", request.name, "components", "revisions")
@@ -74,15 +71,12 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.ListRevisionsRequest, context: Any
     ) -> registry_pb2.ListRevisionsResponse:
         (name,) = parse_resource("parent", request.parent, "components")
-        limit = page_limit(request.page_size)
-        below = decode_token("revisions", request.page_token)
-        if below and not is_number(below):
-            raise InvalidInput.at("page_token", request.page_token, "is not a token of this list")
-        views, more = await self._catalogue.revisions(name, below=int(below or 0), limit=limit)
-        revisions = _bounded(revision_to_proto(view) for view in views)
+        page = Page.asked(f"the revisions of {name}", request.page_size, request.page_token)
+        views, more = await self._catalogue.revisions(name, below=page.number, limit=page.size)
+        revisions = bounded(revision_to_proto(view) for view in views)
         answer = registry_pb2.ListRevisionsResponse(revisions=revisions)
         if more or len(revisions) < len(views):
-            answer.next_page_token = encode_token("revisions", str(revisions[-1].number))
+            answer.next_page_token = page.token(revisions[-1].number)
         return answer
 
     async def TagRevision(self, request: registry_pb2.TagRevisionRequest, context: Any) -> registry_pb2.Revision:
@@ -135,6 +129,22 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
             revision.ClearField("manifest")  # so that the answer stays small
         return registry_pb2.PurgeRevisionsResponse(revisions=revisions)
 
+    async def WatchComponents(
+        self, request: registry_pb2.WatchComponentsRequest, context: Any
+    ) -> AsyncIterator[registry_pb2.WatchComponentsResponse]:
+        async def message(step: WatchStep) -> registry_pb2.WatchComponentsResponse:
+            answer = registry_pb2.WatchComponentsResponse(revision=step.token, synced=step.synced)
+            for entry in step.entries:
+                if entry.value is None:
+                    answer.deleted.append(f"components/{entry.key.removeprefix('component.')}")
+                    continue
+                found = FoundComponent(decode_component(entry.value), entry.revision)
+                answer.components.append(component_to_proto(found))
+            return answer
+
+        async for answer in messages_of(self._catalogue.components.watch(), request.revision, self._stopping, message):
+            yield answer
+
 
 def component_to_proto(found: FoundComponent) -> registry_pb2.Component:
     record = found.record
@@ -167,15 +177,3 @@ def _timestamp(seconds: float) -> Timestamp:
     stamp = Timestamp()
     stamp.FromMicroseconds(int(seconds * 1_000_000))
     return stamp
-
-
-def _bounded(messages: Iterable[Any]) -> list[Any]:
-    """As many as fit in one answer, at least one."""
-    taken: list[Any] = []
-    size = 0
-    for message in messages:
-        size += message.ByteSize()
-        if taken and size > MAX_ANSWER_BYTES:
-            break
-        taken.append(message)
-    return taken

@@ -194,6 +194,30 @@ async def test_kv_delete_then_create(side: Side) -> None:
     assert [(entry.key, entry.value) for entry in await bucket.entries("a.>")] == [("a.b", b"again")]
 
 
+async def test_changes_above_a_revision_come_in_order_deletes_too(side: Side) -> None:
+    bucket = side.bucket
+    which, newest = await bucket.state()
+    assert await bucket.next_change("flow.*", newest) is None
+    told: list[bool] = []
+    async with bucket.told("flow.*", lambda: told.append(True)):
+        first = await bucket.create("flow.a", b"1")
+        await bucket.put("other.x", b"x")
+        await bucket.put("flow.b", b"2")
+        await bucket.delete("flow.a")
+        await eventually(lambda: len(told) == 3)
+    await bucket.put("flow.c", b"3")
+    await bucket.purge("flow.c")
+    seen, position = [], newest
+    while (entry := await bucket.next_change("flow.*", position)) is not None:
+        assert entry.revision > position
+        position = entry.revision
+        seen.append((entry.key, entry.value))
+    assert seen == [("flow.b", b"2"), ("flow.a", None), ("flow.c", None)], "each key once, as it is now"
+    assert (await bucket.state()) == (which, position)
+    assert position > first
+    assert len(told) == 3, "nobody is told after the end"
+
+
 async def test_kv_watch(side: Side) -> None:
     bucket = side.bucket
     await bucket.put("flow.a", b"1")

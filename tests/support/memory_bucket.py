@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from headrace.edge.kv_bucket import Entry
@@ -35,6 +36,7 @@ class MemoryBucket:
     ttl_s: float = 0.0
     clock: Callable[[], float] = lambda: 0.0
     written: dict[str, float] = field(default_factory=dict)
+    listeners: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     watchers: list[tuple[str, asyncio.Queue[Entry | None]]] = field(default_factory=list)
 
     def read(self, key: str) -> Entry | None:
@@ -57,6 +59,9 @@ class MemoryBucket:
         for pattern, queue in self.watchers:
             if matches(pattern, key):
                 queue.put_nowait(entry)
+        for pattern, tell in self.listeners:
+            if matches(pattern, key):
+                tell()
         return self.revision
 
     async def get(self, key: str) -> Entry | None:
@@ -98,6 +103,26 @@ class MemoryBucket:
 
     async def newest(self) -> int:
         return self.revision
+
+    async def state(self) -> tuple[str, int]:
+        return "memory", self.revision
+
+    async def next_change(self, pattern: str, after: int) -> Entry | None:
+        changed = [
+            Entry(key, value, revision)
+            for key, (value, revision) in self.values.items()
+            if revision > after and matches(pattern, key)
+        ]
+        return min(changed, key=lambda entry: entry.revision, default=None)
+
+    @contextlib.asynccontextmanager
+    async def told(self, pattern: str, tell: Callable[[], None]) -> AsyncIterator[None]:
+        place = (pattern, tell)
+        self.listeners.append(place)
+        try:
+            yield
+        finally:
+            self.listeners.remove(place)
 
     async def watch(self, pattern: str = ">") -> AsyncGenerator[Entry | None, None]:
         queue: asyncio.Queue[Entry | None] = asyncio.Queue()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headrace.model.errors import AlreadyExists, Conflict, HeadraceError, InvalidInput, NotFound
+from headrace.model.errors import AlreadyExists, Conflict, HeadraceError, NotFound
 from headrace.model.names import Reference, is_semver, parse_reference
 from services.registry.domain.component_record import (
     LATEST,
@@ -18,7 +16,6 @@ from services.registry.domain.component_record import (
     decode_component,
     encode_component,
 )
-from services.registry.domain.pages import decode_token, encode_token, page_limit
 from services.registry.domain.pins import digest_of_pin, holder_of_pin, pins_of_digest
 from services.registry.domain.revision_rules import (
     decide_push,
@@ -164,23 +161,3 @@ def test_pins_are_named() -> None:
     many = [f"flows/f{number:02}/deployments/1" for number in range(12)]
     assert "flows/f00/deployments/1" in str(refuse_pinned("price", 1, many))
     assert "and 2 more" in str(refuse_pinned("price", 1, many))
-
-
-@given(st.text(max_size=30))
-def test_page_tokens_come_back_or_are_refused(text: str) -> None:
-    if text and "\0" not in text:
-        try:
-            token = encode_token("components", text)
-        except UnicodeEncodeError:
-            return
-        assert decode_token("components", token) == text
-        with pytest.raises(InvalidInput):
-            decode_token("revisions", token)
-    with suppress(InvalidInput):
-        decode_token("components", text)
-
-
-def test_page_sizes() -> None:
-    assert [page_limit(size) for size in (0, 1, 1000, 5000)] == [100, 1, 1000, 1000]
-    with pytest.raises(InvalidInput):
-        page_limit(-1)
