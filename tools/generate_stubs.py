@@ -1,4 +1,5 @@
-"""The only caller of protoc: generates `headrace/api` (Python, gRPC and type stubs) from `protos`.
+"""The only caller of protoc: generates `headrace/api` (Python, gRPC and type stubs, and the descriptors with their
+comments, which reflection serves) from `protos`.
 
 Path = package = import, so nothing is rewritten. Unchanged inputs are left alone; `--descriptor FILE`
 writes a FileDescriptorSet with comments for `buf lint` instead.
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 TARGET = ROOT / "headrace" / "api"
 STAMP = TARGET / ".stamp"
+COMMENTED = TARGET / "commented.binpb"
 
 
 def include_paths(scratch: Path, protos: Path) -> list[str]:
@@ -73,6 +75,8 @@ def generate(files: list[Path]) -> bool:
             f"--grpc_python_out={out}",
             f"--mypy_out=quiet:{out}",
             f"--mypy_grpc_out=quiet:{out}",
+            "--include_source_info",
+            f"--descriptor_set_out={COMMENTED}",
             *[str(file) for file in files],
         ]
     )

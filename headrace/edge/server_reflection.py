@@ -1,11 +1,14 @@
 """gRPC server reflection, v1 and v1alpha, imported at the first request: most processes are never asked.
 
-grpcio-reflection serves v1alpha only; the messages of v1 are the same but for the package.
+grpcio-reflection serves v1alpha only; the messages of v1 are the same but for the package. Generated modules know
+their descriptors without comments, so those with comments are taken from the file beside them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
@@ -47,7 +50,37 @@ class ServerReflection(grpc.GenericRpcHandler):
                     raise undecodable() from None
 
         async for response in self._servicer.ServerReflectionInfo(parsed(), context):
+            if response.HasField("file_descriptor_response"):
+                files = response.file_descriptor_response.file_descriptor_proto
+                files[:] = [_with_comments(file) for file in files]
             yield response.SerializeToString()
+
+
+@cache
+def _commented() -> dict[str, bytes]:
+    """Serialized descriptors by file name; empty where the package was built without them.
+
+    The modules' descriptors give fields no JSON name, and clients print them as they are written; these do likewise.
+    """
+    from google.protobuf import descriptor_pb2
+
+    file = Path(__file__).parent.parent / "api" / "commented.binpb"
+    if not file.exists():
+        return {}
+    described = descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes())
+    open_types = [message for file in described.file for message in file.message_type]
+    while open_types:
+        message = open_types.pop()
+        open_types.extend(message.nested_type)
+        for field in message.field:
+            field.ClearField("json_name")
+    return {item.name: item.SerializeToString() for item in described.file}
+
+
+def _with_comments(serialized: bytes) -> bytes:
+    from google.protobuf import descriptor_pb2
+
+    return _commented().get(descriptor_pb2.FileDescriptorProto.FromString(serialized).name, serialized)
 
 
 class _PoolWithMethods:
