@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.model.errors import InvalidInput, NotFound
-from headrace.model.names import parse_resource
+from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page, bounded
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import DRAIN, DROP
@@ -167,6 +167,8 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         await self._service.stores.existing_flow(flow)
         if request.lines > MAX_LINES:
             raise InvalidInput.at("lines", request.lines, f"is more than {MAX_LINES}")
+        if request.step:  # it becomes part of a subject
+            check_name("step", request.step)
         lines = tail(
             self._mesh.connection,
             self._service.stores.workspace,

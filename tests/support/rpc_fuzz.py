@@ -16,6 +16,7 @@ import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.rpc import error_details_pb2
+from grpc._cython import cygrpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
@@ -219,7 +220,8 @@ class Caller:
         if method.client_streaming:
             make = channel.stream_stream if method.server_streaming else channel.stream_unary
             call: Any = make(path)(timeout=PATIENCE_S, metadata=metadata)
-            with contextlib.suppress(asyncio.InvalidStateError):  # it was refused before it was said whole
+            # Where it was refused before it was said whole, grpcio's client says so in one of these two ways.
+            with contextlib.suppress(asyncio.InvalidStateError, cygrpc.ExecuteBatchError):
                 for request in requests:
                     await call.write(request)
                 if rng.random() < 0.4:
