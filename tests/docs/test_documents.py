@@ -14,6 +14,7 @@ from tests.docs.walk import Walk
 from tests.support.mesh import RunningMesh
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(150)  # many commands, one after the other
 WITH_GRPCURL = ("grpcurl.md",)
 PLAIN = ("concepts.md", "flows.md", "http.md", "troubleshooting.md")
 
@@ -51,5 +52,7 @@ def test_grpcurl(name: str, module_mesh: RunningMesh, tmp_path: Path, environmen
 
 def test_every_document_with_commands_is_run() -> None:
     """`dead-letters.md` only lists commands; test_docs_dead_letters.py holds them against the real ones."""
-    told = {path.name for path in (ROOT / "docs").glob("*.md") if any(isinstance(s, RunCommand) for s in steps_of(path))}
+    told = {
+        path.name for path in (ROOT / "docs").glob("*.md") if any(isinstance(s, RunCommand) for s in steps_of(path))
+    }
     assert told - {"dead-letters.md"} == {*PLAIN, *WITH_GRPCURL}
