@@ -7,25 +7,27 @@ import os
 import select
 import signal
 
-import typer
-
-from headrace.cli.invocation import DataOption
+from headrace.cli.invocation import DataOption, JsonOption, print_json
+from headrace.cli.terminal import waiting
 from headrace.edge.data_directory import DataDirectory, locate, lock_holder, read_endpoints
 from headrace.model.errors import DeadlineExceeded, NotFound, WrongState
 
 STOP_LIMIT_S = 10.0
 
 
-def down(data: DataOption = None) -> None:
+def down(data: DataOption = None, as_json: JsonOption = False) -> None:
     """End the mesh of a data directory in order, as Ctrl-C does; its data stays."""
     directory = locate(data)
     pid = lock_holder(directory)
     if not pid:
         read_endpoints(data)  # says best why not
         raise NotFound(f"no mesh runs on {directory.path}", reason="MESH_NOT_RUNNING")
-    end_mesh(directory, pid, STOP_LIMIT_S)
-    print(f"the mesh on {directory.path} is down; its data stays")
-    raise typer.Exit(0)
+    with waiting(f"ending the mesh on {directory.path}"):
+        end_mesh(directory, pid, STOP_LIMIT_S)
+    if as_json:
+        print_json({"data": str(directory.path), "pid": pid, "state": "DOWN"})
+    else:
+        print(f"the mesh on {directory.path} is down; its data stays")
 
 
 def end_mesh(directory: DataDirectory, pid: int, limit_s: float) -> None:

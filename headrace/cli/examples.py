@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "up": ("headrace up", "headrace up --profile fast --data /var/lib/headrace"),
+    "up": ("headrace up", "headrace up --detach", "headrace up --profile fast --data /var/lib/headrace"),
     "down": ("headrace down",),
     "status": ("headrace status", "headrace status --json"),
+    "doctor": ("headrace doctor", "headrace doctor --json"),
     "dev": ("headrace dev price", "headrace dev orders.yaml --no-logs"),
     "component new": ("headrace component new price",),
     "component push": ("headrace component push ./price", "headrace component push ./price --tag stable"),
@@ -31,6 +32,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flow status": ("headrace flow status orders", "headrace flow status orders --policy"),
     "flow list": ("headrace flow list",),
     "flow show": ("headrace flow show orders",),
+    "flow graph": ("headrace flow graph orders", "headrace flow graph orders.yaml --format mermaid"),
+    "flow diff": ("headrace flow diff orders.yaml", "headrace flow diff orders --from 1 --to 2"),
+    "flow versions": ("headrace flow versions orders",),
     "flow draft": ("headrace flow draft orders --from 2",),
     "flow delete": ("headrace flow delete orders",),
     "flow delete-version": ("headrace flow delete-version orders 2",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli import history, intervention, rollout
+from headrace.cli import flow_views, history, intervention, rollout
 from headrace.cli.component import pushed_words
 from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.intervention import waiting_words
@@ -238,6 +238,9 @@ def show(
         show_text(flow_text(found, versions, deployments))
 
 
+app.command()(flow_views.graph)
+app.command()(flow_views.diff)
+app.command()(flow_views.versions)
 app.command()(rollout.draft)
 
 

@@ -63,6 +63,9 @@ def suspend(
     max_time_s = _duration("--max-time", max_time)
 
     async def work(client: AsyncClient) -> flow_pb2.FlowOperationResult:
+        if not as_json:
+            most = f"{max_messages} wait" if max_messages else "as many wait as the flow allows (max_waiting)"
+            print(f"{flow_id(flow)}: messages will be accepted for {max_time} and until {most}; then they are refused")
         return await client.suspend(
             flow,
             max_time_s=max_time_s,
@@ -71,9 +74,6 @@ def suspend(
             progress=progress_lines(as_json),
         )
 
-    if not as_json:
-        most = f"{max_messages} wait" if max_messages else "as many wait as the flow allows (max_waiting)"
-        print(f"{flow_id(flow)}: messages will be accepted for {max_time} and until {most}; then they are refused")
     result = run_with_client(work, address=address, data=data, as_json=as_json, if_interrupted=GOES_ON, queue=queue)
     _print(flow, result, as_json)
     if not as_json:

@@ -11,6 +11,10 @@ import typer
 
 if TYPE_CHECKING:
     from headrace.cli.mesh import Mesh
+    from headrace.edge.data_directory import Endpoints
+
+
+CTRL_C = "Ctrl-C ends it; the data stays"
 
 
 class Profile(StrEnum):
@@ -45,6 +49,10 @@ def up(
     ] = 0,
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when it is up; `headrace down` ends it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="When it is up: its addresses as one JSON object.")] = False,
 ) -> None:
     """Run a mesh: broker, registry, orchestrator, agent, gateway. Ctrl-C ends it in order; its data stays."""
     from headrace.cli.mesh_plan import MeshOptions
@@ -65,17 +73,33 @@ def up(
         workspace=workspace,
         log_level=log_level,
     )
-    raise typer.Exit(run_in_mesh(options, _stay_up))
+    if detach:
+        from headrace.cli.detached_mesh import start_detached
+
+        print(start_detached(options, as_json=as_json))
+        return
+
+    async def stay_up(mesh: Mesh, stopping: asyncio.Event) -> int:
+        from headrace.edge.readiness import report_ready
+
+        print(endpoints_json(mesh.endpoints) if as_json else summary(mesh), flush=True)
+        report_ready({"data": str(mesh.directory.path), "api": mesh.endpoints.api})
+        await stopping.wait()
+        if not as_json:
+            print("stopping", flush=True)
+        return 0
+
+    raise typer.Exit(run_in_mesh(options, stay_up))
 
 
-async def _stay_up(mesh: Mesh, stopping: asyncio.Event) -> int:
-    from headrace.edge.readiness import report_ready
+def endpoints_json(endpoints: Endpoints) -> str:
+    """Addresses of a mesh as one JSON object; a password in the broker's URL stays out."""
+    import msgspec
 
-    print(summary(mesh), flush=True)
-    report_ready({"data": str(mesh.directory.path), "api": mesh.endpoints.api})
-    await stopping.wait()
-    print("stopping", flush=True)
-    return 0
+    from headrace.edge.broker_greeting import without_password
+
+    facts = msgspec.structs.replace(endpoints, nats=without_password(endpoints.nats))
+    return msgspec.json.encode(facts).decode()
 
 
 def summary(mesh: Mesh) -> str:
@@ -110,7 +134,7 @@ def summary(mesh: Mesh) -> str:
             f"  headrace status{option}",
             f"  headrace flow apply FLOW.yaml{option}",
             f"  grpcurl -plaintext {ends.api} list",
-            "  Ctrl-C ends it; the data stays",
+            f"  {CTRL_C}",
             *_warnings(mesh.options.host),
         ]
     )

@@ -82,7 +82,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
     """By the names of a flow file."""
     return (
         *_field("function", old.function, new.function),
-        *_tree("config", old.config, new.config),
+        *compare_trees("config", old.config, new.config),
         *_field("to", sorted(old.receivers), sorted(new.receivers)),
         *_field("prefetch", old.prefetch, new.prefetch),
         *_field("timeout", f"{old.timeout_s:g}s", f"{new.timeout_s:g}s"),
@@ -92,7 +92,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("exactly_once", old.exactly_once, new.exactly_once),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_field("on_error", old.on_error, new.on_error),
-        *_tree("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
+        *compare_trees("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),
         *_field("sdk", old.pin.sdk_version, new.pin.sdk_version),
         *_field("sidecar", old.pin.sidecar_version, new.pin.sidecar_version),
@@ -103,18 +103,19 @@ def _replicas(step: str, old: Mapping[str, int], new: Mapping[str, int]) -> tupl
     return _field("replicas", old.get(step, 1), new.get(step, 1))
 
 
-def _tree(path: str, old: Any, new: Any) -> tuple[FieldDifference, ...]:
+def compare_trees(path: str, old: Any, new: Any) -> tuple[FieldDifference, ...]:
     """Objects are compared key by key, so that one changed value is one line."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return _field(path, old, new)
     found: list[FieldDifference] = []
+    below = f"{path}." if path else ""
     for key in sorted({*old, *new}):
         if key not in new:
-            found.append(FieldDifference(f"{path}.{key}", _json(old[key]), ""))
+            found.append(FieldDifference(below + key, _json(old[key]), ""))
         elif key not in old:
-            found.append(FieldDifference(f"{path}.{key}", "", _json(new[key])))
+            found.append(FieldDifference(below + key, "", _json(new[key])))
         else:
-            found += _tree(f"{path}.{key}", old[key], new[key])
+            found += compare_trees(below + key, old[key], new[key])
     return tuple(found)
 
 

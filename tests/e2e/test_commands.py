@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -15,6 +16,9 @@ from typing import Any
 import pytest
 
 from headrace.cli.http_caller import HttpRequest, call_all
+from headrace.client import Client
+from headrace.edge.data_directory import MESH_VARIABLE, read_endpoints
+from headrace.edge.process_table import processes_with
 from tests.support.commands import COMMAND, ROOT, Done, headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
@@ -142,6 +146,53 @@ def test_a_flow_made_again_under_its_name_runs(project: Project) -> None:
     assert "RUNNING, version 1, deployment 2 (" in project.run()
 
 
+def test_what_differs_before_and_after_it_is_published(project: Project) -> None:
+    name, data = project.name, project.data
+    assert headrace("flow", "diff", project.file, "--exit-code", data=data).status == 1
+    with Client(read_endpoints(data).api) as client:
+        client.apply(project.file)
+        assert "no version yet" in project.flow("versions").ok()
+        assert headrace("flow", "diff", project.file, "--exit-code", data=data).ok().endswith("nothing differs\n")
+        client.publish(name)
+        project.file.write_text(project.file.read_text().replace("reply_timeout: 5s", "reply_timeout: 7s"))
+        project.code.write_text(project.code.read_text().replace("upper", "lower"))
+        differs = headrace("flow", "diff", project.file, data=data).ok()
+        assert f"~ component {name}: the folder differs from revision 1\n" in differs
+        assert '~ reply_timeout: "5s" -> "7s"\n' in differs
+        client.apply(project.file)
+        of_draft = project.flow("diff", "--json").json()
+        assert of_draft["differences"] == [{"field": "reply_timeout", "old": '"5s"', "new": '"7s"'}]
+        assert of_draft["about"] == f"{name}: the draft against version 1"
+        client.publish(name)
+        assert "version 2 against version 1" in project.flow("diff", "--from", "1", "--to", "2").ok()
+        client.start(name)
+    listed = project.flow("versions", "--json").json()["versions"]
+    assert [(item["number"], item["running"], item["deployments"]) for item in listed] == [
+        (1, False, []),
+        (2, True, [1]),
+    ]
+
+
+def test_a_flow_is_drawn_and_its_name_completed(project: Project) -> None:
+    name, data = project.name, project.data
+    with Client(read_endpoints(data).api) as client:
+        client.apply(project.file)
+    assert f"└─▶ shout  {name}@latest" in project.flow("graph").ok()
+    assert project.flow("graph", "--json").json()["reply_timeout"] == "5s"
+    assert "nosuch" in headrace("flow", "graph", "nosuch", data=data).refused()
+    checked = headrace("doctor", "--json", data=data).json()
+    assert (checked["ok"], checked["findings"][-1]["check"]) == (True, "mesh")
+    assert name in completed(f"headrace flow start --data {data} shout").splitlines()
+    assert name in completed(f"headrace component show --data {data} shout").splitlines()
+
+
+def completed(typed: str) -> str:
+    """What bash would offer."""
+    words = {"_HEADRACE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    environment = {**os.environ, **words}
+    return subprocess.run(COMMAND, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
 async def test_inject_and_logs(project: Project) -> None:
     name, data = project.name, project.data
     project.run()
@@ -249,6 +300,23 @@ def test_where_nobody_answers_the_status_is_three(tmp_path: Path) -> None:
         assert "headrace up" in headrace(*command, "--address", "127.0.0.1:1").refused(3)
     for command in (["component", "list"], ["inject", "orders", "{}"]):
         assert "headrace up" in headrace(*command, data=tmp_path / "none").refused(3)
+
+
+def test_a_detached_mesh_outlives_its_command_and_is_found_by_all_others(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    try:
+        ends = headrace("up", "--detach", "--profile", "fast", "--json", data=data).json()
+        assert headrace("status", "--json", data=data).json()["api"] == ends["api"]
+        assert "in use by pid" in headrace("up", "--detach", data=data).refused()
+        assert "in use by pid" in headrace("up", data=data).refused()
+    finally:
+        down = headrace("down", "--json", data=data)
+    assert down.json() == {"data": str(data), "pid": ends["pid"], "state": "DOWN"}
+    assert processes_with(MESH_VARIABLE, str(data)) == []
+    assert headrace("down", data=data).status == 3
+    taken = headrace("up", "--detach", "--api-port", "1", "--nats-server", "/bin/true", data=data)
+    assert "nats-server" in taken.refused()
+    assert processes_with(MESH_VARIABLE, str(data)) == []
 
 
 def test_usage_errors_have_status_two() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -83,7 +85,7 @@ def every_command() -> Iterator[tuple[str, Any]]:
 
 
 # What prints nothing that a program would read.
-NO_JSON = {"up", "down", "completion"}
+NO_JSON = {"completion"}
 
 
 def test_every_command_has_a_summary_and_an_example_and_answers_programs() -> None:
@@ -130,3 +132,24 @@ def test_the_completion_script_asks_the_command_by_its_variable(capsys: pytest.C
     for shell in ("bash", "zsh", "fish"):
         assert door.run(["completion", shell]) == 0
         assert f"{door.COMPLETE_VARIABLE}=complete_{shell}" in capsys.readouterr().out
+
+
+# What needs no mesh, or starts one.
+NO_MESH = {"up", "doctor", "dev", "demo", "completion", "component new"}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.keys() - NO_MESH))
+def test_where_no_mesh_runs_the_status_is_three_also_for_programs(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_ADDRESS", raising=False)
+    words = shlex.split(EXAMPLES[path][0])[1:]
+    options = {name for option in dict(every_command())[path].params for name in option.opts}
+    words += ["--yes"] * ("--yes" in options and "--yes" not in words)
+    assert door.run([*words, "--data", str(tmp_path / "none")]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[0]) == ("", f"headrace: no mesh runs on {tmp_path / 'none'}")
+    assert "headrace up" in err
+    assert door.run([*words, "--json", "--data", str(tmp_path / "none")]) == 3
+    out, err = capsys.readouterr()
+    assert (out, json.loads(err)["error"]["reason"]) == ("", "MESH_NOT_RUNNING")
