@@ -10,6 +10,7 @@ help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
 	@echo "make test [JOBS=2]   set up, then run all tests; names at the end what could not run here"
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
+	@echo "make soak [ROUNDS=100]  fault rounds, a line a minute, a ledger at the end; 2000: about two hours"
 	@echo "make bench           measure; writes build/bench.json"
 	@echo "make tools           build the real tools the tests can use (grpcurl; needs Go)"
 	@echo "make fmt | docs | lock | clean"

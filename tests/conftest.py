@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 
 from headrace.edge.broker_process import BrokerProcess
+from tests.support import soak
 from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
 
 # gRPC's aio ends its poller when its last object goes, and waits for it, for ever if a call of a loop that is gone
@@ -36,6 +37,11 @@ async def broker(tmp_path: Path) -> AsyncIterator[BrokerProcess]:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import real_tools  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if soak.ASKED:
+        config.pluginmanager.register(soak.SoakReport(), "soak report")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

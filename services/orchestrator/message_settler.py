@@ -25,7 +25,7 @@ from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.drain_choice import MOVE
 from services.orchestrator.domain.snapshot import Snapshot
-from services.orchestrator.stores import Stores
+from services.orchestrator.stores import CAS_PAUSES_S, Stores, keeps_changing
 
 log = get_logger(__name__)
 
@@ -36,7 +36,6 @@ FULL_PAUSE_S = 0.05
 REASON = "DRAIN_LIMIT"
 REASON_IN_DOUBT = "DRAIN_LIMIT_IN_DOUBT"
 REASON_NO_STEP = "DRAIN_LIMIT_NO_SUCH_STEP"
-NOTE_ATTEMPTS = 5
 
 
 class _Full(Exception):
@@ -208,7 +207,7 @@ class MessageSettler:
 
     async def _note(self, flow: str, number: int, operation: str, progress: _Progress) -> None:
         """What is stored elsewhere, before it is deleted here; whoever wrote the state meanwhile."""
-        for _ in range(NOTE_ATTEMPTS):
+        for pause_s in CAS_PAUSES_S:
             found = await self._stores.state(flow, number)
             if found is None or found[0].drain is None or found[0].drain.operation != operation:
                 raise Conflict("the choice was changed while it was carried out")
@@ -216,9 +215,10 @@ class MessageSettler:
             try:
                 await self._stores.write_state(flow, number, _noted(state, progress), revision)
             except Conflict:
+                await asyncio.sleep(pause_s)
                 continue
             return
-        raise Conflict("the deployment's state keeps changing")
+        raise keeps_changing(f"deployment {number} of flow {flow!r}")
 
     async def _delete(self, stream: str, messages: list[StoredMessage]) -> None:
         await asyncio.gather(*(self._assets.delete_message(stream, message.sequence) for message in messages))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from tests.support import small_disk
+from tests.support import small_disk, soak
 from tests.support.mesh import RunningMesh, start_mesh
-
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A long form takes as long as it is asked to: a test's own limit is meant for its short form."""
-    if not ROUNDS:
+    if not soak.ASKED:
         return
     for item in items:
         item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]

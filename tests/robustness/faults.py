@@ -14,9 +14,10 @@ from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
-from tests.robustness.ledger import Effect, Outcome, Verdict, check, read_effects
+from tests.robustness.ledger import Effect, Outcome, Verdict, check, counted, read_effects
 from tests.robustness.traffic import Traffic
 from tests.support.eventually import eventually
+from tests.support.soak import TOTALS
 
 WORKSPACE = "default"
 HOLD_LIMIT_S = 10.0
@@ -108,7 +109,8 @@ async def fault_round(
 
     with contextlib.suppress(AssertionError):  # the verdict names what is lost
         await eventually(all_effected, within_s=5.0)
-    return Round(victim, held, recovered_s, check(attempts, mine))
+    TOTALS.round()
+    return Round(victim, held, recovered_s, counted(check(attempts, mine)))
 
 
 async def _wait_until_held(held_by: Callable[[Traffic], object], traffic: Traffic, in_flight: InFlight) -> int:

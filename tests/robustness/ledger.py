@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from tests.support.soak import TOTALS
+
 
 class Outcome(StrEnum):
     OK = "OK"
@@ -128,6 +130,13 @@ def check(attempts: Iterable[Attempt], effects: Iterable[Effect]) -> Verdict:
         wrong=tuple(wrong),
         by_revision=dict(revisions),
     )
+
+
+def counted(verdict: Verdict) -> Verdict:
+    """The same, added to the totals of a soak."""
+    wrong = len(verdict.unexpected) + len(verdict.refused) + len(verdict.wrong)
+    TOTALS.judge(verdict.attempted, lost=len(verdict.lost), duplicated=len(verdict.duplicated), wrong=wrong)
+    return verdict
 
 
 def read_effects(file: Path) -> list[Effect]:

@@ -2,7 +2,7 @@
 
     hook ─┬─ split ─┬─ left ──┬─ join          split fails for some (dead letter, error to its caller),
           │         └─ right ─┘                and once for others (retry)
-          └─ keep ─── sink                     keyed: in order; sink replies
+          └─ keep ─── sink                     keyed: in order, or plain; sink replies
 
 Callers go on in lanes, one request after the other, so that the order of a lane's key is known. A careful lane
 repeats under an Idempotency-Key until it is answered; a careless one takes what it gets.
@@ -28,7 +28,7 @@ from tests.support.http_connection import HttpAnswer, HttpConnection
 
 COMPONENTS = Path(__file__).parent / "components"
 WEBHOOK = Path(__file__).parents[2] / "components" / "webhook"
-# What makes hook, keep and sink keyed steps.
+# What makes hook, keep and sink keyed steps, where they are.
 KEYED: dict[str, object] = {"key": "body:/key", "slots": 4}
 KEYED_STEPS = ("hook", "keep", "sink")
 STEPS = ("hook", "split", "left", "right", "join", "keep", "sink")
@@ -38,18 +38,19 @@ ANSWER_LIMIT_S = 20.0
 REPEAT_AFTER_S = 0.1
 
 
-def write_flow(name: str, folder: Path, effects: Path) -> Path:
-    """The flow file."""
+def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True) -> Path:
+    """The flow file; without `keyed` no step has a key."""
+    key = KEYED if keyed else {}
     matrix: dict[str, Any] = {"component": str(COMPONENTS / "matrix"), "retry": {"attempts": 3, "backoff": "50ms"}}
     counted = {**matrix, "config": {"path": str(effects)}}
     steps = {
-        "hook": {"component": str(WEBHOOK), "function": "receive", "to": ["split", "keep"], **KEYED},
+        "hook": {"component": str(WEBHOOK), "function": "receive", "to": ["split", "keep"], **key},
         "split": {**matrix, "function": "split", "to": ["left", "right"]},
         "left": {**matrix, "function": "side", "to": ["join"]},
         "right": {**matrix, "function": "side", "to": ["join"]},
         "join": {**counted, "function": "join"},
-        "keep": {**matrix, "function": "keep", "to": ["sink"], **KEYED},
-        "sink": {**counted, "function": "sink", **KEYED},
+        "keep": {**matrix, "function": "keep", "to": ["sink"], **key},
+        "sink": {**counted, "function": "sink", **key},
     }
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({"name": name, "type": "realtime", "reply_timeout": "15s", "steps": steps}))
@@ -243,7 +244,12 @@ class Ledger:
 
 
 def check_matrix(
-    requests: Iterable[Request], lines: list[dict[str, Any]], dead: Counter[str], *, cut_off: frozenset[str]
+    requests: Iterable[Request],
+    lines: list[dict[str, Any]],
+    dead: Counter[str],
+    *,
+    cut_off: frozenset[str],
+    keyed: bool = True,
 ) -> Ledger:
     """Compares what was asked with what happened. `dead` counts dead letters by id of request; `cut_off` names the
     steps (`join`, `sink`) whose own sidecar or component was killed: there one message may run twice."""
@@ -265,8 +271,9 @@ def check_matrix(
             ledger.wrong[id] = f"an effect {leaf} that nobody asked for"
     for id in dead.keys() - known.keys():
         ledger.wrong[id] = "a dead letter of something that nobody asked for"
-    careless = {request.id.rpartition("-")[0] for request in known.values() if request.outcome is Outcome.UNKNOWN}
-    _check_order(ledger, lines, frozenset(careless))
+    if keyed:
+        careless = {request.id.rpartition("-")[0] for request in known.values() if request.outcome is Outcome.UNKNOWN}
+        _check_order(ledger, lines, frozenset(careless))
     return ledger
 
 
@@ -300,10 +307,8 @@ def _check_request(
 
 
 def _check_order(ledger: Ledger, lines: list[dict[str, Any]], careless: frozenset[str]) -> None:
-    """First effects of one key at the sink come as its lane asked and as `keep` emitted. Only where steps are keyed,
-    and not for careless lanes: what nobody answered may be stored after what was asked next."""
-    if not KEYED:
-        return
+    """First effects of one key at the sink come as its lane asked and as `keep` emitted. Not for careless lanes: what
+    nobody answered may be stored after what was asked next."""
     newest: dict[str, tuple[int, int]] = {}
     seen: set[str] = set()
     for line in lines:

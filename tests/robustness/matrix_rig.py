@@ -1,9 +1,9 @@
-"""A mesh for many fault rounds: broker and proxy of its own, one flow with traffic, and the faults that a round does.
+"""The fault rounds of one flow with traffic, and their ledger.
 
 A round: one sidecar is told to stop itself (SIGSTOP) at a fault point; once it stands there, what it holds is read
-from the broker; then comes the fault; the round is over when requests that were sent after it are done to the last
-effect. Rounds of different steps run side by side; those that concern the broker run alone, with nothing open of
-earlier rounds, since that would be two failures at once.
+from the broker; then comes the fault; the round is over when all that its step had been given is acknowledged. Rounds
+of different steps may run side by side; those that concern the broker run alone, with nothing open of earlier rounds,
+since that would be two failures at once.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nats.aio.client import Client as Nats
 
-from headrace.client import AsyncClient
 from headrace.edge.broker_process import BrokerProcess
-from headrace.edge.fault_points import VARIABLE
 from headrace.edge.jetstream_assets import JetStreamAssets
-from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.names import instance_name
 from headrace.wire.envelope import decode_dead_letter
 from tests.robustness.faults import InFlight
-from tests.robustness.matrix_flow import Effects, Lanes, Ledger, Request, check_matrix, write_flow
+from tests.robustness.matrix_flow import Effects, Lanes, Ledger, Request, check_matrix
+from tests.robustness.step_watch import StepWatch
 from tests.support.eventually import eventually
-from tests.support.mesh import RunningMesh, start_mesh
+from tests.support.http_connection import serves
+from tests.support.mesh import RunningMesh
+from tests.support.soak import TOTALS
 from tests.support.tcp_proxy import TcpProxy
 
 WORKSPACE = "default"
 FLOW = "matrix"
 ACK_WAIT_S = 1.0
-REACH_LIMIT_S = 6.0
+STOPS_S = {"stop": 1.5 * ACK_WAIT_S, "long stop": 5.0}
+# Longer than another step may stand still meanwhile.
+REACH_LIMIT_S = 8.0
+KILLS = ("sidecar", "component", "broker")
 CURSOR_POINTS = ("before-cursor", "after-cursor")
 # How often a point is tried at which the victim happens to hold nothing.
 TRIES = 8
@@ -61,8 +63,8 @@ class Round:
 
 
 class MatrixRig:
-    """`async with matrix_rig(folder) as rig`; `begin`, `one_round` as often as wanted, `settle` for the ledger, and
-    again: what is settled is forgotten, so that a rig may run for days."""
+    """One flow of the mesh: `begin`, `one_round` as often as wanted, `settle` for the ledger, and again: what is
+    settled is forgotten, so that a rig may run for days."""
 
     lanes: Lanes
 
@@ -73,33 +75,34 @@ class MatrixRig:
         connection: Nats,
         broker: BrokerProcess | None = None,
         proxy: TcpProxy | None = None,
+        *,
+        flow: str = FLOW,
+        keyed: bool = True,
     ) -> None:
         """`connection` goes straight to the broker; without `broker` and `proxy` there are no faults of those."""
         self.folder, self.broker, self.proxy, self.mesh = folder, broker, proxy, mesh
-        self.effects = Effects(folder / "effects.jsonl")
+        self.effects = Effects(effects_file(folder, flow))
         self.rounds: list[Round] = []
         self.missed: list[str] = []
+        self.flow = flow
         self.deployment = 1
         self._letters_read = 0
-        self.stop_s = 1.5 * ACK_WAIT_S
         self.connection = connection
-        self.in_flight = InFlight(connection, FLOW, self.deployment)
-        self._alone = asyncio.Lock()
-        self._open = 0
-        self._nobody = asyncio.Event()
-        self._nobody.set()
+        self.in_flight = InFlight(connection, flow, self.deployment)
+        self._keyed = keyed
+        self._watch = StepWatch(connection, flow)
 
     def begin(self, *, careful: int = 6, careless: int = 2) -> None:
         """Begins to send; nothing of before counts any more."""
         self.effects.forget()
         self.rounds.clear()
-        self.lanes = Lanes(self.mesh.gateway, f"/hook/{FLOW}", careful=careful, careless=careless)
+        self.lanes = Lanes(self.mesh.gateway, f"/hook/{self.flow}", careful=careful, careless=careless)
         self.lanes.start()
 
     def now_on(self, deployment: int) -> None:
         """Another deployment has taken over."""
         self.deployment = deployment
-        self.in_flight = InFlight(self.connection, FLOW, deployment)
+        self.in_flight = InFlight(self.connection, self.flow, deployment)
 
     async def end(self) -> None:
         """Ends traffic that nobody settled."""
@@ -109,24 +112,9 @@ class MatrixRig:
     # Rounds
 
     async def one_round(self, step: str, point: str, fault: str) -> Round | None:
-        """None when the point was not reached in time (noted in `missed`)."""
-        if fault == "broker":
-            async with self._alone:
-                await self._nobody.wait()
-                await self.all_done(time.time())
-                return await self._round(step, point, fault)
-        async with self._alone:
-            self._open += 1
-            self._nobody.clear()
-        try:
-            return await self._round(step, point, fault)
-        finally:
-            self._open -= 1
-            if not self._open:
-                self._nobody.set()
-
-    async def _round(self, step: str, point: str, fault: str) -> Round | None:
-        process = "gateway" if step == "gateway" else instance_name(WORKSPACE, FLOW, self.deployment, step, 0)
+        """None when the point was not reached in time (noted in `missed`). No other round may be open while the
+        fault is the broker's, and nothing of earlier ones (`all_done`)."""
+        process = "gateway" if step == "gateway" else instance_name(WORKSPACE, self.flow, self.deployment, step, 0)
         for _ in range(TRIES):
             pid = await self._stopped_at(point, step, process)
             if not pid:
@@ -142,11 +130,12 @@ class MatrixRig:
             if held:
                 break
         try:
-            await self.recovered()
+            await self._worked_off(step)
         except AssertionError as error:
             raise AssertionError(f"{fault} of {step} {point}: {error}\n{await self._stuck(began)}") from error
         done = Round(step, point, fault, held, began, time.time() - began)
         self.rounds.append(done)
+        TOTALS.round(kills=int(fault in KILLS))
         return done
 
     async def _stopped_at(self, point: str, step: str, process: str) -> int:
@@ -173,7 +162,7 @@ class MatrixRig:
             case "sidecar":
                 os.kill(pid, signal.SIGKILL)
             case "component":
-                for component in self.mesh.pids_of("component", FLOW, step):
+                for component in self.mesh.pids_of("component", self.flow, step):
                     os.kill(component, signal.SIGKILL)
             case "broker":
                 assert self.broker is not None
@@ -184,8 +173,8 @@ class MatrixRig:
             case "cut":
                 assert self.proxy is not None
                 self.proxy.cut(process)
-            case "stop":
-                await asyncio.sleep(self.stop_s)  # tidy: pace
+            case "stop" | "long stop":
+                await asyncio.sleep(STOPS_S[fault])  # tidy: pace
             case _:
                 raise AssertionError(f"no fault {fault}")
 
@@ -193,16 +182,17 @@ class MatrixRig:
         """The sidecar (or gateway) that runs now; 0 between two."""
         if step == "gateway":
             return self.mesh.endpoints.processes["gateway"] or 0
-        pids = self.mesh.pids_of("sidecar", FLOW, step, self.deployment)
+        pids = self.mesh.pids_of("sidecar", self.flow, step, self.deployment)
         return next((pid for pid in pids if pid != unlike), 0)
 
     async def _held(self, step: str) -> int:
+        return self.lanes.unanswered if step == "gateway" else await self._watch.held(self.deployment, step)
+
+    async def _worked_off(self, step: str) -> None:
         if step == "gateway":
-            return self.lanes.unanswered
-        infos = await JetStreamAssets(self.connection).consumers(subjects.flow_stream(WORKSPACE, FLOW))
-        name = subjects.step_consumer(self.deployment, step)
-        mine = [info for info in infos if info["name"] == name or info["name"].startswith(f"{name}_s")]
-        return sum(int(info["num_ack_pending"]) for info in mine)
+            await eventually(lambda: serves(self.mesh.gateway), within_s=RECOVERY_LIMIT_S, every_s=0.05)
+        else:
+            await self._watch.worked_off(self.deployment, step, within_s=RECOVERY_LIMIT_S)
 
     async def recovered(self) -> None:
         """Until every lane's next request, sent from now on, is done to the last effect."""
@@ -228,7 +218,7 @@ class MatrixRig:
 
     async def _stuck(self, since: float) -> str:
         """What was asked for and has not happened, and where messages wait."""
-        stream = subjects.flow_stream(WORKSPACE, FLOW)
+        stream = subjects.flow_stream(WORKSPACE, self.flow)
         infos = await JetStreamAssets(self.connection).consumers(stream)
         held = {info["name"]: (info["num_pending"], info["num_ack_pending"], info["num_waiting"]) for info in infos}
         self.effects.read()
@@ -270,16 +260,26 @@ class MatrixRig:
         self.effects.read()
         cut_off = {each.step for each in self.rounds if each.fault in ("sidecar", "component")}
         dead = await self._new_dead_letters()
-        return check_matrix(self.lanes.requests.values(), self.effects.lines, dead, cut_off=frozenset(cut_off))
+        ledger = check_matrix(
+            self.lanes.requests.values(), self.effects.lines, dead, cut_off=frozenset(cut_off), keyed=self._keyed
+        )
+        TOTALS.judge(
+            ledger.attempted,
+            lost=len(ledger.lost),
+            duplicated=len(ledger.duplicated),
+            disordered=len(ledger.disordered),
+            wrong=len(ledger.wrong),
+        )
+        return ledger
 
     async def _new_dead_letters(self) -> Counter[str]:
         """Dead letters since the last time, by the id of the request that they belong to."""
         assets = JetStreamAssets(self.connection)
-        stream = subjects.dead_letter_stream(WORKSPACE, FLOW)
+        stream = subjects.dead_letter_stream(WORKSPACE, self.flow)
         found: Counter[str] = Counter()
         while True:
             following = self._letters_read + 1
-            message = await assets.next_message(stream, subjects.dead_letter_filter(WORKSPACE, FLOW), following)
+            message = await assets.next_message(stream, subjects.dead_letter_filter(WORKSPACE, self.flow), following)
             if message is None:
                 return found
             self._letters_read = message.sequence
@@ -312,43 +312,5 @@ def is_stopped(pid: int) -> bool:
     return state == "T"
 
 
-@contextlib.asynccontextmanager
-async def matrix_rig(folder: Path, *, profile: str = "fast", options: tuple[str, ...] = ()) -> AsyncIterator[MatrixRig]:
-    """Broker, proxy and mesh; ended in order."""
-    broker = BrokerProcess(folder / "broker", profile=profile)
-    await broker.start()
-    proxy = TcpProxy(broker.port)
-    proxy.keep_sent = False
-    await proxy.start()
-    try:
-        async with matrix_mesh(folder, proxy.url, *options, profile=profile) as mesh:
-            connection = await connect_nats(broker.url, "ledger")
-            rig = MatrixRig(folder, mesh, connection, broker, proxy)
-            try:
-                yield rig
-            finally:
-                await rig.end()
-                await close_nats(connection)
-    finally:
-        await proxy.stop()
-        await broker.stop()
-
-
-@contextlib.asynccontextmanager
-async def matrix_mesh(
-    folder: Path, nats_url: str, *options: str, profile: str = "fast", **more: str
-) -> AsyncIterator[RunningMesh]:
-    """A mesh with fault points, that runs the flow; `more` is set in its environment."""
-    (folder / "faults").mkdir()
-    environment = {VARIABLE: f"@{folder / 'faults'}", "HEADRACE_RESTART_DELAY_LIMIT_S": "0.1", **more}
-    starting = start_mesh(folder, profile, "--nats", nats_url, *options, ack_wait_s=ACK_WAIT_S, **environment)
-    # A proxy runs on this loop: what blocks goes to a thread, which stays until the end (children are tied to it).
-    mesh = await asyncio.to_thread(starting.__enter__)
-    try:
-        async with AsyncClient(mesh.api) as client:
-            await client.apply(write_flow(FLOW, folder, folder / "effects.jsonl"))
-            await client.publish(FLOW)
-            await client.start(FLOW)
-        yield mesh
-    finally:
-        await asyncio.to_thread(starting.__exit__, None, None, None)
+def effects_file(folder: Path, flow: str) -> Path:
+    return folder / f"{flow}.effects.jsonl"

@@ -18,7 +18,7 @@ from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.client import AsyncClient, Client
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.wire.flow import flow_spec_to_proto
-from tests.robustness.ledger import Attempt, Effect, Verdict, check, read_effects
+from tests.robustness.ledger import Attempt, Effect, Verdict, check, counted, read_effects
 from tests.robustness.pin_check import PinVerdict, Reign, check_pins
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
@@ -168,7 +168,7 @@ class PinnedFlow:
             await eventually(lambda: due <= {effect.id for effect in self.effects(run)}, within_s=within_s, every_s=0.1)
         effects = self.effects(run)
         await self.observe()
-        return check(attempts, effects), check_pins(attempts, effects, self.reigns.values())
+        return counted(check(attempts, effects)), check_pins(attempts, effects, self.reigns.values())
 
 
 def stop(mesh: RunningMesh, flow: PinnedFlow) -> None:

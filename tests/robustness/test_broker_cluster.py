@@ -1,6 +1,6 @@
 """A mesh on three real brokers, streams kept on all of them: leaders and followers fail under load, the ledger holds.
 
-`make soak ROUNDS=n` does n rounds of all kinds.
+A soak does rounds of all kinds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from headrace.client import AsyncClient
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
-from tests.robustness.matrix_rig import FLOW, WORKSPACE, MatrixRig, matrix_mesh
+from tests.robustness.matrix_mesh import matrix_mesh
+from tests.robustness.matrix_rig import FLOW, WORKSPACE, MatrixRig
+from tests.support import soak
 from tests.support.broker_cluster import SIZE, BrokerCluster
 from tests.support.eventually import eventually
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
+ROUNDS = soak.rounds(one_in=100)
 SHORT = ("leader killed", "follower paused")
 # A follower that lags during a switch is not survived yet (ARCHITECTURE.md, Broker cluster): only here, by name.
 KINDS = (*SHORT, "follower killed")
@@ -55,6 +57,7 @@ async def test_a_cluster_loses_servers_and_the_mesh_loses_nothing(
                 held = await rig.in_flight.waiting()
                 began = time.monotonic()
                 await do(kind, cluster, rig, chance)
+                soak.TOTALS.round(kills=int("killed" in kind))
                 await rig.recovered()
                 took_s = time.monotonic() - began
                 await asyncio.gather(*(revive(cluster, number) for number in range(SIZE)))

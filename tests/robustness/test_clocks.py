@@ -16,7 +16,8 @@ import pytest
 from headrace.client import AsyncClient
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.nats_connection import close_nats, connect_nats
-from tests.robustness.matrix_rig import FLOW, MatrixRig, matrix_mesh
+from tests.robustness.matrix_mesh import matrix_mesh
+from tests.robustness.matrix_rig import FLOW, MatrixRig
 
 LIBRARIES = ("/usr/lib/{}/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
 

@@ -1,7 +1,7 @@
 """Two orchestrators under traffic: leader and standby killed in turn, the leader stopped past its lease and continued.
 
 The data plane must not notice: every request is answered, once, by the same deployment, and the pause that callers
-see is no longer than in quiet times (on a busy machine: than three such pauses). Long form: HEADRACE_SOAK_ROUNDS.
+see is no longer than in quiet times (on a busy machine: than three such pauses).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import pytest
 
 from headrace.client import AsyncClient
 from headrace.model.errors import HeadraceError
-from tests.robustness.ledger import Attempt, Outcome, check, read_effects
+from tests.robustness.ledger import Attempt, Outcome, check, counted, read_effects
 from tests.robustness.test_kills import FLOW, describe, write_flow
 from tests.robustness.traffic import Traffic
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1"))
+ROUNDS = soak.rounds(one_in=100, short=1)
 FAIL_OVER_LIMIT_S = 5.0
 LONGEST_PAUSE_S = 0.5
 RATE = 80.0
@@ -69,7 +70,8 @@ async def test_nothing_in_the_data_plane_notices_a_fail_over(
             status = await client.get_status(FLOW)
             entries, _ = await client.list_history(limit=500)
         mine = [effect for effect in read_effects(effects) if effect.id.startswith(f"{traffic.run}-")]
-    verdict = check(attempts, mine)
+    verdict = counted(check(attempts, mine))
+    soak.TOTALS.round(kills=3 * ROUNDS)
     pause_s = longest_pause(attempts)
     with capsys.disabled():
         print(

@@ -1,135 +1,126 @@
-"""Every fault point × every fault, on a flow with fan-out, fan-in, an error path, a retry and a reply: the ledger.
+"""Every fault point × every fault, on flows with fan-out, fan-in, an error path, a retry and a reply: the ledger.
 
-`make soak ROUNDS=n` runs that many rounds and prints a line a minute. A failure prints its seed and the history of
-the messages concerned; HEADRACE_SEED=n tells the same rounds in the same order (when they come is not ours to say).
+Two flows run side by side on one mesh: in one the trigger and two steps are keyed, in the other none is. `make soak
+ROUNDS=n` runs that many rounds. A failure prints its seed and the history of the messages concerned; HEADRACE_SEED=n
+tells the same rounds in the same order (when they come is not ours to say).
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from headrace.edge.fault_points import POINTS
-from tests.robustness.matrix_flow import KEYED, KEYED_STEPS, STEPS, Ledger
-from tests.robustness.matrix_rig import CURSOR_POINTS, MatrixRig, Round, matrix_rig
+from tests.robustness.matrix_flow import Ledger
+from tests.robustness.matrix_mesh import matrix_rigs
+from tests.robustness.matrix_plan import FAULTS, PASSERS, Plan, Plans
+from tests.robustness.matrix_rig import FLOW, KILLS, MatrixRig, Round
+from tests.support import soak
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
-ACT_ROUNDS = 200
-# The short form does all pairs of point and fault on a quiet machine, and what fits into this time on a busy one.
-SHORT_S = 75.0
-FAULTS = ("sidecar", "component", "broker", "cut", "stop")
-SENDS = ("before-publish", "after-publish", "before-publish-ack", "after-publish-ack")
-COMMITS = ("before-commit", "after-commit", "before-commit-ack", "after-commit-ack")
-# The steps that pass a point; all that are not named here pass it. What a keyed step sends goes with its cursor.
-ONLY = {
-    **dict.fromkeys(SENDS, ("split", "left", "right", "gateway", *(() if KEYED else ("hook", "keep")))),
-    **dict.fromkeys(COMMITS, ("hook", "keep") if KEYED else ()),
-    **dict.fromkeys(CURSOR_POINTS, KEYED_STEPS if KEYED else ()),
-    **dict.fromkeys(("before-dead-letter", "after-dead-letter"), ("split",)),
-    **dict.fromkeys(("before-reply", "after-reply"), ("split", "sink")),
-}
-
-PASSED = [point for point in POINTS if ONLY.get(point, STEPS)]
-
-Plan = tuple[str, str, str]
-
-
-def plans(chance: random.Random) -> Iterator[Plan]:
-    """For ever: (step, point, fault); all points once, each with another fault, before any point comes again, and
-    each point with each fault before any pair does; in random order, at a step of its own choice."""
-    for turn in itertools.count():
-        if turn % len(FAULTS) == 0:
-            points = chance.sample(PASSED, len(PASSED))
-        for index, point in enumerate(points):
-            fault = FAULTS[(index + turn) % len(FAULTS)]
-            steps = [step for step in ONLY.get(point, STEPS) if step != "gateway" or fault != "component"]
-            yield chance.choice(steps), point, fault
-
-
-async def run_act(rig: MatrixRig, chosen: list[Plan], until: float, report: Callable[[], None]) -> None:
-    """Each step's rounds one after the other, those of different steps side by side; none is begun after `until`."""
-    queues = {step: deque(plan for plan in chosen if plan[0] == step) for step in (*STEPS, "gateway")}
-
-    async def work(step: str) -> None:
-        while queues[step] and time.monotonic() < until:
-            await rig.one_round(*queues[step].popleft())
-            report()
-
-    async with asyncio.TaskGroup() as group:
-        for step in queues:
-            group.create_task(work(step))
+FLOWS = {FLOW: True, "plain": False}
+# Rounds of each flow between two looks at the ledger.
+SIDE_BY_SIDE, ALONE = 80, 12
+# The short form does what fits into these times, with so many long stops for each flow.
+SIDE_BY_SIDE_S, ALONE_S, LONG_STOPS = 80.0, 25.0, 3
 
 
 @pytest.mark.timeout(300)
 async def test_every_fault_at_every_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("HEADRACE_SEED") or random.randrange(10**6))
-    source = plans(random.Random(seed))
-    left = ROUNDS or len(PASSED) * len(FAULTS)
-    until = math.inf if ROUNDS else time.monotonic() + SHORT_S
-    totals = Totals(seed, capsys)
-    async with matrix_rig(tmp_path) as rig:
-        while left > 0:
-            chosen = [next(source) for _ in range(min(left, ACT_ROUNDS))]
-            left -= len(chosen)
-            rig.begin()
+    chance = random.Random(seed)
+    totals = Totals(seed)
+    async with matrix_rigs(tmp_path, FLOWS) as rigs:
+        acts = [Act(rig, Plans(chance, keyed=FLOWS[rig.flow])) for rig in rigs]
+        while True:
+            for act in acts:
+                act.begin()
             try:
-                await run_act(rig, chosen, until, lambda: totals.look(rig))
+                await run(acts)
             finally:
-                totals.rounds += rig.rounds
-            ledger = await rig.settle()
-            totals.add(rig, ledger)
-            assert ledger.ok, f"seed {seed}: {ledger.line()}\n" + "\n".join(
-                f"{rig.history(id)}\n  {ledger.why(id)}" for id in ledger.offenders[:3]
-            )
-    totals.say("end")
+                totals.rounds += [each for rig in rigs for each in rig.rounds]
+            for rig in rigs:
+                totals.ledgers.append(ledger := await rig.settle())
+                assert ledger.ok, f"{rig.flow}, seed {seed}: {ledger.line()}\n" + "\n".join(
+                    f"{rig.history(id)}\n  {ledger.why(id)}" for id in ledger.offenders[:3]
+                )
+            if len(totals.rounds) >= soak.ASKED:
+                break
+    missed = [point for rig in rigs for point in rig.missed]
+    with capsys.disabled():
+        print("\n" + totals.line(len(missed)))
     counted = [each for each in totals.rounds if each.held]
-    missing = {*PASSED, *FAULTS} - {each.point for each in counted} - {each.fault for each in counted}
-    assert len(missing) <= 2, f"seed {seed}: rounds that did not count: {missing}; not reached: {totals.missed}"
+    points = {point for act in acts for point in act.plans.points}
+    missing = {*points, *FAULTS} - {each.point for each in counted} - {each.fault for each in counted}
+    assert len(missing) <= 2, f"seed {seed}: rounds that did not count: {missing}; not reached: {missed}"
+
+
+class Act:
+    """What one flow's rig does until the next look at the ledger."""
+
+    def __init__(self, rig: MatrixRig, plans: Plans) -> None:
+        self.rig, self.plans = rig, plans
+
+    def begin(self) -> None:
+        stops = self.plans.long_stops()
+        if soak.ASKED:
+            chosen = self.plans.mixed(stops + self.plans.side_by_side(SIDE_BY_SIDE))
+        else:
+            chosen = stops[:LONG_STOPS] + self.plans.side_by_side(1000)
+        self.queues = [deque(plan for plan in chosen if plan.step == step) for step in PASSERS]
+        self.alone = deque(self.plans.alone(ALONE if soak.ASKED else len(self.plans.points)))
+        self.rig.begin()
+
+    async def do(self, queue: deque[Plan], until: float, at_most: int = 1000) -> None:
+        for _ in range(at_most):
+            if not queue or time.monotonic() >= until:
+                break
+            plan = queue.popleft()
+            await self.rig.one_round(plan.step, plan.point, plan.fault)
+
+
+async def run(acts: list[Act]) -> None:
+    """Each step's rounds one after the other, those of all others side by side; then those of the broker, one after
+    the other. What has not begun in time is left, in the short form."""
+    until = math.inf if soak.ASKED else time.monotonic() + SIDE_BY_SIDE_S
+    async with asyncio.TaskGroup() as group:
+        for act in acts:
+            for queue in act.queues:
+                group.create_task(act.do(queue, until))
+    until = math.inf if soak.ASKED else time.monotonic() + ALONE_S
+    while any(act.alone for act in acts) and time.monotonic() < until:
+        for act in acts:
+            now = time.time()
+            await asyncio.gather(*(each.rig.all_done(now) for each in acts))
+            await act.do(act.alone, until, at_most=1)
 
 
 class Totals:
-    """What is printed, once a minute and at the end."""
+    """What is printed at the end."""
 
-    def __init__(self, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-        self._seed, self._capsys = seed, capsys
-        self._began = self._said_at = time.monotonic()
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._began = time.monotonic()
         self.rounds: list[Round] = []
-        self.missed: list[str] = []
         self.ledgers: list[Ledger] = []
 
-    def look(self, rig: MatrixRig) -> None:
-        if time.monotonic() - self._said_at >= 60:
-            self._said_at = time.monotonic()
-            self.say("so far", rig.rounds)
-
-    def add(self, rig: MatrixRig, ledger: Ledger) -> None:
-        self.missed += rig.missed
-        rig.missed.clear()
-        self.ledgers.append(ledger)
-
-    def say(self, when: str, more: Sequence[Round] = ()) -> None:
-        done = [*self.rounds, *more]
-        counted = [each for each in done if each.held]
+    def line(self, missed: int) -> str:
+        """Of ledgers that are all in order."""
+        counted = [each for each in self.rounds if each.held]
         faults = Counter(each.fault for each in counted)
-        kills = faults["sidecar"] + faults["component"] + faults["broker"]
-        slowest = max(done, key=lambda each: each.recovered_s, default=None)
+        slowest = max(self.rounds, key=lambda each: each.recovered_s)
         sums = {
             name: sum(getattr(each, name) for each in self.ledgers)
             for name in ("attempted", "acknowledged", "unknown", "refused", "effects", "dead_letters", "repeated")
         }
-        with self._capsys.disabled():
-            print(
-                f"\nmatrix, seed {self._seed}, {when}: {time.monotonic() - self._began:.0f} s, {len(done)} rounds, "
-                f"{len(counted)} counted (the victim held something), {kills} kills ({dict(faults)}), "
-                f"{len(self.missed)} points not reached; settled so far {sums}: lost 0, duplicated 0, out of order 0; "
-                f"slowest: {slowest.line() if slowest else '-'}"
-            )
+        return (
+            f"matrix, seed {self._seed}: {time.monotonic() - self._began:.0f} s, {len(self.rounds)} rounds, "
+            f"{len(counted)} counted (the victim held something), {sum(faults[kill] for kill in KILLS)} kills "
+            f"({dict(faults)}), {missed} points not reached; {sums}: lost 0, duplicated 0, out of order 0; "
+            f"slowest: {slowest.line()}"
+        )

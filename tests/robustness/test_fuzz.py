@@ -1,5 +1,5 @@
 """Fuzzing of what a sidecar, an agent and a gateway take from others. Each test prints its seed and how many inputs it
-tried; the long form multiplies them by HEADRACE_SOAK_ROUNDS.
+tried; a soak multiplies them.
 
 Held: the process stays the same one and small; no status INTERNAL or 500; nothing unexpected in a log; whatever was
 stored ends somewhere; and at the end it works as ever.
@@ -27,12 +27,13 @@ from headrace.edge.grpc_channel import open_channel
 from headrace.edge.process_table import resident_bytes
 from headrace.wire.envelope import encode_envelope
 from tests.robustness.fuzzing_component import SOURCE
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.fuzz import blob, fill, mutated, text
 from tests.support.gateway_rig import GatewayRig
 from tests.support.sidecar import STEP, SidecarBench, sidecar_bench
 
-ROUNDS = max(1, int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1")))
+ROUNDS = soak.rounds(one_in=200, short=1)
 SEED = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(2**31))
 GROWTH_MB = 60
 UNEXPECTED = ("Traceback", "unexpected", "could not be handed over", "never retrieved", "Exception in callback")

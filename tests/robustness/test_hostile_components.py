@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.robustness.hostile_mesh import FLOW, HostileMesh, beside, hostile_mesh, letters, own_memory_mb
+from tests.support import soak
 from tests.support.eventually import eventually
 
 SIDECAR_GROWTH_MB = 120
@@ -60,7 +61,7 @@ MORE = [
     Crime("leak_memory", "COMPONENT_DIED|TIMEOUT", "MiB of memory|took longer", "MEMORY_LIMIT"),
     Crime("emit_100_mb_raw", "COMPONENT_DIED", ""),
 ]
-if "HEADRACE_SOAK_ROUNDS" in os.environ:
+if soak.ASKED:
     CRIMES += MORE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ import yaml
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient, Client
 from tests.robustness.keyed_callers import KeyedCallers
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 
 FLOW = "keyed"
-ROUNDS = max(1, int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1")))
+ROUNDS = soak.rounds(one_in=200, short=1)
 COMPONENTS = Path(__file__).parent / "components"
 WEBHOOK = Path(__file__).parents[2] / "components" / "webhook"
 
@@ -105,5 +105,8 @@ async def test_order_is_kept_by_scaling_kills_and_switches(keyed: Keyed) -> None
             await eventually(all_effected, within_s=60, every_s=0.2)
         finally:
             verdict = callers.verdict(keyed.effects)
+            soak.TOTALS.judge(
+                verdict.sent, lost=verdict.lost, duplicated=verdict.doubled, disordered=verdict.inversions
+            )
             print(verdict.line(), f"longest wait of a caller {callers.longest_s:.2f} s")
     assert verdict.ok, verdict.line()

@@ -7,8 +7,6 @@ repeat for anyone (a message whose processing was cut off is processed again).
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +19,13 @@ from headrace.client import Client
 from tests.robustness.faults import InFlight, fault_round
 from tests.robustness.ledger import Verdict
 from tests.robustness.traffic import Traffic
+from tests.support import soak
 from tests.support.eventually import eventually
-from tests.support.http_connection import fetch
+from tests.support.http_connection import serves
 from tests.support.mesh import RunningMesh
 
 FLOW = "ledger"
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1"))
+ROUNDS = soak.rounds(one_in=100, short=1)
 COMPONENTS = Path(__file__).parent / "components"
 WEBHOOK = Path(__file__).parents[2] / "components" / "webhook"
 
@@ -135,14 +134,6 @@ async def test_careful_callers_get_everything_done_once(
     assert result.verdict.acknowledged == result.verdict.attempted == result.verdict.effected
     for address in running.mesh.endpoints.gateways:
         await eventually(partial(serves, address), within_s=20)
-
-
-async def serves(address: str) -> bool:
-    """True when the gateway there is up."""
-    try:
-        return (await fetch(address, "GET", "/healthz")).status == 200
-    except (OSError, asyncio.IncompleteReadError):
-        return False
 
 
 def describe(verdict: Verdict) -> str:

@@ -1,12 +1,11 @@
 """Publishes of a running flow under open-loop load: law 1 (pinning) and law 2 (one message, one pin set).
 
-Each test prints one line with what it counted. Long form: HEADRACE_SOAK_ROUNDS publishes.
+Each test prints one line with what it counted. In a soak: more publishes, faster requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,10 +18,11 @@ from headrace.client import AsyncClient
 from tests.robustness.ledger import Outcome
 from tests.robustness.pinned_flow import EFFECT, WORK, PinnedFlow
 from tests.robustness.traffic import Traffic, answers_by
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
+ROUNDS = soak.rounds(one_in=40)
 # The short form publishes for so long, but at least so often.
 ROW_S, ROW_AT_LEAST = 15.0, 4
 MOVES = ROUNDS or 2
@@ -84,6 +84,7 @@ async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
             for role in ("component", "sidecar"):
                 mesh.kill(role, flow.name, "work", deployment=reign.deployment)
                 kills += 1
+                soak.TOTALS.round()
                 await answers_by(traffic, reign.deployment, after=traffic.sent)
             await client.scale(flow.name, "work", 2)
             await answers_by(traffic, reign.deployment, after=traffic.sent)
@@ -94,6 +95,7 @@ async def test_latest_moves_every_100_ms_and_nothing_that_runs_changes(
             if number == MOVES - 1 or number % 5 == 4:
                 mesh.kill("agent")
                 kills += 1
+                soak.TOTALS.round()
                 await answers_by(traffic, reign.deployment, after=traffic.sent)
         attempts = await traffic.finish()
     ledger, pins = await flow.judge(traffic.run, attempts, within_s=45)

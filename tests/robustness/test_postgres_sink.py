@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +18,7 @@ import yaml
 
 from headrace.client import Client
 from tests.robustness.faults import InFlight
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.http_connection import HttpConnection
 from tests.support.mesh import RunningMesh, start_mesh
@@ -27,7 +27,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 EXAMPLE = Path(__file__).parents[2] / "examples" / "postgres_sink"
 FLOW = "postgres-sink"
 MESSAGES = 60
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1"))
+ROUNDS = soak.rounds(one_in=100, short=1)
 HELD = "    await asyncio.sleep(0.15)\n    await ctx.reply("  # tidy: pace
 VICTIMS = ("component", "sidecar", "broker")
 
@@ -89,11 +89,14 @@ async def test_a_row_is_there_once_whatever_is_killed_between_insert_and_return(
         finally:
             await in_flight.close()
         found = rows(server, ids)
+        soak.TOTALS.round()
+        doubled, missing = len(found) - len(set(found)), len(set(accepted) - set(found))
+        soak.TOTALS.judge(len(ids), lost=missing, duplicated=doubled)
         with capsys.disabled():
             print(f"\nkill {victim} holding {held}: {len(found)} rows, {len(accepted)} callers answered")
         assert held > 0, "the victim held nothing: the round does not count"
-        assert len(found) == len(set(found)), "a row is there twice"
-        assert set(accepted) <= set(found), "a row is missing"
+        assert not doubled, "a row is there twice"
+        assert not missing, "a row is missing"
 
 
 def some_are_there(server: PostgresServer, ids: list[str]) -> bool:

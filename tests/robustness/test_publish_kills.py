@@ -1,12 +1,11 @@
 """kill -9 of each role in each phase of a publish: the operation finishes or fails cleanly, pins hold, nothing
-half-made stays. HEADRACE_SOAK_ROUNDS: every role in every phase, so many times.
+half-made stays. In a soak: every role in every phase.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import time
 from collections import Counter
@@ -22,10 +21,11 @@ from tests.robustness.pin_check import PinVerdict
 from tests.robustness.pinned_flow import WORK, PinnedFlow, stop
 from tests.robustness.settled import Inspector, PhaseWatch
 from tests.robustness.traffic import Traffic
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
+ROUNDS = soak.rounds(one_in=1000)
 ROLES = ("component", "sidecar", "agent", "orchestrator", "registry", "gateway", "broker")
 PHASES = ("PREPARING", "WARM", "ACTIVE", "DRAINING")
 SHORT = (
@@ -166,6 +166,7 @@ class Blow:
             await eventually(self._kill_instance, within_s=10, every_s=0.005)
         else:
             self._mesh.kill(self._role)
+        soak.TOTALS.round()
 
     def _kill_instance(self) -> bool:
         return self._mesh.kill(self._role, self._flow, "work", deployment=self._deployment) > 0

@@ -22,10 +22,11 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.wire.envelope import decode_envelope
+from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.sidecar import SidecarBench, sidecar_bench
 
-SEEDS = [2, *range(3, 3 + int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0")))]
+SEEDS = [2, *range(3, 3 + soak.rounds(one_in=50))]
 KEYS = 12
 SOURCE = """
 from asyncio import sleep as pause
@@ -154,10 +155,12 @@ async def test_a_keyed_step_is_exact_under_any_failure(broker: BrokerProcess, tm
                 reached = int(2 * KEYS * sent * (number - chance.random()) / (len(rounds) + 1))
                 await eventually(partial(reader.has, reached), within_s=30, every_s=0.002)
                 held.append(await kill(victim, bench, broker))
+                soak.TOTALS.round()
                 kept.append(len(reader.stored))
             await bench.until_done(within_s=40)
             await eventually(lambda: len(reader.stored) >= 2 * KEYS * sent, within_s=20)
             lost, doubled, inverted = reader.verdict(sent)
+            soak.TOTALS.judge(sent * KEYS, lost=lost, duplicated=doubled, disordered=inverted)
         status = await bench.status()
         print(
             f"seed {seed}: {rounds} held {held} when killed, {kept} outputs consumed by then; "

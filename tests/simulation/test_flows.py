@@ -7,7 +7,6 @@ A failure names its seed and commit: `pytest tests/simulation -k seed --seed N` 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +15,14 @@ import pytest
 
 from services.orchestrator.lease import Lease
 from tests.simulation.script import run
+from tests.support import soak
 from tests.support.memory_bucket import MemoryBucket
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
 SEEDS = 1000
-# HEADRACE_SOAK_ROUNDS asks for this many seeds a round.
-SEEDS_PER_ROUND = 100
+# For each round of a soak.
+SEEDS_PER_ROUND = 10
 # Seeds that once broke a law or told two stories, with what was wrong.
 FOUND: dict[int, str] = {
     7: "the agent told its watchers in no certain order",
@@ -81,8 +81,7 @@ def test_two_leaders_at_once_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(0)
 def test_laws_hold_in_all_runs() -> None:
-    rounds = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
-    each = (rounds * SEEDS_PER_ROUND if rounds else SEEDS) // WORKERS
+    each = max(soak.ASKED * SEEDS_PER_ROUND, SEEDS) // WORKERS
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.simulation", str(first), str(each), str(WORKERS)],
@@ -97,5 +96,6 @@ def test_laws_hold_in_all_runs() -> None:
         output, _ = worker.communicate()
         failures += [json.loads(line) for line in output.splitlines()]
         assert worker.returncode in (0, 1), f"a worker ended with {worker.returncode}"
+    soak.TOTALS.simulated += each * WORKERS
     told = [explain(failure["seed"], failure["problems"]) for failure in failures[:5]]
     assert not failures, f"{len(failures)} of {each * WORKERS} runs failed\n" + "\n".join(told)

@@ -133,3 +133,11 @@ async def fetch(
         return await connection.request(method, path, body, headers)
     finally:
         await connection.close()
+
+
+async def serves(address: str) -> bool:
+    """True when the gateway there is up."""
+    try:
+        return (await fetch(address, "GET", "/healthz")).status == 200
+    except (OSError, asyncio.IncompleteReadError):
+        return False

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
-
-from tests.robustness import matrix_flow
 from tests.robustness.ledger import Outcome
 from tests.robustness.matrix_flow import KEPT, LEAVES, Ledger, Request, check_matrix
 
@@ -29,9 +26,14 @@ def all_of(id: str) -> list[dict[str, Any]]:
 
 
 def check(
-    requests: list[Request], lines: list[dict[str, Any]], dead: dict[str, int] | None = None, cut_off: str = ""
+    requests: list[Request],
+    lines: list[dict[str, Any]],
+    dead: dict[str, int] | None = None,
+    cut_off: str = "",
+    *,
+    keyed: bool = True,
 ) -> Ledger:
-    return check_matrix(requests, lines, Counter(dead or {}), cut_off=frozenset({cut_off}))
+    return check_matrix(requests, lines, Counter(dead or {}), cut_off=frozenset({cut_off}), keyed=keyed)
 
 
 def test_all_done_once_is_right() -> None:
@@ -72,12 +74,10 @@ def test_dead_letters_are_counted_each() -> None:
     assert list(check([], [], {"b-0": 1}).wrong) == ["b-0"]
 
 
-def test_order_counts_where_steps_are_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_counts_where_steps_are_keyed() -> None:
     lines = all_of("a-0") + all_of("a-1")
     swapped = all_of("a-1") + all_of("a-0")
     asked = [request("a-0"), request("a-1")]
-    monkeypatch.setattr(matrix_flow, "KEYED", {})
-    assert check(asked, swapped).ok
-    monkeypatch.setattr(matrix_flow, "KEYED", {"key": "body:/key"})
+    assert check(asked, swapped, keyed=False).ok
     assert check(asked, lines).ok
     assert list(check(asked, swapped).disordered) == ["a-0"]
