@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
@@ -24,15 +24,17 @@ MAX_REQUIREMENTS = 200
 MAX_TITLE = 200
 MAX_DESCRIPTION = 10_000
 
-_ENTRYPOINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-_REQUIREMENT = re.compile(
+ENTRYPOINT_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
+REQUIREMENT_PATTERN = (
     r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"  # name
     r"\s*(\[[A-Za-z0-9._, -]*\])?"  # extras
     r"\s*(\(?[<>=!~]=?=?[^;@#()]*\)?)?"  # version
     r"\s*(;[^#]*)?"  # marker
 )
-_FIELDS = frozenset({"name", "title", "description", "version", "language", "entrypoint", "functions", "requirements"})
-_FUNCTION_FIELDS = frozenset({"kind", "title", "description", "config", "in", "out", "exclusive"})
+_ENTRYPOINT = re.compile(ENTRYPOINT_PATTERN)
+_REQUIREMENT = re.compile(REQUIREMENT_PATTERN)
+MANIFEST_KEYS = ("name", "title", "description", "version", "language", "entrypoint", "functions", "requirements")
+FUNCTION_KEYS = ("kind", "title", "description", "config", "in", "out", "exclusive")
 
 
 class FunctionManifest(msgspec.Struct, frozen=True):
@@ -80,10 +82,10 @@ def read_manifest(raw: bytes, source: str = MANIFEST_FILE) -> Manifest:
 def parse_manifest(data: object) -> Manifest:
     """Checks what yaml.safe_load made of component.yaml; InvalidInput names field, value and what to do."""
     top = check_mapping(MANIFEST_FILE, data)
-    _refuse_unknown("", top, _FIELDS)
+    _refuse_unknown("", top, MANIFEST_KEYS)
     if "name" not in top:
         raise _missing("name", "for example `name: price`")
-    name = check_name("name", check_text("name", top["name"], limit=40))
+    name = check_name("name", check_text("name", top["name"], limit=63))
     version = _version(top.get("version"))
     language = check_text("language", top.get("language", "python"), limit=40)
     if language not in LANGUAGES:
@@ -127,7 +129,7 @@ def _function(name: str, data: object) -> FunctionManifest:
     field = f"functions.{name}"
     check_function(field, name)
     values = check_mapping(field, data)
-    _refuse_unknown(f"{field}.", values, _FUNCTION_FIELDS)
+    _refuse_unknown(f"{field}.", values, FUNCTION_KEYS)
     if "kind" not in values:
         raise _missing(f"{field}.kind", "one of " + ", ".join(FUNCTION_KINDS))
     kind = values["kind"]
@@ -240,7 +242,7 @@ def _schema_of(stated: dict[str, Any] | None, field: str, described: object) -> 
     return stated if stated is not None else check_schema(field, described)
 
 
-def _refuse_unknown(prefix: str, data: Mapping[str, Any], known: frozenset[str]) -> None:
+def _refuse_unknown(prefix: str, data: Mapping[str, Any], known: Collection[str]) -> None:
     for key in data:
         if key not in known:
             raise InvalidInput.at(

@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 from headrace.model.errors import InvalidInput
 
-NAME_PATTERN = r"[a-z][a-z0-9-]{0,39}"
+NAME_PATTERN = r"[a-z][a-z0-9-]{0,62}"
 _NAME = re.compile(NAME_PATTERN)
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
+SEMVER_PATTERN = r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?"
+_SEMVER = re.compile(SEMVER_PATTERN)
 _SEMVER_CHARACTERS = 64
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+FUNCTION_PATTERN = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
+_FUNCTION = re.compile(FUNCTION_PATTERN)
 
 DEFAULT_WORKSPACE = "default"
 
 
 def check_name(field: str, value: str) -> str:
-    """Returns the value if it is a name (lower-case letters, digits, dashes; letter first; at most 40)."""
+    """Returns the value if it is a name (lower-case letters, digits, dashes; letter first; at most 63)."""
     if not _NAME.fullmatch(value):
         raise InvalidInput.at(
             field,
             value,
             "is not a name",
-            next_step="Use lower-case letters, digits and dashes, a letter first, at most 40 characters",
+            next_step="Use lower-case letters, digits and dashes, a letter first, at most 63 characters",
             reason="BAD_NAME",
         )
     return value

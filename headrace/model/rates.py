@@ -7,7 +7,8 @@ import re
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import MAX_RATE, MIN_RATE
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)/([smh])", re.ASCII)
+RATE_PATTERN = r"([0-9]+(?:\.[0-9]+)?)/([smh])"
+_RATE = re.compile(RATE_PATTERN)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from headrace.model.flow_spec import MAX_RETRIED_CODES
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
+CODE_PATTERN = r"[A-Z][A-Z0-9_]{0,63}"
+_CODE = re.compile(CODE_PATTERN)
 
 OUTSIDE_THE_POLICY = {
     "OUTPUT_REFUSED": "the same output would be refused again",

@@ -21,7 +21,8 @@ MAX_SLOTS = 64
 # A longer key counts by its beginning: hashing it whole would hold up its sender.
 MAX_KEY_BYTES = 1024
 
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+HEADER_PATTERN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}"
+_HEADER = re.compile(HEADER_PATTERN)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _FNV_OFFSET = 2166136261

@@ -15,7 +15,7 @@ from headrace.model.errors import InvalidInput
 from headrace.model.manifest import FUNCTION_KINDS, Manifest, merge_schemas, parse_manifest, read_manifest
 from headrace.wire.manifest import manifest_from_proto, manifest_to_proto
 
-NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,39}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,62}", fullmatch=True)
 FUNCTIONS = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True)
 # PyYAML writes U+0085 in a quoted text as a line break, and reads it back as a blank.
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x85"), max_size=60)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from headrace.model.names import NAME_PATTERN
 from services.gateway.domain import refusals
 
-_HOOK = re.compile(r"/hook/([a-z][a-z0-9-]{0,39})(/[\x21-\x7e]*)?")
+_HOOK = re.compile(rf"/hook/({NAME_PATTERN})(/[\x21-\x7e]*)?")
 
 
 def parse_hook_path(raw_path: str) -> tuple[str, str]:
