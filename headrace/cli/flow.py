@@ -11,6 +11,7 @@ import typer
 
 from headrace.cli import flow_views, history, intervention, rollout
 from headrace.cli.component import pushed_words
+from headrace.cli.flow_check import validate
 from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
@@ -106,6 +107,7 @@ def ran_words(ran: RanFlow) -> str:
     return ", ".join(words) + (" (as before)" if ran.action == "unchanged" else "")
 
 
+app.command()(validate)
 app.command()(rollout.publish)
 
 

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "app",
         "Messages that were given up: look, replay, discard.",
     ),
+    "schema": ("headrace.cli.flow_check", "schema", "JSON Schemas of flow and component files, for editors."),
     "demo": ("headrace.cli.demo", "demo", "Run the example flow with real orders and check every answer."),
     "completion": ("headrace.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }

@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client.flow_calls import FlowCalls
+from headrace.client.flow_check import check_flow_file
 from headrace.client.letter_calls import LetterCalls
 from headrace.client.registry_calls import RegistryCalls
 from headrace.client.watch_calls import WatchCalls
@@ -60,7 +61,7 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
         from headrace.wire.flow_file import load_flow_file  # only here: YAML takes a while to import
 
         loaded = load_flow_file(file) if isinstance(file, str | Path) else file
-        loaded.check()
+        await check_flow_file(loaded, self.resolve_reference)
         components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed)
         references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}
         spec = with_references(loaded.spec, references)

@@ -15,6 +15,7 @@ from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFoun
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.names import check_name
+from headrace.wire.step_checks import listens
 from services.orchestrator.caller import current_caller
 from services.orchestrator.domain import flow_verbs
 from services.orchestrator.domain.cancellation import cancel
@@ -34,7 +35,6 @@ from services.orchestrator.domain.tick_plan import tick_key
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
-from services.orchestrator.revision_checks import listens
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import CAS_PAUSES_S, Stores, keeps_changing
 from services.orchestrator.verb_queue import VerbQueue

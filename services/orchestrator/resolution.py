@@ -18,10 +18,10 @@ from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
+from headrace.wire.step_checks import Found, choose_function, kind_of, merged, problems_of, unresolved
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.domain.leadership import generation_of
 from services.orchestrator.domain.slot_handover import first_owners
-from services.orchestrator.revision_checks import Found, kind_of, merged, problems_of
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
@@ -139,53 +139,27 @@ class Resolver:
         return {step: kept.get(step, count) for step, count in wanted.items()}
 
     async def _find(self, index: int, step: StepSpec) -> Found:
-        revision = await self._ask(f"steps[{index}].component", step.component)
-        functions = list(revision.manifest.functions)
-        path = f"steps[{index}].function"
-        names = ", ".join(sorted(function.name for function in functions)) or "none"
-        if not step.function:
-            if len(functions) != 1:
-                raise InvalidInput.at(
-                    path,
-                    step.function,
-                    f"does not say which function of {step.component!r}; it has {names}",
-                    reason="FUNCTION_NOT_NAMED",
-                )
-            return Found(step, revision, functions[0])
-        for function in functions:
-            if function.name == step.function:
-                return Found(step, revision, function)
-        raise InvalidInput.at(
-            path,
-            step.function,
-            f"is not a function of {step.component!r}; it has {names}",
-            reason="FUNCTION_NOT_FOUND",
-        )
+        revision = await self._ask(index, step.component)
+        return Found(step, revision, choose_function(index, step, revision.manifest))
 
     async def _still_there(self, index: int, item: Found) -> None:
         component = item.revision.manifest.component or parse_reference("component", item.step.component).component
-        await self._ask(f"steps[{index}].component", f"{component}@{item.revision.digest}")
+        await self._ask(index, f"{component}@{item.revision.digest}")
 
-    async def _ask(self, path: str, reference: str) -> registry_pb2.Revision:
+    async def _ask(self, index: int, reference: str) -> registry_pb2.Revision:
         request = registry_pb2.ResolveReferenceRequest(reference=reference)
         try:
             answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
             return answer
         except grpc.aio.AioRpcError as error:
-            raise _registry_error(path, reference, error) from error
+            raise _registry_error(f"steps[{index}].component", reference, error) from error
 
 
-def _registry_error(path: str, reference: str, error: grpc.aio.AioRpcError) -> HeadraceError:
+def _registry_error(field: str, reference: str, error: grpc.aio.AioRpcError) -> HeadraceError:
     """InvalidInput where the registry refused, else Unavailable."""
     refused = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
     if error.code() in refused:
-        return InvalidInput.at(
-            path,
-            reference,
-            f"cannot be resolved: {_message(error)}",
-            reason="COMPONENT_NOT_FOUND",
-            next_step="Push it first: headrace component push FOLDER",
-        )
+        return unresolved(field, reference, _message(error))
     return Unavailable(
         f"the registry did not answer: {error.code().name} {error.details()}",
         reason="REGISTRY_UNREACHABLE",

@@ -12,6 +12,7 @@ from headrace.model.errors import Conflict, InvalidInput, WrongState
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.names import parse_reference
+from headrace.wire.step_checks import Found, listens
 from services.orchestrator.domain import flow_verbs, rollout_verbs
 from services.orchestrator.domain.documents import (
     FlowDocument,
@@ -26,7 +27,6 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.resolution import make_plan, pinned_spec
-from services.orchestrator.revision_checks import Found, listens
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page, bounded
+from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import DRAIN, DROP
 from services.orchestrator.flow_messages import (
@@ -181,6 +183,17 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         async with contextlib.aclosing(lines) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 yield flow_pb2.TailLogsResponse(lines=batch)
+
+    async def GetFileSchema(  # type: ignore[override]
+        self, request: flow_pb2.GetFileSchemaRequest, context: Any
+    ) -> flow_pb2.FileSchema:
+        try:
+            schema = file_schema(request.kind)
+        except KeyError as error:
+            raise InvalidInput.at(
+                "kind", request.kind, "is not a kind of file", next_step=f"Write {FLOW} or {COMPONENT}"
+            ) from error
+        return flow_pb2.FileSchema(kind=request.kind, json_schema=json.dumps(schema))
 
     async def GetServerInfo(  # type: ignore[override]
         self, request: flow_pb2.GetServerInfoRequest, context: Any

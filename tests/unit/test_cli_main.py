@@ -85,7 +85,7 @@ def every_command() -> Iterator[tuple[str, Any]]:
 
 
 # What prints nothing that a program would read.
-NO_JSON = {"completion"}
+NO_JSON = {"completion", "down", "schema", "up"}
 
 
 def test_every_command_has_a_summary_and_an_example_and_answers_programs() -> None:

@@ -1,4 +1,4 @@
-"""What a flow may ask of the revision it names: function, kind, config, replicas."""
+"""What a flow may ask of the revision it names: function, kind, config, replicas. Slow to import (JSON Schema)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
 from headrace.model.errors import FieldViolation, InvalidInput
 from headrace.model.flow_spec import StepSpec
+from headrace.model.suggestion import did_you_mean
 
 _KINDS = {
     component_pb2.FUNCTION_KIND_ACTION: "action",
@@ -43,6 +44,43 @@ def listens(found: Sequence[Found]) -> bool:
     return any(kind_of(item.function) == "listener" for item in found)
 
 
+def choose_function(index: int, step: StepSpec, manifest: registry_pb2.Manifest) -> registry_pb2.Function:
+    """The function that a step means; InvalidInput names those there are."""
+    functions = list(manifest.functions)
+    path = f"steps[{index}].function"
+    known = sorted(function.name for function in functions)
+    if not step.function:
+        if len(functions) == 1:
+            return functions[0]
+        raise InvalidInput(
+            f"{path}: does not say which function of {step.component!r}; it has {', '.join(known) or 'none'}",
+            reason="FUNCTION_NOT_NAMED",
+            next_step=f"Write for example `function: {known[0]}`" if known else "",
+            violations=[FieldViolation(path, "does not say which")],
+        )
+    for function in functions:
+        if function.name == step.function:
+            return function
+    raise InvalidInput.at(
+        path,
+        step.function,
+        f"is not a function of {step.component!r}; it has {', '.join(known) or 'none'}",
+        reason="FUNCTION_NOT_FOUND",
+        next_step=did_you_mean(step.function, known),
+    )
+
+
+def unresolved(field: str, reference: str, why: str) -> InvalidInput:
+    """A reference that leads to no revision."""
+    return InvalidInput.at(
+        field,
+        reference,
+        f"cannot be resolved: {why}",
+        reason="COMPONENT_NOT_FOUND",
+        next_step="Push it first: headrace component push FOLDER",
+    )
+
+
 def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_trigger: bool) -> list[InvalidInput]:
     path = f"steps[{index}]"
     kind = kind_of(function)
@@ -54,6 +92,7 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 function.name,
                 f"is an action, but step {step.name!r} starts the flow: it must be a trigger or a listener",
                 reason="NOT_A_TRIGGER",
+                next_step="Begin the flow with a trigger, such as webhook or timer",
             )
         )
     if not is_trigger and kind != "action":
@@ -63,6 +102,7 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 function.name,
                 f"is a {kind}, but step {step.name!r} receives from other steps: it must be an action",
                 reason="NOT_AN_ACTION",
+                next_step="Name an action, or take the step out of every `to`",
             )
         )
     if step.keyed and kind == "listener":
@@ -82,11 +122,18 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 step.every_s,
                 f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
                 reason="NOT_A_TRIGGER",
+                next_step="Use the stock component timer",
             )
         )
     if function.exclusive and step.replicas > 1:
         problems.append(
-            InvalidInput.at(f"{path}.replicas", step.replicas, "is more than 1, but the function is exclusive")
+            InvalidInput.at(
+                f"{path}.replicas",
+                step.replicas,
+                "is more than 1, but the function is exclusive",
+                reason="EXCLUSIVE",
+                next_step="Leave replicas out",
+            )
         )
     if function.config_schema_json:
         problems += _config_problems(path, step, json.loads(function.config_schema_json))

@@ -10,7 +10,7 @@ import pytest
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
 from headrace.model.flow_spec import StepSpec
-from services.orchestrator.revision_checks import problems_of
+from headrace.wire.step_checks import problems_of
 
 
 def problems(schema: Any, config: dict[str, Any]) -> list[str]:
