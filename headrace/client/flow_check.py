@@ -78,4 +78,4 @@ def _at_step(index: int, component: str, error: HeadraceError) -> HeadraceError:
         return error
     from headrace.wire.step_checks import unresolved
 
-    return unresolved(f"steps[{index}].component", component, error.message)
+    return unresolved(f"steps[{index}].component", component, str(error))
