@@ -106,12 +106,12 @@ class FlowReader(FieldReader):
             name=name,
             component=component,
             function=function,
-            config=self._config(f"{field}.config", step.get("config") or {}),
-            to=self._receivers(f"{field}.to", step.get("to") or [], steps),
+            config=self._config(f"{field}.config", _given(step, "config", {})),
+            to=self._receivers(f"{field}.to", _given(step, "to", []), steps),
             prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
             replicas=self.count("replicas", step, 1, 1, MAX_REPLICAS, field),
             timeout_s=timeout_s,
-            retry=self._retry(f"{field}.retry", step.get("retry") or {}),
+            retry=self._retry(f"{field}.retry", _given(step, "retry", {})),
             every_s=self._every(f"{field}.every", field, step, steps, name),
             key=key,
             slots=slots,
@@ -175,7 +175,7 @@ class FlowReader(FieldReader):
             backoff_s=backoff_s,
             max_delay_s=max_delay_s,
             jitter=self.fraction("jitter", retry, default.jitter, field),
-            on=self._codes(f"{field}.on", retry.get("on") or []),
+            on=self._codes(f"{field}.on", _given(retry, "on", [])),
         )
 
     def _retry_delay(self, key: str, retry: Mapping[str, Any], default: float, field: str) -> float:
@@ -219,3 +219,9 @@ class FlowReader(FieldReader):
 def _sends_to(step: Any, receiver: str) -> bool:
     to = step.get("to") if isinstance(step, dict) else None
     return isinstance(to, list) and receiver in to
+
+
+def _given(mapping: Mapping[str, Any], key: str, default: Any) -> Any:
+    """The value; the default where the key is not there or has nothing behind it."""
+    value = mapping.get(key)
+    return default if value is None else value
