@@ -41,16 +41,20 @@ REPEAT_AFTER_S = 0.1
 def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True) -> Path:
     """The flow file; without `keyed` no step has a key."""
     key = KEYED if keyed else {}
-    matrix: dict[str, Any] = {"component": str(COMPONENTS / "matrix"), "retry": {"attempts": 3, "backoff": "50ms"}}
-    counted = {**matrix, "config": {"path": str(effects)}}
+    config = {"path": str(effects)}
+
+    def matrix(function: str, **more: object) -> dict[str, object]:
+        retry = {"attempts": 3, "backoff": "50ms"}
+        return {"component": str(COMPONENTS / "matrix"), "function": function, "retry": retry, **more}
+
     steps = {
         "hook": {"component": str(WEBHOOK), "function": "receive", "to": ["split", "keep"], **key},
-        "split": {**matrix, "function": "split", "to": ["left", "right"]},
-        "left": {**matrix, "function": "side", "to": ["join"]},
-        "right": {**matrix, "function": "side", "to": ["join"]},
-        "join": {**counted, "function": "join"},
-        "keep": {**matrix, "function": "keep", "to": ["sink"], **key},
-        "sink": {**counted, "function": "sink", **key},
+        "split": matrix("split", to=["left", "right"]),
+        "left": matrix("side", to=["join"]),
+        "right": matrix("side", to=["join"]),
+        "join": matrix("join", config=dict(config)),
+        "keep": matrix("keep", to=["sink"], **key),
+        "sink": matrix("sink", config=dict(config), **key),
     }
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({"name": name, "type": "realtime", "reply_timeout": "15s", "steps": steps}))
