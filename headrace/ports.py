@@ -57,6 +57,15 @@ class BatchMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """A condition of a publish: `sequence` is the stream sequence of the last message on `subject`. Servers of a
+    cluster let one publish at a time be under way with the same subject here; another is refused meanwhile."""
+
+    subject: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A message as the stream keeps it."""
 
@@ -81,6 +90,11 @@ class PublishRefused(Exception):
         """The subject's last message is not the expected one: somebody else wrote it, or this batch was stored
         before."""
         return self.code in (10071, 10164)
+
+    @property
+    def fence_in_use(self) -> bool:
+        """Another publish with this fence, or one to the fence's own subject, is under way (clusters only)."""
+        return self.code == 10164
 
     @property
     def duplicate_inside(self) -> bool:
@@ -136,9 +150,17 @@ class JetStreamLane(Protocol):
     """Publish, consume, acknowledge; bounded, with deadlines, no call waits for ever."""
 
     def publish(
-        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = 5.0
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        fence: Fence | None = None,
+        timeout_s: float = 5.0,
     ) -> asyncio.Future[Stored]:
-        """Writes now (batched per loop turn); the future ends in Stored, PublishRefused or PublishUnknown.
+        """Writes now (batched per loop turn); the future ends in Stored, PublishRefused or PublishUnknown. Where
+        `fence` does not hold it is refused (`PublishRefused.fenced`); a known id is found known before that.
 
         Raises LaneFull at once (nothing written), ValueError for a subject or id that cannot be sent. While the
         connection is down it is kept, up to its deadline, and written first thing after the reconnect.
@@ -303,7 +325,12 @@ class Answer(Protocol):
 
 
 class Requests(Protocol):
-    """Request and one answer by core NATS; errors are those of nats-py (`nats.errors`)."""
+    """Request and one answer by core NATS; errors are those of nats-py (`nats.errors`). What is published before a
+    request reaches the broker before it."""
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None: ...
 
     async def request(
         self, subject: str, payload: bytes = b"", timeout: float = 0.5, *, headers: dict[str, str] | None = None

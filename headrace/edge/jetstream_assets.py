@@ -11,7 +11,7 @@ import base64
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ import nats.errors
 
 from headrace.edge.replication import copies
 from headrace.model.errors import Unavailable
-from headrace.ports import Requests
+from headrace.ports import BatchMessage, Requests
+from headrace.wire import jetstream
 
 API = "$JS.API"
 TIMEOUT_S = 5.0
@@ -93,6 +94,12 @@ class JetStreamAssets:
         data: dict[str, Any] = json.loads(answer.data)
         if "error" in data:
             problem = data["error"]
+            if problem.get("err_code") == jetstream.TEMPORARILY_UNAVAILABLE:
+                raise Unavailable(
+                    f"the broker cannot answer {verb} now, it elects a leader",
+                    reason="BROKER_UNREACHABLE",
+                    next_step="Try again in a few seconds",
+                )
             raise JetStreamApiError(verb, int(problem.get("err_code", 0)), str(problem.get("description", "")))
         return data
 
@@ -174,6 +181,11 @@ class JetStreamAssets:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await self._connection.request(f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}", body, timeout=WAKE_S / 10)
 
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """The newest message on a subject, read from the stream's leader; None when there is none."""
+        answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        return _stored(answer["message"]) if answer is not None else None
+
     async def message_subject(self, stream: str, sequence: int) -> str | None:
         """Subject under which a message is stored; None when it is gone."""
         answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
@@ -183,15 +195,7 @@ class JetStreamAssets:
         """The first message from that sequence on whose subject matches; None when there is none."""
         body = {"seq": sequence, "next_by_subj": subject_filter}
         answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", body)
-        if answer is None:
-            return None
-        message = answer["message"]
-        return StoredMessage(
-            str(message["subject"]),
-            int(message["seq"]),
-            base64.b64decode(message.get("data") or ""),
-            _headers(base64.b64decode(message.get("hdrs") or "")),
-        )
+        return _stored(answer["message"]) if answer is not None else None
 
     async def delete_message(self, stream: str, sequence: int) -> None:
         """Absent is fine."""
@@ -223,6 +227,21 @@ class JetStreamAssets:
             raise JetStreamApiError(subject, int(problem.get("err_code", 0)), str(problem.get("description", "")))
         return data
 
+    async def publish_batch(self, messages: Sequence[BatchMessage]) -> dict[str, Any]:
+        """An atomic batch: all are stored, their sequences one after the other, or none. Answers and errors as
+        `publish`; `seq` is that of the last."""
+        self._guard()
+        batch = uuid.uuid4().hex.encode()
+        for number, message in enumerate(messages[:-1], 1):
+            headers = _headers(jetstream.batch_headers(message, batch, number, last=False))
+            try:
+                await self._connection.publish(message.subject, message.payload, headers=headers)
+            except (nats.errors.Error, OSError) as error:
+                raise Unavailable(f"a batch was not written: {error!r}", reason="BROKER_UNREACHABLE") from error
+        last = messages[-1]
+        headers = _headers(jetstream.batch_headers(last, batch, len(messages), last=True))
+        return await self.publish(last.subject, last.payload, headers)
+
     async def barrier(self, stream: str, subject: str, *, limit_s: float = TIMEOUT_S) -> str | None:
         """Publishes a barrier, reads back under which subject it was stored, deletes it.
 
@@ -246,8 +265,17 @@ class JetStreamAssets:
             raise
 
 
+def _stored(message: Mapping[str, Any]) -> StoredMessage:
+    return StoredMessage(
+        str(message["subject"]),
+        int(message["seq"]),
+        base64.b64decode(message.get("data") or ""),
+        _headers(base64.b64decode(message.get("hdrs") or "")),
+    )
+
+
 def _headers(raw: bytes) -> dict[str, str]:
-    """Headers of a stored message: `NATS/1.0`, then a line each."""
+    """Headers by name, from a block as it is stored and sent: `NATS/1.0`, then a line each."""
     lines = raw.decode(errors="replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if line)
     return {name: value.strip() for name, _, value in pairs}

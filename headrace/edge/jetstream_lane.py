@@ -24,6 +24,7 @@ from headrace.ports import (
     AckUnknown,
     BatchMessage,
     Delivery,
+    Fence,
     Kept,
     LaneFull,
     PublishRefused,
@@ -87,7 +88,14 @@ class NatsLane:
         return len(self._publishes) + len(self._acks)
 
     def publish(
-        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = 5.0
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        fence: Fence | None = None,
+        timeout_s: float = 5.0,
     ) -> asyncio.Future[Stored]:
         """See the port."""
         size = len(payload)
@@ -96,7 +104,7 @@ class NatsLane:
             raise LaneFull(f"{waiting} publishes ({held} bytes) wait for the broker's answer")
         if subject not in self._checked:
             self._check_subject(subject)
-        header = jetstream.publish_headers(message_id, traceparent)
+        header = jetstream.publish_headers(message_id, traceparent, fence)
         if self._ended:
             return _failed(PublishUnknown(self._ended))
         if size + len(header) > self._tap.max_payload:

@@ -11,7 +11,8 @@ class Route(msgspec.Struct, frozen=True):
     `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `refuses`
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
     `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are the trigger's:
-    they say to which slot a message goes (headrace.model.slots.keying).
+    they say to which slot a message goes (headrace.model.slots.keying). `fenced`: the stream itself says who owns the
+    ingress (headrace.model.ingress_owner), else its transform does.
     `epoch` is that of the orchestrator
     which decided it: routes are written by compare-and-set, each new leader writes all of them once, and a reader
     keeps what has the higher one.
@@ -28,6 +29,7 @@ class Route(msgspec.Struct, frozen=True):
     key: str = ""
     slots: int = 1
     epoch: int = 0
+    fenced: bool = False
 
 
 def encode_route(route: Route) -> bytes:

@@ -14,6 +14,7 @@ from headrace.model.names import is_number
 ROOT = "hr"
 INGRESS = "in"
 BARRIER_STEP = "_barrier"
+OWNER_STEP = "_owner"
 SINGLE_SLOT = 0
 
 _SLOT_CONSUMER = re.compile(r"d(\d+)_([a-z0-9-]+)_s(\d+)_g(\d+)")
@@ -69,6 +70,15 @@ def ingress_subject(workspace: str, flow: str, trigger: str, slot: int = SINGLE_
 
 def barrier_subject(workspace: str, flow: str) -> str:
     return data_subject(workspace, flow, INGRESS, BARRIER_STEP)
+
+
+def ingress_owner_subject(workspace: str, flow: str, fence: int) -> str:
+    """On a cluster: where the stream itself says who owns the ingress (headrace.model.ingress_owner)."""
+    return data_subject(workspace, flow, INGRESS, OWNER_STEP, fence)
+
+
+def ingress_owner_filter(workspace: str, flow: str) -> str:
+    return all_slots(workspace, flow, INGRESS, OWNER_STEP)
 
 
 def parse_data_subject(subject: str) -> DataSubject:

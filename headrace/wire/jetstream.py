@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from headrace.ports import BatchMessage, Kept
+from headrace.ports import BatchMessage, Fence, Kept
 
 ACK_PREFIX = "$JS.ACK."
 ACK = b"+ACK"
@@ -130,13 +130,26 @@ def parse_delivery_headers(header: bytes) -> tuple[str, str]:
     return message_id, traceparent
 
 
-def publish_headers(message_id: str, traceparent: str) -> bytes:
+def publish_headers(message_id: str, traceparent: str, fence: Fence | None = None) -> bytes:
     """Header block of a publish; ValueError if a value holds control characters (it would end the line)."""
     if not (message_id.isprintable() and traceparent.isprintable()):
         raise ValueError("a message id or traceparent holds control characters")
+    if fence is not None:
+        lines = [f"{name}: {value}\r\n" for name, value in fence_headers(fence).items()]
+        if traceparent:
+            lines.append(f"traceparent: {traceparent}\r\n")
+        return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n{''.join(lines)}\r\n".encode()
     if traceparent:
         return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\ntraceparent: {traceparent}\r\n\r\n".encode()
     return f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+
+
+def fence_headers(fence: Fence) -> dict[str, str]:
+    """What makes the broker refuse a publish unless the fence's subject ends with the expected message."""
+    return {
+        "Nats-Expected-Last-Subject-Sequence": str(fence.sequence),
+        "Nats-Expected-Last-Subject-Sequence-Subject": fence.subject,
+    }
 
 
 def batch_headers(message: BatchMessage, batch: bytes, number: int, *, last: bool) -> bytes:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace.edge.ingress_publisher import IngressPublisher, IngressTransport
 from headrace.model import subjects
 from headrace.model.route import Route
-from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
 from headrace.wire.envelope import seal
 from headrace.wire.jetstream import DUPLICATE_IN_PROCESS, MESSAGE_TOO_LARGE
 from services.gateway.domain import refusals
@@ -56,9 +57,8 @@ class Stimulus:
 class Ingress:
     """`publish` ends in Stored or in a Refusal that says whether the outcome is known."""
 
-    def __init__(self, lane: JetStreamLane, workspace: str, routes: Routes) -> None:
-        self._lane = lane
-        self._workspace = workspace
+    def __init__(self, transport: IngressTransport, workspace: str, routes: Routes) -> None:
+        self._publisher = IngressPublisher(transport, workspace)
         self._routes = routes
 
     async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool]) -> Stored:
@@ -86,8 +86,8 @@ class Ingress:
                 uncertain = uncertain or not unknown.no_responders
                 if not uncertain:
                     at = await self._refused_or_placed(stimulus, unknown) or at
-            except LaneFull:
-                pass  # nothing was written
+            except (LaneFull, ReadFailed):
+                pass  # nothing was stored
             pause = delay * random.uniform(0.5, 1.0)  # noqa: S311
             if loop.time() + pause >= stimulus.deadline or gave_up():
                 if uncertain:
@@ -113,14 +113,17 @@ class Ingress:
     async def _attempt(self, stimulus: Stimulus, at: Placement, loop: asyncio.AbstractEventLoop) -> Stored:
         limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
         stimulus.written_at_mono_ns, written_at_unix_ns = time.monotonic_ns(), time.time_ns()
-        return await self._lane.publish(
-            subjects.ingress_subject(self._workspace, stimulus.flow, at.trigger, at.slot),
+        return await self._publisher.publish(
+            stimulus.flow,
+            at.trigger,
+            at.slot,
             seal(stimulus.shared, at.message_id, written_at_unix_ns),
+            fenced=stimulus.route.fenced,
             message_id=at.message_id,
             traceparent=at.traceparent,
             timeout_s=limit_s,
         )
 
 
-def _way(route: Route) -> tuple[str, str, int]:
-    return route.trigger, route.key, route.slots
+def _way(route: Route) -> tuple[str, str, int, bool]:
+    return route.trigger, route.key, route.slots, route.fenced

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,8 @@ from headrace.edge.jetstream_assets import PAUSED_UNTIL, JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, encode_plan, plan_digest
-from headrace.model.errors import Conflict, Unavailable
+from headrace.model.errors import Conflict
+from headrace.model.ingress_owner import IngressOwner
 from services.orchestrator.caller import ORCHESTRATOR
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain.documents import kept_for, without_deployment
@@ -23,6 +23,7 @@ from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.listener_handover import GAP
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.history_log import HistoryLog
+from services.orchestrator.ingress_proof import IngressProof
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.message_settler import MessageSettler
@@ -33,8 +34,6 @@ from services.orchestrator.stray_mover import StrayMover
 from services.orchestrator.stuck_redelivery import StuckRedelivery
 
 log = get_logger(__name__)
-
-BARRIER_LIMIT_S = 10.0
 
 
 class Applier:
@@ -59,6 +58,7 @@ class Applier:
         self._settler = MessageSettler(stores, assets)
         self._strays = StrayMover(stores, assets)
         self._stuck = StuckRedelivery(stores, assets)
+        self._proof = IngressProof(assets, stores.workspace)
         self._history = HistoryLog(assets, stores.workspace)
         self._asset_ms: dict[str, float] = {}
 
@@ -121,6 +121,8 @@ class Applier:
                 await self._assets.purge(stream, place)
             case do.PurgeCursors():
                 await self._assets.purge(stream, subjects.owner_filter(snapshot.workspace, flow, action.owner))
+            case do.PurgeOwners():
+                await self._assets.purge(stream, subjects.ingress_owner_filter(snapshot.workspace, flow))
             case do.DropMessages():
                 await self._drop(snapshot, action)
             case _:
@@ -220,20 +222,13 @@ class Applier:
         await self._assets.ensure_consumer(stream, config)
 
     async def _confirm_ingress(self, snapshot: Snapshot, action: do.ConfirmIngress) -> None:
-        """Repeats barriers until one lands where the decision says, then notes it."""
-        flow, workspace = snapshot.flow.flow, snapshot.workspace
-        stream = subjects.flow_stream(workspace, flow)
-        clock = asyncio.get_running_loop()
-        deadline = clock.time() + BARRIER_LIMIT_S
-        while True:
-            landed = await self._assets.barrier(stream, subjects.barrier_subject(workspace, flow))
-            owner = subjects.parse_data_subject(landed).owner if landed else ""
-            if owner == action.owner:
-                break
-            if clock.time() > deadline:
-                raise Unavailable(f"the ingress of {flow!r} still belongs to {owner!r}, not {action.owner!r}")
+        flow, sequence = snapshot.flow, 0
+        if snapshot.fenced:
+            sequence = await self._proof.by_writing(flow.flow, IngressOwner(action.owner, flow.assets_generation))
+        else:
+            await self._proof.by_barrier(flow.flow, action.owner)
         await self._stores.write_flow(
-            msgspec.structs.replace(snapshot.flow, ingress_confirmed=True), snapshot.flow_revision
+            msgspec.structs.replace(flow, ingress_confirmed=True, ingress_sequence=sequence), snapshot.flow_revision
         )
 
     async def _drop(self, snapshot: Snapshot, action: do.DropMessages) -> None:
@@ -290,7 +285,7 @@ def touches(action: do.Action) -> str:
             return "route"
         case do.EnsureLetters() | do.FinishLetters():
             return "letters"
-        case do.EnsureStream() | do.PurgeBarriers() | do.PurgeCursors() | do.DropMessages():
+        case do.EnsureStream() | do.PurgeBarriers() | do.PurgeCursors() | do.PurgeOwners() | do.DropMessages():
             return "stream"
         case do.EnsureConsumer(config=config):
             return f"consumer {_text(config, 'durable_name')}"

@@ -7,15 +7,19 @@ import time
 import uuid
 
 from headrace.api.message.v1 import message_pb2
-from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
-from headrace.model import subjects
+from headrace.edge.assets_transport import AssetsTransport
+from headrace.edge.ingress_publisher import IngressPublisher
+from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model.errors import Exhausted, InvalidInput, Unavailable, WrongState
 from headrace.model.flow_graph import find_trigger
 from headrace.model.flow_rates import FlowRates
+from headrace.model.ingress_owner import is_fenced
 from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.rates import format_rate
 from headrace.model.slots import keying
+from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
+from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -31,6 +35,7 @@ class Injector:
     def __init__(self, stores: Stores, assets: JetStreamAssets, reader: SnapshotReader, clock: WallClock) -> None:
         self._stores = stores
         self._assets = assets
+        self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
         self._reader = reader
         self._clock = clock
         self._rates = FlowRates()
@@ -69,9 +74,8 @@ class Injector:
         )
         step = next(item for item in spec.steps if item.name == trigger)
         slot = keying(step.key, step.slot_count).place(headers, body, envelope.id).slot
-        subject = subjects.ingress_subject(self._stores.workspace, name, trigger, slot)
-        stored = await self._publish(name, document.state, subject, envelope)
-        return envelope.execution_id, bool(stored.get("duplicate"))
+        stored = await self._publish(document, trigger, slot, envelope)
+        return envelope.execution_id, stored.duplicate
 
     def _check_rate(self, name: str, rate: float) -> None:
         wait_s = self._rates.enter(name, rate, time.monotonic())
@@ -83,13 +87,19 @@ class Injector:
                 metadata={"retry_after_ms": str(math.ceil(wait_s * 1000))},
             )
 
-    async def _publish(
-        self, name: str, state: FlowState, subject: str, envelope: message_pb2.Envelope
-    ) -> dict[str, object]:
+    async def _publish(self, document: FlowDocument, trigger: str, slot: int, envelope: message_pb2.Envelope) -> Stored:
+        name = document.flow
         try:
-            return await self._assets.publish(subject, envelope.SerializeToString(), {"Nats-Msg-Id": envelope.id})
-        except JetStreamApiError as error:
-            if error.code == EDGE_FULL:
+            return await self._ingress.publish(
+                name,
+                trigger,
+                slot,
+                envelope.SerializeToString(),
+                fenced=is_fenced(self._assets.copies),
+                message_id=envelope.id,
+            )
+        except PublishRefused as error:
+            if error.edge_full:
                 raise Exhausted(
                     f"the first step of flow {name!r} has as many messages waiting as it may",
                     reason="EDGE_FULL",
@@ -97,13 +107,13 @@ class Injector:
                     metadata={"retry_after_ms": "1000"},
                 ) from error
             raise Unavailable(f"the broker refused the message: {error}") from error
-        except NoResponders as error:
-            document, _ = await self._stores.existing_flow(name)
-            if document.state in (FlowState.STOPPED, FlowState.STOPPING):
-                raise wrong_state(name, document.state, "inject") from error
-            check_accepts(document)
+        except (PublishUnknown, LaneFull, ReadFailed) as error:
+            now, _ = await self._stores.existing_flow(name)
+            if now.state in (FlowState.STOPPED, FlowState.STOPPING):
+                raise wrong_state(name, now.state, "inject") from error
+            check_accepts(now)
             raise Unavailable(
-                f"flow {name!r} is {state}, but its ingress does not answer",
+                f"flow {name!r} is {document.state}, but its ingress does not answer",
                 reason="INGRESS_CLOSED",
                 next_step="Try again with the same request_id",
             ) from error

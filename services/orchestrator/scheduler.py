@@ -18,14 +18,17 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.edge.assets_transport import AssetsTransport
+from headrace.edge.ingress_publisher import IngressPublisher
+from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
-from headrace.model import subjects
 from headrace.model.durations import format_duration
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.ingress_owner import is_fenced
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.slots import keying
+from headrace.ports import PublishRefused, PublishUnknown
 from headrace.wire.envelope import encode_envelope
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import (
@@ -87,6 +90,7 @@ class Scheduler:
     ) -> None:
         self._stores = stores
         self._assets = assets
+        self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
         self._is_leader = is_leader
         self._clock_ns = clock_ns
         self._timers: dict[str, _Timer] = {}
@@ -233,16 +237,24 @@ class Scheduler:
             content_type="application/json",
         )
         slot = keying(spec.key, spec.slots).place({}, body, message_id).slot
-        subject = subjects.ingress_subject(self._stores.workspace, spec.flow, spec.step, slot)
         counted = {"ticks": cursor.ticks + 1}
         try:
-            await self._assets.publish(subject, envelope, {"Nats-Msg-Id": message_id})
-        except JetStreamApiError as error:
-            if error.code != EDGE_FULL:
+            await self._ingress.publish(
+                spec.flow,
+                spec.step,
+                slot,
+                envelope,
+                fenced=is_fenced(self._assets.copies),
+                message_id=message_id,
+            )
+        except PublishRefused as error:
+            if not error.edge_full:
                 raise
             log.warning("tick dropped, the trigger's edge is full", flow=spec.flow, step=spec.step, instant=instant)
             counted = {"edge_full": cursor.edge_full + 1}
-        except NoResponders as error:
+        except PublishUnknown as error:
+            if not error.no_responders:
+                raise
             raise Conflict(f"the ingress of {spec.flow!r} is closed", reason="INGRESS_CLOSED") from error
         timer.cursor = msgspec.structs.replace(cursor, settled_ns=instant, **counted)
 

@@ -10,6 +10,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan
 from headrace.model.flow_graph import find_trigger
+from headrace.model.ingress_owner import NOBODY, decode_owner, is_fenced
 from headrace.model.route import Route
 from services.orchestrator.domain.assets import consumer_view, stream_view
 from services.orchestrator.domain.dead_letters import (
@@ -121,8 +122,17 @@ class SnapshotReader:
             return None
         workspace = self.stores.workspace
         everything = f"{subjects.ROOT}.{workspace}.{document.flow}.>"
-        info = await self.assets.stream_info(subjects.flow_stream(workspace, document.flow), everything)
-        return stream_view(info) if info is not None else None
+        stream = subjects.flow_stream(workspace, document.flow)
+        if not is_fenced(self.assets.copies):
+            info = await self.assets.stream_info(stream, everything)
+            return stream_view(info) if info is not None else None
+        said = subjects.ingress_owner_subject(workspace, document.flow, 0)
+        info, owner = await asyncio.gather(
+            self.assets.stream_info(stream, everything), self.assets.last_message(stream, said)
+        )
+        return (
+            stream_view(info, decode_owner(owner.data) if owner is not None else NOBODY) if info is not None else None
+        )
 
     async def letters(self, document: FlowDocument) -> LettersView | None:
         """The stream of the flow's dead letters."""
@@ -174,6 +184,7 @@ class SnapshotReader:
             refuses=LIMIT_REASON if document.suspension is not None and document.suspension.reached else "",
             rate_limit=spec.rate_limit,
             epoch=document.leader_epoch,
+            fenced=is_fenced(self.assets.copies),
         )
 
     async def started_by_listener(self, document: FlowDocument) -> bool:

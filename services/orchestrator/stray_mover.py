@@ -12,13 +12,16 @@ import time
 
 import msgspec
 
-from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders, StoredMessage
+from headrace.edge.assets_transport import AssetsTransport
+from headrace.edge.ingress_publisher import IngressPublisher
+from headrace.edge.jetstream_assets import JetStreamAssets, StoredMessage
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import Unavailable
 from headrace.model.message_ids import moved_message_id, unreadable_id
 from headrace.model.names import is_number
 from headrace.model.slots import keying
+from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.actions import MoveStrays
@@ -40,6 +43,8 @@ class StrayMover:
     def __init__(self, stores: Stores, assets: JetStreamAssets) -> None:
         self._stores = stores
         self._assets = assets
+        self._transport = AssetsTransport(assets)
+        self._ingress = IngressPublisher(self._transport, stores.workspace)
 
     async def move(self, snapshot: Snapshot, action: MoveStrays) -> None:
         """Store elsewhere, count, delete: a kill in between repeats it under the same ids."""
@@ -86,14 +91,26 @@ class StrayMover:
         moved.sent_at_unix_ns = time.time_ns()
         moved.moved.id, moved.moved.at_unix_ns = envelope.id, time.time_ns()
         moved.moved.deployment = _deployment_of(owner)
-        to = subjects.INGRESS if flow.ingress else subjects.parking_owner(current_epoch(flow))
         route = snapshot.wanted_route
         slot = keying(route.key, route.slots).place(envelope.headers, envelope.body, moved.id).slot
-        subject = subjects.data_subject(workspace, flow.flow, to, trigger, slot)
-        headers = {"Nats-Msg-Id": moved.id}
-        if traceparent := message.headers.get("traceparent"):
-            headers["traceparent"] = traceparent
-        await self._publish(subject, moved.SerializeToString(), headers)
+        payload, traceparent = moved.SerializeToString(), message.headers.get("traceparent", "")
+        if not flow.ingress:
+            parked = subjects.parking_owner(current_epoch(flow))
+            subject = subjects.data_subject(workspace, flow.flow, parked, trigger, slot)
+            await self._publish(subject, payload, moved.id, traceparent)
+            return
+        try:
+            await self._ingress.publish(
+                flow.flow,
+                trigger,
+                slot,
+                payload,
+                fenced=snapshot.fenced,
+                message_id=moved.id,
+                traceparent=traceparent,
+            )
+        except (PublishRefused, PublishUnknown, LaneFull, ReadFailed) as error:
+            raise Unavailable(f"a stray message cannot be moved to the ingress: {error}") from error
 
     async def _dead_letter(
         self, snapshot: Snapshot, message: StoredMessage, owner: str, step: str, envelope: Envelope | None
@@ -117,16 +134,13 @@ class StrayMover:
             traceparent=message.headers.get("traceparent", ""),
             unreadable=envelope is None,
         )
-        await self._publish(letter.subject, letter.payload, {"Nats-Msg-Id": letter.message_id})
+        await self._publish(letter.subject, letter.payload, letter.message_id)
 
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    async def _publish(self, subject: str, payload: bytes, message_id: str, traceparent: str = "") -> None:
         try:
-            await self._assets.publish(subject, payload, headers)
-        except JetStreamApiError as error:
-            what = "is full" if error.code == EDGE_FULL else "refused it"
-            raise Unavailable(f"a stray message cannot be moved, {subject} {what}: {error}") from error
-        except NoResponders as error:
-            raise Unavailable(f"a stray message cannot be moved, nothing takes {subject}") from error
+            await self._transport.publish(subject, payload, message_id=message_id, traceparent=traceparent)
+        except (PublishRefused, PublishUnknown) as error:
+            raise Unavailable(f"a stray message cannot be moved to {subject}: {error}") from error
 
 
 def _slot_of(message: StoredMessage) -> int:

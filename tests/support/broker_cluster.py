@@ -91,6 +91,21 @@ class BrokerCluster:
             return False
         return len(copies) == SIZE - 1 and all(copy["current"] and not copy.get("offline") for copy in copies)
 
+    async def let_lead(self, stream: str, node: ClusterNode) -> None:
+        """Makes a server the leader of a stream, where it is not."""
+        assets = JetStreamAssets(self.connection, timeout_s=2.0)
+
+        async def leads() -> bool:
+            try:
+                if await self.leader_of(stream) is node:
+                    return True
+                await assets.request(f"STREAM.LEADER.STEPDOWN.{stream}", {"placement": {"preferred": node.name}})
+            except (AssertionError, Unavailable, JetStreamApiError):
+                pass
+            return False
+
+        await eventually(leads, within_s=30, every_s=0.1)
+
     async def _cluster_info(self, stream: str) -> dict[str, object]:
         try:
             info = await JetStreamAssets(self.connection, timeout_s=1.0).stream_info(stream)

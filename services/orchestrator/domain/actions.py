@@ -79,7 +79,8 @@ class DeleteConsumer:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmIngress:
-    """Barriers until one lands under the decided owner, then notes it in the flow document."""
+    """Proves that the ingress belongs to the decided owner (on a cluster it is written), then notes it in the flow
+    document."""
 
     owner: str
 
@@ -96,6 +97,11 @@ class PurgeCursors:
     """Removes the cursors of a deployment that is over."""
 
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOwners:
+    """Removes what a stream says of the ingress' owner, where its transform decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,7 @@ Action: TypeAlias = (
     | ConfirmIngress
     | PurgeBarriers
     | PurgeCursors
+    | PurgeOwners
     | DropMessages
     | SettleMessages
     | MoveStrays

@@ -12,6 +12,7 @@ from services.orchestrator.domain.actions import (
     PauseConsumer,
     PurgeBarriers,
     PurgeCursors,
+    PurgeOwners,
 )
 from services.orchestrator.domain.assets import wanted_consumers, wanted_stream
 from services.orchestrator.domain.slot_handover import former, let_go_of
@@ -36,7 +37,9 @@ def plan_stream(snapshot: Snapshot) -> list[Action]:
     workspace, flow = snapshot.workspace, snapshot.flow.flow
     # Those of deployments that are over, or unknown: nobody goes on from them.
     over = {owner for owner in stream.cursors if not stream.takes(subjects.owner_filter(workspace, flow, owner))}
-    return [*map(PurgeBarriers, sorted(barriers)), *map(PurgeCursors, sorted(over))]
+    # Left by the time in which the stream had several copies: whoever still goes by them is to find out.
+    left = [PurgeOwners()] if stream.says_owner and not snapshot.fenced else []
+    return [*map(PurgeBarriers, sorted(barriers)), *map(PurgeCursors, sorted(over)), *left]
 
 
 def plan_consumers(snapshot: Snapshot) -> list[Action]:

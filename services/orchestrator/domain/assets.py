@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
+from headrace.model.ingress_owner import NOBODY, IngressOwner
 from headrace.model.names import is_number
 from headrace.model.slots import MAX_SLOTS
 from services.orchestrator.domain.deployment_phases import OVER, WANTED
@@ -48,7 +49,7 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
     listed = [subjects.owner_filter(workspace, name, owner) for owner in owners(snapshot)]
     config: dict[str, object] = {
         "name": subjects.flow_stream(workspace, name),
-        "subjects": tuple([subjects.ingress_filter(workspace, name)] if flow.ingress else []) + tuple(listed),
+        "subjects": (*_ingress_subjects(snapshot), *listed),
         "retention": "workqueue",
         "storage": "file",
         "discard": "new",
@@ -61,7 +62,7 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
         "num_replicas": snapshot.stream_copies,
         "metadata": {"headrace-flow": name, GENERATION_KEY: str(flow.assets_generation)},
     }
-    if flow.ingress:
+    if flow.ingress and not snapshot.fenced:
         config["subject_transform"] = {
             "src": subjects.ingress_filter(workspace, name),
             "dest": subjects.transform_destination(workspace, name, flow.ingress),
@@ -69,7 +70,15 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
     return config
 
 
-def stream_view(info: Mapping[str, object]) -> StreamView:
+def _ingress_subjects(snapshot: Snapshot) -> list[str]:
+    """Where stimuli come in, or (clusters) where it is said who owns them; the latter also while nobody does."""
+    workspace, flow = snapshot.workspace, snapshot.flow
+    if snapshot.fenced:
+        return [subjects.ingress_owner_filter(workspace, flow.flow)]
+    return [subjects.ingress_filter(workspace, flow.flow)] if flow.ingress else []
+
+
+def stream_view(info: Mapping[str, object], owner: IngressOwner = NOBODY) -> StreamView:
     """What the planner needs of a STREAM.INFO answer (asked with a subjects filter)."""
     config = dict(_mapping(info["config"]))
     shown: dict[str, object] = {}
@@ -92,15 +101,18 @@ def stream_view(info: Mapping[str, object]) -> StreamView:
     shown["metadata"] = _own_metadata(config)
     counts: dict[tuple[str, str, int], int] = {}
     cursors: set[str] = set()
+    says_owner = False
     for subject, count in _mapping(_mapping(info.get("state")).get("subjects")).items():
         parts = subject.split(".")
         if len(parts) == 6 and parts[3].startswith(CURSORS):
             cursors.add(parts[3])
+        elif len(parts) == 6 and parts[4] == subjects.OWNER_STEP:
+            says_owner = True
         elif len(parts) == 6:
             place = (parts[3], parts[4], int(parts[5]) if is_number(parts[5]) else NO_SLOT)
             counts[place] = counts.get(place, 0) + int(str(count))
     last = int(str(_mapping(info.get("state")).get("last_seq", 0)))
-    return StreamView(shown, counts, last, frozenset(cursors))
+    return StreamView(shown, counts, last, frozenset(cursors), says_owner, owner)
 
 
 def consumer_config(

@@ -64,6 +64,6 @@ def drained(snapshot: Snapshot, deployment: int) -> bool:
     assert state is not None
     if not flow.ingress_confirmed or flow.ingress == subjects.deployment_owner(deployment):
         return False
-    if snapshot.stream is None or not snapshot.agent_known or snapshot.waiting_of(deployment):
+    if not snapshot.sees_switch or not snapshot.agent_known or snapshot.waiting_of(deployment):
         return False
     return snapshot.all_drained(snapshot.wanted_instances(deployment), state.generation)

@@ -263,7 +263,7 @@ def _late_cause(snapshot: Snapshot, view: DeploymentView, limit_s: float) -> str
 def _seen_empty_twice(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> bool:
     """Its owner is out of the stream (the first look decided that), and the second look finds nothing."""
     stream, number = snapshot.stream, view.number
-    if number not in snapshot.flow.closed or stream is None:
+    if number not in snapshot.flow.closed or stream is None or not snapshot.sees_switch:
         return False
     owner = subjects.deployment_owner(number)
     if stream.takes(subjects.owner_filter(snapshot.workspace, snapshot.flow.flow, owner)):

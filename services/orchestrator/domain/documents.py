@@ -116,6 +116,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # Owner of the ingress (`d1`, `p1`, empty: refused), and whether a barrier has proved it.
     ingress: str = ""
     ingress_confirmed: bool = True
+    # On a cluster: sequence of the message that says so, in the stream.
+    ingress_sequence: int = 0
     # Epoch of the leader that took the flow over last.
     leader_epoch: int = 0
     # How often the ingress was found switched by somebody who was not to, and how many messages were moved from

@@ -1,5 +1,6 @@
 """A stale switch: the ingress had been proved to belong to its owner, and the stream now gives it to another, since
-its update has no compare-and-set. What was stored meanwhile are strays (`strays`)."""
+its update has no compare-and-set. What was stored meanwhile are strays (`strays`). On a cluster, where the stream
+says who the owner is, a decision is never overtaken by an older one: there this finds a stream that was made anew."""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ def is_switched(snapshot: Snapshot) -> bool:
     wanted, stream = wanted_stream(snapshot), snapshot.stream
     if wanted is None or stream is None or not snapshot.flow.ingress_confirmed:
         return False
+    if snapshot.fenced:
+        return stream.owner.owner != snapshot.flow.ingress
     ingress = subjects.ingress_filter(snapshot.workspace, snapshot.flow.flow)
     asked = wanted["subjects"]
     assert isinstance(asked, tuple)

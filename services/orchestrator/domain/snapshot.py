@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from headrace.model.deployment import DeploymentPlan, DeploymentState
+from headrace.model.ingress_owner import NOBODY, IngressOwner, is_fenced
 from headrace.model.names import instance_name
 from headrace.model.route import Route
 from headrace.model.subjects import deployment_owner, parking_owner
@@ -85,13 +86,16 @@ class StatusView:
 @dataclass(frozen=True, slots=True)
 class StreamView:
     """The flow's stream: the part of its config that is decided here, messages per (owner, step, slot), and the
-    sequence of the newest message it ever stored. Cursors are no messages: only who has some is told.
+    sequence of the newest message it ever stored. Cursors are no messages: only who has some is told; nor are the
+    messages that say who owns the ingress (clusters only): `says_owner` whether there are any, `owner` what they say.
     """
 
     config: Mapping[str, object]
     counts: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
     last_sequence: int = 0
     cursors: frozenset[str] = frozenset()
+    says_owner: bool = False
+    owner: IngressOwner = NOBODY
 
     def waiting(self, owner: str) -> int:
         """Messages stored under an owner, barriers not counted."""
@@ -168,6 +172,17 @@ class Snapshot:
     route_revision: int = 0
     # By the name of the durable.
     suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the stream itself says who owns the ingress."""
+        return is_fenced(self.stream_copies)
+
+    @property
+    def sees_switch(self) -> bool:
+        """The stream as seen here is at least as new as the switch of the ingress: a server of a cluster that has
+        lost its leadership, and does not know it yet, tells of the past."""
+        return self.stream is not None and self.stream.last_sequence >= self.flow.ingress_sequence
 
     def phase_of(self, deployment: int) -> str:
         view = self.deployments.get(deployment)
