@@ -98,8 +98,8 @@ class OperationCalls(Session):
         request.timeout.FromMilliseconds(int(LOOK_S * 1000))
         try:
             return await self._call(stub.WaitOperation, request)
-        except Unavailable:
-            return operation
+        except (Unavailable, DeadlineExceeded):
+            return operation  # a broker cluster that elects a leader lets it wait for seconds
         except HeadraceError as error:
             if error.reason != grpc.StatusCode.UNIMPLEMENTED.name:
                 raise

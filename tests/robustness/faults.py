@@ -44,11 +44,15 @@ class InFlight:
         return int(info["num_ack_pending"])
 
     async def waiting(self) -> int:
-        """Messages in the flow's stream; the cursors of slots wait for nobody."""
+        """Messages in the flow's stream; the cursors of slots, and who owns the ingress, wait for nobody."""
         stream = subjects.flow_stream(WORKSPACE, self._flow)
         info = await self._assets.stream_info(stream, f"{subjects.ROOT}.{WORKSPACE}.{self._flow}.>")
         counts = (info["state"].get("subjects") or {}) if info else {}
-        return sum(count for subject, count in counts.items() if not subject.split(".")[3].startswith("c"))
+        return sum(
+            count
+            for subject, count in counts.items()
+            if not subject.split(".")[3].startswith("c") and subject.split(".")[4] != subjects.OWNER_STEP
+        )
 
     async def is_empty(self) -> bool:
         """False also while the broker does not answer."""

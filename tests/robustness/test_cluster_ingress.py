@@ -2,7 +2,7 @@
 can while it goes from owner to owner. Whatever happens, all copies hold the same; owners follow each other in the
 stream as they were decided; what was acknowledged is there, once.
 
-The short form takes seconds; HEADRACE_SOAK_ROUNDS rounds of faults.
+The short form takes seconds; a soak does more rounds of faults.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from headrace.model.errors import Conflict, HeadraceError
 from headrace.model.ingress_owner import IngressOwner
 from headrace.ports import LaneFull, PublishUnknown, ReadFailed
 from services.orchestrator.ingress_proof import IngressProof
+from tests.support import soak
 from tests.support.broker_cluster import SIZE, BrokerCluster
 from tests.support.eventually import eventually
 
-ROUNDS = int(os.environ.get("HEADRACE_SOAK_ROUNDS", "0"))
+ROUNDS = soak.rounds(one_in=20)
 FAULTS = ("follower paused", "leader paused", "leader killed", "none")
 SHORT = ("none", "follower paused", "leader paused", "leader killed")
 FLOW, WORKSPACE, TRIGGER = "probe", "default", "hook"
@@ -107,12 +108,14 @@ async def test_owners_of_the_ingress_follow_each_other_on_every_copy(
         began = time.monotonic()
         for fault in faults:
             await one_round(fault, cluster, proof, decided, chance)
+            soak.TOTALS.round(kills=int(fault.endswith("killed")))
             enough = sum(len(sender.acknowledged) for sender in sending) + 50
             await eventually(lambda: sum(len(each.acknowledged) for each in sending) > enough, within_s=30)  # noqa: B023
         took_s = time.monotonic() - began
     await eventually(lambda: cluster.is_whole(STREAM), within_s=40, every_s=0.1)
     copies = await copies_of(cluster, assets)
     verdict = Verdict.of(copies, sending)
+    soak.TOTALS.judge(verdict.stored, lost=verdict.lost, duplicated=verdict.doubled, disordered=verdict.inversions)
     with capsys.disabled():
         print(
             f"\nseed {seed}: {len(faults)} rounds in {took_s:.1f} s, d{next(decided) - 1} in the end; {verdict.line()}"
