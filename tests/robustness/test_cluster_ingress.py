@@ -38,7 +38,7 @@ from tests.support.eventually import eventually
 
 ROUNDS = soak.rounds(one_in=20)
 FAULTS = ("follower paused", "leader paused", "leader killed", "none")
-SHORT = ("none", "follower paused", "leader paused", "leader killed")
+SHORT = ("follower paused", "leader killed")
 FLOW, WORKSPACE, TRIGGER = "probe", "default", "hook"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
 SENDERS, WINDOW = 3, 6
