@@ -92,6 +92,8 @@ async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
             raise error  # the caller went away or its deadline passed
         # Cancelled from inside: without an answer the client would wait for its deadline.
         await context.abort(grpc.StatusCode.ABORTED, "the call was cancelled inside the service; try again")
+    if isinstance(error, grpc.aio.InternalError):  # what a write is told whose caller has just gone away
+        raise asyncio.CancelledError from error
     await context.abort_with_status(rpc_status.to_status(_status_of_unexpected(error, method)))
     raise AssertionError("abort returned")
 

@@ -38,7 +38,7 @@ RESOURCES = {
     "Revision": [f"{COMPONENTS[0]}/revisions/{number}" for number in NUMBERS],
     "Drain": [f"{FLOWS[0]}/deployments/{number}" for number in NUMBERS],
     "DeadLetter": [f"{FLOWS[0]}/deadLetters/{number}" for number in NUMBERS],
-    "Operation": ("operations/start-victim-1", "operations/²"),
+    "Operation": ("operations/start-victim-1", "operations/²", "operations/a.b"),
 }
 """Names that requests whose type has such a word before `Request` take; all others take FLOWS."""
 SAID = {
@@ -62,6 +62,8 @@ SPEC = {
         {"name": "answer", "component": "bench-opaque", "function": "answer"},
     ],
 }
+MAKING = frozenset({"CreateFlow", "PublishFlow", "StartFlow"})
+ENDING = ("Delete", "Purge")
 SILENT = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED})
 """May come from gRPC itself, without details."""
 FAILURES = frozenset(
@@ -73,6 +75,8 @@ FAILURES = frozenset(
         grpc.StatusCode.UNAUTHENTICATED,
     }
 )
+TRANSIENT = frozenset({"INGRESS_CLOSED"})
+"""Reasons of UNAVAILABLE that say truly that the next moment is better: a flow is just being started."""
 CUT = "Internal error from Core"
 """What grpcio's client says where the server ended a stream that it was still writing; it drops the status."""
 LEAKS = ("Traceback", 'File "', "Error(", "object at 0x", "Exception")
@@ -103,7 +107,7 @@ class RequestMaker:
         if "spec" in message.DESCRIPTOR.fields_by_name and rng.random() < 0.8:
             json_format.ParseDict(SPEC, message.spec)
             part = rng.choice((message.spec, *message.spec.steps))
-            for _ in range(rng.randrange(3)):
+            for _ in range(rng.randrange(2)):
                 fill(part, rng, 1, skip=0.9, values=self._value)
         self._set_names(message)
         _tame(message)
@@ -175,10 +179,15 @@ class Caller:
         self.wrong: dict[str, str] = {}
 
     async def call_all(self, methods: list[Any], rounds: int) -> None:
-        """`rounds` requests of each method, in any order, some at once."""
-        plan = methods * rounds
+        """`rounds` requests of each method, in any order, some at once; more of those that make something, and
+        those that delete it in the last quarter only, so that the others have something to work on."""
+        ending = [method for method in methods if method.name.startswith(ENDING)] * rounds
+        plan = [method for method in methods if not method.name.startswith(ENDING)] * rounds
+        plan += [method for method in methods if method.name in MAKING] * rounds
         self._maker.rng.shuffle(plan)
-        work = iter(plan)
+        last = plan[len(plan) * 3 // 4 :] + ending
+        self._maker.rng.shuffle(last)
+        work = iter(plan[: len(plan) * 3 // 4] + last)
         async with open_channel(self._target) as channel, asyncio.TaskGroup() as tasks:
             for _ in range(CALLS_AT_ONCE):
                 tasks.create_task(self._work(channel, work))
@@ -206,16 +215,8 @@ class Caller:
     async def _call(self, channel: grpc.aio.Channel, method: Any, name: str, requests: list[bytes]) -> None:
         rng = self._maker.rng
         kind = message_factory.GetMessageClass(method.output_type)
-        metadata = (
-            (
-                (
-                    "headrace-user",
-                    rng.choice(("ada", "x" * 3000, "%00", "")),
-                ),
-            )
-            if rng.random() < 0.1
-            else ()
-        )
+        user = rng.choice(("ada", "x" * 3000, "%00", ""))
+        metadata = (("headrace-user", user),) if rng.random() < 0.1 else ()
         path = f"/{name}"
         if method.client_streaming:
             make = channel.stream_stream if method.server_streaming else channel.stream_unary
@@ -258,11 +259,17 @@ def _problem(error: grpc.aio.AioRpcError, *, ours: bool) -> str:
     code, said = error.code(), error.details() or ""
     if said == CUT:
         return ""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    reasons = [_reason(detail) for detail in status.details] if status is not None else []
+    if TRANSIENT & {*reasons}:
+        return ""
     if code in FAILURES or any(leak in said for leak in LEAKS):
         return said
-    if not ours or code in SILENT:
-        return ""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    if status is None or not any(detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR) for detail in status.details):
+    if ours and code not in SILENT and not any(reasons):
         return f"without ErrorInfo: {said}"
     return ""
+
+
+def _reason(detail: Any) -> str:
+    info = error_details_pb2.ErrorInfo()
+    return info.reason if detail.Unpack(info) else ""
