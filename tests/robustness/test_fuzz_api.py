@@ -21,7 +21,7 @@ from tests.support.small_flow import SmallFlow, replying
 
 ROUNDS = max(1, int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1")))
 SEED = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(2**31))
-REQUESTS = 50
+REQUESTS = 30
 """Of each method at each address, in the short form."""
 ROLES = ("broker", "registry", "orchestrator", "agent", "gateway")
 GROWTH_MB = 80
