@@ -51,6 +51,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "dead-letters discard": ("headrace dead-letters discard orders 7",),
     "dead-letters in-doubt": ("headrace dead-letters in-doubt orders",),
     "demo": ("headrace demo --once",),
+    "rpc": (
+        """headrace rpc FlowService/GetFlowStatus '{"name": "flows/orders"}'""",
+        "headrace rpc list",
+        "headrace rpc describe headrace.api.flow.v1.FlowService.StartFlow",
+        "headrace rpc TailLogs @ --max-time 10 < request.json",
+    ),
     "completion": (
         "headrace completion bash > ~/.local/share/bash-completion/completions/headrace",
         "headrace completion zsh > ~/.zfunc/_headrace    # with fpath+=~/.zfunc before compinit in ~/.zshrc",

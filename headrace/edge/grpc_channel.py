@@ -60,6 +60,14 @@ def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> grpc.a
 
     Of several `host:port` with commas between, the first that answers is used, and the next when it goes away.
     """
-    if "," in target:
-        target = _any_of(target)
-    return grpc.aio.insecure_channel(target, options=[*CHANNEL_OPTIONS], interceptors=[_DefaultDeadline(timeout_s)])
+    options = [*CHANNEL_OPTIONS]
+    return grpc.aio.insecure_channel(_found(target), options=options, interceptors=[_DefaultDeadline(timeout_s)])
+
+
+def open_blocking_channel(target: str) -> grpc.Channel:
+    """The same without asyncio, and without a default limit."""
+    return grpc.insecure_channel(_found(target), options=[*CHANNEL_OPTIONS])
+
+
+def _found(target: str) -> str:
+    return _any_of(target) if "," in target else target

@@ -98,7 +98,7 @@ def test_every_command_has_a_summary_and_an_example_and_answers_programs() -> No
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
 def test_an_example_is_a_command_that_can_be_typed(line: str) -> None:
-    words = shlex.split(line.partition(" > ")[0], comments=True)
+    words = shlex.split(line.partition(" > ")[0].partition(" < ")[0], comments=True)
     assert words[0] == "headrace"
     command: Any = door.make_command()
     rest, context = words[1:], command.make_context("headrace", words[1:])
