@@ -1,127 +1,101 @@
 """A power cut in the `durable` profile: every acknowledgement leaves the broker after the fsync of what it is for.
 
 The broker's system calls are traced under load. What is acknowledged before its bytes were written, or before the
-file that holds them was synced after that write had returned, a power cut could take.
+file that holds them was synced after that write had returned, a power cut could take. That goes for single messages
+and for the batches in which a keyed step stores the outputs of its inputs with its cursor.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import json
 import re
-import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
+from tests.support.broker_trace import Call, TracedBroker, read_calls, sent_batches
+from tests.support.sidecar import sidecar_bench
 
 MESSAGES = 600
 AT_ONCE = 40
-CALLS = "write,writev,pwrite64,pwritev,fsync,fdatasync,sendto,sendmsg"
-LINE = re.compile(r"^(?P<thread>\d+) +(?:(?P<call>\w+)\((?P<args>.*)|<\.\.\. (?P<resumed>\w+) resumed>(?P<rest>.*))$")
+KEYS, INPUTS, OUTPUTS = 8, 160, 3
 MARKER = re.compile(r"marker-(\d{6})")
+# Where the broker keeps a batch that is not committed yet.
+STAGED = "/batches/"
 # nats-server's answer to a publish; strace escapes the quotes.
-ANSWER = re.compile(r"(_INBOX\.[\w.]+) [^{]*?\{\\\"stream\\\":")
-STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+ANSWER = re.compile(r"(_INBOX\.[\w.]+) \d+ \d+\\r\\n\{\\\"stream\\\":")
+SOURCE = f"""
+from headrace.sdk import Component, Context
 
+component = Component()
 
-@dataclass
-class TracedBroker(BrokerProcess):
-    """A broker under strace, which ends with it."""
-
-    trace: Path = field(default_factory=Path)
-
-    async def prepare(self) -> list[str]:
-        command = await super().prepare()
-        return ["strace", "-f", "-y", "-s", "65536", "-e", f"trace={CALLS}", "-o", str(self.trace), *command]
-
-    async def stop(self, grace_s: float = 10.0) -> None:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        async with asyncio.timeout(grace_s):
-            await self.process.wait()
+@component.action
+async def work(body: dict, ctx: Context) -> None:
+    for number in range({OUTPUTS}):
+        await ctx.emit({{"text": "marker-%06d" % (body["n"] * {OUTPUTS} + number)}})
+"""
 
 
 @dataclass(frozen=True)
-class Call:
-    """One system call with the lines at which it began and returned."""
+class Promise:
+    """One acknowledgement: the subject that it goes to, and what it says is stored."""
 
-    name: str
-    text: str
-    began: int
-    ended: int
+    reply: str
+    markers: tuple[str, ...]
 
 
-def read_calls(trace: Path) -> Iterator[Call]:
-    """Calls in the order of their return; those of other threads may come in between."""
-    begun: dict[str, tuple[str, str, int]] = {}
-    with trace.open(errors="replace") as file:
-        for number, line in enumerate(file):
-            found = LINE.match(line.rstrip("\n"))
-            if found is None:
-                continue
-            if found["call"] and line.rstrip().endswith("<unfinished ...>"):
-                begun[found["thread"]] = (found["call"], found["args"], number)
-            elif found["call"]:
-                yield Call(found["call"], found["args"], number, number)
-            elif found["thread"] in begun:
-                name, text, began = begun.pop(found["thread"])
-                yield Call(name, text + (found["rest"] or ""), began, number)
-
-
-def check_trace(trace: Path, inboxes: dict[str, str]) -> tuple[int, list[str]]:
-    """How many acknowledged messages were found synced in time, and what was not; `inboxes`: reply to marker."""
+def check_trace(trace: Path, promises: Iterable[Promise]) -> tuple[int, list[str]]:
+    """How many acknowledgements left after one sync of all they are for, and what was wrong with the others."""
     written: dict[str, tuple[str, int]] = {}
     syncs: dict[str, list[Call]] = {}
     answered: dict[str, int] = {}
     for call in read_calls(trace):
-        file = re.match(r"\d+<([^>]*)>", call.text)
-        path = file[1] if file else ""
         if call.name in ("fsync", "fdatasync"):
-            syncs.setdefault(path, []).append(call)
-        elif path.endswith(".blk"):
+            syncs.setdefault(call.path, []).append(call)
+        elif call.name != "read" and call.path.endswith(".blk") and STAGED not in call.path:
             for marker in MARKER.findall(call.text):
-                written.setdefault(marker, (path, call.ended))
-        elif path.startswith(("socket:", "TCP")):
-            # One answer may lie across two buffers of a writev.
-            for inbox in ANSWER.findall("".join(STRING.findall(call.text))):
-                answered.setdefault(inboxes.get(inbox, ""), call.began)
+                written.setdefault(marker, (call.path, call.ended))
+        elif call.name != "read" and call.is_socket:
+            for inbox in ANSWER.findall(call.strings):
+                answered.setdefault(inbox, call.began)
     good, wrong = 0, []
-    for marker in inboxes.values():
-        if marker not in answered or marker not in written:
-            wrong.append(f"{marker}: answered {marker in answered}, written {marker in written}")
+    for promise in promises:
+        if promise.reply not in answered or not written.keys() >= set(promise.markers):
+            wrong.append(f"{promise}: answered {promise.reply in answered}, not all written")
             continue
-        path, at = written[marker]
-        if any(at < sync.began and sync.ended < answered[marker] for sync in syncs.get(path, [])):
+        places = [written[marker] for marker in promise.markers]
+        path, at = max(places, key=lambda place: place[1])
+        before = answered[promise.reply]
+        if len({place[0] for place in places}) == 1 and any(
+            at < sync.began and sync.ended < before for sync in syncs.get(path, [])
+        ):
             good += 1
         else:
-            wrong.append(f"{marker}: written at line {at}, answered at {answered[marker]}, no sync between")
+            wrong.append(f"{promise}: written at line {at}, answered at {before}, no sync between")
     return good, wrong
 
 
-async def publish_all(broker: BrokerProcess) -> dict[str, str]:
-    """Publishes under load and awaits every acknowledgement; answers which reply subject was whose."""
+async def publish_all(broker: TracedBroker) -> list[Promise]:
+    """Publishes single messages under load and awaits every acknowledgement."""
     connection = await connect_nats(broker.url, "load")
     await JetStreamAssets(connection).create_stream(
         {"name": "orders", "subjects": ["orders.>"], "retention": "workqueue", "storage": "file", "num_replicas": 1}
     )
     lane = NatsLane(connection)
     await lane.start()
-    inboxes: dict[str, str] = {}
+    promises: list[Promise] = []
     add = lane._publishes.add
 
     def remembering(subject: str, header: bytes, payload: bytes, timeout_s: float) -> object:
         future = add(subject, header, payload, timeout_s)
         token = next(reversed(lane._publishes._slots)).decode()
-        inboxes[f"{lane._inbox}.{token}"] = MARKER.findall(payload.decode())[0]
+        promises.append(Promise(f"{lane._inbox}.{token}", (MARKER.findall(payload.decode())[0],)))
         return future
 
     lane._publishes.add = remembering  # type: ignore[method-assign, assignment]
@@ -134,7 +108,7 @@ async def publish_all(broker: BrokerProcess) -> dict[str, str]:
         await asyncio.gather(*answers)
     await lane.close()
     await close_nats(connection)
-    return inboxes
+    return promises
 
 
 @pytest.mark.needs("strace")
@@ -146,14 +120,53 @@ async def test_an_acknowledgement_follows_its_fsync(
     broker = TracedBroker(tmp_path / "broker", profile=profile, trace=tmp_path / "trace")
     await broker.start()
     try:
-        inboxes = await publish_all(broker)
+        promises = await publish_all(broker)
     finally:
         await broker.stop()
-    assert len(inboxes) == MESSAGES
-    good, wrong = check_trace(broker.trace, inboxes)
+    assert len(promises) == MESSAGES
+    good, wrong = check_trace(broker.trace, promises)
     with capsys.disabled():
         print(f"\npower cut, {profile}: {good} of {MESSAGES} acknowledgements left after the fsync of their message")
     if safe:
         assert (good, wrong[:5]) == (MESSAGES, [])
     else:
         assert good < MESSAGES / 2
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize(("profile", "safe"), [("durable", True), ("fast", False)])
+async def test_the_acknowledgement_of_a_keyed_step_s_batch_follows_the_fsync_of_all_of_it(
+    tmp_path: Path, profile: str, safe: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the broker was sent is read from its own system calls: a sidecar of a keyed step works as always."""
+    broker = TracedBroker(tmp_path / "broker", profile=profile, trace=tmp_path / "trace")
+    await broker.start()
+    try:
+        async with sidecar_bench(
+            broker.url, tmp_path, source=SOURCE, key="body:/key", slots=4, prefetch=32, max_waiting=2_000
+        ) as bench:
+            await bench.prepare()
+            for number in range(INPUTS):
+                await bench.inject(json.dumps({"key": f"k{number % KEYS}", "n": number}).encode(), f"i{number}")
+            await bench.start()
+            await bench.until_done(within_s=40)
+    finally:
+        await broker.stop()
+    batches = sent_batches(broker.trace)
+    promises = [
+        Promise(batch.reply, markers)
+        for batch in batches
+        if (markers := tuple(MARKER.findall(b" ".join(batch.payloads).decode(errors="replace"))))
+    ]
+    messages = sum(len(promise.markers) for promise in promises)
+    good, wrong = check_trace(broker.trace, promises)
+    with capsys.disabled():
+        print(
+            f"\npower cut, {profile}: {good} of {len(promises)} acknowledgements of batches ({messages} outputs of "
+            f"{INPUTS} inputs) left after the fsync of the whole batch"
+        )
+    assert messages == INPUTS * OUTPUTS
+    if safe:
+        assert (good, wrong[:5]) == (len(promises), [])
+    else:
+        assert good < len(promises) / 2
