@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.api.message.v1.message_pb2 import Envelope
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.message_ids import replayed_message_id
-from headrace.model.slots import keying
 from services.orchestrator.domain.dead_letters import ReplayTarget
 from services.orchestrator.letter_store import Letter
+from services.orchestrator.sent_again import sent_again, slot_at
 
 
 class NoSuchStep(Exception):
@@ -51,17 +50,13 @@ def replay_envelope(
     """NoSuchStep where the target has no such step. Nobody waits for a reply any more."""
     content, plan = letter.content, target.plan
     step = _step(plan, content.step)
-    envelope = Envelope()
-    envelope.CopyFrom(content.original)
-    envelope.id = replayed_message_id(content.original.id, step.name, incarnation)
-    envelope.incarnation = incarnation
-    envelope.sent_at_unix_ns = int(now * 1e9)
-    envelope.input_stored_at_unix_ns = 0
+    own_id = replayed_message_id(content.original.id, step.name, incarnation)
+    envelope = sent_again(content.original, own_id, incarnation, int(now * 1e9))
     envelope.ClearField("reply_to")
     envelope.replayed.dead_letter = letter_name(content.flow, letter.number)
     envelope.replayed.id = content.original.id
     envelope.replayed.at_unix_ns = int(now * 1e9)
-    slot = keying(step.key, step.slots).place(envelope.headers, envelope.body, envelope.id).slot
+    slot = slot_at(envelope, step.key, step.slots)
     subject = subjects.data_subject(workspace, plan.flow, subjects.deployment_owner(plan.deployment), step.name, slot)
     headers = {"Nats-Msg-Id": envelope.id}
     if content.traceparent:

@@ -20,11 +20,11 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, DeploymentState, DrainDecision, StepPlan
 from headrace.model.errors import Conflict, Unavailable
 from headrace.model.message_ids import moved_message_id, unreadable_id
-from headrace.model.slots import keying
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.drain_choice import MOVE
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.sent_again import sent_again, slot_at
 from services.orchestrator.stores import CAS_PAUSES_S, Stores, keeps_changing
 
 log = get_logger(__name__)
@@ -153,16 +153,12 @@ class MessageSettler:
     ) -> None:
         """To the same step of the deployment that runs, and the slot of its key; by its own subject, so that it
         cannot go to another one."""
-        moved = Envelope()
-        moved.CopyFrom(envelope)
-        moved.id = moved_message_id(envelope.id, receiver.name, drain.incarnation)
-        moved.incarnation = drain.incarnation
-        moved.sent_at_unix_ns = time.time_ns()
-        moved.input_stored_at_unix_ns = 0
+        own_id = moved_message_id(envelope.id, receiver.name, drain.incarnation)
+        moved = sent_again(envelope, own_id, drain.incarnation, time.time_ns())
         moved.moved.deployment, moved.moved.id = plan.deployment, envelope.id
         moved.moved.at_unix_ns = int(drain.decided_at * 1e9)
         owner = subjects.deployment_owner(snapshot.flow.active)
-        slot = keying(receiver.key, receiver.slots).place(envelope.headers, envelope.body, moved.id).slot
+        slot = slot_at(moved, receiver.key, receiver.slots)
         subject = subjects.data_subject(snapshot.workspace, plan.flow, owner, receiver.name, slot)
         headers = {"Nats-Msg-Id": moved.id}
         if traceparent := message.headers.get("traceparent"):

@@ -20,7 +20,6 @@ from headrace.model import subjects
 from headrace.model.errors import Unavailable
 from headrace.model.message_ids import moved_message_id, unreadable_id
 from headrace.model.names import is_number
-from headrace.model.slots import keying
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
@@ -29,6 +28,7 @@ from services.orchestrator.domain.assets import NO_SLOT
 from services.orchestrator.domain.documents import current_epoch
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.sent_again import sent_again, slot_at
 from services.orchestrator.stores import Stores
 
 log = get_logger(__name__)
@@ -83,16 +83,12 @@ class StrayMover:
             await self._dead_letter(snapshot, message, owner, step, envelope)
             return
         flow, workspace = snapshot.flow, snapshot.workspace
-        incarnation = envelope.incarnation + 1
-        moved = Envelope()
-        moved.CopyFrom(envelope)
-        moved.id = moved_message_id(envelope.id, trigger, incarnation)
-        moved.incarnation = incarnation
-        moved.sent_at_unix_ns = time.time_ns()
-        moved.moved.id, moved.moved.at_unix_ns = envelope.id, time.time_ns()
+        incarnation, now_ns = envelope.incarnation + 1, time.time_ns()
+        moved = sent_again(envelope, moved_message_id(envelope.id, trigger, incarnation), incarnation, now_ns)
+        moved.moved.id, moved.moved.at_unix_ns = envelope.id, now_ns
         moved.moved.deployment = _deployment_of(owner)
         route = snapshot.wanted_route
-        slot = keying(route.key, route.slots).place(envelope.headers, envelope.body, moved.id).slot
+        slot = slot_at(moved, route.key, route.slots)
         payload, traceparent = moved.SerializeToString(), message.headers.get("traceparent", "")
         if not flow.ingress:
             parked = subjects.parking_owner(current_epoch(flow))
