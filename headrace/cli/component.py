@@ -86,13 +86,15 @@ def list_components(as_json: JsonOption = False, address: AddressOption = None, 
         from headrace.cli.plain import plain
 
         print_json({"components": [plain(component) for component in components]})
-    elif not components:
+        return
+    rows = [
+        (_component_id(component.name), component.latest_revision, _tags(component.tags), component.title)
+        for component in components
+        if component.latest_revision  # else all its revisions were deleted
+    ]
+    if not rows:
         print("no components; push one with: headrace component push FOLDER")
     else:
-        rows = [
-            (_component_id(component.name), component.latest_revision, _tags(component.tags), component.title)
-            for component in components
-        ]
         show_text(table(("COMPONENT", "LATEST", "TAGS", "TITLE"), rows))
 
 

@@ -302,6 +302,31 @@ def test_where_nobody_answers_the_status_is_three(tmp_path: Path) -> None:
         assert "headrace up" in headrace(*command, data=tmp_path / "none").refused(3)
 
 
+def test_the_bench_measures_and_leaves_nothing(module_mesh: RunningMesh) -> None:
+    data = module_mesh.data
+    found = headrace("bench", "--seconds", "1", "--rate", "20", "--connections", "2", "--json", data=data).json()
+    assert found["latency"]["answers"] > 0
+    assert found["throughput"]["answers_per_s"] > 0
+    assert [hop["step"] for hop in found["hops"]] == ["receive", "relay", "answer"]
+    assert found["latency"]["errors"] == found["throughput"]["errors"] == {}
+    assert "nosuch" in headrace("bench", "nosuch", data=data).refused()
+
+    command = [*COMMAND, "bench", "--seconds", "60", "--data", str(data)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stderr is not None
+        while "latency at" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(2)
+        assert process.communicate(timeout=30)[0] == ""
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait(5)
+    with Client(read_endpoints(data).api) as client:
+        assert [flow.name for flow in client.list_flows() if "bench" in flow.name] == []
+
+
 def test_a_detached_mesh_outlives_its_command_and_is_found_by_all_others(tmp_path: Path) -> None:
     data = tmp_path / "data"
     try:
