@@ -12,12 +12,14 @@ from typing import Any
 import nats.errors
 import pytest
 
+from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.jetstream_assets import PAUSED_UNTIL, JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.errors import Conflict
+from headrace.ports import BatchMessage, Fence, PublishRefused
 from services.orchestrator.domain.assets import consumer_view_config, stream_view
 from tests.support.eventually import eventually
 from tests.support.memory_broker import ApiRefusal, MemoryBroker
@@ -355,6 +357,50 @@ async def test_a_subject_that_must_be_empty_is_written_once(side: Side) -> None:
         await side.assets.publish(at("d1"), b"2", expected)
     assert refused.value.code == 10071
     await side.assets.publish(at("d1", "other"), b"3", expected)
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "d2"))
+    stored = await side.assets.publish_batch([BatchMessage(at("d1"), b"%d" % number) for number in range(3)])
+    assert (stored["seq"], stored["count"]) == (3, 3)
+    compared = [BatchMessage(at("d1"), b"4", expected_last=2), BatchMessage(at("d2"), b"5")]
+    with pytest.raises(JetStreamApiError) as refused:
+        await side.assets.publish_batch(compared)
+    assert refused.value.code == 10071
+    assert await side.assets.last_message(STREAM, at("d2")) is None
+    replacing = [
+        BatchMessage(at("d1"), b"6", rollup=True, expected_last=3),
+        BatchMessage(at("d2"), b"7", rollup=True),
+    ]
+    assert (await side.assets.publish_batch(replacing))["seq"] == 5
+    newest = await side.assets.last_message(STREAM, at("d1"))
+    assert newest is not None
+    assert (newest.sequence, newest.data) == (4, b"6")
+    info = await side.assets.stream_info(STREAM)
+    assert info is not None
+    assert info["state"]["messages"] == 2
+    assert await side.assets.last_message(STREAM, at("d3")) is None
+    assert await side.assets.last_message("absent", at("d1")) is None
+
+
+async def test_a_fence_holds_while_its_subject_ends_as_expected(side: Side) -> None:
+    await side.assets.ensure_stream(config("d1", "d2"))
+    await put(side, at("d1"), "fence")
+    transport = AssetsTransport(side.assets)
+    fence = Fence(at("d1"), 1)
+    assert (await transport.publish(at("d2"), b"x", message_id="1", fence=fence)).sequence == 2
+    assert (await transport.publish(at("d2"), b"x", message_id="2", fence=fence)).sequence == 3
+    await side.assets.publish_batch([BatchMessage(at("d1"), b"next", rollup=True)])
+    with pytest.raises(PublishRefused) as refused:
+        await transport.publish(at("d2"), b"x", message_id="3", fence=fence)
+    assert refused.value.fenced
+    assert not refused.value.fence_in_use
+    stored = await transport.publish(at("d2"), b"x", message_id="3", fence=Fence(at("d1"), 4))
+    assert (stored.sequence, stored.duplicate) == (5, False)
+    # What a sender repeats after a switch is a repeat, wherever it goes now. (A single server looks at the fence
+    # first, a cluster at the id.)
+    again = await transport.publish(at("d1", "other"), b"x", message_id="1", fence=Fence(at("d1"), 4))
+    assert (again.sequence, again.duplicate) == (2, True)
 
 
 # Consumers.

@@ -362,19 +362,31 @@ class RemoteBucket:
 
 
 class RemoteBroker:
-    """A connection's `request` over a link."""
+    """A connection's `publish` and `request` over a link. What is published goes with the next request, whole."""
 
-    def __init__(self, link: Link, broker: MemoryBroker) -> None:
+    def __init__(self, link: Link, broker: MemoryBroker, *, cluster: bool = False) -> None:
         self._link = link
         self._broker = broker
+        self._server_info = {"cluster": "simulated"} if cluster else {}
+        self._written: list[tuple[str, bytes, dict[str, str] | None]] = []
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        self._written.append((subject, payload, headers))
 
     async def request(
         self, subject: str, payload: bytes = b"", timeout: float = 5.0, *, headers: dict[str, str] | None = None
     ) -> Answer:
+        written, self._written = self._written, []
+
+        def arrive() -> Answer:
+            for each in written:
+                self._broker.answer(*each)
+            return self._broker.answer(subject, payload, headers)
+
         try:
             changes = any(verb in subject for verb in CHANGES)
-            return await self._link.call(
-                lambda: self._broker.answer(subject, payload, headers), timeout, changes=changes
-            )
+            return await self._link.call(arrive, timeout, changes=changes)
         except TimeoutError:
             raise nats.errors.TimeoutError from None

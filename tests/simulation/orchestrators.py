@@ -112,7 +112,7 @@ class Orchestrator:
         self.up = True
         self.link = link = Link(world.network, f"{self.name}.{self.boots}")
         link.on_crash = self.crash
-        broker = RemoteBroker(link, world.broker)
+        broker = RemoteBroker(link, world.broker, cluster=world.fenced)
         self.lease = lease = SimulatedLease(world, link, f"{self.name}.{self.boots}")
         self.assets = assets = JetStreamAssets(broker, guard=lease.check)
         names = (subjects.flow_bucket, subjects.deployment_bucket, subjects.route_bucket, subjects.pin_bucket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -230,6 +231,7 @@ async def _simulate(seed: int) -> World:
 def run(seed: int) -> World:
     """One run; look at `violations` and `trace` of what it answers."""
     logging.disable(logging.CRITICAL)
+    random.seed(seed)  # for jitter in what is simulated
     try:
         return run_in_virtual_time(_simulate(seed))
     finally:

@@ -1,5 +1,5 @@
 """What Headrace uses of JetStream, in memory: the API requests of `headrace.edge.jetstream_assets`, publishing
-through the ingress transform, and durable pull consumers of work-queue streams.
+through the ingress transform or by a fence, atomic batches, and durable pull consumers of work-queue streams.
 
 It claims exactly what tests/contract/test_broker_model.py runs against a real nats-server as well. Time is
 whatever `clock` answers, in seconds.
@@ -8,6 +8,7 @@ whatever `clock` answers, in seconds.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ SEQUENCE_NOT_FOUND = 10043
 FILTER_NOT_UNIQUE = 10100
 EDGE_FULL = 10077
 WRONG_LAST_SEQUENCE = 10071
+BATCH_INCOMPLETE = 10176
+DUPLICATE_IN_BATCH = 10201
 DEFAULT_WINDOW_NS = 120_000_000_000
 
 
@@ -110,6 +113,7 @@ class MemoryBroker:
         self.on_stored: Callable[[str, Stored], None] | None = None
         self.on_purged: Callable[[str, list[Stored]], None] | None = None
         self.on_config: Callable[[str, dict[str, Any]], None] | None = None
+        self._batches: dict[str, list[tuple[str, bytes, Mapping[str, str]]]] = {}
 
     def bucket(self, name: str) -> MemoryBucket:
         return self.buckets.setdefault(name, MemoryBucket(name))
@@ -120,6 +124,13 @@ class MemoryBroker:
         """The face of a connection's `request`."""
         return self.answer(subject, payload, headers)
 
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """The face of a connection's `publish`; what the broker would answer nobody hears."""
+        with contextlib.suppress(nats.errors.NoRespondersError):
+            self.answer(subject, payload, headers)
+
     def answer(self, subject: str, payload: bytes, headers: Mapping[str, str] | None) -> Answer:
         try:
             if subject.startswith("$JS.API."):
@@ -127,7 +138,7 @@ class MemoryBroker:
                 body = json.loads(payload) if payload else {}
                 answered = getattr(self, f"_{area}_{verb}".lower())(*names, body)
             else:
-                answered = self.publish(subject, payload, headers or {})
+                answered = self.accept(subject, payload, headers or {})
         except ApiRefusal as error:
             answered = {"error": {"code": 400, "err_code": error.code, "description": error.description}}
         return Answer(json.dumps(answered).encode())
@@ -138,32 +149,82 @@ class MemoryBroker:
 
     # Messages.
 
-    def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    def accept(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        if batch := headers.get("Nats-Batch-Id"):
+            return self._accept_of_batch(batch, subject, payload, headers)
         for name, stream in self.streams.items():
             if stream.lists(subject):
                 return self._store(name, stream, stream.transformed(subject), payload, headers)
         raise nats.errors.NoRespondersError
 
+    def _accept_of_batch(self, batch: str, subject: str, payload: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        """All are stored at the last one, or none."""
+        if not any(stream.lists(subject) for stream in self.streams.values()):
+            raise nats.errors.NoRespondersError
+        held = self._batches.setdefault(batch, [])
+        held.append((subject, payload, headers))
+        if int(headers["Nats-Batch-Sequence"]) != len(held):
+            del self._batches[batch]
+            raise ApiRefusal(BATCH_INCOMPLETE, "atomic publish batch is incomplete")
+        if "Nats-Batch-Commit" not in headers:
+            return {}
+        del self._batches[batch]
+        places = [next(item for item in self.streams.items() if item[1].lists(each)) for each, _, _ in held]
+        for (_, stream), (each, _, own) in zip(places, held, strict=True):
+            if self._known(stream, own):
+                raise ApiRefusal(DUPLICATE_IN_BATCH, "batch publish contains duplicate message id")
+            self._check_fence(stream, each, own)
+            self._check_room(stream, each, own)
+        answered: dict[str, Any] = {}
+        for (name, stream), (each, data, own) in zip(places, held, strict=True):
+            answered = self._keep(name, stream, each, data, own)
+        return {**answered, "batch": batch, "count": len(held)}
+
     def _store(
         self, name: str, stream: Stream, subject: str, payload: bytes, headers: Mapping[str, str]
     ) -> dict[str, Any]:
-        now = self._clock()
-        message_id = headers.get("Nats-Msg-Id", "")
-        if headers.get("Nats-Expected-Last-Subject-Sequence") == "0" and any(
-            message.subject == subject for message in stream.messages.values()
-        ):
-            raise ApiRefusal(WRONG_LAST_SEQUENCE, "wrong last sequence")
-        known = stream.ids.get(message_id) if message_id else None
-        if known is not None and now - known[1] < stream.config.get("duplicate_window", DEFAULT_WINDOW_NS) / 1e9:
-            return {"stream": name, "seq": known[0], "duplicate": True}
+        self._check_fence(stream, subject, headers)
+        if known := self._known(stream, headers):
+            return {"stream": name, "seq": known, "duplicate": True}
+        self._check_room(stream, subject, headers)
+        return self._keep(name, stream, subject, payload, headers)
+
+    def _known(self, stream: Stream, headers: Mapping[str, str]) -> int:
+        """The sequence under which a message of this id was stored within the window; 0 if none was."""
+        sequence, at = stream.ids.get(headers.get("Nats-Msg-Id", ""), (0, 0.0))
+        window_s = stream.config.get("duplicate_window", DEFAULT_WINDOW_NS) / 1e9
+        return sequence if self._clock() - at < window_s else 0
+
+    @staticmethod
+    def _check_fence(stream: Stream, subject: str, headers: Mapping[str, str]) -> None:
+        expected = headers.get("Nats-Expected-Last-Subject-Sequence")
+        if expected is None:
+            return
+        on = headers.get("Nats-Expected-Last-Subject-Sequence-Subject", subject)
+        last = max((message.sequence for message in stream.messages.values() if message.subject == on), default=0)
+        if int(expected) != last:
+            raise ApiRefusal(WRONG_LAST_SEQUENCE, f"wrong last sequence: {last}")
+
+    @staticmethod
+    def _check_room(stream: Stream, subject: str, headers: Mapping[str, str]) -> None:
         limit = stream.config.get("max_msgs_per_subject", -1)
-        if limit > 0 and sum(message.subject == subject for message in stream.messages.values()) >= limit:
+        if limit <= 0 or "Nats-Rollup" in headers:
+            return
+        if sum(message.subject == subject for message in stream.messages.values()) >= limit:
             raise ApiRefusal(EDGE_FULL, "maximum messages per subject exceeded")
+
+    def _keep(
+        self, name: str, stream: Stream, subject: str, payload: bytes, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        if "Nats-Rollup" in headers:
+            for number in [item.sequence for item in stream.messages.values() if item.subject == subject]:
+                self._drop(stream, number)
         stream.last += 1
+        message_id = headers.get("Nats-Msg-Id", "")
         message = Stored(stream.last, subject, payload, message_id, headers)
         stream.messages[message.sequence] = message
         if message_id:
-            stream.ids[message_id] = (message.sequence, now)
+            stream.ids[message_id] = (message.sequence, self._clock())
         if self.on_stored is not None:
             self.on_stored(name, message)
         return {"stream": name, "seq": message.sequence}
@@ -284,7 +345,10 @@ class MemoryBroker:
 
     def _stream_msg(self, verb: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         stream = self._stream(name)
-        message = stream.messages.get(body["seq"])
+        message = stream.messages.get(body.get("seq", 0))
+        if subject := body.get("last_by_subj"):
+            newest_first = reversed(stream.messages.values())
+            message = next((item for item in newest_first if matches(subject, item.subject)), None)
         if pattern := body.get("next_by_subj"):
             found = (item for item in stream.messages.values() if matches(pattern, item.subject))
             message = next((item for item in found if item.sequence >= body["seq"]), None)
