@@ -16,6 +16,10 @@ from headrace.model.errors import Unavailable
 log = get_logger(__name__)
 
 RECONNECT_WAIT_S = 0.2
+# A server that is silent for so many pings is given up. Where there are others, that shall not take half a minute.
+PING_S = 10
+PING_IN_A_CLUSTER_S = 2
+PINGS = 3
 PENDING_BYTES = 8 * 1024 * 1024
 
 
@@ -46,8 +50,8 @@ async def connect_nats(
         "reconnect_time_wait": RECONNECT_WAIT_S,
         "connect_timeout": 2,
         "allow_reconnect": True,
-        "ping_interval": 10,
-        "max_outstanding_pings": 3,
+        "ping_interval": PING_IN_A_CLUSTER_S if "," in url else PING_S,
+        "max_outstanding_pings": PINGS,
         "pending_size": PENDING_BYTES,
         "error_cb": note_error,
         "disconnected_cb": note_disconnect,

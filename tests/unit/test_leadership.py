@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.ingress_owner import NOBODY, IngressOwner
 from services.agent.domain.instances import GenerationFence
 from services.orchestrator.domain.actions import (
     EnsureStream,
@@ -19,9 +20,11 @@ from services.orchestrator.domain.actions import (
     StopInstance,
     UpdateFlow,
 )
+from services.orchestrator.domain.assets import wanted_stream
 from services.orchestrator.domain.documents import FlowDocument, OperationIntent, change, decode, encode
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.history import MAX_WAITING, noted
+from services.orchestrator.domain.ingress_repair import is_switched
 from services.orchestrator.domain.leadership import GENERATIONS_PER_EPOCH, LeaseTerms, epoch_of, generation_of
 from services.orchestrator.domain.planner import make_plan
 from services.orchestrator.domain.snapshot import InstanceView, Snapshot, StreamView
@@ -40,6 +43,12 @@ def running_world() -> World:
     world.converge()
     assert world.flow.state == FlowState.RUNNING
     return world
+
+
+def on_a_cluster(world: World, said: IngressOwner) -> Snapshot:
+    snapshot = world.snapshot()
+    assert snapshot.stream is not None
+    return dataclasses.replace(snapshot, stream_copies=3, stream=dataclasses.replace(snapshot.stream, owner=said))
 
 
 def seen_by(world: World, epoch: int) -> Snapshot:
@@ -99,6 +108,35 @@ def test_an_ingress_that_somebody_switched_is_counted_then_put_right() -> None:
     world.converge()
     assert world.flow.ingress_confirmed
     assert world.flow.ingress_repairs == 1
+
+
+def test_on_a_cluster_the_stream_itself_says_who_the_owner_is() -> None:
+    """No transform there; a stream that was made anew says nothing, and is told again."""
+    seen = on_a_cluster(running_world(), IngressOwner("d1", 1))
+    wanted = wanted_stream(seen)
+    assert wanted is not None
+    assert "subject_transform" not in wanted
+    assert wanted["subjects"][0] == "hr.default.orders.in._owner.*"  # type: ignore[index]
+    assert not is_switched(seen)
+    assert is_switched(on_a_cluster(running_world(), NOBODY))
+
+
+def test_on_a_cluster_nothing_has_drained_in_a_view_from_before_the_switch() -> None:
+    world = running_world()
+    world.draft()
+    world.verb("restart")
+    closed = None
+    while closed is None:
+        world.settle()
+        snapshot = world.snapshot()
+        actions = make_plan(snapshot).actions
+        closed = next((action for action in actions if getattr(action, "why", "") == "d1 is drained"), None)
+        for action in actions if closed is None else ():
+            world.apply(snapshot, action)
+    assert snapshot.stream is not None
+    behind = msgspec.structs.replace(snapshot.flow, ingress_sequence=snapshot.stream.last_sequence + 1)
+    actions = make_plan(dataclasses.replace(snapshot, flow=behind)).actions
+    assert not any(isinstance(action, UpdateFlow) for action in actions)
 
 
 def test_a_switch_that_was_decided_is_no_repair() -> None:
