@@ -10,6 +10,7 @@ from pathlib import Path
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc.aio
+import hypothesis
 import pytest
 
 from headrace.edge.broker_process import BrokerProcess
@@ -20,6 +21,10 @@ from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
 # is still open (a killed server's). Here every test has its own loop and the collector decides when objects go, so
 # that wait would stop some later test. A process of the mesh has one loop, and a server for as long as it lives.
 grpc.aio.init_grpc_aio()
+
+# How long one example takes says how busy the machine is; pytest's limit is the one that holds.
+hypothesis.settings.register_profile("headrace", deadline=None)
+hypothesis.settings.load_profile("headrace")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and everything below inherits
 # that: a command under test would never see its Ctrl-C. What tests start is as at a terminal.
