@@ -55,12 +55,14 @@ def _any_of(targets: str) -> str:
     return f"{scheme}:{','.join(item for item in found if item.startswith('[') == (scheme == 'ipv6'))}"
 
 
-def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> grpc.aio.Channel:
+def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, keepalive: bool = True) -> grpc.aio.Channel:
     """A channel to `host:port` or `unix:/path`; unary calls without a timeout get `timeout_s`.
 
+    `keepalive` False is for servers that are not ours and may take pings without data amiss: gRPC's default is to end
+    a connection (`Too many pings`) that is idle for three of them.
     Of several `host:port` with commas between, the first that answers is used, and the next when it goes away.
     """
-    options = [*CHANNEL_OPTIONS]
+    options = [option for option in CHANNEL_OPTIONS if keepalive or "keepalive" not in option[0]]
     return grpc.aio.insecure_channel(_found(target), options=options, interceptors=[_DefaultDeadline(timeout_s)])
 
 

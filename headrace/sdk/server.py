@@ -28,6 +28,9 @@ SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
     ("grpc.so_reuseport", 0),
+    # Sidecars of another version may ping an idle connection; by default that ends it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 _KINDS = {
     "action": component_pb2.FUNCTION_KIND_ACTION,
