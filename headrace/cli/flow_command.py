@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -20,5 +21,5 @@ def flow_id(name: str) -> str:
 
 
 def progress_lines(as_json: bool) -> ProgressLines | None:
-    """Progress on standard error, unless the output is for a program."""
-    return None if as_json else ProgressLines()
+    """Progress on standard error; not in a pipe, and not where the output is for a program."""
+    return ProgressLines() if sys.stderr.isatty() and not as_json else None

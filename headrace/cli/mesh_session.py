@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from headrace.cli.invocation import INTERRUPTED
 from headrace.cli.mesh import Mesh
 from headrace.cli.mesh_plan import MeshOptions
+from headrace.cli.terminal import waiting
 from headrace.edge.child_process import adopt_orphans
 from headrace.edge.data_directory import locate
 from headrace.edge.parent_death import tie_to_parent
@@ -76,5 +77,6 @@ def on_interrupt(stopping: asyncio.Event, *, at_second: Callable[[], None]) -> N
 
 async def _start_and_work(mesh: Mesh, body: Body, stopping: asyncio.Event) -> int:
     adopt_orphans()
-    await mesh.start()
+    with waiting("starting a mesh"):
+        await mesh.start()
     return await body(mesh, stopping)

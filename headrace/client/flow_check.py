@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.api.registry.v1 import registry_pb2
 from headrace.model.bundle_rules import MANIFEST_FILE, MAX_MANIFEST_BYTES
 from headrace.model.errors import HeadraceError, InvalidInput, NotFound, WrongState
-from headrace.wire.flow_file import FlowFile
+
+if TYPE_CHECKING:
+    from headrace.wire.flow_file import FlowFile
 
 Resolve = Callable[[str], Awaitable[registry_pb2.Revision]]
 

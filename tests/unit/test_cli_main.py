@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +154,14 @@ def test_where_no_mesh_runs_the_status_is_three_also_for_programs(
     assert door.run([*words, "--json", "--data", str(tmp_path / "none")]) == 3
     out, err = capsys.readouterr()
     assert (out, json.loads(err)["error"]["reason"]) == ("", "MESH_NOT_RUNNING")
+
+
+def test_a_command_that_asks_the_mesh_imports_little() -> None:
+    """Each of these costs 20 to 130 ms at the start of every command."""
+    slow = ("yaml", "jsonschema", "pydantic", "starlette", "nats", "rich", "uvicorn", "typer.rich_utils")
+    code = (
+        "import sys; from headrace.cli import main; main.run(['flow', 'list', '--address', '127.0.0.1:1']);"
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "[]\n", done.stderr
