@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.edit_loop import edit_loop, edit_loop_lines
 from benchmarks.fail_over import fail_over
 from benchmarks.many_flows import many_flows
 from benchmarks.mesh_bench import bench_mesh
@@ -19,6 +20,9 @@ async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
     told("recovery: each kind of process is killed under 100 orders/s")
     async with bench_mesh("fast", told) as bench:
         result["recovery"] = await recovery(bench)
+    told("the start of commands, and the edit loop")
+    async with bench_mesh("fast", told) as bench:
+        result["edit_loop"] = await edit_loop(bench)
     if flows:
         told(f"{flows // 2} flows started at once, {flows} at rest")
         async with bench_mesh("fast", told) as bench:
@@ -36,6 +40,7 @@ def whole_mesh_lines(result: dict[str, Any]) -> list[str]:
         f" {failing['steady']['longest_gap_ms']:.1f} ms",
     ]
     lines += recovery_lines(result["recovery"])
+    lines += edit_loop_lines(result["edit_loop"])
     if many := result.get("many_flows"):
         started, rest = many["started_at_once"], many["at_rest"]
         at_once = f"{started['flows']} started at once, all RUNNING"
