@@ -1,4 +1,4 @@
-"""gRPC channels: one per peer, keepalive on both sides, a default deadline for every unary call."""
+"""gRPC channels: one per peer, keepalive on both sides of a network, a default deadline for every unary call."""
 
 from __future__ import annotations
 
@@ -55,20 +55,31 @@ def _any_of(targets: str) -> str:
     return f"{scheme}:{','.join(item for item in found if item.startswith('[') == (scheme == 'ipv6'))}"
 
 
-def open_channel(target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, keepalive: bool = True) -> grpc.aio.Channel:
+def open_channel(
+    target: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, keepalive: bool | None = None
+) -> grpc.aio.Channel:
     """A channel to `host:port` or `unix:/path`; unary calls without a timeout get `timeout_s`.
 
-    `keepalive` False is for servers that are not ours and may take pings without data amiss: gRPC's default is to end
-    a connection (`Too many pings`) that is idle for three of them.
+    `keepalive`: whether the peer is pinged; see `channel_options`.
     Of several `host:port` with commas between, the first that answers is used, and the next when it goes away.
     """
-    options = [option for option in CHANNEL_OPTIONS if keepalive or "keepalive" not in option[0]]
-    return grpc.aio.insecure_channel(_found(target), options=options, interceptors=[_DefaultDeadline(timeout_s)])
+    target = _found(target)
+    options = channel_options(target, keepalive)
+    return grpc.aio.insecure_channel(target, options=options, interceptors=[_DefaultDeadline(timeout_s)])
 
 
 def open_blocking_channel(target: str) -> grpc.Channel:
     """The same without asyncio, and without a default limit."""
-    return grpc.insecure_channel(_found(target), options=[*CHANNEL_OPTIONS])
+    target = _found(target)
+    return grpc.insecure_channel(target, options=channel_options(target))
+
+
+def channel_options(target: str, keepalive: bool | None = None) -> list[tuple[str, int]]:
+    """What a channel to this target is opened with. Unless told, a Unix socket is not pinged: its other end cannot
+    vanish unseen, and may be a component in any language, whose server takes pings without data amiss: gRPC's default
+    is to end a connection (`Too many pings`) that is idle for three of them."""
+    pinged = not target.startswith("unix:") if keepalive is None else keepalive
+    return [option for option in CHANNEL_OPTIONS if pinged or "keepalive" not in option[0]]
 
 
 def _found(target: str) -> str:

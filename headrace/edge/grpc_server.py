@@ -20,11 +20,13 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
+)
+KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 )
 
 
@@ -43,12 +45,16 @@ class GrpcServer:
     """Add services, `start`, `stop`. Addresses are `host:port` (port 0 for a free one) or `unix:/path`."""
 
     def __init__(
-        self, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), bounds: CallBounds | None = None
+        self,
+        *,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        bounds: CallBounds | None = None,
+        keepalive: bool = True,
     ) -> None:
+        """Without `keepalive` callers are not pinged: for a Unix socket, whose other end cannot vanish unseen."""
         self.bounds = bounds or CallBounds()
-        self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), self.bounds, *interceptors], options=SERVER_OPTIONS
-        )
+        options = [*SERVER_OPTIONS, *(KEEPALIVE_OPTIONS if keepalive else ())]
+        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), self.bounds, *interceptors], options=options)
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME]

@@ -27,8 +27,8 @@ log = get_logger(__name__)
 
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 20.0
-# A watch sends something every 5 s; silence for three times that means that the stream is dead.
-SILENCE_LIMIT_S = 15.0
+# A watch sends something every 10 s; silence for two and a half times that means that the stream is dead.
+SILENCE_LIMIT_S = 25.0
 RECONNECT_S = 0.05
 LONGEST_RECONNECT_S = 2.0
 

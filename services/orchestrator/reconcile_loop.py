@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 RESYNC_S = 5.0
 # A loop that found nothing to do doubles its rest up to this, and begins anew with whatever wakes it.
-LONGEST_REST_S = 60.0
+LONGEST_REST_S = 300.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 # Rounds without a pause that a start or a stop never needs; more means that two parts disagree.

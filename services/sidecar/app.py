@@ -173,7 +173,7 @@ class SidecarService:
             tasks.create_task(self._watch_connection(), name="connection"),
         ]
         self._rpc = LifecycleRpc(settings.instance, instance)
-        self._server = GrpcServer()
+        self._server = GrpcServer(keepalive=not settings.lifecycle_address.startswith("unix:"))
         self._server.add(sidecar_pb2_grpc.add_LifecycleServiceServicer_to_server, self._rpc, SERVICE_NAME)
         self._server.on_stop(self._rpc.end_streams)
         await self._server.start(settings.lifecycle_address)

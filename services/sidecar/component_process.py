@@ -132,8 +132,8 @@ class ComponentProcess:
         from headrace.api.component.v1 import component_pb2, component_pb2_grpc
         from headrace.edge.grpc_channel import open_channel
 
-        # On one machine a socket tells of its peer's end, and the liveness check of its silence.
-        self._channel = open_channel(f"unix:{self._socket}", keepalive=False)
+        # On one machine a socket tells of its peer's end, and the liveness check of its silence: nothing is pinged.
+        self._channel = open_channel(f"unix:{self._socket}")
         self._stub = component_pb2_grpc.ComponentServiceStub(self._channel)  # type: ignore[no-untyped-call]
         request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
         answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)

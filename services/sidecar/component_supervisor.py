@@ -19,7 +19,7 @@ from headrace.model.errors import HeadraceError
 from services.sidecar.component_process import ComponentFacts, ComponentFailed, ComponentProcess
 from services.sidecar.domain.crash_loop import HEALTHY_S, CrashRecord
 from services.sidecar.domain.lifecycle import Happening
-from services.sidecar.process_watch import watch_processes
+from services.sidecar.process_watch import ProcessWatch
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -90,6 +90,7 @@ class ComponentSupervisor:
         self._stopped = asyncio.Event()
         self._loop_told = False
         self._start_failure_told = False
+        self._process_watch: ProcessWatch | None = None
         self.starts = 1 if first is not None else 0
 
     @property
@@ -102,6 +103,11 @@ class ComponentSupervisor:
         self._record.finished_message()
         if self._loop_told:
             self._recover()
+
+    def work_came(self) -> None:
+        """Something is held again: what the component uses is looked at closely."""
+        if self._process_watch is not None:
+            self._process_watch.work_came()
 
     def condemn(self, reason: str, cause: str) -> None:
         """Ends the present process and starts a new one; `cause` is a phrase after `the component`."""
@@ -189,7 +195,8 @@ class ComponentSupervisor:
 
     async def _guard(self, process: ComponentProcess) -> None:
         """Condemns the process when it and what it started use more than they may."""
-        excess = await watch_processes(process.pid, self._settings.component_limits, self._events.busy)
+        self._process_watch = ProcessWatch(process.pid, self._settings.component_limits, self._events.busy)
+        excess = await self._process_watch.run()
         self.condemn(excess.reason, excess.cause)
 
     async def _spawn(self) -> ComponentProcess:

@@ -329,6 +329,8 @@ class Instance:
         """Draining: drained while nothing is held."""
         if self.plane is None:
             return
+        if self.supervisor is not None:
+            self.supervisor.work_came()
         stage, empty = self.status.stage, self.plane.drained
         if stage is Stage.DRAINING and empty:
             self.status.move(Happening.EMPTIED)

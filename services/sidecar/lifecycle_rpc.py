@@ -14,7 +14,7 @@ from services.sidecar.slot import SlotLease
 from services.sidecar.stuck_inputs import StuckInput
 
 SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
-WATCH_PERIOD_S = 5.0
+WATCH_PERIOD_S = 10.0
 DEFAULT_GRACE_MS = 2_000
 MAX_GRACE_MS = 60_000
 MAX_ERROR = 500

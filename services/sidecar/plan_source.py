@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 RESYNC_S = 30.0
+# While the state stays as it is, it is read more and more seldom, down to this.
+LONGEST_RESYNC_S = 240.0
 REREAD_PAUSE_S = 1.0
 
 
@@ -122,16 +124,21 @@ class PlanSource:
         self._asked.set()
 
     async def follow(self) -> None:
-        """Reads the state again when asked, and every half minute; for ever."""
+        """Reads the state again when asked, and every half minute to four minutes; for ever."""
+        rest_s = RESYNC_S
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RESYNC_S):
+                async with asyncio.timeout(rest_s):
                     await self._asked.wait()
+            asked = self._asked.is_set()
             self._asked.clear()
+            before = self._state
             try:
-                await self.read_state()
+                changed = await self.read_state() != before
+                rest_s = RESYNC_S if asked or changed else min(2 * rest_s, LONGEST_RESYNC_S)
             except HeadraceError as error:
                 log.debug("state not read", error=str(error))
+                rest_s = RESYNC_S
             await asyncio.sleep(REREAD_PAUSE_S)
 
 

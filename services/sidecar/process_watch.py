@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.edge.child_process import adopted, reap_adopted
-from headrace.edge.process_table import descendants_of, resident_bytes
+from headrace.edge.process_table import activity_of, descendants_of, resident_bytes
 from headrace.edge.structured_log import get_logger
 
 log = get_logger(__name__)
 
 BUSY_LOOK_S = 0.25
 IDLE_LOOK_S = 2.0
+REST_LOOK_S = 5.0
 MEBIBYTE = 1024 * 1024
 
 
@@ -72,16 +73,68 @@ def find_excess(pid: int, limits: ProcessLimits) -> Excess | None:
     return None
 
 
-async def watch_processes(pid: int, limits: ProcessLimits, busy: Callable[[], bool]) -> Excess:
-    """Returns when a limit is exceeded; looks each quarter of a second while `busy`, else every two."""
-    since_look_s = 0.0
-    while True:
-        await asyncio.sleep(BUSY_LOOK_S)
-        since_look_s += BUSY_LOOK_S
-        if not busy() and since_look_s < IDLE_LOOK_S:
-            continue
-        since_look_s = 0.0
-        reap_adopted()
-        excess = find_excess(pid, limits)
-        if excess is not None:
-            return excess
+class ProcessWatch:
+    """Watches one component process, what it started, and the orphans taken over from it. Give `run` to a task.
+
+    It looks each quarter of a second while `busy`, else every two seconds. Once it has seen that nothing runs besides
+    the component, and that this has used neither processor nor new memory since the look before, it asks for no more
+    than that every five seconds, until that changes or `work_came`.
+    """
+
+    def __init__(
+        self, pid: int, limits: ProcessLimits, busy: Callable[[], bool], *, rest_look_s: float = REST_LOOK_S
+    ) -> None:
+        self._pid = pid
+        self._limits = limits
+        self._busy = busy
+        self._rest_look_s = rest_look_s
+        self._work = asyncio.Event()
+
+    def work_came(self) -> None:
+        """Calls begin. Cheap: told for every message that comes while none is held."""
+        if not self._work.is_set():
+            self._work.set()
+
+    async def run(self) -> Excess:
+        """Returns when a limit is exceeded."""
+        activity = ""
+        while True:
+            await self._until_due()
+            reap_adopted()
+            excess = find_excess(self._pid, self._limits)
+            if excess is not None:
+                return excess
+            before, activity = activity, self._activity()
+            if activity and activity == before:
+                await self._rest(activity)
+
+    async def _until_due(self) -> None:
+        """A quarter of a second if calls run then, else two."""
+        clock = asyncio.get_running_loop().time
+        due = clock() + IDLE_LOOK_S
+        while clock() < due and (self._busy() or await self._work_within(due - clock())):
+            self._work.clear()
+            await asyncio.sleep(BUSY_LOOK_S)
+            if self._busy():
+                return
+
+    async def _work_within(self, limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._work.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _activity(self) -> str:
+        """What changes as soon as the component does anything; empty if something runs besides it, or calls do."""
+        if self._busy() or descendants_of(self._pid) or adopted():
+            return ""
+        return activity_of(self._pid)
+
+    async def _rest(self, activity: str) -> None:
+        """Until calls begin, or the component does anything of its own."""
+        self._work.clear()
+        while self._activity() == activity:
+            if await self._work_within(self._rest_look_s):
+                return
