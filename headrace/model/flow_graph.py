@@ -137,6 +137,9 @@ def _check_key(path: str, step: StepSpec) -> list[_Problem]:
         problems.append(_Problem(f"{path}.slots", "has a meaning only with key or exactly_once", "SLOTS_WITHOUT_KEY"))
     elif step.keyed:
         problems += _within(f"{path}.slots", step.slot_count, 1, MAX_SLOTS)
+        if not problems and step.slot_count < step.replicas <= MAX_REPLICAS:
+            text = f"{step.replicas} are more than its {step.slot_count} slots, each of which has one owner"
+            problems.append(_Problem(f"{path}.replicas", text, "TOO_FEW_SLOTS"))
     return problems
 
 

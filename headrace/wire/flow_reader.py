@@ -102,6 +102,10 @@ class FlowReader(FieldReader):
             problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
             self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         key, slots, exactly_once = self._keying(field, step)
+        replicas = self.count("replicas", step, 1, 1, MAX_REPLICAS, field)
+        if slots and replicas > slots:
+            problem = f"is more than its {slots} slots, each of which has one owner"
+            self.fail(f"{field}.replicas", replicas, problem, f"Write {slots} at most, or more `slots`")
         return StepSpec(
             name=name,
             component=component,
@@ -109,7 +113,7 @@ class FlowReader(FieldReader):
             config=self._config(f"{field}.config", _given(step, "config", {})),
             to=self._receivers(f"{field}.to", _given(step, "to", []), steps),
             prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
-            replicas=self.count("replicas", step, 1, 1, MAX_REPLICAS, field),
+            replicas=replicas,
             timeout_s=timeout_s,
             retry=self._retry(f"{field}.retry", _given(step, "retry", {})),
             every_s=self._every(f"{field}.every", field, step, steps, name),

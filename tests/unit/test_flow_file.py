@@ -120,6 +120,11 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("prefetch: 32", "slots: 4", ["flow.yaml:11", "steps.price.slots: 4", "Add `key`"]),
         ("prefetch: 32", "on_error: stop", ["flow.yaml:11", "steps.price.on_error: 'stop' is not one of"]),
         ("prefetch: 32", "exactly_once: 1", ["flow.yaml:11", "steps.price.exactly_once: 1"]),
+        (
+            "    prefetch: 32",
+            "    key: header:c\n    slots: 2\n    replicas: 3",
+            ["flow.yaml:13", "steps.price.replicas: 3", "its 2 slots", "Write 2 at most"],
+        ),
         ("    prefetch: 32", "    key: header:c\n    slots: 65", ["flow.yaml:12", "steps.price.slots: 65", "1 to 64"]),
         ("steps:", "steps: [", ["flow.yaml:", "not valid YAML"]),
     ],

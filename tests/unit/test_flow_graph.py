@@ -54,6 +54,7 @@ def step(name: str, *to: str, **fields: object) -> StepSpec:
         (flow(step("a", key="customer")), "steps[0].key", "BAD_KEY"),
         (flow(step("a", key="header:c", slots=65)), "steps[0].slots", "OUT_OF_RANGE"),
         (flow(step("a", slots=4)), "steps[0].slots", "SLOTS_WITHOUT_KEY"),
+        (flow(step("a", key="header:c", slots=4, replicas=5)), "steps[0].replicas", "TOO_FEW_SLOTS"),
         (
             flow(
                 *(step(f"s{n}", f"s{n + 1}", exactly_once=True, slots=64) for n in range(10)),
