@@ -23,7 +23,7 @@ from tests.support.mesh import mesh, module_mesh  # noqa: F401  fixtures
 grpc.aio.init_grpc_aio()
 
 # How long one example takes says how busy the machine is; pytest's limit is the one that holds.
-hypothesis.settings.register_profile("headrace", deadline=None)
+hypothesis.settings.register_profile("headrace", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("headrace")
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and everything below inherits

@@ -82,13 +82,21 @@ class ProcessWatch:
     """
 
     def __init__(
-        self, pid: int, limits: ProcessLimits, busy: Callable[[], bool], *, rest_look_s: float = REST_LOOK_S
+        self,
+        pid: int,
+        limits: ProcessLimits,
+        busy: Callable[[], bool],
+        *,
+        idle_look_s: float = IDLE_LOOK_S,
+        rest_look_s: float = REST_LOOK_S,
     ) -> None:
         self._pid = pid
         self._limits = limits
         self._busy = busy
+        self._idle_look_s = idle_look_s
         self._rest_look_s = rest_look_s
         self._work = asyncio.Event()
+        self.resting = False
 
     def work_came(self) -> None:
         """Calls begin. Cheap: told for every message that comes while none is held."""
@@ -111,7 +119,7 @@ class ProcessWatch:
     async def _until_due(self) -> None:
         """A quarter of a second if calls run then, else two."""
         clock = asyncio.get_running_loop().time
-        due = clock() + IDLE_LOOK_S
+        due = clock() + self._idle_look_s
         while clock() < due and (self._busy() or await self._work_within(due - clock())):
             self._work.clear()
             await asyncio.sleep(BUSY_LOOK_S)
@@ -135,6 +143,7 @@ class ProcessWatch:
     async def _rest(self, activity: str) -> None:
         """Until calls begin, or the component does anything of its own."""
         self._work.clear()
-        while self._activity() == activity:
-            if await self._work_within(self._rest_look_s):
-                return
+        self.resting = True
+        while self._activity() == activity and not await self._work_within(self._rest_look_s):
+            pass
+        self.resting = False
