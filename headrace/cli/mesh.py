@@ -34,6 +34,7 @@ from headrace.edge.broker_greeting import check_broker
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.child_process import ChildProcess, Command, end_adopted, last_lines
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory, DataDirectoryLock, Endpoints, locate
+from headrace.edge.full_disk import FullDisk
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
 from headrace.edge.supervised import Facts, ProcessState, Supervised
@@ -46,6 +47,7 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 4.5
 LEFTOVER_LIMIT_S = 3.0
 BROKER_RECOVERY_LIMIT_S = 60.0
+BROKER_END_S = 5.0
 
 Notice = Callable[[str], None]
 
@@ -64,6 +66,7 @@ class Mesh:
         self._notice = on_notice or (lambda line: None)
         self._lock: DataDirectoryLock | None = None
         self._broker: BrokerProcess | None = None
+        self._disk_watch: asyncio.Task[None] | None = None
         self._ports: dict[str, int] = {}
         self._processes: dict[str, Supervised] = {}
         self._told: dict[str, ProcessState] = {}
@@ -174,9 +177,15 @@ class Mesh:
                 raise ConnectionError(str(error)) from error
             return {"address": broker.url}
 
-        self._add(
-            BROKER, Supervised(BROKER, lambda: command, wait_until_ready=until_it_answers, on_change=self._changed)
+        supervised = Supervised(BROKER, lambda: command, wait_until_ready=until_it_answers, on_change=self._changed)
+        self._add(BROKER, supervised)
+        disk = FullDisk(
+            self._log_file(BROKER),
+            directory.broker,
+            lambda: supervised.restart(BROKER_END_S),
+            on_full=lambda: self._notice(f"the disk of {directory.broker} is full: free some space, messages wait"),
         )
+        self._disk_watch = asyncio.create_task(disk.run(), name="full disk")
 
     def _supervise_service(self, role: str) -> None:
         command = service_command(role, self.options, self.directory, self.nats_url, self._ports)
@@ -241,6 +250,8 @@ class Mesh:
     async def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """Stops in order, all of it within the limit; what does not listen is killed. Nothing is left."""
         self._ready = False
+        if self._disk_watch is not None:
+            await end_tasks([self._disk_watch])
         deadline = time.monotonic() + limit_s
         for kind, grace_s in STOP_ORDER:
             grace = max(0.05, min(grace_s, deadline - time.monotonic()))

@@ -142,6 +142,11 @@ class Supervised:
             await self._child.end(grace_s)
         await self._task
 
+    async def restart(self, grace_s: float) -> None:
+        """Ends the present process as `stop` does; it is started again."""
+        if self._child is not None and self._child.exit_status is None and not self._stopping.is_set():
+            await self._child.end(grace_s)
+
     def kill(self) -> None:
         """SIGKILL to the process group, without waiting; it is not started again."""
         self._stopping.set()

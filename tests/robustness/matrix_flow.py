@@ -36,7 +36,7 @@ ANSWER_LIMIT_S = 20.0
 REPEAT_AFTER_S = 0.1
 
 
-def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True) -> Path:
+def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True, reply_timeout: str = "15s") -> Path:
     """The flow file; without `keyed` no step has a key."""
     key = KEYED if keyed else {}
     config = {"path": str(effects)}
@@ -56,7 +56,7 @@ def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True) ->
     }
     file = folder / f"{name}.yaml"
     # As JSON, which is YAML without aliases for what occurs twice.
-    file.write_text(json.dumps({"name": name, "type": "realtime", "reply_timeout": "15s", "steps": steps}))
+    file.write_text(json.dumps({"name": name, "type": "realtime", "reply_timeout": reply_timeout, "steps": steps}))
     return file
 
 

@@ -44,12 +44,14 @@ class StepWatch:
                 infos = await self._consumers(deployment, step, max_age_s=LOOK_EVERY_S)
             except (Unavailable, JetStreamApiError):
                 return False
-            return all(
-                not info["num_ack_pending"] or info["ack_floor"]["stream_seq"] >= self._given.get(info["name"], 0)
-                for info in infos
-            )
+            return all(self._is_worked_off(info) for info in infos)
 
         await eventually(done, within_s=within_s, every_s=LOOK_EVERY_S)
+
+    def _is_worked_off(self, info: dict[str, Any]) -> bool:
+        """A restarted sidecar resets the consumer: what is given out no more is not yet done."""
+        done = info["ack_floor"]["stream_seq"] >= self._given.get(info["name"], 0)
+        return done or not (info["num_ack_pending"] or info["num_pending"])
 
     async def _consumers(self, deployment: int, step: str, *, max_age_s: float) -> list[dict[str, Any]]:
         """The step's durable, or those of its slots."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -20,25 +19,15 @@ from tests.support.mesh import RunningMesh
 PADDING = "\n# " + "x" * 40_000 + "\n"
 
 
-def fill(folder: Path) -> Path:
-    """Writes until there is no room; answers the file."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
-
-
+@pytest.mark.needs(small_disk.NEED)
 @pytest.mark.timeout(90)
 async def test_a_full_disk_fails_the_publish_and_leaves_what_runs(mesh: RunningMesh, tmp_path: Path) -> None:
     cache = mesh.data / "cache"
-    if not small_disk.is_allowed(cache):
-        pytest.skip("neither root nor user namespaces: no small disk can be made here")
     flow = PinnedFlow("full", tmp_path)
     seen = small_disk.place(mesh.process.pid, cache)
     async with AsyncClient(mesh.api) as client, Inspector(mesh) as inspector:
         first = await flow.use(client).begin()
-        filler = fill(seen)
+        filler = small_disk.fill(seen)
         try:
             pushed = await flow.push(WORK, PADDING)
             async with Traffic(mesh.endpoints.gateways, flow.path, rate=60) as traffic:

@@ -25,7 +25,8 @@ from tests.support.mesh import RunningMesh, start_mesh
 
 ROUNDS = soak.rounds(one_in=100, short=1)
 FAIL_OVER_LIMIT_S = 5.0
-LONGEST_PAUSE_S = 0.5
+# A run of hours on a busy machine has its moments.
+LONGEST_PAUSE_S = 1.5 if soak.ASKED else 0.5
 RATE = 80.0
 ROLES = ("orchestrator", "orchestrator-2")
 

@@ -8,13 +8,17 @@ neither is allowed here. The disk goes with its last process. `place` is how oth
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 NOT_ALLOWED = 77
+# `@pytest.mark.needs(small_disk.NEED)`
+NEED = "small-disk"
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
@@ -24,6 +28,7 @@ def wrapped(folder: Path, size: int, command: list[str]) -> list[str]:
     return [sys.executable, "-m", "tests.support.small_disk", str(folder), str(size), *command]
 
 
+@cache
 def is_allowed(folder: Path) -> bool:
     """Whether this machine lets us have one."""
     return subprocess.run(wrapped(folder, 65536, ["true"]), timeout=20).returncode == 0
@@ -32,6 +37,17 @@ def is_allowed(folder: Path) -> bool:
 def place(pid: int, folder: Path) -> Path:
     """The folder as a process with the small disk sees it."""
     return Path(f"/proc/{pid}/root") / folder.relative_to("/")
+
+
+def fill(folder: Path) -> Path:
+    """Writes until there is no room; answers the file."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return filler
 
 
 def _check(result: int) -> None:
