@@ -75,6 +75,7 @@ soak: stubs
 # Pages that are made from tables and comments; tests hold them equal.
 docs: stubs
 	@$(BIN)/python tools/outcomes_doc.py
+	@$(BIN)/python tools/commands_doc.py
 	@$(BIN)/python -m tools.api_reference
 
 tools: stubs

@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from headrace.cli import main as door
 from headrace.cli.examples import EXAMPLES
 from headrace.model.errors import HeadraceError, InvalidInput, NotFound, Unavailable
+from tools.commands_doc import PLACE, every_command, render
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None) -> int:
@@ -74,15 +74,6 @@ def test_the_epilog_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert all(name in text for name in door.COMMANDS)
     assert "130 interrupted" in " ".join(text.split())
-
-
-def every_command() -> Iterator[tuple[str, Any]]:
-    """Path and command, groups left out."""
-    root = door.make_command()
-    for name in door.COMMANDS:
-        found = root.resolve_command(root.make_context("headrace", [name], resilient_parsing=True), [name])[1]
-        below = getattr(found, "commands", None)
-        yield from ((f"{name} {sub}", command) for sub, command in below.items()) if below else [(name, found)]
 
 
 # What prints nothing, or nothing else, that a program would read.
@@ -165,3 +156,7 @@ def test_a_command_that_asks_the_mesh_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_document_of_commands_is_what_they_say() -> None:
+    assert PLACE.read_text() == render(), "run: python tools/commands_doc.py"
