@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.model.errors import InvalidInput, NotFound
-from services.orchestrator.domain import drain_choice, scaling, suspension
+from services.orchestrator.domain import drain_choice, parked_choice, scaling, suspension
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, OperationIntent
 from services.orchestrator.domain.flow_states import SUSPENDED_STATES
 from services.orchestrator.domain.flow_verbs import check_free
@@ -77,7 +77,7 @@ class Interventions:
                 )
             view = DeploymentView(number, await self.flows.reader.plan(name, number), *found)
             intent = msgspec.structs.replace(intent, choice=choice, incarnation=incarnation)
-            return drain_choice.begin_drain_choice(document, view, intent)
+            return parked_choice.begin_choice(document, view, intent)
 
         limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
         return await self.flows.begin(name, drain_choice.VERB, request_id, limit, edit, wait_s=wait_s)

@@ -11,6 +11,7 @@ from headrace.model.deployment import DeploymentPhase
 from services.orchestrator.domain.documents import SuspensionRecord
 from services.orchestrator.domain.drain_choice import drain_problem
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.parked_choice import is_given_up
 from services.orchestrator.domain.scaling import surplus
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.stuck_steps import stuck_drain_problems, stuck_problem
@@ -185,8 +186,14 @@ def problems_of(snapshot: Snapshot) -> list[str]:
     counts = snapshot.stream.counts if snapshot.stream else {}
     parked = sum(n for (owner, _, _), n in counts.items() if owner[0] == "p")
     if flow.state == FlowState.STOPPED and parked:
-        problems.append(
-            f"{parked} parked messages wait for the next start. Start it: headrace flow start {flow.flow}; "
-            f"or drop them: headrace flow stop {flow.flow} --drop --yes"
-        )
+        given_up = sum(n for (owner, _, _), n in counts.items() if is_given_up(flow, owner))
+        if given_up:
+            problems.append(f"{given_up} parked messages go to the dead letters, as was chosen")
+        if parked > given_up:
+            letters = f"headrace flow drain-choice {flow.flow} --deployment {flow.next_deployment - 1} dead-letter"
+            problems.append(
+                f"{parked - given_up} parked messages wait for the next start. Start it: headrace flow start "
+                f"{flow.flow}; or dead-letter them: {letters}; "
+                f"or drop them: headrace flow stop {flow.flow} --drop --yes"
+            )
     return problems

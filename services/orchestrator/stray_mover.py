@@ -26,7 +26,9 @@ from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.orchestrator.domain.actions import MoveStrays
 from services.orchestrator.domain.assets import NO_SLOT
 from services.orchestrator.domain.documents import current_epoch
+from services.orchestrator.domain.drain_choice import DEAD_LETTER
 from services.orchestrator.domain.history import noted
+from services.orchestrator.domain.parked_choice import is_given_up
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.sent_again import sent_again, slot_at
 from services.orchestrator.stores import Stores
@@ -35,6 +37,7 @@ log = get_logger(__name__)
 
 BATCH = 200
 REASON = "STRAY"
+REASON_GIVEN_UP = "PARKED_GIVEN_UP"
 
 
 class StrayMover:
@@ -64,13 +67,21 @@ class StrayMover:
                     batch.append(message)
         for message in batch:
             await self._store(snapshot, message)
-        counted = msgspec.structs.replace(flow, strays_moved=flow.strays_moved + len(batch))
+        chosen = sum(is_given_up(flow, _owner_of(message)) for message in batch)
+        counted = msgspec.structs.replace(
+            flow,
+            strays_moved=flow.strays_moved + len(batch) - chosen,
+            given_up=msgspec.structs.replace(flow.given_up, dead_lettered=flow.given_up.dead_lettered + chosen),
+        )
         await self._stores.write_flow(
             noted(flow, counted, "orchestrator", snapshot.now, snapshot.deployments), snapshot.flow_revision
         )
         for message in batch:
             await self._assets.delete_message(stream, message.sequence)
-        log.error("messages that nobody reads were moved", flow=flow.flow, places=action.places[:5], n=len(batch))
+        if chosen:
+            log.info("parked messages were dead-lettered by choice", flow=flow.flow, n=chosen)
+        if chosen < len(batch):
+            log.error("messages that nobody reads were moved", flow=flow.flow, places=action.places[:5], n=len(batch))
 
     async def _store(self, snapshot: Snapshot, message: StoredMessage) -> None:
         trigger = snapshot.wanted_route.trigger
@@ -79,8 +90,14 @@ class StrayMover:
             envelope: Envelope | None = decode_envelope(message.data)
         except MalformedMessage:
             envelope = None
+        if is_given_up(snapshot.flow, owner):
+            number = snapshot.flow.given_up.deployment
+            why = f"parked for deployment {number}, which failed: {DEAD_LETTER} was chosen"
+            await self._dead_letter(snapshot, message, number, step, envelope, REASON_GIVEN_UP, why)
+            return
         if envelope is None or envelope.parent_id or not trigger:
-            await self._dead_letter(snapshot, message, owner, step, envelope)
+            why = f"stored under {owner} for {step}, where nobody reads"
+            await self._dead_letter(snapshot, message, _deployment_of(owner), step, envelope, REASON, why)
             return
         flow, workspace = snapshot.flow, snapshot.workspace
         incarnation, now_ns = envelope.incarnation + 1, time.time_ns()
@@ -109,23 +126,28 @@ class StrayMover:
             raise Unavailable(f"a stray message cannot be moved to the ingress: {error}") from error
 
     async def _dead_letter(
-        self, snapshot: Snapshot, message: StoredMessage, owner: str, step: str, envelope: Envelope | None
+        self,
+        snapshot: Snapshot,
+        message: StoredMessage,
+        number: int,
+        step: str,
+        envelope: Envelope | None,
+        reason: str,
+        why: str,
     ) -> None:
         own_id = unreadable_id(message.headers.get("Nats-Msg-Id", ""), message.sequence, step)
         original = envelope if envelope is not None else Envelope(id=own_id, body=message.data)
-        number = _deployment_of(owner)
         view = snapshot.deployments.get(number)
         if view is not None and view.plan is not None:
             desk = LetterDesk.of_plan(view.plan)
         else:
             desk = LetterDesk.without_plan(snapshot.workspace, snapshot.flow.flow, number)
-        why = f"stored under {owner} for {step}, where nobody reads"
         now_ns = time.time_ns()
         letter = desk.letter(
             original,
             step,
-            REASON,
-            [failed_attempt(0, REASON, why, now_ns)],
+            reason,
+            [failed_attempt(0, reason, why, now_ns)],
             now_ns,
             traceparent=message.headers.get("traceparent", ""),
             unreadable=envelope is None,
@@ -137,6 +159,10 @@ class StrayMover:
             await self._transport.publish(subject, payload, message_id=message_id, traceparent=traceparent)
         except (PublishRefused, PublishUnknown) as error:
             raise Unavailable(f"a stray message cannot be moved to {subject}: {error}") from error
+
+
+def _owner_of(message: StoredMessage) -> str:
+    return message.subject.split(".")[3]
 
 
 def _slot_of(message: StoredMessage) -> int:

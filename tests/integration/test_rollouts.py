@@ -169,6 +169,41 @@ async def test_a_restart_that_fails_for_good_keeps_what_is_parked_for_a_persons_
         assert rig.agent.handled[1][:3] == (3, "order", f"hr.default.{FLOW}.p2.order.0")
 
 
+async def test_what_is_parked_for_a_failed_restart_can_be_dead_lettered(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await running(rig, client)
+        await rig.push(WORK)
+        rig.agent.fail.add("price")
+        operation = await client.begin_restart(FLOW, strategy="RESTART")
+        await eventually(lambda: ingress_is(rig, "p2"))
+        for number in range(3):
+            await client.inject(FLOW, b"{}", request_id=f"parked {number}")
+        with pytest.raises(HeadraceError, match="3 parked messages are kept"):
+            await client.wait_operation(operation, timeout_s=20)
+        with pytest.raises(WrongState, match="nothing of flow 'orders' runs"):
+            await client.resolve_drain(FLOW, 2, "MOVE")
+        assert "kept for the next start" in (await client.resolve_drain(FLOW, 2, "WAIT")).message
+        [problem] = [text for text in (await client.get_status(FLOW)).problems if "parked" in text]
+        assert "drain-choice orders --deployment 2 dead-letter" in problem
+        result = await client.resolve_drain(FLOW, 2, "DEAD_LETTER")
+        assert (result.dead_lettered, result.message) == (3, "3 parked messages dead-lettered")
+        assert not await rig.counts(FLOW)
+        status = await client.get_status(FLOW)
+        assert not [text for text in status.problems if "parked" in text]
+        letters = (await client.list_dead_letters(FLOW)).dead_letters
+        assert {(letter.reason, letter.step, letter.deployment) for letter in letters} == {
+            ("PARKED_GIVEN_UP", "order", 2)
+        }
+        assert len(letters) == 3
+        rig.agent.fail.clear()
+        await client.start(FLOW)
+        await client.inject(FLOW, b"{}", request_id="new")
+        await eventually(lambda: len(rig.agent.handled) == 1)
+        entries, _ = await client.list_history(FLOW, limit=500)
+        assert "strays-moved" not in {entry.what for entry in entries}
+        assert ("drain-choice", "DEAD_LETTER", 2) in {(entry.what, entry.detail, entry.deployment) for entry in entries}
+
+
 async def test_a_restart_whose_references_do_not_resolve_leaves_the_old_one_alone(rig: OrchestratorRig) -> None:
     async with rig.client() as client:
         await running(rig, client, chain("order", "price"))

@@ -81,6 +81,16 @@ class SuspensionRecord(msgspec.Struct, frozen=True):
     execution_id: str = ""
 
 
+class GivenUp(msgspec.Struct, frozen=True):
+    """What was parked under epochs up to this one, for this deployment, goes to the dead letters: by this operation,
+    so many so far."""
+
+    epoch: int = 0
+    deployment: int = 0
+    operation: str = ""
+    dead_lettered: int = 0
+
+
 class FlowDocument(msgspec.Struct, frozen=True):
     """What was decided about a flow. Every change is a compare-and-set on the whole."""
 
@@ -113,6 +123,7 @@ class FlowDocument(msgspec.Struct, frozen=True):
     # Epoch under which a start parks messages; used once its deployment became active.
     parking_epoch: int = 1
     parking_used: bool = False
+    given_up: GivenUp = GivenUp()
     # Owner of the ingress (`d1`, `p1`, empty: refused), and whether a barrier has proved it.
     ingress: str = ""
     ingress_confirmed: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from headrace.model.subjects import deployment_owner
-from services.orchestrator.domain import drain_choice
+from services.orchestrator.domain import drain_choice, parked_choice
 from services.orchestrator.domain.actions import Action, UpdateFlow, WriteOperation
 from services.orchestrator.domain.assets import waits_for_older
 from services.orchestrator.domain.cancellation import cancelled_failure
@@ -31,7 +31,7 @@ _ENDINGS = {
     "suspend": suspend_outcome,
     "resume": resume_outcome,
     "scale": scale_outcome,
-    drain_choice.VERB: drain_choice.drain_outcome,
+    drain_choice.VERB: parked_choice.choice_outcome,
 }
 
 
