@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import scenarios
 from benchmarks.dead_letters import dead_letters
 from benchmarks.floors import measure_floors
+from benchmarks.keyed import keyed, keyed_lines
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.overload import overload, overload_lines
 from benchmarks.switching import RATE, switching
@@ -66,6 +67,8 @@ async def run(seconds: float, count: int, overload_s: float, flows: int) -> dict
             measured["switching"] = await switching(bench)
             told(f"{profile}: every message dead-lettered")
             measured["dead_letters"] = await dead_letters(bench, max(500, count // 10))
+            told(f"{profile}: keyed steps")
+            measured["keyed"] = await keyed(bench, count if profile == "fast" else count // 4)
             if overload_s > 0:
                 told(f"{profile}: twice the saturation for {overload_s:g} s")
                 measured["overload"] = await overload(bench, overload_s)
@@ -107,6 +110,7 @@ def table(result: dict[str, Any]) -> str:
         letters = measured["dead_letters"]
         lines.append(f"  {'every message dead-lettered':<36}{letters['dead_lettered_per_s']:>10} messages/s")
         lines.append(f"  {'the same flow, none fails':<36}{letters['processed_per_s']:>10} messages/s")
+        lines += keyed_lines(measured["keyed"])
         lines += overload_lines(measured)
     return "\n".join(lines + whole_mesh_lines(result))
 

@@ -6,13 +6,10 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.mesh_bench import BenchMesh
-from benchmarks.switching import felt
-from headrace.cli.demo_example import load_example
-from headrace.cli.steady_orders import SteadyOrders
+from benchmarks.orders_load import felt, orders_load
 from headrace.model.errors import HeadraceError
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.wire.flow import flow_spec_to_proto
@@ -26,33 +23,20 @@ PROBE = FlowSpec("realtime", (StepSpec("start", "bench-opaque@latest", "start"),
 
 async def fail_over(bench: BenchMesh) -> dict[str, Any]:
     """Needs a mesh with two orchestrators. Orders go on at 200 a second meanwhile, open loop."""
-    example = load_example(None, effects=Path(bench.mesh.directory.path) / "fail_over.jsonl")
     await bench.prepare("opaque")
     await bench.client.create_flow("probe", flow_spec_to_proto(PROBE))
-    await bench.client.apply(example.flow_file)
-    await bench.client.publish(example.flow)
-    await bench.client.start(example.flow)
-    host, _, port = bench.mesh.endpoints.gateways[0].rpartition(":")
-    orders = SteadyOrders(
-        example.plain_orders(), path=f"/hook/{example.flow}", host=host, port=int(port), rate=RATE, timeout_s=30.0
-    )
-    orders.start()
     times: list[float] = []
-    try:
-        await asyncio.sleep(STEADY_S)
+    async with orders_load(bench, RATE, steady_s=STEADY_S) as load:
         first = time.perf_counter_ns()
         for _ in range(ROUNDS):
             times.append(await _kill_leader(bench))
-    finally:
-        calls = await asyncio.to_thread(orders.stop)
-    await bench.client.stop(example.flow)
     return {
         "rate": RATE,
-        "calls": len(calls),
-        "failed": sum(call.answer.status != 200 for call in calls),
+        "calls": len(load.calls),
+        "failed": load.failed,
         "first_verb_s": [round(took_s, 2) for took_s in times],
-        "steady": felt([call for call in calls if call.answer.sent_ns < first][len(calls) // 20 :]),
-        "killing": felt([call for call in calls if call.answer.sent_ns >= first]),
+        "steady": felt(load.steady(first)),
+        "killing": felt(load.since(first)),
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Callable
 
 from benchmarks.raw_nats import RawNats
 from benchmarks.sampling import open_loop
@@ -16,13 +17,18 @@ FULL_RETRY_S = 0.003
 ANSWER_LIMIT_S = 30.0
 
 
+# The same for all stimuli, or made from the number of each.
+Body = bytes | Callable[[int], bytes]
+
+
 class IngressLoad:
     """One connection; counts what the broker acknowledged and what it refused because an edge was full."""
 
-    def __init__(self, flow: str, trigger: str, body: bytes, content_type: str) -> None:
+    def __init__(self, flow: str, trigger: str, body: Body, content_type: str) -> None:
         self._flow, self._trigger = flow, trigger
         self._subject = subjects.ingress_subject("default", flow, trigger)
-        self._body, self._content_type = body, content_type
+        self._body_of = body if callable(body) else lambda index: body
+        self._content_type = content_type
         self._run = uuid.uuid4().hex
         self._index = 0
         self._unanswered: dict[int, bytes] = {}
@@ -54,7 +60,7 @@ class IngressLoad:
         envelope = message_pb2.Envelope(
             id=identity,
             execution_id=message_ids.execution_id(stimulus),
-            body=self._body,
+            body=self._body_of(index),
             content_type=self._content_type,
             sent_at_unix_ns=time.time_ns(),
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.load import IngressLoad
+from benchmarks.load import Body, IngressLoad
 from headrace.cli.mesh import Mesh
 from headrace.cli.mesh_plan import MeshOptions
 from headrace.client import AsyncClient
@@ -43,7 +43,7 @@ class BenchMesh:
             await self.client.publish(flow)
         return flow
 
-    async def load(self, flow: str, body: bytes, content_type: str) -> IngressLoad:
+    async def load(self, flow: str, body: Body, content_type: str) -> IngressLoad:
         load = IngressLoad(flow, "start", body, content_type)
         await load.connect(*self.broker)
         return load

@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, pss_of
@@ -156,23 +158,30 @@ async def overload(bench: BenchMesh, seconds: float) -> dict[str, Any]:
     }
 
 
-async def memory(bench: BenchMesh, count: int) -> dict[str, Any]:
-    """PSS after ten thousand opaque messages through three steps, after half of `count`, and after all: a sidecar
-    remembers ids for a duplicate window or two (100 000 at most, some 10 MB), and is flat from there on."""
+async def memory(bench: BenchMesh, count: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """PSS after ten thousand opaque messages through three steps, and after each quarter of `count`. A sidecar keeps
+    ids for a duplicate window or two (100 000 at most, some 10 MB), the broker for one; both are flat from there on."""
     flow = await bench.prepare("overload")
     await bench.client.start(flow)
-    done, found, rates = 0, [], []
-    marks = [FEW, max(FEW, count // 2), count]
-    for mark in marks:
-        if mark > done:
-            rates.append(round(await saturation(bench, flow, mark - done)))
+    done, began = 0, time.monotonic()
+    rows: list[dict[str, Any]] = []
+    for mark in [FEW, *(count * quarter // 4 for quarter in range(1, 5))]:
+        rate = round(await saturation(bench, flow, mark - done))
         done = mark
-        found.append(await all_pss_mb(bench, flow))
+        rows.append(
+            {
+                "messages": mark,
+                "at_s": round(time.monotonic() - began),
+                "messages_per_s": rate,
+                "load_1m": round(os.getloadavg()[0], 1),
+                "pss_mb": await all_pss_mb(bench, flow),
+            }
+        )
+        told(f"{mark} messages: {json.dumps(rows[-1])}")
     await bench.client.stop(flow)
     return {
-        "messages": marks,
-        "messages_per_s": rates,
-        "pss_mb": {name: [part.get(name, 0.0) for part in found] for name in found[-1]},
+        "rows": [{name: value for name, value in row.items() if name != "pss_mb"} for row in rows],
+        "pss_mb": {name: [row["pss_mb"].get(name, 0.0) for row in rows] for name in rows[-1]["pss_mb"]},
     }
 
 
@@ -193,14 +202,18 @@ def overload_lines(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def told(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
 async def run(profile: str, seconds: float, messages: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"schema": 1, "profile": profile}
-    async with bench_mesh(profile, lambda line: print(f"  {line}", flush=True)) as bench:
-        if seconds > 0:
+    result: dict[str, Any] = {"schema": 2, "profile": profile}
+    if seconds > 0:
+        async with bench_mesh(profile, told) as bench:
             result["overload"] = await overload(bench, seconds)
-    if messages > FEW:
-        async with bench_mesh(profile, lambda line: print(f"  {line}", flush=True)) as bench:
-            result["memory"] = await memory(bench, messages)
+    if messages >= 4 * FEW:
+        async with bench_mesh(profile, told) as bench:
+            result["memory"] = await memory(bench, messages, told)
     return result
 
 
@@ -208,7 +221,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--profile", default="fast", choices=("fast", "durable"))
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the overload is held; 0: leave it out")
-    parser.add_argument("--messages", type=int, default=0, help="for the memory run, for example 1000000; 0: leave out")
+    parser.add_argument(
+        "--messages", type=int, default=0, help="for the memory run, 40000 or more, for example 1000000; 0: leave out"
+    )
     arguments = parser.parse_args()
     import uvloop
 

@@ -8,12 +8,11 @@ import os
 import signal
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from benchmarks.mesh_bench import BenchMesh, bench_mesh
-from headrace.cli.demo_example import load_example
-from headrace.cli.steady_orders import OrderCall, SteadyOrders
+from benchmarks.orders_load import orders_load
+from headrace.cli.steady_orders import OrderCall
 
 RATE = 100.0
 STEADY_S = 3.0
@@ -27,30 +26,17 @@ SETTLE_S = 8.0
 async def recovery(bench: BenchMesh) -> dict[str, Any]:
     """Orders go on at 100 a second, open loop, each waited for. Per victim: seconds from the kill until an order that
     was sent after it was answered 200, the longest time without such an answer, and how many orders failed."""
-    example = load_example(None, effects=Path(bench.mesh.directory.path) / "recovery.jsonl")
-    await bench.client.apply(example.flow_file)
-    await bench.client.publish(example.flow)
-    await bench.client.start(example.flow)
-    host, _, port = bench.mesh.endpoints.gateways[0].rpartition(":")
-    orders = SteadyOrders(
-        example.plain_orders(), path=f"/hook/{example.flow}", host=host, port=int(port), rate=RATE, timeout_s=30.0
-    )
     kills: list[tuple[str, int]] = []
-    orders.start()
-    try:
-        await asyncio.sleep(STEADY_S)
+    async with orders_load(bench, RATE, steady_s=STEADY_S) as load:
         for _ in range(ROUNDS):
             for victim in VICTIMS:
-                pid = await _pid_of(bench, example.flow, victim)
+                pid = await _pid_of(bench, load.flow, victim)
                 kills.append((victim, time.perf_counter_ns()))
                 os.kill(pid, signal.SIGKILL)
                 await asyncio.sleep(SETTLE_S)
-    finally:
-        calls = await asyncio.to_thread(orders.stop)
-    await bench.client.stop(example.flow, drop=True)
-    result: dict[str, Any] = {"rate": RATE, "calls": len(calls)}
+    result: dict[str, Any] = {"rate": RATE, "calls": len(load.calls)}
     for victim in VICTIMS:
-        rounds = [_felt(calls, at) for name, at in kills if name == victim]
+        rounds = [_felt(load.calls, at) for name, at in kills if name == victim]
         result[victim] = {
             "answered_again_s": sorted(round(each[0], 3) for each in rounds),
             "longest_gap_s": round(max(each[1] for each in rounds), 3),
