@@ -104,7 +104,8 @@ class BrokerCluster:
                 pass
             return False
 
-        await eventually(leads, within_s=30, every_s=0.1)
+        # An election takes its time, and is not to be disturbed by the next one.
+        await eventually(leads, within_s=40, every_s=1.5)
 
     async def _cluster_info(self, stream: str) -> dict[str, object]:
         try:

@@ -198,7 +198,7 @@ class SidecarBench:
             "duplicate_window": int(self.duplicate_window_s * 1e9),
             "allow_atomic": True,
             "allow_rollup_hdrs": True,
-            "num_replicas": 1,
+            "num_replicas": self.assets.copies,
         }
         await self.assets.create_stream(config)
         self.stream_config = config
