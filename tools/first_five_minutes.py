@@ -45,15 +45,15 @@ class Transcript:
     def say(self, prose: str) -> None:
         self.lines += ["", prose]
 
-    def run(self, command: str, what: str) -> str:
-        """Runs a command to its end; it must succeed."""
+    def run(self, command: str, what: str, *, shown: str = "") -> str:
+        """Runs a command to its end; it must succeed. `shown` instead of it where it names this machine."""
         begin = time.monotonic()
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.home, env=self.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S * 5,
         )  # fmt: skip
         took = time.monotonic() - begin
-        self.show(command, done.stdout, what, took)
+        self.show(shown or command, done.stdout, what, took)
         if done.returncode != 0:
             sys.exit(f"first_five_minutes: {command} ended with status {done.returncode}:\n{done.stdout}")
         return done.stdout
@@ -68,7 +68,9 @@ class Transcript:
         rows = [f"| {what} | {took:.1f} s |" for what, took in self.steps]
         answer = sum(took for _, took in self.steps[set_up : first_answer + 1])
         self.heading(
-            "Times", f"From a machine that is set up to the first answer: **{answer:.1f} s** of the machine's time."
+            "Times",
+            f"From a machine that is set up to the first answer: **{answer:.1f} s** of the machine's time "
+            f"({os.cpu_count()} cores, load average meanwhile {os.getloadavg()[0]:.1f}).",
         )
         return "\n".join([*self.lines, "", "| step | took |", "|---|---|", *rows, ""])
 
@@ -117,8 +119,8 @@ class Dev:
 def set_up(transcript: Transcript) -> None:
     """A clone and its environment."""
     transcript.heading("Set-up", "Python 3.11 or newer, git and make are there.")
-    transcript.run(f"git clone -q {os.environ.get('HEADRACE_CLONE_URL', ROOT)} headrace", "clone")
-    transcript.lines[-2] = "$ git clone -q .../headrace"
+    url = os.environ.get("HEADRACE_CLONE_URL", str(ROOT))
+    transcript.run(f"git clone -q {url} headrace", "clone", shown="git clone -q URL headrace")
     transcript.run("make -s -C headrace setup", "set up the environment")
     transcript.environment["PATH"] = (
         f"{transcript.home / 'headrace' / '.venv' / 'bin'}:{transcript.environment['PATH']}"
@@ -145,7 +147,7 @@ def walk(transcript: Transcript) -> int:
         dev.until("greeting")
 
         transcript.heading("Change it")
-        edited(transcript, dev, "sed -i 's/Hello, /Good morning, /' greet/component.py", "greet@2",
+        edited(transcript, dev, "sed -i 's/Hello, /Good morning, /' greet/component.py", "deployment 2",
                "save until the new code runs")  # fmt: skip
         transcript.run(ask, "answer by new code")
         transcript.heading("Break it", "What is wrong does not run; what ran, runs on.")

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import real_tools
 
+from headrace.edge.broker_process import free_port
 from tests.docs.markdown import RunCommand, steps_of
 from tests.docs.walk import Walk
+from tests.support.commands import headrace
 from tests.support.mesh import RunningMesh
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +22,18 @@ PLAIN = ("concepts.md", "flows.md", "http.md", "troubleshooting.md")
 
 
 @pytest.fixture
-def environment(module_mesh: RunningMesh, tmp_path: Path) -> dict[str, str]:
+def environment_of_a_clone(tmp_path: Path) -> dict[str, str]:
+    """Of somebody who has just cloned and set up: nothing of ours is known."""
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}, "HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def environment(module_mesh: RunningMesh, environment_of_a_clone: dict[str, str]) -> dict[str, str]:
     """Of a reader: `headrace` and the real tools on PATH, the mesh's data directory known."""
     places = [str(Path(sys.executable).parent), os.environ["PATH"]]
     if grpcurl := real_tools.locate("grpcurl"):
         places.append(str(Path(grpcurl).parent))
-    return {**os.environ, "PATH": ":".join(places), "HEADRACE_DATA": str(module_mesh.data), "HOME": str(tmp_path)}
+    return {**environment_of_a_clone, "PATH": ":".join(places), "HEADRACE_DATA": str(module_mesh.data)}
 
 
 def port_of(address: str) -> str:
@@ -37,6 +45,17 @@ def walk(name: str, mesh: RunningMesh, folder: Path, environment: dict[str, str]
     for shipped in ("components", "examples"):
         (folder / shipped).symlink_to(ROOT / shipped)
     Walk(ROOT / "docs" / name, folder, environment, renamed).go()
+
+
+def test_readme(tmp_path: Path, environment_of_a_clone: dict[str, str]) -> None:
+    """With a mesh of its own, which it starts and ends."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    port = str(free_port())
+    try:
+        Walk(ROOT / "README.md", tmp_path, environment_of_a_clone, {"8080": port}).go()
+        assert not (tmp_path / ".headrace" / "endpoints.json").exists(), "it ends its mesh"
+    finally:
+        headrace("down", data=tmp_path / ".headrace")
 
 
 @pytest.mark.parametrize("name", PLAIN)
