@@ -61,6 +61,7 @@ async def test_reflection_lists_every_service_and_describes_any_contents(channel
     } <= names
     for symbol in (
         "headrace.api.registry.v1.RegistryService",
+        "headrace.api.flow.v1.FlowService.StartFlow",
         "headrace.api.flow.v1.FlowOperationMetadata",
         "headrace.api.flow.v1.FlowOperationResult",
         "google.rpc.ErrorInfo",
@@ -69,6 +70,36 @@ async def test_reflection_lists_every_service_and_describes_any_contents(channel
     ):
         request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
         assert (await reflected(channel, request)).file_descriptor_response.file_descriptor_proto, symbol
+
+
+async def test_requests_that_fuzzing_found_are_refused_and_not_an_internal_error(
+    rig: OrchestratorRig, channel: grpc.aio.Channel
+) -> None:
+    async with AsyncClient(rig.address) as client:
+        await client.create_flow("orders", flow_spec_to_proto(chain("a", "b")))
+    flows = "headrace.api.flow.v1.FlowService"
+    requests: dict[str, Any] = {
+        f"{flows}/TailLogs": flow_pb2.TailLogsRequest(name="flows/orders", step="."),
+        f"{flows}/GetVersion": flow_pb2.GetVersionRequest(name="flows/orders/versions/\N{SUPERSCRIPT TWO}"),
+        f"{flows}/DeleteVersion": flow_pb2.DeleteVersionRequest(name="flows/orders/versions/" + "9" * 5000),
+        f"{flows}/ListHistory": flow_pb2.ListHistoryRequest(page_token="\N{SUPERSCRIPT TWO}"),
+        "google.longrunning.Operations/GetOperation": operations_pb2.GetOperationRequest(
+            name="operations/\N{SUPERSCRIPT TWO}"
+        ),
+    }
+    for method, request in requests.items():
+        call: Any = channel.unary_stream(f"/{method}")(request.SerializeToString(), timeout=5)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+    for version in ("v1", "v1alpha"):
+        call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")(timeout=5)
+        await call.write(b"\xff\xff")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, version
+    listed = await channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=5)
+    assert flows.encode() in listed
 
 
 async def test_registry_calls_pass_through_with_streams_statuses_and_deadlines(
