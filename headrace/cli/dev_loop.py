@@ -38,10 +38,12 @@ class DevLoop:
         self._show_logs = show_logs
         self._folders: list[Path] = []
         self._flow = ""
+        self._met: set[str] = set()
+        self._started: list[str] = []
         self._ran_before = False
-        self._started_here = False
         self._try_it = ""
         self._logs: asyncio.Task[None] | None = None
+        self._followed = ""
 
     async def run(self, address: str, user: str, stopping: asyncio.Event) -> int:
         """Until `stopping` is set; answers the exit status. Unavailable where no mesh answers at the beginning."""
@@ -51,7 +53,7 @@ class DevLoop:
             watch = FolderWatch(lambda: [self._file, *self._folders])
             asked: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
             changed: asyncio.Future[Any] | None = None
-            turn: asyncio.Future[Any] = asyncio.ensure_future(self._turn(client))
+            turn = self._begin_turn(client, stopping)
             try:
                 while not stopping.is_set():
                     changed = changed or asyncio.ensure_future(watch.changed())
@@ -61,10 +63,26 @@ class DevLoop:
                     self.report.saved(changed.result())
                     changed = None
                     await self._give_up(client, turn)
-                    turn = asyncio.ensure_future(self._turn(client))
+                    turn = self._begin_turn(client, stopping)
             finally:
-                await self._leave(client, [turn, asked, *([changed] if changed else [])])
+                for task in (asked, changed, self._logs):
+                    await _end(task)
+                try:
+                    await _end(turn)
+                finally:
+                    await self._stop_what_it_started(client)
         return 0
+
+    def _begin_turn(self, client: AsyncClient, stopping: asyncio.Event) -> asyncio.Future[Any]:
+        """One that fails otherwise than it may ends the session, with its error."""
+
+        def look(turn: asyncio.Future[Any]) -> None:
+            if not turn.cancelled() and turn.exception() is not None:
+                stopping.set()
+
+        turn = asyncio.ensure_future(self._turn(client))
+        turn.add_done_callback(look)
+        return turn
 
     def _read(self) -> FlowFile | None:
         """The file as it is now; what it names is watched from here on. None where it is wrong, which is told."""
@@ -73,7 +91,7 @@ class DevLoop:
         except HeadraceError as error:
             self.report.failed(error, self._ran_before)
             return None
-        self._flow = self._flow or loaded.name
+        self._flow = loaded.name
         self._folders = list(dict.fromkeys(loaded.folders.values()))
         return loaded
 
@@ -84,8 +102,10 @@ class DevLoop:
         if loaded is None:
             return
         try:
-            if not self._ran_before:
-                self._started_here = await _is_at_rest(client, loaded.name)
+            if loaded.name not in self._met:  # the first turn, or the file was given another name
+                if await _is_at_rest(client, loaded.name):
+                    self._started.append(loaded.name)
+                self._met.add(loaded.name)
             ran = await self._run(client, loaded)
             call = await sample_call(client, loaded, ran.status)
         except HeadraceError as error:
@@ -94,7 +114,9 @@ class DevLoop:
         self._ran_before = True
         self.report.ran(ran, time.monotonic() - began, call if call != self._try_it else "")
         self._try_it = call
-        if self._show_logs and (self._logs is None or self._logs.done()):
+        if self._show_logs and self._followed != loaded.name:
+            await _end(self._logs)
+            self._followed = loaded.name
             self._logs = asyncio.ensure_future(self._follow(client, loaded.name))
 
     async def _run(self, client: AsyncClient, loaded: FlowFile) -> RanFlow:
@@ -110,9 +132,7 @@ class DevLoop:
         """Ends a turn that a newer save has overtaken, and what it has begun in the mesh."""
         if turn.done():
             return
-        turn.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await turn
+        await _end(turn)
         with contextlib.suppress(HeadraceError):
             running = (await client.get_flow(self._flow)).running_operation
             if running:
@@ -132,20 +152,25 @@ class DevLoop:
                             self.report.log_line(line)
             await asyncio.sleep(LOG_PAUSE_S)
 
-    async def _leave(self, client: AsyncClient, tasks: list[asyncio.Future[Any]]) -> None:
-        for task in [*tasks, *([self._logs] if self._logs else [])]:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, HeadraceError):
-                await task
-        if not self._started_here:
-            if self._ran_before:
-                self.report.left(f"{self._flow} ran before, and runs on")
-            return
-        try:
-            await client.stop(self._flow, timeout_s=STOP_S)
-            self.report.left(f"{self._flow}: STOPPED")
-        except HeadraceError as error:
-            self.report.left(f"{self._flow} is not stopped yet: {error.message}")
+    async def _stop_what_it_started(self, client: AsyncClient) -> None:
+        for flow in sorted(self._met - {*self._started}):
+            self.report.left(f"{flow} ran before, and runs on")
+        for flow in self._started:
+            try:
+                if not await _is_at_rest(client, flow):
+                    await client.stop(flow, timeout_s=STOP_S)
+                self.report.left(f"{flow}: STOPPED")
+            except HeadraceError as error:
+                self.report.left(f"{flow} is not stopped yet: {error.message}")
+
+
+async def _end(task: asyncio.Future[Any] | None) -> None:
+    """Cancels a task and waits until it is over."""
+    if task is None:
+        return
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, HeadraceError):
+        await task
 
 
 async def _is_at_rest(client: AsyncClient, flow: str) -> bool:

@@ -75,6 +75,12 @@ def test_a_new_component_is_run_edited_broken_and_mended(tmp_path: Path) -> None
         edit(code, '"""Hello there."""', '"""Hello there."""\n\nraise SystemExit("not today")')
         assert "not today" in dev.until("failed")["error"]["message"]
 
+        edit(code, '\n\nraise SystemExit("not today")', "")
+        edit(flow, "name: hello-there", "name: hello-again")
+        renamed = dev.until("ran")
+        assert (renamed["flow"], renamed["action"]) == ("hello-again", "started")
+        assert asked(renamed["try"], {"name": "Ada"}) == (200, {"text": "Servus, Ada!"})
+
         another_session_leaves_the_first_alone(tmp_path, data, call)
         assert dev.interrupt() == 0
     assert dev.past[-1]["event"] != "left"
@@ -90,7 +96,7 @@ def another_session_leaves_the_first_alone(folder: Path, data: Path, call: str) 
         assert [event["event"] for event in dev.past] == ["pushed", "ran"]
         assert dev.interrupt() == 0
     states = {item["name"]: item["state"] for item in headrace("flow", "list", "--json", data=data).json()["flows"]}
-    assert states == {"flows/hello-there": "RUNNING", "flows/second": "STOPPED"}
+    assert states == {"flows/hello-again": "RUNNING", "flows/hello-there": "RUNNING", "flows/second": "STOPPED"}
     assert asked(call, {"name": "Ada"})[0] == 200
 
 
