@@ -82,10 +82,13 @@ def check_data(directory: DataDirectory) -> Finding:
     if owner != os.getuid():
         step = "Run headrace as its owner, or give another --data"
         return Finding("data", WARNING, f"{path} belongs to user {owner}, not to you ({os.getuid()})", step)
+    try:
+        directory.check_layout()
+    except HeadraceError as error:
+        return Finding("data", ERROR, error.message, error.next_step)
     holder = lock_holder(directory)
-    return Finding(
-        "data", OK, f"{path}, " + (f"in use by the mesh of pid {holder}" if holder else "no mesh runs on it")
-    )
+    user = f"in use by the mesh of pid {holder}" if holder else "no mesh runs on it"
+    return Finding("data", OK, f"{path}, layout {directory.read_layout() or '-'}, {user}")
 
 
 def check_disk(directory: DataDirectory) -> Finding:

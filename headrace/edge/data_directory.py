@@ -6,6 +6,7 @@
     logs/            one file a process; logs/instances/ one an instance
     broker/          store, configuration and log of the embedded nats-server
     cache/           bundles and environments, by digest
+    layout           number of this arrangement, and of what the broker's store holds
 
 Sockets need short paths (108 bytes), so they live in a directory of their own under /tmp, private to the user.
 """
@@ -30,6 +31,8 @@ DATA_VARIABLE = "HEADRACE_DATA"
 MESH_VARIABLE = "HEADRACE_MESH"
 """Set, to the data directory, in the environment of every process of a mesh."""
 DEFAULT_DATA = Path(".headrace")
+LAYOUT = 1
+"""Raised when an older Headrace could no longer read what this one writes."""
 _LOCK_PATIENCE_S = 0.3
 _SOCKET_ROOT = Path("/tmp")  # noqa: S108  owner and mode of what is made in it are checked
 
@@ -75,6 +78,10 @@ class DataDirectory:
         return self.path / "ports.json"
 
     @property
+    def layout_file(self) -> Path:
+        return self.path / "layout"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -97,7 +104,9 @@ class DataDirectory:
         return _SOCKET_ROOT / f"headrace-{os.getuid()}" / digest
 
     def create(self) -> None:
-        """Makes what is missing; InvalidInput where that cannot be, or is not ours."""
+        """Makes what is missing; InvalidInput where that cannot be, or is not ours; WrongState where a newer Headrace
+        has written it."""
+        self.check_layout()
         for folder in (self.path, self.logs, self.instance_logs, self.broker, self.cache):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +114,28 @@ class DataDirectory:
                 raise InvalidInput.at(
                     "data", str(self.path), f"cannot be used: {error.strerror}", next_step="Give --data a directory"
                 ) from error
+        if not self.layout_file.exists():
+            write_atomically(self.layout_file, b"%d\n" % LAYOUT)
         make_private(self.run.parent)
         make_private(self.run)
+
+    def read_layout(self) -> int:
+        """0 where there is none yet (or none that can be read)."""
+        try:
+            return int(self.layout_file.read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def check_layout(self) -> None:
+        """WrongState where a newer Headrace has written here: it may hold what this one would misread."""
+        found = self.read_layout()
+        if found > LAYOUT:
+            raise WrongState(
+                f"data directory {self.path} was written by a newer Headrace (layout {found}, this one knows {LAYOUT})",
+                reason="DATA_DIRECTORY_NEWER",
+                next_step="Use that Headrace, or give another --data",
+                metadata={"data": str(self.path), "layout": str(found)},
+            )
 
     def write_endpoints(self, endpoints: Endpoints) -> None:
         write_atomically(self.endpoints_file, msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")

@@ -43,6 +43,17 @@ def test_a_data_directory_that_cannot_be_used(directory: DataDirectory) -> None:
     troubled(doctor_checks.check_data(directory), ERROR, str(directory.path))
 
 
+def test_a_data_directory_of_a_newer_version(directory: DataDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    directory.path.mkdir()
+    directory.layout_file.write_text("2\n")
+    troubled(doctor_checks.check_data(directory), ERROR, "layout 2", "newer Headrace")
+    assert main.run(["up", "--data", str(directory.path)]) == 1
+    assert "newer Headrace" in capsys.readouterr().err
+    assert [path.name for path in directory.path.iterdir()] == ["layout"]  # nothing was made
+    directory.layout_file.write_text("1\n")
+    assert "layout 1" in doctor_checks.check_data(directory).found
+
+
 def test_a_port_of_the_last_run_that_is_taken(directory: DataDirectory) -> None:
     directory.path.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
