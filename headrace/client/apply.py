@@ -49,36 +49,40 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
     """Calls that need flows and components together."""
 
     async def apply(
-        self, file: FlowFile | Path | str, *, pushed: Callable[[AppliedComponent], None] | None = None
+        self,
+        file: FlowFile | Path | str,
+        *,
+        pushed: Callable[[AppliedComponent], None] | None = None,
+        validate_only: bool = False,
     ) -> AppliedFlow:
         """Makes a flow file the flow's draft, creating the flow where needed; repeating it changes nothing.
 
         A step's component that is a folder is pushed first (each folder once; `pushed` hears of it) and
         becomes `name@latest`. InvalidInput names file, line, column and field, also for what the mesh finds wrong;
         a flow that cannot be is refused before anything is pushed. Where something fails later, what was pushed stays
-        pushed and the flow is as it was.
+        pushed and the flow is as it was. With `validate_only` all of it is checked and nothing is written.
         """
         from headrace.wire.flow_file import load_flow_file  # only here: YAML takes a while to import
 
         loaded = load_flow_file(file) if isinstance(file, str | Path) else file
         await check_flow_file(loaded, self.resolve_reference)
-        components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed)
+        components = await self._push_all(list(dict.fromkeys(loaded.folders.values())), pushed, validate_only)
         references = {step: f"{components[folder].component}@latest" for step, folder in loaded.folders.items()}
         spec = with_references(loaded.spec, references)
         try:
-            flow, change = await self._make_draft(loaded.name, spec)
+            flow, change = await self._make_draft(loaded.name, spec, validate_only)
         except InvalidInput as error:
             raise loaded.located(error) from error
         return AppliedFlow(flow, change, tuple(components.values()))
 
     async def _push_all(
-        self, folders: list[Path], pushed: Callable[[AppliedComponent], None] | None
+        self, folders: list[Path], pushed: Callable[[AppliedComponent], None] | None, validate_only: bool
     ) -> dict[Path, AppliedComponent]:
         slots = asyncio.Semaphore(PUSHES_AT_ONCE)
 
         async def push(folder: Path) -> AppliedComponent:
             async with slots:
-                answer = await self.push_component(folder)
+                answer = await self.push_component(folder, validate_only=validate_only)
             revision = answer.revision
             done = AppliedComponent(revision.manifest.component, revision.number, revision.digest, answer.created)
             if pushed is not None:
@@ -94,12 +98,12 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
             components[folder] = outcome
         return components
 
-    async def _make_draft(self, name: str, spec: FlowSpec) -> tuple[flow_pb2.Flow, str]:
+    async def _make_draft(self, name: str, spec: FlowSpec, validate_only: bool) -> tuple[flow_pb2.Flow, str]:
         wanted = flow_spec_to_proto(spec)
         try:
             flow = await self.get_flow(name)
         except NotFound:
-            return await self.create_flow(name, wanted), "created"
+            return await self.create_flow(name, wanted, validate_only=validate_only), "created"
         if flow.HasField("draft"):
             present = flow.draft
         elif flow.latest_version:
@@ -108,7 +112,8 @@ class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
             present = flow_pb2.FlowSpec()
         if present.steps and flow_spec_from_proto(present) == spec:
             return flow, "unchanged"
-        return await self.update_draft(name, wanted, etag=flow.etag), "updated"
+        updated = await self.update_draft(name, wanted, etag=flow.etag, validate_only=validate_only)
+        return updated, "updated"
 
 
 def with_references(spec: FlowSpec, references: dict[str, str]) -> FlowSpec:

@@ -52,8 +52,3 @@ def _asked_for_s(error: HeadraceError) -> float:
     """How long the mesh says to wait before another attempt; 0 where it does not say."""
     told = error.metadata.get("retry_after_ms", "")
     return int(told) / 1000 if told.isdigit() else 0.0
-
-
-def was_repeated(error: HeadraceError) -> bool:
-    """Whether an earlier attempt of the same call may have done its work already."""
-    return int(error.metadata.get(ATTEMPTS_KEY, "1")) > 1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Unpack
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
-from headrace.client.calls import was_repeated
 from headrace.client.intervention_calls import InterventionCalls
 from headrace.client.operations import Progress, VerbOptions
 from headrace.client.session import PAGE_SIZE, resource
-from headrace.model.errors import AlreadyExists, NotFound
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -34,23 +32,31 @@ class StopOptions(VerbOptions, total=False):
 class FlowCalls(InterventionCalls):
     """Flow names may be given as `orders` or as `flows/orders`."""
 
-    async def create_flow(self, flow: str, spec: flow_pb2.FlowSpec, *, validate_only: bool = False) -> flow_pb2.Flow:
-        """Creates a flow with a draft. AlreadyExists if the name is taken."""
-        request = flow_pb2.CreateFlowRequest(flow_id=flow, spec=spec, validate_only=validate_only)
-        try:
-            return await self._call(self._flows().CreateFlow, request)
-        except AlreadyExists as error:
-            if not was_repeated(error):
-                raise
-            return await self.update_draft(flow, spec)  # an attempt without an answer had created it
+    async def create_flow(
+        self, flow: str, spec: flow_pb2.FlowSpec, *, validate_only: bool = False, request_id: str = ""
+    ) -> flow_pb2.Flow:
+        """Creates a flow with a draft. AlreadyExists if the name is taken (by another call than one under this id)."""
+        request = flow_pb2.CreateFlowRequest(
+            flow_id=flow, spec=spec, validate_only=validate_only, request_id=request_id
+        )
+        return await self._call(self._flows().CreateFlow, request)
 
     async def update_draft(
-        self, flow: str, spec: flow_pb2.FlowSpec, *, etag: str = "", validate_only: bool = False
+        self,
+        flow: str,
+        spec: flow_pb2.FlowSpec,
+        *,
+        fields: Sequence[str] = (),
+        etag: str = "",
+        validate_only: bool = False,
+        request_id: str = "",
     ) -> flow_pb2.Flow:
-        """Replaces the draft. With an etag that is not the flow's: Conflict."""
+        """Replaces the draft, or only those `fields` of it (`description`, `steps`, ...). With an etag that is not the
+        flow's: Conflict."""
         request = flow_pb2.UpdateDraftRequest(
-            name=resource("flows", flow), spec=spec, etag=etag, validate_only=validate_only
+            name=resource("flows", flow), spec=spec, etag=etag, validate_only=validate_only, request_id=request_id
         )
+        request.update_mask.paths.extend(fields)
         return await self._call(self._flows().UpdateDraft, request)
 
     async def get_flow(self, flow: str) -> flow_pb2.Flow:
@@ -66,14 +72,10 @@ class FlowCalls(InterventionCalls):
 
         return await self._collect(page)
 
-    async def delete_flow(self, flow: str, *, etag: str = "") -> None:
+    async def delete_flow(self, flow: str, *, etag: str = "", request_id: str = "") -> None:
         """Deletes a stopped flow with its versions. WrongState while it runs."""
-        request = flow_pb2.DeleteFlowRequest(name=resource("flows", flow), etag=etag)
-        try:
-            await self._call(self._flows().DeleteFlow, request)
-        except NotFound as error:
-            if not was_repeated(error):
-                raise
+        request = flow_pb2.DeleteFlowRequest(name=resource("flows", flow), etag=etag, request_id=request_id)
+        await self._call(self._flows().DeleteFlow, request)
 
     async def get_version(self, flow: str, number: int) -> flow_pb2.Version:
         request = flow_pb2.GetVersionRequest(name=f"{resource('flows', flow)}/versions/{number}")

@@ -100,6 +100,7 @@ class LetterCalls(Session):
             return
         request = kind(parent=parent, names=names, all=True, step=step, reason=reason)
         while True:
+            request.request_id = ""  # each is a request of its own
             answer = await self._call(method, request, timeout_s=WORK_TIMEOUT_S)
             yield answer
             done = getattr(answer, "replayed", 0) or getattr(answer, "discarded", 0)

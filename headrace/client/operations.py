@@ -33,6 +33,8 @@ class VerbOptions(TypedDict, total=False):
     """The operation's own limit, seconds; each verb has its default. Past it the operation fails."""
     request_id: str
     """The same id answers the same operation, also of an earlier process; one is drawn where none is given."""
+    etag: str
+    """The flow's as it was read: Conflict where somebody changed it since."""
 
 
 class OperationCalls(Session):
@@ -47,6 +49,7 @@ class OperationCalls(Session):
     ) -> Any:
         """A call that begins an operation on a flow."""
         request.request_id = options.get("request_id", "")
+        request.etag = options.get("etag", "")
         request.timeout.FromMilliseconds(int(options.get("timeout_s", default_s) * 1000))
         if self.queue_s > 0:
             request.wait_for_running = True

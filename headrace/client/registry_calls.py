@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from headrace.client.session import PAGE_SIZE, Session, resource
+from headrace.client.session import PAGE_SIZE, Session, new_request_id, resource
 
 CHUNK_BYTES = 512 * 1024
 PUSH_TIMEOUT_S = 120.0
@@ -16,8 +16,11 @@ PUSH_TIMEOUT_S = 120.0
 class RegistryCalls(Session):
     """Push, list, read, tag and delete."""
 
-    async def push_component(self, folder: Path | str) -> registry_pb2.PushRevisionResponse:
-        """Packs a component's folder and pushes it; `created` is false when equal content was there already.
+    async def push_component(
+        self, folder: Path | str, *, validate_only: bool = False
+    ) -> registry_pb2.PushRevisionResponse:
+        """Packs a component's folder and pushes it; `created` is false when equal content was there already. With
+        `validate_only` nothing is stored, and the answer is the revision as it would be.
 
         Writes the lock of its requirements and the schemas of its typed functions into the bundle (not into
         the folder). InvalidInput when the folder is no component.
@@ -26,16 +29,26 @@ class RegistryCalls(Session):
 
         packed = await asyncio.to_thread(prepare_bundle, Path(folder))
         try:
-            return await self.push_bundle(packed.path, component=packed.component, digest=packed.digest)
+            return await self.push_bundle(
+                packed.path, component=packed.component, digest=packed.digest, validate_only=validate_only
+            )
         finally:
             packed.remove()
 
-    async def push_bundle(self, path: Path, *, component: str, digest: str) -> registry_pb2.PushRevisionResponse:
+    async def push_bundle(
+        self, path: Path, *, component: str, digest: str, validate_only: bool = False, request_id: str = ""
+    ) -> registry_pb2.PushRevisionResponse:
         """Pushes a packed bundle (gzip-compressed tar) as it is. Repeating it is harmless."""
         stub = self._registry()
+        header = registry_pb2.PushHeader(
+            component=component,
+            digest=digest,
+            validate_only=validate_only,
+            request_id=request_id or new_request_id(),
+        )
 
         async def once(remaining_s: float) -> registry_pb2.PushRevisionResponse:
-            return await stub.PushRevision(_parts(path, component, digest), timeout=remaining_s)
+            return await stub.PushRevision(_parts(path, header), timeout=remaining_s, metadata=self._metadata)
 
         return await self._attempt(once, PUSH_TIMEOUT_S)
 
@@ -76,13 +89,20 @@ class RegistryCalls(Session):
         request = registry_pb2.ResolveReferenceRequest(reference=reference)
         return await self._call(self._registry().ResolveReference, request)
 
-    async def tag_revision(self, component: str, number: int, tag: str) -> registry_pb2.Revision:
-        request = registry_pb2.TagRevisionRequest(name=revision_name(component, number), tag=tag)
+    async def tag_revision(
+        self, component: str, number: int, tag: str, *, etag: str = "", request_id: str = ""
+    ) -> registry_pb2.Revision:
+        """Points a tag at a revision. With an etag that is not the component's: Conflict."""
+        request = registry_pb2.TagRevisionRequest(
+            name=revision_name(component, number), tag=tag, etag=etag, request_id=request_id
+        )
         return await self._call(self._registry().TagRevision, request)
 
-    async def delete_revision(self, component: str, number: int) -> None:
+    async def delete_revision(self, component: str, number: int, *, etag: str = "", request_id: str = "") -> None:
         """Deletes a revision that nobody pins; WrongState names those who do."""
-        request = registry_pb2.DeleteRevisionRequest(name=revision_name(component, number))
+        request = registry_pb2.DeleteRevisionRequest(
+            name=revision_name(component, number), etag=etag, request_id=request_id
+        )
         await self._call(self._registry().DeleteRevision, request)
 
     async def purge_revisions(
@@ -107,8 +127,7 @@ def revision_name(component: str, number: int) -> str:
     return f"{resource('components', component)}/revisions/{number}"
 
 
-async def _parts(path: Path, component: str, digest: str) -> AsyncIterator[registry_pb2.PushRevisionRequest]:
-    header = registry_pb2.PushHeader(component=component, digest=digest)
+async def _parts(path: Path, header: registry_pb2.PushHeader) -> AsyncIterator[registry_pb2.PushRevisionRequest]:
     yield registry_pb2.PushRevisionRequest(header=header)
     with open(path, "rb") as bundle:
         while chunk := bundle.read(CHUNK_BYTES):

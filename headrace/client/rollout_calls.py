@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
-from headrace.client.calls import was_repeated
 from headrace.client.operations import OperationCalls, Progress, VerbOptions
 from headrace.client.session import resource
-from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.errors import InvalidInput
 
 READY_TIMEOUT_S = 120.0
 WARM_SWITCH = "WARM_SWITCH"
@@ -26,6 +25,8 @@ class RolloutOptions(VerbOptions, total=False):
     """`WARM_SWITCH` (the default) or `RESTART`."""
     strict_order: bool
     """WARM_SWITCH only: the new trigger waits until the old deployment has drained."""
+    validate_only: bool
+    """All checks, nothing written."""
 
 
 class RolloutCalls(OperationCalls):
@@ -70,26 +71,38 @@ class RolloutCalls(OperationCalls):
         request = flow_pb2.RollbackFlowRequest(name=resource("flows", flow), version=version)
         return await self._begin(self._flows().RollbackFlow, _filled(request, options), options, READY_TIMEOUT_S)
 
-    async def draft_from(self, flow: str, version: int, *, etag: str = "") -> flow_pb2.Flow:
+    async def draft_from(self, flow: str, version: int, *, etag: str = "", request_id: str = "") -> flow_pb2.Flow:
         """Makes a version the draft again."""
-        request = flow_pb2.UpdateDraftRequest(name=resource("flows", flow), from_version=version, etag=etag)
+        request = flow_pb2.UpdateDraftRequest(
+            name=resource("flows", flow), from_version=version, etag=etag, request_id=request_id
+        )
         return await self._call(self._flows().UpdateDraft, request)
 
     async def upgrade_draft(
-        self, flow: str, *, components: Sequence[str] = (), etag: str = ""
+        self,
+        flow: str,
+        *,
+        components: Sequence[str] = (),
+        etag: str = "",
+        validate_only: bool = False,
+        request_id: str = "",
     ) -> flow_pb2.UpgradeDraftResponse:
         """Writes the newest revisions of the components (all, or those named) into the draft, as exact pins."""
-        request = flow_pb2.UpgradeDraftRequest(name=resource("flows", flow), components=components, etag=etag)
+        request = flow_pb2.UpgradeDraftRequest(
+            name=resource("flows", flow),
+            components=components,
+            etag=etag,
+            validate_only=validate_only,
+            request_id=request_id,
+        )
         return await self._call(self._flows().UpgradeDraft, request)
 
-    async def delete_version(self, flow: str, version: int, *, etag: str = "") -> None:
+    async def delete_version(self, flow: str, version: int, *, etag: str = "", request_id: str = "") -> None:
         """Deletes a version that is not in use: WrongState says who uses it."""
-        request = flow_pb2.DeleteVersionRequest(name=f"{resource('flows', flow)}/versions/{version}", etag=etag)
-        try:
-            await self._call(self._flows().DeleteVersion, request)
-        except NotFound as error:
-            if not was_repeated(error):
-                raise
+        request = flow_pb2.DeleteVersionRequest(
+            name=f"{resource('flows', flow)}/versions/{version}", etag=etag, request_id=request_id
+        )
+        await self._call(self._flows().DeleteVersion, request)
 
     async def _rolled_out(
         self, operation: Any, options: RolloutOptions, progress: Progress | None
@@ -109,4 +122,5 @@ def _filled(request: _Request, options: RolloutOptions) -> Any:
     except ValueError:
         raise InvalidInput.at("strategy", strategy, f"is not a strategy; use {WARM_SWITCH} or {RESTART}") from None
     request.strict_order = options.get("strict_order", False)
+    request.validate_only = options.get("validate_only", False)
     return request

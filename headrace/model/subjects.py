@@ -265,6 +265,11 @@ def answer_bucket(workspace: str) -> str:
     return f"hr_{workspace}_answers"
 
 
+def request_bucket(workspace: str) -> str:
+    """Answers kept for request ids, with a TTL; of orchestrator and registry."""
+    return f"hr_{workspace}_requests"
+
+
 def lease_bucket(workspace: str) -> str:
     return f"hr_{workspace}_lease"
 

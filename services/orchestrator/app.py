@@ -22,6 +22,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
+from headrace.edge.request_book import RequestBook
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model import subjects
@@ -109,7 +110,10 @@ class OrchestratorApp:
         )
         self._lease = lease = Lease(connection, settings.workspace, epochs, name=settings.name)
         assets = JetStreamAssets(connection, guard=lease.check)
-        stores = await Stores.open(connection, settings.workspace, lease.check)
+        stores, requests = await asyncio.gather(
+            Stores.open(connection, settings.workspace, lease.check),
+            RequestBook.open(connection, settings.workspace, lease.check),
+        )
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
         resolver = Resolver(registry, stores, clock, settings.ack_wait_s)
@@ -134,26 +138,18 @@ class OrchestratorApp:
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
-        server.add(
-            flow_pb2_grpc.add_FlowServiceServicer_to_server,
-            FlowRpc(service, Rollouts(service), mesh, history, self._stopping),
-            "headrace.api.flow.v1.FlowService",
-        )
+        flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping)
+        server.add(flow_pb2_grpc.add_FlowServiceServicer_to_server, flows, "headrace.api.flow.v1.FlowService")
+        given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
         server.add(
             dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server,
-            DeadLetterRpc(letters, worker, doubts, reader, self._stopping),
+            given_up,
             "headrace.api.deadletter.v1.DeadLetterService",
         )
-        server.add(
-            hop_pb2_grpc.add_HopServiceServicer_to_server,
-            HopRpc(service, connection),
-            "headrace.api.hop.v1.HopService",
-        )
-        server.add(
-            operations_pb2_grpc.add_OperationsServicer_to_server,
-            OperationsRpc(service, OperationView(reader, observer), self._stopping),
-            "google.longrunning.Operations",
-        )
+        hops = HopRpc(service, connection)
+        server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
+        operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
+        server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)

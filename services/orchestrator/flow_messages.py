@@ -116,7 +116,9 @@ def operation_message(
         draining=draining,
         difference=difference,
     )
-    message = operations_pb2.Operation(name=f"operations/{document.id}", done=document.done, metadata=_packed(metadata))
+    message = operations_pb2.Operation(
+        name=f"operations/{document.id}" if document.id else "", done=document.done, metadata=_packed(metadata)
+    )
     if document.failure is not None:
         message.error.CopyFrom(failure_status(document.failure))
     elif document.done:

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
 from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
@@ -26,9 +28,11 @@ from services.orchestrator.domain.documents import (
     change,
     encode,
     flow_key,
+    marked,
     operation_of,
     version_key,
 )
+from services.orchestrator.domain.draft_mask import masked
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.history import noted
 from services.orchestrator.domain.tick_plan import tick_key
@@ -37,6 +41,7 @@ from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import CAS_PAUSES_S, Stores, keeps_changing
+from services.orchestrator.verb_call import PLAIN_CALL, VerbCall
 from services.orchestrator.verb_queue import VerbQueue
 from services.orchestrator.wall_clock import WallClock
 
@@ -63,11 +68,14 @@ class FlowService:
     def __post_init__(self) -> None:
         self.turns = VerbQueue(self.stores, self.loops)
 
-    async def create(self, name: str, spec: FlowSpec, *, validate_only: bool) -> FlowDocument:
+    async def create(self, name: str, spec: FlowSpec, *, validate_only: bool, mark: str = "") -> FlowDocument:
+        """AlreadyExists where the name is taken, unless it is by the call with this mark."""
         check_name("flow_id", name)
         check_flow(spec)
         document = FlowDocument(name, spec.type, self.clock.now(), draft=spec)
-        if await self.stores.flow(name) is not None:
+        if (present := await self.stores.flow(name)) is not None:
+            if mark and mark in present[0].requests:
+                return present[0]
             raise self._taken(name)
         if validate_only:
             return document
@@ -79,8 +87,9 @@ class FlowService:
                 assets_generation=before.assets_generation,
                 history_next=before.history_next,
                 history=before.history,
+                requests=before.requests,
             )
-        document = change(document, leader_epoch=self.reader.epoch())
+        document = marked(change(document, leader_epoch=self.reader.epoch()), mark)
         document = noted(None, document, current_caller(), self.clock.now())
         try:
             await self.stores.flows.create(flow_key(name), encode(document))
@@ -95,19 +104,40 @@ class FlowService:
             f"there is a flow {name!r} already", next_step=f"Change its draft: headrace flow apply FILE (flows/{name})"
         )
 
-    async def update_draft(self, name: str, spec: FlowSpec, etag: str, *, validate_only: bool) -> FlowDocument:
-        check_flow(spec)
+    async def update_draft(
+        self,
+        name: str,
+        spec: FlowSpec,
+        etag: str,
+        *,
+        validate_only: bool,
+        fields: frozenset[str] = frozenset(),
+        mark: str = "",
+    ) -> FlowDocument:
+        """With `fields` only those of the draft (of the newest version, where there is none) become the spec's."""
 
         async def edit(document: FlowDocument) -> FlowDocument:
             flow_verbs.check_etag(document, etag)
-            return flow_verbs.set_draft(document, spec)
+            wanted = masked(await self._masked(document), spec, fields) if fields else spec
+            check_flow(wanted)
+            return flow_verbs.set_draft(document, wanted)
 
+        if not fields:
+            check_flow(spec)
         if validate_only:
             return await edit((await self.stores.existing_flow(name))[0])
-        return await self.stores.change_flow(name, edit)
+        return await self.stores.change_flow(name, edit, mark=mark)
 
-    async def delete(self, name: str, etag: str) -> None:
+    async def _masked(self, document: FlowDocument) -> FlowSpec:
+        """What an update of some fields begins with."""
+        if document.draft is not None:
+            return document.draft
+        return (await self.reader.version(document.flow, flow_verbs.pick_version(document, 0))).spec
+
+    async def delete(self, name: str, etag: str, mark: str = "") -> None:
         """Deletes a stopped flow: its stream (refused while messages wait), versions, pins, route."""
+        if mark and await self._was_deleted_by(name, mark):
+            return
         await self._settled(name)
         for pause_s in CAS_PAUSES_S:
             document, revision = await self.stores.existing_flow(name)
@@ -115,7 +145,7 @@ class FlowService:
             flow_verbs.check_idle(document, "delete")
             await self._check_empty(document)
             route_revision = (await self.stores.route(name))[1]
-            await self.stores.remember_deleted(document)
+            await self.stores.remember_deleted(document, mark)
             try:
                 await self.stores.flows.delete(flow_key(name), revision)
             except Conflict:  # its history was just written down
@@ -141,6 +171,13 @@ class FlowService:
         self.reader.forget(name)
         self.loops.wake(name)
 
+    async def _was_deleted_by(self, name: str, mark: str) -> bool:
+        """Whether the call with this mark deleted the flow; one that was made since carries its marks."""
+        present, before = await self.stores.flow(name), await self.stores.deleted_flow(name)
+        if present is not None:
+            return mark in present[0].requests
+        return before is not None and mark in before.requests
+
     async def _check_empty(self, document: FlowDocument) -> None:
         """WrongState while the flow keeps messages or dead letters."""
         name = document.flow
@@ -160,9 +197,7 @@ class FlowService:
                 next_step=f"Replay them, or delete them: headrace dead-letters discard {name} --all --yes",
             )
 
-    async def start(
-        self, name: str, version: int, request_id: str, timeout_s: float, wait_s: float = 0.0
-    ) -> OperationDocument:
+    async def start(self, name: str, version: int, timeout_s: float, call: VerbCall = PLAIN_CALL) -> OperationDocument:
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             if document.state != FlowState.STOPPED:
                 raise wrong_state(name, document.state, "start")
@@ -172,49 +207,62 @@ class FlowService:
             return change(changed, listens=listens(await self.resolver.check(spec)))
 
         limit = limit_of("timeout", timeout_s, START_LIMIT_S)
-        return await self.begin(name, "start", request_id, limit, edit, wait_s=wait_s)
+        return await self.begin(name, "start", limit, edit, call)
 
-    async def stop(
-        self, name: str, mode: str, request_id: str, timeout_s: float, wait_s: float = 0.0
-    ) -> OperationDocument:
+    async def stop(self, name: str, mode: str, timeout_s: float, call: VerbCall = PLAIN_CALL) -> OperationDocument:
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             return flow_verbs.begin_stop(document, mode, intent)[0]
 
         limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
-        return await self.begin(name, "stop", request_id, limit, edit, overtakes=True, wait_s=wait_s)
+        return await self.begin(name, "stop", limit, edit, call, overtakes=True)
 
     async def begin(
         self,
         name: str,
         verb: str,
-        request_id: str,
         limit_s: float,
         edit: Callable[[FlowDocument, OperationIntent], Awaitable[FlowDocument]],
+        call: VerbCall,
         *,
         overtakes: bool = False,
-        wait_s: float = 0.0,
     ) -> OperationDocument:
         """Begins an operation by one compare-and-set of the flow document, or answers the one that the same
         request id began. `edit` decides; it may be called again when somebody else was faster.
 
-        With `wait_s` it waits so long, in order of arrival, for the operation that is at work."""
-        if wait_s > 0:
-            known = (await self._intent(name, verb, request_id, limit_s))[1]
+        With `wait_s` it waits so long, in order of arrival, for the operation that is at work. With `validate_only`
+        it answers what would be begun, as an operation without an id."""
+        if call.wait_s > 0 and not call.validate_only:
+            known = (await self._intent(name, verb, call.request_id, limit_s))[1]
             if known is not None:
                 return known
-            async with self.turns.turn(name, verb, wait_s):
-                return await self.begin(name, verb, request_id, limit_s, edit, overtakes=overtakes)
-        intent, known = await self._intent(name, verb, request_id, limit_s)
-        if known is not None:
+            async with self.turns.turn(name, verb, call.wait_s):
+                now = VerbCall(call.request_id, call.etag)
+                return await self.begin(name, verb, limit_s, edit, now, overtakes=overtakes)
+        intent, known = await self._intent(name, verb, call.request_id, limit_s)
+        if known is not None and not call.validate_only:
             return known
         if not overtakes:
             await self._settled(name)
 
         async def decide(document: FlowDocument) -> FlowDocument:
-            begun = document.operation is not None and document.operation.id == intent.id
-            return document if begun else await edit(document, intent)
+            if document.operation is not None and document.operation.id == intent.id:
+                return document
+            flow_verbs.check_etag(document, call.etag)
+            return await edit(document, intent)
 
-        return await self._decided(name, await self.stores.change_flow(name, decide), intent)
+        if call.validate_only:
+            return would_begin(await decide((await self.stores.existing_flow(name))[0]), intent)
+        try:
+            document = await self.stores.change_flow(name, decide)
+        except Conflict:
+            # Perhaps it lost against a call under the same request id.
+            document, _ = await self.stores.existing_flow(name)
+            if document.operation is None or document.operation.id != intent.id:
+                known = (await self._intent(name, verb, call.request_id, limit_s))[1]
+                if known is None:
+                    raise
+                return known
+        return await self._decided(name, document, intent)
 
     async def _intent(
         self, name: str, verb: str, request_id: str, limit_s: float
@@ -274,6 +322,12 @@ class FlowService:
                 if intent.id == identifier:
                     return operation_of(document.flow, intent)
         raise NotFound(f"there is no operation {identifier!r}", reason="OPERATION_NOT_FOUND")
+
+
+def would_begin(document: FlowDocument, intent: OperationIntent) -> OperationDocument:
+    """An operation that nobody began: what it would have been."""
+    begun = operation_of(document.flow, document.operation or intent)
+    return msgspec.structs.replace(begun, id="", done=True, message="valid: nothing was written")
 
 
 def limit_of(field: str, value: float, default: float) -> float:

@@ -14,6 +14,7 @@ from services.orchestrator.domain.flow_states import SUSPENDED_STATES
 from services.orchestrator.domain.flow_verbs import check_free
 from services.orchestrator.domain.snapshot import DeploymentView
 from services.orchestrator.flow_service import START_LIMIT_S, STOP_LIMIT_S, FlowService, limit_of
+from services.orchestrator.verb_call import PLAIN_CALL, VerbCall
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Interventions:
     flows: FlowService
 
     async def suspend(
-        self, name: str, request_id: str, timeout_s: float, max_time_s: float, max_messages: int, wait_s: float
+        self, name: str, timeout_s: float, max_time_s: float, max_messages: int, call: VerbCall = PLAIN_CALL
     ) -> OperationDocument:
         if max_time_s and not 0 < max_time_s <= suspension.LONGEST_TIME_S:
             raise InvalidInput.at("max_time", max_time_s, f"is not between 0 and {suspension.LONGEST_TIME_S:g} s")
@@ -39,18 +40,18 @@ class Interventions:
             )
 
         limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
-        return await self.flows.begin(name, "suspend", request_id, limit, edit, wait_s=wait_s)
+        return await self.flows.begin(name, "suspend", limit, edit, call)
 
-    async def resume(self, name: str, request_id: str, timeout_s: float, wait_s: float) -> OperationDocument:
+    async def resume(self, name: str, timeout_s: float, call: VerbCall = PLAIN_CALL) -> OperationDocument:
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
             check_free(document, "resume")
             return suspension.begin_resume(document, intent)
 
         limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
-        return await self.flows.begin(name, "resume", request_id, limit, edit, wait_s=wait_s)
+        return await self.flows.begin(name, "resume", limit, edit, call)
 
     async def scale(
-        self, name: str, step: str, replicas: int, request_id: str, timeout_s: float, wait_s: float
+        self, name: str, step: str, replicas: int, timeout_s: float, call: VerbCall = PLAIN_CALL
     ) -> OperationDocument:
         scaling.check_replicas(replicas)
 
@@ -61,10 +62,10 @@ class Interventions:
             return scaling.begin_scale(document, plan, intent)
 
         limit = limit_of("timeout", timeout_s, START_LIMIT_S)
-        return await self.flows.begin(name, "scale", request_id, limit, edit, wait_s=wait_s)
+        return await self.flows.begin(name, "scale", limit, edit, call)
 
     async def resolve_drain(
-        self, name: str, number: int, choice: str, request_id: str, timeout_s: float, wait_s: float
+        self, name: str, number: int, choice: str, timeout_s: float, call: VerbCall = PLAIN_CALL
     ) -> OperationDocument:
         incarnation = secrets.randbelow(2**32 - 1) + 1
 
@@ -80,7 +81,7 @@ class Interventions:
             return parked_choice.begin_choice(document, view, intent)
 
         limit = limit_of("timeout", timeout_s, STOP_LIMIT_S)
-        return await self.flows.begin(name, drain_choice.VERB, request_id, limit, edit, wait_s=wait_s)
+        return await self.flows.begin(name, drain_choice.VERB, limit, edit, call)
 
 
 def check_free_for_choice(document: FlowDocument) -> None:

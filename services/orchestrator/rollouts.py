@@ -27,6 +27,7 @@ from services.orchestrator.domain.documents import (
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.resolution import make_plan, pinned_spec
+from services.orchestrator.verb_call import PLAIN_CALL, VerbCall
 
 
 @dataclass
@@ -35,14 +36,11 @@ class Rollouts:
 
     flows: FlowService
 
-    async def publish(
-        self, name: str, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
-    ) -> OperationDocument:
+    async def publish(self, name: str, rollout: Rollout, call: VerbCall = PLAIN_CALL) -> OperationDocument:
         """The draft becomes a version; WrongState UNCHANGED where the running deployment is that already."""
         flows = self.flows
 
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
-            flow_verbs.check_etag(document, etag)
             changed, _ = rollout_verbs.begin_publish(document, intent, rollout)
             draft = document.draft
             assert draft is not None
@@ -51,29 +49,27 @@ class Rollouts:
                 running = await self._running(document)
                 rollout_verbs.check_takeover(document, running, draft, rollout.strategy)
                 await self._refuse_unchanged(document, running, draft, found)
-            await self._write_version(name, changed.latest_version, draft)
+            if not call.validate_only:
+                await self._write_version(name, changed.latest_version, draft)
             return changed
 
-        return await flows.begin(name, "publish", request_id, rollout.limit_s, edit, wait_s=wait_s)
+        return await flows.begin(name, "publish", rollout.limit_s, edit, call)
 
-    async def restart(
-        self, name: str, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
-    ) -> OperationDocument:
+    async def restart(self, name: str, rollout: Rollout, call: VerbCall = PLAIN_CALL) -> OperationDocument:
         """A new deployment of the running version, its references resolved afresh."""
         flows = self.flows
 
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
-            flow_verbs.check_etag(document, etag)
             flow_verbs.check_running(document, "restart")
             spec = (await flows.reader.version(name, document.active_version)).spec
             changed, _ = rollout_verbs.begin_restart(document, spec, intent, rollout)
             await flows.resolver.check(spec)
             return changed
 
-        return await flows.begin(name, "restart", request_id, rollout.limit_s, edit, wait_s=wait_s)
+        return await flows.begin(name, "restart", rollout.limit_s, edit, call)
 
     async def rollback(
-        self, name: str, version: int, etag: str, request_id: str, rollout: Rollout, wait_s: float = 0.0
+        self, name: str, version: int, rollout: Rollout, call: VerbCall = PLAIN_CALL
     ) -> OperationDocument:
         """A deployment of a version with the digests it last ran with."""
         if version <= 0:
@@ -81,7 +77,6 @@ class Rollouts:
         flows = self.flows
 
         async def edit(document: FlowDocument, intent: OperationIntent) -> FlowDocument:
-            flow_verbs.check_etag(document, etag)
             source = rollout_verbs.rollback_source(document, version)
             spec = (await flows.reader.version(name, version)).spec
             changed, _ = rollout_verbs.begin_rollback(document, version, spec, intent, rollout)
@@ -90,20 +85,24 @@ class Rollouts:
             found = await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
             return change(changed, listens=listens(found)) if document.state == FlowState.STOPPED else changed
 
-        return await flows.begin(name, "rollback", request_id, rollout.limit_s, edit, wait_s=wait_s)
+        return await flows.begin(name, "rollback", rollout.limit_s, edit, call)
 
-    async def draft_from(self, name: str, version: int, etag: str, *, validate_only: bool) -> FlowDocument:
+    async def draft_from(
+        self, name: str, version: int, etag: str, *, validate_only: bool, mark: str = ""
+    ) -> FlowDocument:
         """A version becomes the draft again."""
         document, _ = await self.flows.stores.existing_flow(name)
         flow_verbs.pick_version(document, version)
         spec = (await self.flows.reader.version(name, version)).spec
-        return await self.flows.update_draft(name, spec, etag, validate_only=validate_only)
+        return await self.flows.update_draft(name, spec, etag, validate_only=validate_only, mark=mark)
 
     async def upgrade_draft(
-        self, name: str, components: list[str], etag: str, *, validate_only: bool
+        self, name: str, components: list[str], etag: str, *, validate_only: bool, mark: str = ""
     ) -> tuple[FlowDocument, dict[str, str]]:
         """Newest revisions as exact references; answers what was changed per step (nothing is written then)."""
         document, _ = await self.flows.stores.existing_flow(name)
+        if mark and mark in document.requests:
+            return document, {}
         flow_verbs.check_etag(document, etag)
         spec = await self._base_of_draft(document)
         used = {parse_reference("component", step.component).component for step in spec.steps}
@@ -126,9 +125,10 @@ class Rollouts:
         upgraded = msgspec.structs.replace(spec, steps=tuple(steps))
         await self.flows.resolver.check(upgraded)
         etag = etag or flow_verbs.etag_of(document)
-        return await self.flows.update_draft(name, upgraded, etag, validate_only=validate_only), changes
+        written = await self.flows.update_draft(name, upgraded, etag, validate_only=validate_only, mark=mark)
+        return written, changes
 
-    async def delete_version(self, name: str, version: int, etag: str) -> None:
+    async def delete_version(self, name: str, version: int, etag: str, mark: str = "") -> None:
         """First decided in the flow document, then pins and the version go: a killed delete leaves pins only."""
         stores = self.flows.stores
 
@@ -138,7 +138,7 @@ class Rollouts:
             used = frozenset(plan.version for plan in plans if plan is not None)
             return rollout_verbs.delete_version(document, version, used)
 
-        await stores.change_flow(name, edit)
+        await stores.change_flow(name, edit, mark=mark)
         await stores.unpin(name, f"v{version}")
         await stores.flows.delete(version_key(name, version))
         self.flows.reader.forget(name)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
+from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
 from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
@@ -36,8 +37,10 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
         worker: LetterWorker,
         doubts: DoubtRecords,
         reader: SnapshotReader,
+        requests: RequestBook,
         stopping: asyncio.Event,
     ) -> None:
+        self._requests = requests
         self._doubts = doubts
         self._letters = letters
         self._worker = worker
@@ -74,29 +77,37 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     async def ReplayDeadLetters(  # type: ignore[override]
         self, request: dead_letter_pb2.ReplayDeadLettersRequest, context: Any
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
-        flow, selection = await self._selection(request)
-        report = await self._worker.run(flow, REPLAY, selection)
-        return dead_letter_pb2.ReplayDeadLettersResponse(
-            replayed=report.done,
-            replays=[replay_message(flow, told) for told in report.replays],
-            refusals=_refusals(flow, report),
-            remaining=report.remaining,
-            through=selection.through,
-            after=report.after,
-        )
+        async def replay(ticket: Ticket) -> dead_letter_pb2.ReplayDeadLettersResponse:
+            flow, selection = await self._selection(request, ticket)
+            report = await self._worker.run(flow, REPLAY, selection)
+            return dead_letter_pb2.ReplayDeadLettersResponse(
+                replayed=report.done,
+                replays=[replay_message(flow, told) for told in report.replays],
+                refusals=_refusals(flow, report),
+                remaining=report.remaining,
+                through=selection.through,
+                after=report.after,
+            )
+
+        kind = dead_letter_pb2.ReplayDeadLettersResponse
+        return await self._requests.once("DeadLetterService/ReplayDeadLetters", request, kind, replay)
 
     async def DiscardDeadLetters(  # type: ignore[override]
         self, request: dead_letter_pb2.DiscardDeadLettersRequest, context: Any
     ) -> dead_letter_pb2.DiscardDeadLettersResponse:
-        flow, selection = await self._selection(request)
-        report = await self._worker.run(flow, DISCARD, selection)
-        return dead_letter_pb2.DiscardDeadLettersResponse(
-            discarded=report.done,
-            refusals=_refusals(flow, report),
-            remaining=report.remaining,
-            through=selection.through,
-            after=report.after,
-        )
+        async def discard(ticket: Ticket) -> dead_letter_pb2.DiscardDeadLettersResponse:
+            flow, selection = await self._selection(request, ticket)
+            report = await self._worker.run(flow, DISCARD, selection)
+            return dead_letter_pb2.DiscardDeadLettersResponse(
+                discarded=report.done,
+                refusals=_refusals(flow, report),
+                remaining=report.remaining,
+                through=selection.through,
+                after=report.after,
+            )
+
+        kind = dead_letter_pb2.DiscardDeadLettersResponse
+        return await self._requests.once("DeadLetterService/DiscardDeadLetters", request, kind, discard)
 
     async def ListInDoubt(  # type: ignore[override]
         self, request: dead_letter_pb2.ListInDoubtRequest, context: Any
@@ -131,7 +142,9 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
         return counts_message(view, document.letters, self._reader.letter_limits), document.letters
 
     async def _selection(
-        self, request: dead_letter_pb2.ReplayDeadLettersRequest | dead_letter_pb2.DiscardDeadLettersRequest
+        self,
+        request: dead_letter_pb2.ReplayDeadLettersRequest | dead_letter_pb2.DiscardDeadLettersRequest,
+        ticket: Ticket,
     ) -> tuple[str, Selection]:
         flow = flow_of(request.parent, "parent")
         await self._reader.stores.existing_flow(flow)
@@ -149,7 +162,9 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
         if not request.all:
             return flow, Selection(tuple(sorted({_number(flow, name) for name in request.names})))
         newest = (await self._letters.bounds(flow))[1]
-        through = min(request.through or newest, newest)
+        # A repeat works on the letters of the first call, and not on those that failed since.
+        through = int(ticket.note or min(request.through or newest, newest))
+        await ticket.write(str(through))
         return flow, Selection((), LetterFilter(request.step, request.reason), request.after, through)
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
+from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page, bounded
@@ -32,7 +33,7 @@ from services.orchestrator.rpc_history import HistoryRpc
 from services.orchestrator.rpc_interventions import InterventionRpc
 from services.orchestrator.rpc_rollouts import RolloutRpc, flow_of
 from services.orchestrator.rpc_watches import WatchRpc
-from services.orchestrator.verb_queue import queue_limit
+from services.orchestrator.verb_call import verb_call
 
 STATUS_EVERY_S = 5.0
 # Counts of waiting messages change without a report: they are looked at this often while somebody watches.
@@ -47,8 +48,10 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         rollouts: Rollouts,
         mesh: MeshView,
         history: HistoryReader,
+        requests: RequestBook,
         stopping: asyncio.Event,
     ) -> None:
+        self._requests = requests
         self._history = history
         self._service = service
         self._rollouts = rollouts
@@ -59,7 +62,13 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
 
     async def CreateFlow(self, request: flow_pb2.CreateFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
         spec = flow_spec_from_proto(request.spec)
-        return flow_message(await self._service.create(request.flow_id, spec, validate_only=request.validate_only))
+
+        async def create(ticket: Ticket) -> flow_pb2.Flow:
+            return flow_message(
+                await self._service.create(request.flow_id, spec, validate_only=request.validate_only, mark=ticket.mark)
+            )
+
+        return await self._requests.once("FlowService/CreateFlow", request, flow_pb2.Flow, create)
 
     async def GetFlow(self, request: flow_pb2.GetFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
         document, _ = await self._service.stores.existing_flow(flow_of(request.name))
@@ -76,22 +85,24 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
     async def DeleteFlow(  # type: ignore[override]
         self, request: flow_pb2.DeleteFlowRequest, context: Any
     ) -> flow_pb2.DeleteFlowResponse:
-        await self._service.delete(flow_of(request.name), request.etag)
-        return flow_pb2.DeleteFlowResponse()
+        flow = flow_of(request.name)
+
+        async def delete(ticket: Ticket) -> flow_pb2.DeleteFlowResponse:
+            await self._service.delete(flow, request.etag, ticket.mark)
+            return flow_pb2.DeleteFlowResponse()
+
+        return await self._requests.once("FlowService/DeleteFlow", request, flow_pb2.DeleteFlowResponse, delete)
 
     async def StartFlow(self, request: flow_pb2.StartFlowRequest, context: Any) -> Any:  # type: ignore[override]
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.start(
-            flow_of(request.name), request.version, request.request_id, timeout_s, queue_limit(request, context)
-        )
+        call = verb_call(request, context)
+        operation = await self._service.start(flow_of(request.name), request.version, timeout_s, call)
         return operation_message(operation)
 
     async def StopFlow(self, request: flow_pb2.StopFlowRequest, context: Any) -> Any:  # type: ignore[override]
         mode = DROP if request.mode == flow_pb2.STOP_MODE_DROP else DRAIN
         timeout_s = seconds_from_duration(request.timeout)
-        operation = await self._service.stop(
-            flow_of(request.name), mode, request.request_id, timeout_s, queue_limit(request, context)
-        )
+        operation = await self._service.stop(flow_of(request.name), mode, timeout_s, verb_call(request, context))
         return operation_message(operation)
 
     async def GetVersion(self, request: flow_pb2.GetVersionRequest, context: Any) -> flow_pb2.Version:  # type: ignore[override]

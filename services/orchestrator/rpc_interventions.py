@@ -12,7 +12,7 @@ from services.orchestrator.domain import drain_choice
 from services.orchestrator.flow_messages import operation_message
 from services.orchestrator.interventions import Interventions
 from services.orchestrator.rpc_rollouts import flow_of
-from services.orchestrator.verb_queue import queue_limit
+from services.orchestrator.verb_call import verb_call
 
 _CHOICES = {
     flow_pb2.DRAIN_CHOICE_WAIT: drain_choice.WAIT,
@@ -29,29 +29,25 @@ class InterventionRpc:
     async def SuspendFlow(self, request: flow_pb2.SuspendFlowRequest, context: Any) -> Any:
         operation = await self._interventions.suspend(
             flow_of(request.name),
-            request.request_id,
             seconds_from_duration(request.timeout),
             seconds_from_duration(request.max_time),
             request.max_messages,
-            queue_limit(request, context),
+            verb_call(request, context),
         )
         return operation_message(operation)
 
     async def ResumeFlow(self, request: flow_pb2.ResumeFlowRequest, context: Any) -> Any:
         timeout_s = seconds_from_duration(request.timeout)
-        wait_s = queue_limit(request, context)
-        return operation_message(
-            await self._interventions.resume(flow_of(request.name), request.request_id, timeout_s, wait_s)
-        )
+        call = verb_call(request, context)
+        return operation_message(await self._interventions.resume(flow_of(request.name), timeout_s, call))
 
     async def ScaleStep(self, request: flow_pb2.ScaleStepRequest, context: Any) -> Any:
         operation = await self._interventions.scale(
             flow_of(request.name),
             request.step,
             request.replicas,
-            request.request_id,
             seconds_from_duration(request.timeout),
-            queue_limit(request, context),
+            verb_call(request, context),
         )
         return operation_message(operation)
 
@@ -64,9 +60,8 @@ class InterventionRpc:
             flow,
             _number(number),
             choice,
-            request.request_id,
             seconds_from_duration(request.timeout),
-            queue_limit(request, context),
+            verb_call(request, context),
         )
         return operation_message(operation)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput
 from headrace.model.names import parse_resource
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import Rollout, Strategy
+from services.orchestrator.domain.draft_mask import check_mask
 from services.orchestrator.flow_messages import flow_message, operation_message
 from services.orchestrator.flow_service import START_LIMIT_S, limit_of
 from services.orchestrator.rollouts import Rollouts
-from services.orchestrator.verb_queue import queue_limit
+from services.orchestrator.verb_call import verb_call
 
 _STRATEGIES = {
     flow_pb2.STRATEGY_UNSPECIFIED: Strategy.WARM_SWITCH,
@@ -25,52 +27,65 @@ class RolloutRpc:
     """Mixed into the servicer of FlowService."""
 
     _rollouts: Rollouts
+    _requests: RequestBook
 
     async def UpdateDraft(self, request: flow_pb2.UpdateDraftRequest, context: Any) -> flow_pb2.Flow:
         flow = flow_of(request.name)
-        if request.from_version:
-            if request.HasField("spec"):
-                raise InvalidInput.at("from_version", request.from_version, "is given together with a spec")
-            return flow_message(
-                await self._rollouts.draft_from(
-                    flow, request.from_version, request.etag, validate_only=request.validate_only
+        if request.from_version and (request.HasField("spec") or request.update_mask.paths):
+            raise InvalidInput.at("from_version", request.from_version, "is given together with a spec")
+        fields = check_mask(request.update_mask.paths)
+
+        async def update(ticket: Ticket) -> flow_pb2.Flow:
+            checks, mark = request.validate_only, ticket.mark
+            if request.from_version:
+                document = await self._rollouts.draft_from(
+                    flow, request.from_version, request.etag, validate_only=checks, mark=mark
                 )
-            )
-        spec = flow_spec_from_proto(request.spec)
-        document = await self._rollouts.flows.update_draft(
-            flow, spec, request.etag, validate_only=request.validate_only
-        )
-        return flow_message(document)
+            else:
+                spec = flow_spec_from_proto(request.spec)
+                document = await self._rollouts.flows.update_draft(
+                    flow, spec, request.etag, validate_only=checks, fields=fields, mark=mark
+                )
+            return flow_message(document)
+
+        return await self._requests.once("FlowService/UpdateDraft", request, flow_pb2.Flow, update)
 
     async def UpgradeDraft(self, request: flow_pb2.UpgradeDraftRequest, context: Any) -> flow_pb2.UpgradeDraftResponse:
-        document, changes = await self._rollouts.upgrade_draft(
-            flow_of(request.name), list(request.components), request.etag, validate_only=request.validate_only
-        )
-        return flow_pb2.UpgradeDraftResponse(flow=flow_message(document), changes=changes)
+        flow, components = flow_of(request.name), list(request.components)
+
+        async def upgrade(ticket: Ticket) -> flow_pb2.UpgradeDraftResponse:
+            document, changes = await self._rollouts.upgrade_draft(
+                flow, components, request.etag, validate_only=request.validate_only, mark=ticket.mark
+            )
+            return flow_pb2.UpgradeDraftResponse(flow=flow_message(document), changes=changes)
+
+        kind = flow_pb2.UpgradeDraftResponse
+        return await self._requests.once("FlowService/UpgradeDraft", request, kind, upgrade)
 
     async def PublishFlow(self, request: flow_pb2.PublishFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
-        wait_s = queue_limit(request, context)
-        return operation_message(await self._rollouts.publish(flow, request.etag, request.request_id, rollout, wait_s))
+        return operation_message(await self._rollouts.publish(flow, rollout, verb_call(request, context)))
 
     async def RestartFlow(self, request: flow_pb2.RestartFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
-        wait_s = queue_limit(request, context)
-        return operation_message(await self._rollouts.restart(flow, request.etag, request.request_id, rollout, wait_s))
+        return operation_message(await self._rollouts.restart(flow, rollout, verb_call(request, context)))
 
     async def RollbackFlow(self, request: flow_pb2.RollbackFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)
-        wait_s = queue_limit(request, context)
-        return operation_message(
-            await self._rollouts.rollback(flow, request.version, request.etag, request.request_id, rollout, wait_s)
-        )
+        call = verb_call(request, context)
+        return operation_message(await self._rollouts.rollback(flow, request.version, rollout, call))
 
     async def DeleteVersion(
         self, request: flow_pb2.DeleteVersionRequest, context: Any
     ) -> flow_pb2.DeleteVersionResponse:
         flow, number = parse_resource("name", request.name, "flows", "versions")
-        await self._rollouts.delete_version(flow, int(number), request.etag)
-        return flow_pb2.DeleteVersionResponse()
+
+        async def delete(ticket: Ticket) -> flow_pb2.DeleteVersionResponse:
+            await self._rollouts.delete_version(flow, int(number), request.etag, ticket.mark)
+            return flow_pb2.DeleteVersionResponse()
+
+        kind = flow_pb2.DeleteVersionResponse
+        return await self._requests.once("FlowService/DeleteVersion", request, kind, delete)
 
 
 def flow_of(name: str, field: str = "name") -> str:

@@ -37,6 +37,7 @@ from services.orchestrator.domain.documents import (
     deleted_flow_key,
     encode,
     flow_key,
+    marked,
     operation_key,
     version_key,
 )
@@ -106,11 +107,16 @@ class Stores:
     async def write_flow(self, document: FlowDocument, revision: int) -> int:
         return await self.flows.update(flow_key(document.flow), encode(document), revision)
 
-    async def change_flow(self, name: str, edit: Callable[[FlowDocument], Awaitable[FlowDocument]]) -> FlowDocument:
-        """Reads, edits, writes; again when somebody else was faster. Errors of `edit` go through."""
+    async def change_flow(
+        self, name: str, edit: Callable[[FlowDocument], Awaitable[FlowDocument]], *, mark: str = ""
+    ) -> FlowDocument:
+        """Reads, edits, writes; again when somebody else was faster. Errors of `edit` go through. What a call with
+        this mark has changed already is not changed again."""
         for pause_s in CAS_PAUSES_S:
             document, revision = await self.existing_flow(name)
-            changed = noted(document, await edit(document), current_caller(), self.now())
+            if mark and mark in document.requests:
+                return document
+            changed = noted(document, marked(await edit(document), mark), current_caller(), self.now())
             try:
                 await self.write_flow(changed, revision)
             except Conflict:
@@ -123,8 +129,8 @@ class Stores:
         entry = await self.flows.get(deleted_flow_key(name))
         return decode(entry.value or b"", DeletedFlow) if entry else None
 
-    async def remember_deleted(self, document: FlowDocument) -> DeletedFlow:
-        """Before the flow's document goes."""
+    async def remember_deleted(self, document: FlowDocument, mark: str = "") -> DeletedFlow:
+        """Before the flow's document goes; `mark` is that of the call that deletes it."""
         entry = HistoryEntry(document.history_next, self.now(), current_caller(), document.flow, "delete")
         remains = DeletedFlow(
             document.next_deployment,
@@ -132,6 +138,7 @@ class Stores:
             document.assets_generation + 1,
             history_next=document.history_next + 1,
             history=(*document.history, entry),
+            requests=marked(document, mark).requests,
         )
         await self.flows.put(deleted_flow_key(document.flow), encode(remains))
         return remains

@@ -8,19 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from headrace.model.errors import Exhausted
 from services.orchestrator.domain.flow_verbs import check_free
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.stores import Stores
 
-LONGEST_WAIT_S = 600.0
-# Below the server's limit of such a call.
-WITHOUT_DEADLINE_S = 50.0
 MOST_WAITING = 100
-# What is left of a caller's deadline for the verb itself.
-MARGIN_S = 1.0
 LOOK_S = 1.0
 
 
@@ -73,11 +67,3 @@ class VerbQueue:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await changed.wait()
-
-
-def queue_limit(request: Any, context: Any) -> float:
-    """How long a call may wait for its turn; 0 when it did not ask to. A call without a deadline has one here too."""
-    if not request.wait_for_running:
-        return 0.0
-    left = context.time_remaining()
-    return WITHOUT_DEADLINE_S if left is None else max(0.001, min(LONGEST_WAIT_S, left - MARGIN_S))

@@ -12,6 +12,7 @@ from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
+from headrace.edge.request_book import RequestBook
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -41,10 +42,14 @@ class RegistryApp:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         self._connection = await connect_nats(self._nats_url, "headrace-registry")
-        catalogue = await self._open_catalogue(self._connection)
+        catalogue, requests = await asyncio.gather(
+            self._open_catalogue(self._connection), RequestBook.open(self._connection, self._workspace)
+        )
         server, stopping = GrpcServer(), asyncio.Event()
         server.add(
-            registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryRpc(catalogue, stopping), SERVICE_NAME
+            registry_pb2_grpc.add_RegistryServiceServicer_to_server,
+            RegistryRpc(catalogue, requests, stopping),
+            SERVICE_NAME,
         )
         server.on_stop(stopping.set)
         address = await server.start(self._listen)

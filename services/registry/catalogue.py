@@ -87,6 +87,21 @@ class Catalogue:
             return RevisionView(name, decision.entry, bundle, holders), decision.created
         raise _kept_changing(name)
 
+    async def would_push(self, content: BundleContent, size: int) -> tuple[RevisionView, bool]:
+        """What `push` would answer for a checked bundle of so many bytes; nothing is stored."""
+        name = content.manifest.component
+        found = await self.components.find(name)
+        decision = revision_rules.decide_push(
+            found.record if found else None,
+            name=name,
+            title=content.manifest.title,
+            digest=content.digest,
+            version=content.manifest.version,
+            now=self._clock(),
+        )
+        bundle = BundleRecord(content.digest, size, content.content_bytes, content.manifest, content.lock_digest)
+        return RevisionView(name, decision.entry, bundle, await self.holders(content.digest)), decision.created
+
     async def resolve(self, reference: Reference) -> RevisionView:
         """The revision that a reference means now."""
         found = await self.components.get(reference.component)
@@ -110,14 +125,17 @@ class Catalogue:
             views.append(RevisionView(name, entry, bundle, pins.get(entry.digest, ())))
         return views, len(entries) > limit
 
-    async def tag(self, name: str, number: int, tag: str) -> RevisionView:
-        """Points a tag at a revision."""
+    async def tag(self, name: str, number: int, tag: str, etag: str = "", mark: str = "") -> RevisionView:
+        """Points a tag at a revision; not again where the call with this mark has done so."""
         for attempt in range(CHANGE_ATTEMPTS):
             found = await self.components.get(name)
+            if mark and mark in found.record.requests:
+                return await self._view(found, found.record.by_number(number))
+            revision_rules.check_etag(name, etag, found.etag)
             changed = revision_rules.move_tag(found.record, number, tag)
             if changed != found.record:
                 try:
-                    await self.components.save(changed, found.revision)
+                    await self.components.save(revision_rules.with_mark(changed, mark), found.revision)
                 except Conflict:
                     await asyncio.sleep(CHANGE_WAIT_S * (attempt + 1))
                     continue
@@ -149,7 +167,9 @@ class Catalogue:
             deleted.append(view)
         return deleted
 
-    async def delete(self, name: str, number: int, *, only_unused: bool = False) -> None:
+    async def delete(
+        self, name: str, number: int, *, only_unused: bool = False, etag: str = "", mark: str = ""
+    ) -> None:
         """Deletes a revision that nobody pins; WrongState names those who do.
 
         With `only_unused` one that a tag names, or that is the newest, is refused too.
@@ -160,6 +180,9 @@ class Catalogue:
         """
         for attempt in range(CHANGE_ATTEMPTS):
             found = await self.components.get(name)
+            if mark and mark in found.record.requests:
+                return
+            revision_rules.check_etag(name, etag, found.etag)
             entry = found.record.by_number(number)
             holders = await self.holders(entry.digest)
             refusal = revision_rules.refuse_pinned(name, number, holders) if holders else None
@@ -173,11 +196,13 @@ class Catalogue:
                     raise refusal
                 if not entry.deleting:
                     marked = revision_rules.mark_deleting(found.record, number, deleting=True)
-                    await self.components.save(marked, found.revision)
+                    saved = await self.components.save(marked, found.revision)
+                    etag = str(saved) if etag else ""
                     continue  # reads the marked record, then looks for pins again
                 stored = await self.bundles.find(entry.digest)
                 bundle = await self.components.find_bundle(entry.digest)
-                await self.components.save(revision_rules.remove_revision(found.record, number), found.revision)
+                left = revision_rules.remove_revision(found.record, number)
+                await self.components.save(revision_rules.with_mark(left, mark), found.revision)
             except Conflict:
                 await asyncio.sleep(CHANGE_WAIT_S * (attempt + 1))
                 continue

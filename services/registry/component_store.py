@@ -24,6 +24,11 @@ class FoundComponent:
     record: ComponentRecord
     revision: int
 
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the component."""
+        return str(self.revision)
+
 
 class ComponentStore:
     """`component.<name>` and `digest.<hex>` in one bucket."""

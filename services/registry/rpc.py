@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.edge.request_book import RequestBook, Ticket
 from headrace.edge.resumable_watch import WatchStep, messages_of
 from headrace.model.errors import DeadlineExceeded, InvalidInput
 from headrace.model.names import is_digest, parse_reference, parse_resource
@@ -18,7 +20,7 @@ from services.registry.catalogue import Catalogue, RevisionView
 from services.registry.component_store import FoundComponent
 from services.registry.domain.component_record import decode_component
 from services.registry.transfer_slots import TransferSlots
-from services.registry.upload import received_bundle
+from services.registry.upload import ReceivedBundle, received_bundle
 
 SEND_BYTES = 512 * 1024
 MAX_TRANSFERS = 4
@@ -29,7 +31,8 @@ SEND_LIMIT_S = 120.0
 class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
     """Thin servicer; errors are translated by the server's interceptor."""
 
-    def __init__(self, catalogue: Catalogue, stopping: asyncio.Event) -> None:
+    def __init__(self, catalogue: Catalogue, requests: RequestBook, stopping: asyncio.Event) -> None:
+        self._requests = requests
         self._catalogue = catalogue
         self._stopping = stopping
         self._receiving = TransferSlots(MAX_TRANSFERS)
@@ -44,12 +47,26 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
                 self._receiving.one(),
                 received_bundle(aiter(request_iterator)) as received,
             ):
-                view, created = await self._catalogue.push(received.content, received.file)
+                return await self._pushed(received)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"push: took more than {PUSH_LIMIT_S:.0f} s", reason="PUSH_TOO_SLOW", next_step="Push again"
             ) from error
-        return registry_pb2.PushRevisionResponse(revision=revision_to_proto(view), created=created)
+
+    async def _pushed(self, received: ReceivedBundle) -> registry_pb2.PushRevisionResponse:
+        header = received.header
+        header.digest = received.content.digest  # what the request id stands for
+
+        async def push(_: Ticket) -> registry_pb2.PushRevisionResponse:
+            if header.validate_only:
+                size = received.file.seek(0, os.SEEK_END)
+                view, created = await self._catalogue.would_push(received.content, size)
+            else:
+                view, created = await self._catalogue.push(received.content, received.file)
+            return registry_pb2.PushRevisionResponse(revision=revision_to_proto(view), created=created)
+
+        kind = registry_pb2.PushRevisionResponse
+        return await self._requests.once("RegistryService/PushRevision", header, kind, push)
 
     async def GetComponent(self, request: registry_pb2.GetComponentRequest, context: Any) -> registry_pb2.Component:
         (name,) = parse_resource("name", request.name, "components")
@@ -81,7 +98,12 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
 
     async def TagRevision(self, request: registry_pb2.TagRevisionRequest, context: Any) -> registry_pb2.Revision:
         name, number = parse_resource("name", request.name, "components", "revisions")
-        return revision_to_proto(await self._catalogue.tag(name, int(number), request.tag))
+
+        async def tag(ticket: Ticket) -> registry_pb2.Revision:
+            view = await self._catalogue.tag(name, int(number), request.tag, request.etag, ticket.mark)
+            return revision_to_proto(view)
+
+        return await self._requests.once("RegistryService/TagRevision", request, registry_pb2.Revision, tag)
 
     async def ResolveReference(
         self, request: registry_pb2.ResolveReferenceRequest, context: Any
@@ -113,21 +135,31 @@ class RegistryRpc(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.DeleteRevisionRequest, context: Any
     ) -> registry_pb2.DeleteRevisionResponse:
         name, number = parse_resource("name", request.name, "components", "revisions")
-        await self._catalogue.delete(name, int(number))
-        return registry_pb2.DeleteRevisionResponse()
+
+        async def delete(ticket: Ticket) -> registry_pb2.DeleteRevisionResponse:
+            await self._catalogue.delete(name, int(number), etag=request.etag, mark=ticket.mark)
+            return registry_pb2.DeleteRevisionResponse()
+
+        kind = registry_pb2.DeleteRevisionResponse
+        return await self._requests.once("RegistryService/DeleteRevision", request, kind, delete)
 
     async def PurgeRevisions(
         self, request: registry_pb2.PurgeRevisionsRequest, context: Any
     ) -> registry_pb2.PurgeRevisionsResponse:
         name = "" if request.parent == "components/-" else parse_resource("parent", request.parent, "components")[0]
-        if request.force:
-            views = await self._catalogue.purge(name, frozenset(request.names))
-        else:
-            views = await self._catalogue.unused(name)
-        revisions = [revision_to_proto(view) for view in views]
-        for revision in revisions:
-            revision.ClearField("manifest")  # so that the answer stays small
-        return registry_pb2.PurgeRevisionsResponse(revisions=revisions)
+
+        async def purge(_: Ticket) -> registry_pb2.PurgeRevisionsResponse:
+            if request.force:
+                views = await self._catalogue.purge(name, frozenset(request.names))
+            else:
+                views = await self._catalogue.unused(name)
+            revisions = [revision_to_proto(view) for view in views]
+            for revision in revisions:
+                revision.ClearField("manifest")  # so that the answer stays small
+            return registry_pb2.PurgeRevisionsResponse(revisions=revisions)
+
+        kind = registry_pb2.PurgeRevisionsResponse
+        return await self._requests.once("RegistryService/PurgeRevisions", request, kind, purge)
 
     async def WatchComponents(
         self, request: registry_pb2.WatchComponentsRequest, context: Any
@@ -154,7 +186,7 @@ def component_to_proto(found: FoundComponent) -> registry_pb2.Component:
         latest_revision=record.latest_number,
         tags=record.tags,
         create_time=_timestamp(record.created_at),
-        etag=str(found.revision),
+        etag=found.etag,
     )
 
 

@@ -25,6 +25,7 @@ DRAIN_LIMIT_S = 5.0
 class ReceivedBundle:
     """A checked bundle; `file` ends with the context it was received in."""
 
+    header: registry_pb2.PushHeader
     content: BundleContent
     file: BinaryIO
 
@@ -34,14 +35,16 @@ async def received_bundle(parts: AsyncIterator[registry_pb2.PushRevisionRequest]
     """Reads header and chunks; InvalidInput as soon as the bytes show what is wrong with them."""
     with TemporaryFile() as file:  # has no name: nothing is left when the process is killed
         try:
-            content = await _receive(parts, file)
+            header, content = await _receive(parts, file)
         except (InvalidInput, Exhausted):
             await _drain(parts)
             raise
-        yield ReceivedBundle(content, file)
+        yield ReceivedBundle(header, content, file)
 
 
-async def _receive(parts: AsyncIterator[registry_pb2.PushRevisionRequest], file: BinaryIO) -> BundleContent:
+async def _receive(
+    parts: AsyncIterator[registry_pb2.PushRevisionRequest], file: BinaryIO
+) -> tuple[registry_pb2.PushHeader, BundleContent]:
     header = await _header(parts)
     reader = BundleReader()
     while (part := await _next(parts)) is not None:
@@ -56,7 +59,7 @@ async def _receive(parts: AsyncIterator[registry_pb2.PushRevisionRequest], file:
         await asyncio.to_thread(_take, reader, file, part.chunk)
     content = await asyncio.to_thread(reader.finish)
     _compare(header, content)
-    return content
+    return header, content
 
 
 async def _drain(parts: AsyncIterator[registry_pb2.PushRevisionRequest]) -> None:

@@ -132,22 +132,43 @@ async def test_other_errors_are_not_retried_and_keep_their_details(flows: Script
     assert len(flows.requests) == 1
 
 
-async def test_a_create_whose_first_answer_was_lost_is_done(flows: ScriptedFlows, address: str) -> None:
-    flows.failures = [Unavailable("lost"), AlreadyExists("there is one")]
+async def test_every_call_that_changes_something_has_an_id_that_its_repeats_keep(
+    flows: ScriptedFlows, address: str
+) -> None:
     async with AsyncClient(address) as client:
-        assert (await client.create_flow("orders", flow_pb2.FlowSpec())).etag == "updated"
+        for call in (
+            lambda: client.create_flow("orders", flow_pb2.FlowSpec()),
+            lambda: client.update_draft("orders", flow_pb2.FlowSpec()),
+            lambda: client.delete_flow("orders"),
+            lambda: client.begin_start("orders"),
+        ):
+            flows.requests.clear()
+            flows.failures = [Unavailable("lost"), Unavailable("lost")]
+            await call()
+            assert len(flows.requests) == 3
+            assert len({request.request_id for request in flows.requests}) == 1
+            assert flows.requests[0].request_id
+        await client.delete_flow("orders", request_id="mine")
+        assert flows.requests[-1].request_id == "mine"
         flows.failures = [AlreadyExists("there is one")]
         with pytest.raises(AlreadyExists):
             await client.create_flow("orders", flow_pb2.FlowSpec())
 
 
-async def test_a_delete_whose_first_answer_was_lost_is_done(flows: ScriptedFlows, address: str) -> None:
-    flows.failures = [Unavailable("lost"), NotFound("none")]
-    async with AsyncClient(address) as client:
-        await client.delete_flow("orders")
-        flows.failures = [NotFound("none")]
-        with pytest.raises(NotFound):
-            await client.delete_flow("orders")
+async def test_the_mesh_says_how_long_to_wait_and_attempts_end_with_the_deadline(
+    flows: ScriptedFlows, address: str
+) -> None:
+    later = Unavailable("the leader changed", metadata={"retry_after_ms": "300"})
+    flows.failures = [later]
+    async with AsyncClient(address, timeout_s=1.0) as client:
+        began = time.monotonic()
+        await client.get_flow("orders")
+        assert time.monotonic() - began >= 0.3
+        flows.failures = [Unavailable("later", metadata={"retry_after_ms": "5000"})]
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await client.get_flow("orders")
+        assert time.monotonic() - began < 0.9
 
 
 async def test_nobody_listens() -> None:

@@ -11,6 +11,7 @@ from random import Random
 from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.verb_call import VerbCall
 from tests.simulation.faults import LONGEST_LATE_S, Faults
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World, spec
@@ -59,21 +60,21 @@ class Person:
     async def _through(self, orchestrator: Orchestrator, verb: str, request: str) -> None:
         """The client's deadline also ends a wait for an orchestrator that was killed."""
         service, rollouts, others = orchestrator.service, orchestrator.rollouts, orchestrator.interventions
-        rng = self._world.rng
+        rng, call = self._world.rng, VerbCall(request)
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": lambda: service.create(
                 FLOW, spec(self._world.rng.choice((1, 2)), self._world.keyed), validate_only=False
             ),
             "draft": lambda: service.update_draft(FLOW, spec(1, self._world.keyed), "", validate_only=False),
-            "publish": lambda: rollouts.publish(FLOW, "", request, self._rollout()),
-            "restart": lambda: rollouts.restart(FLOW, "", request, self._rollout()),
-            "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), "", request, self._rollout()),
-            "start": lambda: service.start(FLOW, 0, request, 60.0),
-            "stop": lambda: service.stop(FLOW, "DRAIN", request, 60.0),
-            "drop": lambda: service.stop(FLOW, "DROP", request, 60.0),
-            "suspend": lambda: others.suspend(FLOW, request, 60.0, 0.0, 0, 0.0),
-            "resume": lambda: others.resume(FLOW, request, 60.0, 0.0),
-            "scale": lambda: others.scale(FLOW, rng.choice(("price", "check")), rng.randint(1, 3), request, 60.0, 0.0),
+            "publish": lambda: rollouts.publish(FLOW, self._rollout(), call),
+            "restart": lambda: rollouts.restart(FLOW, self._rollout(), call),
+            "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), self._rollout(), call),
+            "start": lambda: service.start(FLOW, 0, 60.0, call),
+            "stop": lambda: service.stop(FLOW, "DRAIN", 60.0, call),
+            "drop": lambda: service.stop(FLOW, "DROP", 60.0, call),
+            "suspend": lambda: others.suspend(FLOW, 60.0, 0.0, 0, call),
+            "resume": lambda: others.resume(FLOW, 60.0, call),
+            "scale": lambda: others.scale(FLOW, rng.choice(("price", "check")), rng.randint(1, 3), 60.0, call),
         }
         async with asyncio.timeout(20.0):
             await calls[verb]()

@@ -20,6 +20,8 @@ DRAIN = "DRAIN"
 DROP = "DROP"
 # How long a replaced deployment may drain before a person is asked; a stop brings its own limit.
 DRAIN_LIMIT_S = 60.0
+# Of how many calls a document keeps the marks: a repeat comes within moments.
+KEPT_MARKS = 20
 
 
 class Strategy(StrEnum):
@@ -169,6 +171,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     dropped_through: int = 0
     # What people did with the flow's dead letters.
     letters: LetterLedger = LetterLedger()
+    # Marks of the newest calls with a request id that changed it: a repeat sees here that it was done.
+    requests: tuple[str, ...] = ()
 
 
 class DeletedFlow(msgspec.Struct, frozen=True):
@@ -180,6 +184,7 @@ class DeletedFlow(msgspec.Struct, frozen=True):
     assets_generation: int
     history_next: int = 1
     history: tuple[HistoryEntry, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
 class VersionDocument(msgspec.Struct, frozen=True):
@@ -262,6 +267,13 @@ def change(document: FlowDocument, **changes: object) -> FlowDocument:
     if any(getattr(changed, name) != getattr(document, name) for name in stream_fields):
         changed = msgspec.structs.replace(changed, assets_generation=document.assets_generation + 1)
     return changed
+
+
+def marked(document: FlowDocument, mark: str) -> FlowDocument:
+    """With the mark of the call that changes it, where it has one."""
+    if not mark:
+        return document
+    return msgspec.structs.replace(document, requests=(*document.requests, mark)[-KEPT_MARKS:])
 
 
 def give_ingress(document: FlowDocument, owner: str, **changes: object) -> FlowDocument:

@@ -33,6 +33,7 @@ def check_etag(document: FlowDocument, etag: str) -> None:
             f"etag {etag!r} is not the one of flow {document.flow!r} ({etag_of(document)!r}): it was changed meanwhile",
             reason="ETAG_MISMATCH",
             next_step=f"Read it again: headrace flow status {document.flow}",
+            metadata={"flow": document.flow, "etag": etag_of(document)},
         )
 
 

@@ -37,6 +37,8 @@ class ComponentRecord(msgspec.Struct, frozen=True):
     revisions: tuple[RevisionEntry, ...] = ()
     tags: dict[str, int] = {}
     versions: dict[str, str] = {}
+    # Marks of the newest calls with a request id that changed it: a repeat sees here that it was done.
+    requests: tuple[str, ...] = ()
 
     def by_number(self, number: int) -> RevisionEntry:
         """NotFound when there is none (any more)."""

@@ -12,6 +12,8 @@ from headrace.model.errors import AlreadyExists, Conflict, NotFound, WrongState
 from headrace.model.names import Reference, check_tag, is_semver
 from services.registry.domain.component_record import LATEST, ComponentRecord, RevisionEntry
 
+# Of how many calls a component keeps the marks: a repeat comes within moments.
+KEPT_MARKS = 20
 _SEMVER_PARTS = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-([0-9a-z.-]+))?")
 
 
@@ -91,6 +93,22 @@ def move_tag(record: ComponentRecord, number: int, tag: str) -> ComponentRecord:
             )
         versions[tag] = entry.digest
     return replace(record, tags={**record.tags, tag: number}, versions=versions)
+
+
+def with_mark(record: ComponentRecord, mark: str) -> ComponentRecord:
+    """With the mark of the call that changes it, where it has one."""
+    return replace(record, requests=(*record.requests, mark)[-KEPT_MARKS:]) if mark else record
+
+
+def check_etag(name: str, etag: str, present: str) -> None:
+    """Conflict when an etag is given and is not the component's."""
+    if etag and etag != present:
+        raise Conflict(
+            f"etag {etag!r} is not the one of components/{name} ({present!r}): it was changed meanwhile",
+            reason="ETAG_MISMATCH",
+            next_step=f"Read it again: GetComponent, name components/{name}",
+            metadata={"component": name, "etag": present},
+        )
 
 
 def find_reference(record: ComponentRecord, reference: Reference) -> RevisionEntry:
