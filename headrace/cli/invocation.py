@@ -94,12 +94,9 @@ def find_address(address: str | None, data: Path | None) -> str:
     """The address given, else the one that the mesh wrote into its data directory."""
     if address:
         return address
-    from headrace.edge.data_directory import read_endpoints
+    from headrace.edge.data_directory import api_of_this_machine
 
-    try:
-        return str(read_endpoints(data).any_api)
-    except NotFound as error:
-        raise Unavailable(error.message, reason=error.reason, next_step=error.next_step) from error
+    return api_of_this_machine(data)
 
 
 def print_error(error: HeadraceError, *, as_json: bool = False) -> None:

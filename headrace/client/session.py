@@ -12,8 +12,9 @@ from google.protobuf.message import Message
 
 from headrace.client.calls import attempt
 from headrace.client.errors import error_of_call
+from headrace.edge.data_directory import api_of_this_machine
 from headrace.edge.grpc_channel import DEFAULT_TIMEOUT_S, open_channel
-from headrace.model.errors import Exhausted, InvalidInput
+from headrace.model.errors import Exhausted
 
 MAX_LISTED = 10_000
 USER_KEY = "headrace-user"
@@ -27,17 +28,16 @@ class Session:
     """An open channel to a mesh's API address. Use it as an async context manager, in one event loop."""
 
     def __init__(
-        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
+        self, address: str = "", *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
     ) -> None:
         """`address` is `host:port` or `unix:/path`, or several of `host:port` with commas between: while one does
-        not answer, the next is used. `timeout_s` is the limit of one call with its retries, `user` who the history
-        names (the caller's address, if empty).
+        not answer, the next is used. Empty: the mesh on this machine's data directory (`$HEADRACE_DATA`, else
+        `./.headrace`). `timeout_s` is the limit of one call with its retries, `user` who the history names (the
+        caller's address, if empty).
 
         With `queue_s` a verb waits so long for the operation at work on its flow, instead of being refused (BUSY).
         """
-        if not address:
-            raise InvalidInput.at("address", address, "is empty", next_step="Give HOST:PORT of a mesh's API")
-        self.address = address
+        self.address = address or api_of_this_machine()
         self.timeout_s = timeout_s
         self.queue_s = queue_s
         self._metadata = ((USER_KEY, user),) if user else ()

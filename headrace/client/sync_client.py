@@ -63,7 +63,7 @@ class Client:
     """
 
     def __init__(
-        self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
+        self, address: str = "", *, timeout_s: float = DEFAULT_TIMEOUT_S, queue_s: float = 0.0, user: str = ""
     ) -> None:
         self._client = AsyncClient(address, timeout_s=timeout_s, queue_s=queue_s, user=user)
         self._loop = asyncio.new_event_loop()

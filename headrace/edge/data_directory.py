@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from headrace.model.errors import InvalidInput, NotFound, WrongState
+from headrace.model.errors import InvalidInput, NotFound, Unavailable, WrongState
 
 DATA_VARIABLE = "HEADRACE_DATA"
 MESH_VARIABLE = "HEADRACE_MESH"
@@ -211,6 +211,14 @@ def lock_holder(directory: DataDirectory) -> int:
     finally:
         os.close(descriptor)
     return 0
+
+
+def api_of_this_machine(data: Path | None = None) -> str:
+    """What a client of the mesh on a data directory is given; Unavailable where none runs there."""
+    try:
+        return read_endpoints(data).any_api
+    except NotFound as error:
+        raise Unavailable(error.message, reason=error.reason, next_step=error.next_step) from error
 
 
 def read_endpoints(data: Path | None = None) -> Endpoints:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import subprocess
+import sys
 from contextlib import aclosing
 from pathlib import Path
 
@@ -134,3 +137,25 @@ async def _start_when_it_is_back(client: AsyncClient, flow: str) -> flow_pb2.Flo
 
     await eventually(once, within_s=20)
     return await client.start(flow)
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ("sync_client.py", ["\nanswer: {", "in flight:", "stopped"]),
+        ("async_client.py", ["flow: flows/orders runs", "execution: "]),
+    ],
+)
+def test_the_worked_examples_run_as_they_stand(module_mesh: RunningMesh, example: str, says: list[str]) -> None:
+    file = ROOT / "examples" / "client" / example
+    assert file.read_text().strip() in (ROOT / "docs" / "client.md").read_text(), "docs/client.md shows it"
+    done = subprocess.run(
+        [sys.executable, str(file)],
+        cwd=ROOT,
+        env={**os.environ, "HEADRACE_DATA": str(module_mesh.data)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(words in done.stdout for words in says), done.stdout
