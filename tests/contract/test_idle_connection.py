@@ -40,7 +40,7 @@ async def stays(options: Any, *, keepalive: bool) -> bool:
                 call: Any = channel.stream_stream(METHOD)()
                 await call.write(b"")
                 assert await call.read() == b""
-                await asyncio.sleep(IDLE_S)
+                await asyncio.sleep(IDLE_S)  # tidy: pace
                 try:
                     await call.write(b"")
                     return bool(await call.read() == b"")
