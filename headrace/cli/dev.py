@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.invocation import AddressOption, DataOption, find_address, user_name
+from headrace.cli.invocation import INTERRUPTED, AddressOption, DataOption, find_address, user_name
 from headrace.cli.up import Profile
 from headrace.edge.data_directory import locate, lock_holder
 from headrace.model.errors import Unavailable
@@ -70,5 +70,9 @@ async def _on_running_mesh(loop: DevLoop, address: str) -> int:
     asked = asyncio.ensure_future(stopping.wait())
     await asyncio.wait([working, asked], return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
-    async with asyncio.timeout(LEAVE_S if stopping.is_set() else None):
-        return await working
+    try:
+        async with asyncio.timeout(LEAVE_S if stopping.is_set() else None):
+            return await working
+    except TimeoutError:
+        loop.report.left(f"it took longer than {LEAVE_S:g} s to stop what was started; see headrace flow list")
+        return INTERRUPTED

@@ -120,6 +120,16 @@ def test_completion_offers_commands_options_and_choices(
     assert offered in capsys.readouterr().out
 
 
+def test_a_real_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.run(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    ask = 'COMP_WORDS=(headrace flow res); COMP_CWORD=2; _headrace_completion headrace; echo "${COMPREPLY[@]}"'
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    command = ["bash", "--norc", "-c", f"{script}\n{ask}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={"PATH": path})
+    assert done.stdout.split() == ["restart", "resume"], done.stderr
+
+
 def test_the_completion_script_asks_the_command_by_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert door.run(["completion", shell]) == 0
