@@ -33,11 +33,11 @@ from headrace.model.ingress_owner import IngressOwner
 from headrace.ports import LaneFull, PublishUnknown, ReadFailed
 from services.orchestrator.ingress_proof import IngressProof
 from tests.support import soak
-from tests.support.broker_cluster import SIZE, BrokerCluster
+from tests.support.broker_cluster import SIZE, BrokerCluster, ClusterNode
 from tests.support.eventually import eventually
 
 ROUNDS = soak.rounds(one_in=20)
-FAULTS = ("follower paused", "leader paused", "leader killed", "none")
+FAULTS = ("follower paused", "leader cut off", "leader paused", "leader killed", "follower cut off", "none")
 SHORT = ("follower paused", "leader killed")
 FLOW, WORKSPACE, TRIGGER = "probe", "default", "hook"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
@@ -88,7 +88,7 @@ class Sender:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[BrokerCluster]:
-    async with BrokerCluster(tmp_path) as running:
+    async with BrokerCluster(tmp_path, proxied=bool(ROUNDS)) as running:
         yield running
 
 
@@ -129,6 +129,8 @@ async def one_round(
     """Switches before, in and after a fault; then a server that was behind leads."""
     leader, followers = await cluster.leader_of(STREAM), await cluster.followers_of(STREAM)
     victim = chance.choice(followers) if fault.startswith("follower") else leader
+    if fault.endswith("cut off"):
+        await cut_off_round(cluster, victim, decided)
     switches = [chance.random() for _ in range(SWITCHES_A_ROUND)]
     for number, share in enumerate(switches):
         if number == 2:
@@ -148,6 +150,20 @@ async def one_round(
     await give(proof, next(decided))
     with pytest.raises(Conflict):
         await give(proof, 1)  # what a leader of the past decided
+
+
+async def cut_off_round(cluster: BrokerCluster, victim: ClusterNode, decided: itertools.count[int]) -> None:
+    """The others switch without it; senders that are connected to it wait, for it cannot store anything."""
+    others = ",".join(node.url for node in cluster.nodes if node is not victim)
+    connection = await connect_nats(others, "person on the other side")
+    proof = IngressProof(JetStreamAssets(connection, timeout_s=2.0), WORKSPACE)
+    cluster.cut_off(victim)
+    try:
+        for _ in range(3):
+            await give(proof, next(decided))
+    finally:
+        cluster.join(victim)
+        await close_nats(connection)
 
 
 async def give(proof: IngressProof, number: int) -> None:

@@ -14,28 +14,36 @@ from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model.errors import Unavailable
 from tests.support.eventually import eventually
+from tests.support.tcp_proxy import TcpProxy
 
 SIZE = 3
 
 
 @dataclass
 class ClusterNode(BrokerProcess):
-    """One server of the cluster; `routes` are the cluster ports of all."""
+    """One server of the cluster; `routes` are the cluster ports of all, or (`hidden`) of the proxies to the others."""
 
     name: str = ""
     cluster_port: int = 0
     routes: list[int] = field(default_factory=list)
+    hidden: bool = False
 
     def configuration(self) -> str:
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self.routes)
         own = super().configuration().replace('"headrace-embedded"', f'"{self.name}"')
-        return own + f'cluster {{ name: "test", listen: "127.0.0.1:{self.cluster_port}", routes: [{routes}] }}\n'
+        # Nobody listens there: servers tell each other where to connect, and are not to get round the proxies.
+        advertise = ', advertise: "127.0.0.1:1"' if self.hidden else ""
+        listen = f'listen: "127.0.0.1:{self.cluster_port}"'
+        return own + f'cluster {{ name: "test", {listen}, routes: [{routes}]{advertise} }}\n'
 
 
 class BrokerCluster:
-    """`async with BrokerCluster(folder) as cluster`; nodes restart on their ports and data."""
+    """`async with BrokerCluster(folder) as cluster`; nodes restart on their ports and data. `proxied`: what the servers
+    say to each other goes through this process, so that one can be cut off."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, proxied: bool = False) -> None:
+        self._proxied = proxied
+        self._proxies: dict[tuple[str, str], TcpProxy] = {}
         ports = [free_port() for _ in range(SIZE)]
         assert len(set(ports)) == SIZE
         self.nodes = [
@@ -51,6 +59,8 @@ class BrokerCluster:
         version = await check_version(find_nats_server())
         for node in self.nodes:
             node.version = version
+        if self._proxied:
+            await self._put_proxies_between()
         await asyncio.gather(*(node.start() for node in self.nodes))
         self.connection = await connect_nats(self.url, "cluster")
         await eventually(self.is_ready, within_s=20, every_s=0.1)
@@ -61,6 +71,31 @@ class BrokerCluster:
         for node in self.nodes:
             self.resume(node)
         await asyncio.gather(*(node.stop() for node in self.nodes))
+        await asyncio.gather(*(proxy.stop() for proxy in self._proxies.values()))
+
+    async def _put_proxies_between(self) -> None:
+        for node in self.nodes:
+            node.routes, node.hidden = [], True
+            for other in self.nodes:
+                if other is node:
+                    continue
+                proxy = TcpProxy(other.cluster_port)
+                proxy.keep_sent = False
+                await proxy.start()
+                self._proxies[node.name, other.name] = proxy
+                node.routes.append(proxy.port)
+
+    def cut_off(self, node: ClusterNode) -> None:
+        """The others hear nothing of it any more, nor it of them; clients still reach it."""
+        for pair, proxy in self._proxies.items():
+            if node.name in pair:
+                proxy.black_hole()
+
+    def join(self, node: ClusterNode) -> None:
+        """Ends that."""
+        for pair, proxy in self._proxies.items():
+            if node.name in pair:
+                proxy.heal()
 
     async def is_ready(self) -> bool:
         """Whether streams of three copies can be made."""
