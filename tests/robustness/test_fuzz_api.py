@@ -2,7 +2,7 @@
 
 Held: no INTERNAL and no UNKNOWN, every refusal has an ErrorInfo, no trace of a stack in an answer or a log, every
 process stays the same one, and at the end a flow that nobody named works on and can be deployed anew. How many requests
-each method got is printed, with the seed (`HEADRACE_SEED` repeats a run); HEADRACE_SOAK_ROUNDS multiplies them.
+each method got is printed, with the seed (`HEADRACE_SEED` repeats a run); a soak multiplies them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import pytest
 
 from headrace.client import AsyncClient
 from headrace.edge.process_table import resident_bytes
+from tests.support import soak
 from tests.support.mesh import RunningMesh
 from tests.support.rpc_fuzz import Caller, RequestMaker, methods_of
 from tests.support.small_flow import SmallFlow, replying
 
-ROUNDS = max(1, int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1")))
+ROUNDS = soak.rounds(one_in=200, short=1)
 SEED = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(2**31))
 REQUESTS = 30
 """Of each method at each address, in the short form."""

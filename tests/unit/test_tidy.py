@@ -52,6 +52,13 @@ def test_no_banned_calls() -> None:
     assert not found
 
 
+def test_how_long_a_soak_is_is_asked_in_one_place() -> None:
+    """A test that took the number for its own rounds would run for days."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    asking = [relative(path) for path in tests if re.search(r"environ.*HEADRACE_SOAK\w+", path.read_text())]
+    assert asking == ["tests/support/soak.py"]
+
+
 def test_tests_never_sleep_to_wait() -> None:
     sleeping = re.compile(r"(time|asyncio)\.sleep\((?!0\))")  # sleep(0) is a turn of the loop
     allowed = {"tests/support/eventually.py"}
