@@ -14,6 +14,7 @@ import headrace
 from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import NotFound
+from headrace.model.pages import MAX_ANSWER_BYTES
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import wanted_timer
 from services.orchestrator.doubt_records import DoubtRecords
@@ -57,7 +58,7 @@ class MeshView:
         timer, status.in_doubt = await asyncio.gather(self._timer(snapshot), self.doubts.count(flow))
         if timer is not None:
             status.timer.CopyFrom(timer)
-        return status
+        return shortened(status)
 
     async def _timer(self, snapshot: Snapshot) -> flow_pb2.TimerStatus | None:
         view = snapshot.deployments.get(snapshot.flow.active or snapshot.flow.target)
@@ -118,3 +119,12 @@ class MeshView:
 
 def _http(address: str) -> str:
     return address if address.startswith("http") else f"http://{address}"
+
+
+def shortened(status: flow_pb2.FlowStatus) -> flow_pb2.FlowStatus:
+    """Without the last log lines of its instances where they make it more than an answer may be; logs have them."""
+    if status.ByteSize() > MAX_ANSWER_BYTES:
+        for step in status.steps:
+            for instance in step.instances:
+                instance.ClearField("last_log_lines")
+    return status
