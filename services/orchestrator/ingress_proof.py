@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
+from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets, NoResponders
 from headrace.model import subjects
 from headrace.model.errors import Conflict, Unavailable
 from headrace.model.ingress_owner import FENCES, NOBODY, IngressOwner, decode_owner, encode_owner
@@ -18,7 +18,8 @@ from headrace.ports import BatchMessage
 
 LIMIT_S = 10.0
 PAUSE_S = 0.02
-# Another write of it came first, or is under way; or the batch did not arrive whole.
+# Another write of it came first, or is under way; or the batch did not arrive whole. So too where nobody takes it:
+# its stream has no leader for the moment.
 TRY_AGAIN = (10071, 10164, 10176, 10210)
 
 
@@ -57,8 +58,8 @@ class IngressProof:
                 raise Conflict(f"the ingress of {flow!r} was given to {known.owner!r} by a later decision")
             try:
                 stored = await self._assets.publish_batch(self._batch(flow, wanted, kept.sequence if kept else 0))
-            except JetStreamApiError as error:
-                if error.code not in TRY_AGAIN:
+            except (JetStreamApiError, NoResponders) as error:
+                if isinstance(error, JetStreamApiError) and error.code not in TRY_AGAIN:
                     raise
                 if clock.time() > deadline:
                     raise Unavailable(f"the ingress of {flow!r} cannot be given to {wanted.owner!r}") from error
