@@ -116,6 +116,9 @@ def test_a_flow_from_file_to_answer_and_back(project: Project) -> None:
     (answer,) = call_all([request], host=host, port=int(port), timeout_s=10)
     assert (answer.status, json.loads(answer.body)) == (200, {"shout": "HÜ!"})
     assert answer.headers["headrace-deployment"] == "1"
+    again = project.flow("start").refused()
+    assert "RUNNING" in again
+    assert f"headrace flow stop {name}" in again
 
     text = project.flow("status").ok()
     assert text.startswith(f"{name}  RUNNING  version 1  deployment 1  profile fast\n")

@@ -136,6 +136,15 @@ def test_the_completion_script_asks_the_command_by_its_variable(capsys: pytest.C
         assert f"{door.COMPLETE_VARIABLE}=complete_{shell}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES))
+def test_an_option_that_is_not_there_is_wrong_usage(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert door.run([*path.split(), "--nonsense"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--nonsense" in err
+    assert f"headrace {path} --help" in " ".join(err.split())
+
+
 # What needs no mesh, or starts one.
 NO_MESH = {"up", "doctor", "dev", "demo", "completion", "component new", "flow validate", "schema"}
 
