@@ -81,6 +81,8 @@ def check_json_body(field: str, content_type: str, body: bytes) -> None:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)  # syntax only, without building values
         body.decode()
+    except RecursionError as error:
+        raise InvalidInput.at(field, body[:60], "is nested too deeply", reason="MALFORMED_JSON") from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         problem = f"is not JSON, as its content type says: {error}"
         raise InvalidInput.at(field, body[:60], problem, reason="MALFORMED_JSON") from error

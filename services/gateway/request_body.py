@@ -115,6 +115,8 @@ def check_json(headers: RequestHeaders, body: bytes) -> None:
     try:
         _check_syntax(body)
         body.isascii() or body.decode()
+    except RecursionError:
+        raise refusals.malformed_json("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise refusals.malformed_json(f"not UTF-8 (byte {error.start})") from None
     except msgspec.DecodeError as error:
