@@ -21,5 +21,5 @@ def test_injected() -> None:
 
 def test_posted() -> None:
     with pytest.raises(Refusal) as caught:
-        check_json(RequestHeaders({}), DEEP)
+        check_json(RequestHeaders({}, "application/json"), DEEP)
     assert (caught.value.status, caught.value.code) == (400, "MALFORMED_JSON")
