@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from headrace.edge.kv_bucket import Entry
 from headrace.model.errors import Conflict
 
 
+@lru_cache(maxsize=65_536)
 def matches(pattern: str, subject: str) -> bool:
     """Whether a NATS subject pattern (`*`, `>`) takes a subject."""
     if pattern == subject or pattern == ">":
