@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from headrace.edge.broker_process import BrokerProcess
+from tests.contract.broker_sides import side  # noqa: F401  fixture
 from tests.contract.lane_world import IMPLEMENTATIONS, World, make_world
 
 

@@ -14,8 +14,9 @@ import nats.errors
 
 from headrace.model.errors import HeadraceError, Unavailable
 from headrace.ports import Entry
-from tests.support.memory_broker import Answer, MemoryBroker
+from tests.support.memory_broker import MemoryBroker
 from tests.support.memory_bucket import MemoryBucket
+from tests.support.memory_stream import Answer
 
 T = TypeVar("T")
 Broken = grpc.aio.AioRpcError

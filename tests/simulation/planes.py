@@ -16,7 +16,8 @@ from headrace.model.slots import keying
 from headrace.wire.envelope import decode_envelope
 from services.sidecar.slot import SlotLease
 from tests.simulation.faults import RemoteBroker
-from tests.support.memory_broker import ApiRefusal, Stored
+from tests.support.memory_broker import ApiRefusal
+from tests.support.memory_stream import Stored
 
 if TYPE_CHECKING:
     from tests.simulation.machines import Sidecar

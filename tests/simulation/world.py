@@ -30,8 +30,9 @@ from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
 from tests.simulation.machines import Agent, Supervised
 from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
 from tests.simulation.planes import Plane
-from tests.support.memory_broker import MemoryBroker, Stored, Stream
+from tests.support.memory_broker import MemoryBroker
 from tests.support.memory_bucket import MemoryBucket
+from tests.support.memory_stream import Stored, Stream
 
 FLOW = "orders"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
