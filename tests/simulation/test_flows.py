@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,5 +98,6 @@ def test_laws_hold_in_all_runs() -> None:
         failures += [json.loads(line) for line in output.splitlines()]
         assert worker.returncode in (0, 1), f"a worker ended with {worker.returncode}"
     soak.TOTALS.simulated += each * WORKERS
+    print(f"{each * WORKERS} runs in {time.monotonic() - began:.0f} s, {len(failures)} broke a law")
     told = [explain(failure["seed"], failure["problems"]) for failure in failures[:5]]
     assert not failures, f"{len(failures)} of {each * WORKERS} runs failed\n" + "\n".join(told)
