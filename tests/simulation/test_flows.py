@@ -83,6 +83,7 @@ def test_two_leaders_at_once_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(0)
 def test_laws_hold_in_all_runs() -> None:
     each = max(soak.ASKED * SEEDS_PER_ROUND, SEEDS) // WORKERS
+    began = time.monotonic()
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.simulation", str(first), str(each), str(WORKERS)],
