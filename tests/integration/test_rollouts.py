@@ -13,6 +13,7 @@ import pytest
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.client import AsyncClient
+from headrace.client.operations import metadata_of
 from headrace.edge.grpc_channel import open_channel
 from headrace.model.deployment import DeploymentPhase
 from headrace.model.errors import Conflict, HeadraceError, InvalidInput, NotFound, WrongState
@@ -195,12 +196,7 @@ async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> Non
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        assert process.stderr is not None
-        lines: list[str] = []
-        async with asyncio.timeout(20):
-            while not any("price: init" in line for line in lines):
-                lines.append((await process.stderr.readline()).decode())
-                assert lines[-1], f"it ended: {lines}"
+        await eventually(lambda: is_at(client, "price: init"), within_s=20)
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
             _, rest = await process.communicate()
@@ -209,6 +205,13 @@ async def test_ctrl_c_of_the_client_changes_nothing(rig: OrchestratorRig) -> Non
         rig.agent.release("price")
         await eventually(lambda: deployment_is(client, 2))
         assert await digest_of(client) == new
+
+
+async def is_at(client: AsyncClient, line: str) -> bool:
+    """Whether the operation at work has come so far."""
+    name = (await client.get_flow(FLOW)).running_operation
+    steps = metadata_of(await client.get_operation(name)).steps if name else {}
+    return line in {f"{step}: {state}" for step, state in steps.items()}
 
 
 async def deployment_is(client: AsyncClient, number: int) -> bool:
