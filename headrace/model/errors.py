@@ -78,6 +78,8 @@ class InvalidInput(HeadraceError):
         cls, field: str, value: object, problem: str, *, next_step: str = "", reason: str | None = None
     ) -> InvalidInput:
         """An error for one field: names the field, the value and what is wrong with it."""
+        if len(field) > 300:  # a key that somebody made up; a status has room for some kilobytes
+            field = f"{field[:297]}..."
         shown = repr(value)
         if len(shown) > 120:
             shown = shown[:117] + "..."

@@ -212,7 +212,7 @@ class FlowReader(FieldReader):
         if not isinstance(value, list):
             self.fail(field, value, "is not a list of steps", "Write `to: [price]`")
         for index, receiver in enumerate(value):
-            if receiver not in steps:
+            if not isinstance(receiver, str) or receiver not in steps:
                 hint = did_you_mean(str(receiver), steps) or f"Steps: {', '.join(map(str, steps))}"
                 self.fail(f"{field}[{index}]", receiver, "is not a step", hint, "UNKNOWN_RECEIVER")
             if receiver in value[:index]:

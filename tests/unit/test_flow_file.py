@@ -209,6 +209,12 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         read(text, Path("/nonexistent"))
 
 
+def test_a_receiver_that_is_no_text_is_refused() -> None:
+    """Found by fuzzing: `to: [a: b]` was a TypeError."""
+    with pytest.raises(InvalidInput, match="is not a step"):
+        read("name: x\nsteps:\n  a: {component: a, to: [b: c]}\n  b: {component: b}\n", Path("/nonexistent"))
+
+
 def test_the_example_of_the_guide_is_a_flow(tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
     text = guide.partition("```yaml\n")[2].partition("```")[0]
