@@ -1,8 +1,7 @@
 """Fuzzing of what people write: flow files and manifests that are nearly right, and bundles that were right once.
 
 Whatever comes is read, and then can be sent to the mesh and read there as the same, or it is an InvalidInput whose text
-a status can carry. How many were tried, and how many taken, is printed with the seed; HEADRACE_SOAK_ROUNDS multiplies
-them.
+a status can carry. How many were tried, and how many taken, is printed with the seed; a soak multiplies them.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ from headrace.wire.flow import flow_spec_from_proto, flow_spec_to_proto
 from headrace.wire.flow_file import parse_flow_file
 from headrace.wire.manifest import manifest_from_proto, manifest_to_proto
 from tests.support.fuzz import mutated, text
+from tests.support.soak import rounds
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = max(1, int(os.environ.get("HEADRACE_SOAK_ROUNDS", "1")))
+ROUNDS = rounds(20, short=1)
 SEED = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(2**31))
 ODD = (
     *(None, True, -1, 0, 65, 2**31, 2**63, 10**30, 1.5, float("nan"), float("inf"), "", " ", "a", "A", "-", "é", "5s"),
