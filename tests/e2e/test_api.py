@@ -7,7 +7,7 @@ import json
 import secrets
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
-from headrace.client import AlreadyExists, AsyncClient, Conflict, InvalidInput, NotFound
+from headrace.client import AlreadyExists, AsyncClient, Conflict, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from headrace.client.operations import result_of
 from tests.support.commands import ROOT
+from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 from tests.support.small_flow import replying
 
@@ -208,3 +209,35 @@ async def test_grpcurl_prints_what_is_wrong(client: AsyncClient, grpcurl: str, n
     etag = await asyncio.to_thread(refused, "DeleteFlow", {"name": f"flows/{name}", "etag": "old"})
     assert '"etag": "1"' in etag
     await client.delete_flow(name)
+
+
+async def test_a_kill_in_between_refuses_nothing_and_does_nothing_twice(
+    module_mesh: RunningMesh, client: AsyncClient, name: str
+) -> None:
+    async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
+        """Under one request id, until there is an answer."""
+        for _ in range(30):
+            try:
+                return await call()
+            except (Unavailable, DeadlineExceeded):
+                continue
+            except Conflict as error:
+                if error.reason != "REQUEST_IN_PROGRESS":
+                    raise
+        raise AssertionError("no answer")
+
+    async def whole_life(flow: str) -> None:
+        ids = [one() for _ in range(3)]
+        made = await insist(lambda: client.create_flow(flow, spec(), request_id=ids[0]))
+        begun.append(flow)
+        changed = await insist(lambda: client.update_draft(flow, spec(), etag=made.etag, request_id=ids[1]))
+        assert int(changed.etag) == int(made.etag) + 1
+        await insist(lambda: client.delete_flow(flow, etag=changed.etag, request_id=ids[2]))
+
+    begun: list[str] = []
+    async with asyncio.timeout(50), asyncio.TaskGroup() as tasks:
+        for number in range(12):
+            tasks.create_task(whole_life(f"{name}-{number}"))
+        await eventually(lambda: begun, within_s=10)
+        module_mesh.kill("orchestrator")
+    assert not [flow.name for flow in await client.list_flows() if flow.name.startswith(f"flows/{name}")]
