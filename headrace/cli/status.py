@@ -69,8 +69,8 @@ def _local_facts(data: Path | None, as_json: bool) -> tuple[dict[str, Any], Head
 
 def local_facts(endpoints: Endpoints) -> dict[str, Any]:
     """What the data directory says."""
-    from headrace.edge.broker_greeting import without_password
     from headrace.edge.process_table import is_running
+    from headrace.model.broker_url import without_password
 
     addresses = {"orchestrator": endpoints.api, "registry": endpoints.registry, "agent": endpoints.agent}
     addresses["broker"] = without_password(endpoints.nats)

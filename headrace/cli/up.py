@@ -96,7 +96,7 @@ def endpoints_json(endpoints: Endpoints) -> str:
     """Addresses of a mesh as one JSON object; a password in the broker's URL stays out."""
     import msgspec
 
-    from headrace.edge.broker_greeting import without_password
+    from headrace.model.broker_url import without_password
 
     facts = msgspec.structs.replace(endpoints, nats=without_password(endpoints.nats))
     return msgspec.json.encode(facts).decode()
@@ -105,8 +105,8 @@ def endpoints_json(endpoints: Endpoints) -> str:
 def summary(mesh: Mesh) -> str:
     """What runs where, and what to type next."""
     from headrace.cli.tables import table
-    from headrace.edge.broker_greeting import without_password
     from headrace.edge.data_directory import DEFAULT_DATA, locate
+    from headrace.model.broker_url import without_password
 
     ends = mesh.endpoints
     if mesh.options.nats:

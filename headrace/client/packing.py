@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.edge.bundle import PackedBundle, pack_folder
-from headrace.model.bundle_rules import LOCK_FILE, MANIFEST_FILE, SCHEMAS_FILE, check_lock
+from headrace.model.bundle_rules import LOCK_FILE, MANIFEST_FILE, SCHEMAS_FILE, check_lock, check_lock_covers
 from headrace.model.errors import InvalidInput, NotFound, Unavailable
 from headrace.model.manifest import Manifest, merge_schemas, read_manifest
 from headrace.model.strict_yaml import located
@@ -45,6 +45,7 @@ def prepare_bundle(folder: Path) -> PackedBundle:
     lock_file = folder / LOCK_FILE
     if lock_file.is_file():
         check_lock(lock_file.read_bytes())
+        check_lock_covers(manifest.requirements, lock_file.read_bytes())
     elif manifest.requirements:
         extra[LOCK_FILE] = write_lock(manifest.requirements)
     if not (folder / SCHEMAS_FILE).is_file():

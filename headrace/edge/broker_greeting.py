@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 from urllib.parse import urlsplit
 
+import nats.errors
+from nats.aio.client import Client
+
 from headrace.edge.broker_process import check_reported_version
+from headrace.model.broker_url import without_password
 from headrace.model.errors import InvalidInput, Unavailable
 
 DEFAULT_PORT = 4222
@@ -17,7 +20,7 @@ DEFAULT_PORT = 4222
 async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:
     """The version of the first server of a comma-separated list that greets.
 
-    Unavailable when none does; InvalidInput when it is too old or has no JetStream.
+    Unavailable when none does; InvalidInput when it is too old, has no JetStream, or refuses the URL's credentials.
     """
     problems: list[str] = []
     for url in urls.split(","):
@@ -35,6 +38,8 @@ async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:
                 next_step="Start nats-server with -js",
                 reason="NO_JETSTREAM",
             )
+        if greeting.get("auth_required"):
+            await _check_credentials(url.strip(), timeout_s)
         return version
     raise Unavailable(
         f"no NATS server answers at {without_password(urls)} ({'; '.join(problems)})",
@@ -43,9 +48,29 @@ async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:
     )
 
 
-def without_password(urls: str) -> str:
-    """The URLs as they may be shown: `nats://***@host:4222`."""
-    return re.sub(r"//[^/@,]*@", "//***@", urls)
+async def _check_credentials(url: str, timeout_s: float) -> None:
+    """One connection with the credentials of the URL: without this, every service would try for ever."""
+    client = Client()
+    problems: list[str] = []
+
+    async def note(error: Exception) -> None:
+        problems.append(str(error))
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.connect(servers=[url], allow_reconnect=False, max_reconnect_attempts=0, error_cb=note)
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        why = "; ".join(dict.fromkeys([*problems, str(error) or type(error).__name__]))
+        raise InvalidInput.at(
+            "nats",
+            without_password(url),
+            f"does not let us in: {without_password(why)}",
+            next_step="Correct user and password in the URL: nats://USER:PASSWORD@HOST:4222",
+            reason="BROKER_CREDENTIALS",
+        ) from error
+    finally:
+        with contextlib.suppress(Exception):
+            await client.close()
 
 
 async def _greeting(url: str, timeout_s: float) -> dict[str, object]:

@@ -21,6 +21,7 @@ from headrace.model.bundle_rules import (
     SCHEMAS_FILE,
     EntryNames,
     check_lock,
+    check_lock_covers,
     entry_path,
     too_large,
 )
@@ -126,6 +127,7 @@ class BundleReader:
         lock = bytes(kept[LOCK_FILE]) if LOCK_FILE in kept else None
         if lock is not None:
             check_lock(lock)
+            check_lock_covers(manifest.requirements, lock)
         elif manifest.requirements:
             raise InvalidInput(
                 f"bundle: requirements without {LOCK_FILE}",

@@ -111,11 +111,13 @@ class DataDirectory:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InvalidInput.at(
-                    "data", str(self.path), f"cannot be used: {error.strerror}", next_step="Give --data a directory"
-                ) from error
+                raise unusable(self.path, error) from error
         if not self.layout_file.exists():
-            write_atomically(self.layout_file, b"%d\n" % LAYOUT)
+            try:
+                write_atomically(self.layout_file, b"%d
+" % LAYOUT)
+            except OSError as error:
+                raise unusable(self.path, error) from error
         make_private(self.run.parent)
         make_private(self.run)
 
@@ -163,8 +165,11 @@ class DataDirectoryLock:
 
     @classmethod
     def take(cls, directory: DataDirectory) -> DataDirectoryLock:
-        """WrongState, naming the holder, when somebody else has it."""
-        descriptor = os.open(directory.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """WrongState, naming the holder, when somebody else has it; InvalidInput where nothing can be written."""
+        try:
+            descriptor = os.open(directory.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise unusable(directory.path, error) from error
         deadline = time.monotonic() + _LOCK_PATIENCE_S  # whoever only looks holds it for microseconds
         while True:
             try:
@@ -182,8 +187,12 @@ class DataDirectoryLock:
                     next_step=f"Use that mesh, end it with `headrace down --data {directory.path}`, "
                     "or give another --data",
                 ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise unusable(directory.path, error) from error
         return cls(descriptor)
 
     def release(self) -> None:
@@ -271,3 +280,14 @@ def make_private(folder: Path) -> None:
             "is not a directory that belongs to you alone",
             next_step="Remove it, or have its owner remove it",
         )
+
+
+def unusable(folder: Path, error: OSError) -> InvalidInput:
+    """A data directory in which nothing can be made or written."""
+    return InvalidInput.at(
+        "data",
+        str(folder),
+        f"cannot be used: {error.strerror}",
+        next_step="Make room, or give --data a directory that you can write to",
+        reason="DATA_DIRECTORY_UNUSABLE",
+    )

@@ -11,6 +11,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from headrace.edge.structured_log import get_logger
+from headrace.model.broker_url import without_password
 from headrace.model.errors import Unavailable
 
 log = get_logger(__name__)
@@ -33,7 +34,7 @@ async def connect_nats(
     """Connects within the limit or raises Unavailable naming the URL; afterwards reconnects for ever."""
 
     async def note_error(error: Exception) -> None:
-        log.debug("broker connection", error=repr(error))
+        log.debug("broker connection", error=without_password(repr(error)))
 
     async def note_disconnect() -> None:
         log.warning("broker disconnected", connection=name)
@@ -70,7 +71,7 @@ async def connect_nats(
                 await client.close()
             if asyncio.get_running_loop().time() >= deadline:
                 raise Unavailable(
-                    f"no NATS server answers at {url}: {error!r}",
+                    f"no NATS server answers at {without_password(url)}: {without_password(repr(error))}",
                     reason="BROKER_UNREACHABLE",
                     next_step="Check --nats and that the server runs",
                 ) from error

@@ -8,6 +8,7 @@ the uncompressed tar.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from headrace.model.errors import FieldViolation, InvalidInput
 
@@ -103,6 +104,7 @@ class EntryNames:
     def __init__(self) -> None:
         self._files: set[str] = set()
         self._folders: set[str] = {""}
+        self._spelt: dict[str, str] = {}
         self._count = 0
 
     def add(self, path: str, *, is_folder: bool) -> None:
@@ -122,12 +124,20 @@ class EntryNames:
             parent = "/".join(parents[:depth])
             if parent in self._files:
                 raise _conflict(path, f"lies in {parent!r}, which is a file")
-            self._folders.add(parent)
-        (self._folders if is_folder else self._files).add(path)
+            self._add(self._folders, parent)
+        self._add(self._folders if is_folder else self._files, path)
+
+    def _add(self, paths: set[str], path: str) -> None:
+        spelt = self._spelt.setdefault(path.casefold(), path)
+        if spelt != path:
+            raise _conflict(path, f"differs from {spelt!r} only in upper and lower case: on some disks they are one")
+        paths.add(path)
 
 
 def _conflict(path: str, problem: str) -> InvalidInput:
-    return InvalidInput.at("bundle.entry", path, problem, reason="BUNDLE_UNSAFE_PATH")
+    return InvalidInput.at(
+        "bundle.entry", path, problem, reason="BUNDLE_UNSAFE_PATH", next_step="Give each file a name of its own"
+    )
 
 
 def too_large(what: str, limit: int) -> InvalidInput:
@@ -156,6 +166,39 @@ def check_lock(raw: bytes) -> None:
         _check_locked_line(number, (logical + stripped).strip())
         logical = ""
     _check_locked_line(number, logical.strip())
+
+
+def check_lock_covers(requirements: Sequence[str], raw: bytes) -> None:
+    """Each requirement (but those with a marker, which may not apply) has its line in a checked lock, and a version
+    that is pinned with == is the one there. InvalidInput names the first that is not."""
+    locked = {
+        _plain_name(line): line.partition("==")[2].split(";")[0].split("\\")[0].split()[0]
+        for line in raw.decode().splitlines()
+        if "==" in line and not line.lstrip().startswith(("#", "-"))
+    }
+    for index, requirement in enumerate(requirements):
+        if ";" in requirement:
+            continue
+        version = locked.get(_plain_name(requirement))
+        wanted = requirement.partition("==")[2].strip(" )")
+        if version is None:
+            problem = f"is not in {LOCK_FILE}"
+        elif wanted and not wanted.startswith("=") and not wanted.endswith("*") and wanted != version:
+            problem = f"is not what {LOCK_FILE} pins, {version}"
+        else:
+            continue
+        raise InvalidInput.at(
+            f"requirements[{index}]",
+            requirement,
+            problem,
+            reason="LOCK_MISMATCH",
+            next_step=f"Delete {LOCK_FILE} and push again: it is then written anew",
+        )
+
+
+def _plain_name(line: str) -> str:
+    """The package of a requirement or of a lock's line, as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[(<>=!~;]", line.strip(), maxsplit=1)[0]).lower()
 
 
 def _check_locked_line(number: int, line: str) -> None:

@@ -144,6 +144,13 @@ class ComponentProcess:
                 "Build it with an SDK of this mesh's version",
             )
         names = [known.name for known in answer.functions]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise self._failed(
+                "DUPLICATE_FUNCTION",
+                f"the component claims its function {twice!r} twice",
+                "Name each function once, push and publish again",
+            )
         if function not in names:
             raise self._failed(
                 "UNKNOWN_FUNCTION",
