@@ -114,8 +114,7 @@ class DataDirectory:
                 raise unusable(self.path, error) from error
         if not self.layout_file.exists():
             try:
-                write_atomically(self.layout_file, b"%d
-" % LAYOUT)
+                write_atomically(self.layout_file, b"%d\n" % LAYOUT)
             except OSError as error:
                 raise unusable(self.path, error) from error
         make_private(self.run.parent)

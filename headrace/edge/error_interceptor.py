@@ -18,6 +18,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from headrace.edge.status_size import fitting
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, WrongState
 
@@ -94,7 +95,7 @@ async def _abort(context: Any, error: BaseException, method: str) -> NoReturn:
         await context.abort(grpc.StatusCode.ABORTED, "the call was cancelled inside the service; try again")
     if isinstance(error, grpc.aio.InternalError):  # what a write is told whose caller has just gone away
         raise asyncio.CancelledError from error
-    await context.abort_with_status(rpc_status.to_status(_status_of_unexpected(error, method)))
+    await context.abort_with_status(rpc_status.to_status(fitting(_status_of_unexpected(error, method))))
     raise AssertionError("abort returned")
 
 

@@ -85,7 +85,8 @@ def check_json_body(field: str, content_type: str, body: bytes) -> None:
         raise InvalidInput.at(field, body[:60], "is nested too deeply", reason="MALFORMED_JSON") from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         problem = f"is not JSON, as its content type says: {error}"
-        raise InvalidInput.at(field, body[:60], problem, reason="MALFORMED_JSON") from error
+        next_step = "Correct it, or give another content type, such as text/plain"
+        raise InvalidInput.at(field, body[:60], problem, next_step=next_step, reason="MALFORMED_JSON") from error
 
 
 def check_schema(field: str, data: object) -> dict[str, Any] | None:

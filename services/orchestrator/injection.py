@@ -46,7 +46,11 @@ class Injector:
         """Publishes one stimulus to the ingress; answers the execution id and whether it was known already."""
         if len(body) > MAX_BODY_BYTES:
             raise InvalidInput.at(
-                "body", f"{len(body)} bytes", f"is more than {MAX_BODY_BYTES} bytes", reason="BODY_TOO_LARGE"
+                "body",
+                f"{len(body)} bytes",
+                f"is more than {MAX_BODY_BYTES} bytes",
+                reason="BODY_TOO_LARGE",
+                next_step="Store it elsewhere and send where it is",
             )
         check_json_body("body", content_type or "application/json", body)
         document, _ = await self._stores.existing_flow(name)

@@ -16,6 +16,7 @@ from headrace.model.pages import Page, bounded
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import DRAIN, DROP
+from services.orchestrator.domain.flow_verbs import no_version
 from services.orchestrator.flow_messages import (
     deployment_message,
     flow_message,
@@ -109,7 +110,7 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         flow, number = parse_resource("name", request.name, "flows", "versions")
         document, _ = await self._service.stores.existing_flow(flow)
         if not 0 < int(number) <= document.latest_version:
-            raise NotFound(f"flow {flow!r} has no version {number}; the newest is {document.latest_version}")
+            raise no_version(document, int(number))
         return version_message(await self._service.reader.version(flow, int(number)))
 
     async def ListVersions(  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from headrace.edge.broker_greeting import check_broker
-from headrace.edge.broker_process import BrokerProcess, free_port
+from headrace.edge.broker_process import BrokerProcess, find_nats_server, free_port
 from headrace.edge.data_directory import (
     DataDirectory,
     DataDirectoryLock,
@@ -23,7 +25,9 @@ from headrace.edge.data_directory import (
     read_endpoints,
     write_atomically,
 )
+from headrace.edge.nats_connection import connect_nats
 from headrace.model.errors import InvalidInput, NotFound, Unavailable, WrongState
+from tests.support.eventually import eventually
 
 ENDPOINTS = Endpoints("127.0.0.1:1", ["127.0.0.1:2"], "nats://127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5", 6, "fast")
 
@@ -129,6 +133,36 @@ async def test_a_broker_is_known_by_its_greeting(broker: BrokerProcess) -> None:
     assert "secret" not in str(refused.value)
 
 
+async def test_wrong_credentials_are_refused_and_no_password_is_shown(tmp_path: Path) -> None:
+    settings = tmp_path / "nats.conf"
+    settings.write_text(
+        f'port: {free_port()}\nhost: 127.0.0.1\njetstream {{ store_dir: "{tmp_path}/js" }}\n'
+        "authorization { user: ann, password: right-word }\n"
+    )
+    port = settings.read_text().split()[1]
+    server = await asyncio.create_subprocess_exec(find_nats_server(), "-c", str(settings), stdout=-3, stderr=-3)
+    try:
+        right, wrong = (f"nats://ann:{word}@127.0.0.1:{port}" for word in ("right-word", "wrong-word"))
+
+        async def served() -> bool:
+            with contextlib.suppress(Unavailable):
+                return bool(await check_broker(right))
+            return False
+
+        await eventually(served)
+        with pytest.raises(InvalidInput, match="does not let us in") as refused:
+            await check_broker(wrong)
+        assert refused.value.reason == "BROKER_CREDENTIALS"
+        with pytest.raises(Unavailable) as unreached:
+            await connect_nats(wrong, "test", timeout_s=0.5)
+        for error in (refused.value, unreached.value):
+            assert "word" not in f"{error} {error.violations} {error.__cause__}".replace("PASSWORD", "")
+        assert "ann" not in str(unreached.value)
+    finally:
+        server.terminate()
+        await server.wait()
+
+
 @pytest.mark.parametrize(
     ("greeting", "problem"),
     [
@@ -139,8 +173,6 @@ async def test_a_broker_is_known_by_its_greeting(broker: BrokerProcess) -> None:
     ],
 )
 async def test_a_server_that_will_not_do_is_refused(greeting: bytes, problem: str) -> None:
-    import asyncio
-
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         writer.close()

@@ -112,6 +112,29 @@ async def test_every_stage_is_watched(broker: BrokerProcess, tmp_path: Path) -> 
         assert len(set(seen)) >= 4
 
 
+# Code that changes what the SDK says for it in the handshake.
+LYING = (
+    HEAD
+    + """
+@component.action
+async def work(body: bytes) -> None: ...
+
+import headrace.sdk.server as server
+
+kind = next(found for found in vars(server).values() if getattr(found, "__module__", "") == server.__name__
+            and hasattr(found, "Handshake"))
+honest = kind.Handshake
+
+async def lie(self, request, context):
+    answer = await honest(self, request, context)
+    %s
+    return answer
+
+kind.Handshake = lie
+"""
+)
+
+
 @pytest.mark.parametrize(
     ("source", "reason", "text"),
     [
@@ -121,6 +144,14 @@ async def test_every_stage_is_watched(broker: BrokerProcess, tmp_path: Path) -> 
             HEAD + "@component.action\nasync def other(body: bytes) -> None: ...\n",
             "UNKNOWN_FUNCTION",
             "no function 'work'",
+        ),
+        (LYING % "answer.protocol_version = 9", "PROTOCOL_VERSION", "speaks version 9 of the contract, not 1"),
+        (LYING % "answer.functions.add(name='work')", "DUPLICATE_FUNCTION", "claims its function 'work' twice"),
+        (
+            HEAD + "@component.init\nasync def start() -> None:\n    os._exit(0)\n"
+            "@component.action\nasync def work(body: bytes) -> None: ...\n",
+            "COMPONENT_EXITED_IN_INIT",
+            "exit status 0",
         ),
         (
             HEAD + "@component.init\nasync def start() -> None:\n    os._exit(9)\n"
@@ -136,7 +167,17 @@ async def test_every_stage_is_watched(broker: BrokerProcess, tmp_path: Path) -> 
         ),
         ("import time\ntime.sleep(60)  # tidy: pace\n", "COMPONENT_SOCKET_NOT_OPENED", "did not open its socket"),
     ],
-    ids=["not-importable", "syntax", "wrong-function", "exits-in-init", "raises-in-init", "no-socket"],
+    ids=[
+        "not-importable",
+        "syntax",
+        "wrong-function",
+        "unknown-protocol",
+        "function-twice",
+        "exits-0-in-init",
+        "exits-in-init",
+        "raises-in-init",
+        "no-socket",
+    ],
 )
 async def test_a_component_that_cannot_start_says_why(
     broker: BrokerProcess, tmp_path: Path, source: str, reason: str, text: str

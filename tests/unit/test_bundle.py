@@ -221,6 +221,8 @@ HOSTILE = {
     "twice": raw_bundle(file_entry("a", b"1"), file_entry("a", b"2")),
     "manifest twice": raw_bundle(file_entry("./component.yaml", MANIFEST)),
     "file as folder": raw_bundle(file_entry("a", b"1"), file_entry("a/b", b"2")),
+    "case clash": raw_bundle(file_entry("Data.json", b"1"), file_entry("data.json", b"2")),
+    "case clash of folders": raw_bundle(file_entry("a/x", b"1"), file_entry("A/y", b"2")),
     "deep": raw_bundle(file_entry("d/" * 40 + "x", b"")),
     "too many": raw_bundle(*[file_entry(f"f{number}") for number in range(MAX_ENTRIES + 1)]),
     "sparse": gzip.compress(sparse_tar()),
@@ -231,6 +233,9 @@ HOSTILE = {
     "unknown field": raw_bundle(manifest=MANIFEST + b"surprise: 1\n"),
     "unknown kind": raw_bundle(manifest=MANIFEST.replace(b"action", b"actor")),
     "no lock": raw_bundle(manifest=MANIFEST + b"requirements: [httpx]\n"),
+    "lock of others": raw_bundle(
+        file_entry("requirements.lock", f"anyio==4.0 {HASH}\n".encode()), manifest=MANIFEST + b"requirements: [httpx]\n"
+    ),
     "lock with index": raw_bundle(file_entry("requirements.lock", b"--index-url x\n")),
     "schemas not JSON": raw_bundle(file_entry("headrace.schemas.json", b"{")),
     "schemas of others": raw_bundle(file_entry("headrace.schemas.json", b"{}")),

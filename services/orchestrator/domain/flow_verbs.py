@@ -108,10 +108,7 @@ def pick_version(document: FlowDocument, version: int) -> int:
             next_step=f"Publish its draft: headrace flow publish {document.flow}",
         )
     if version > document.latest_version:
-        raise NotFound(
-            f"flow {document.flow!r} has no version {version}; the newest is {document.latest_version}",
-            next_step=f"Use a version from 1 to {document.latest_version}",
-        )
+        raise no_version(document, version)
     if version in document.deleted_versions:
         raise NotFound(f"version {version} of flow {document.flow!r} was deleted", reason="VERSION_NOT_FOUND")
     return version or document.latest_version
@@ -164,4 +161,13 @@ def _busy(document: FlowDocument, verb: str) -> WrongState:
         reason="BUSY",
         next_step=f"Wait for it: headrace flow status {document.flow}",
         metadata={"busy_with": running},
+    )
+
+
+def no_version(document: FlowDocument, version: int) -> NotFound:
+    """Of a version that a flow does not have."""
+    return NotFound(
+        f"flow {document.flow!r} has no version {version}; the newest is {document.latest_version}",
+        reason="VERSION_NOT_FOUND",
+        next_step=f"See those there are: headrace flow show {document.flow}",
     )

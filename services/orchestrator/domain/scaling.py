@@ -53,6 +53,7 @@ def begin_scale(document: FlowDocument, plan: DeploymentPlan | None, intent: Ope
             intent.step,
             f"is not a step of what runs (deployment {plan.deployment}); it has {', '.join(names)}",
             reason="STEP_NOT_FOUND",
+            next_step="Name one of them; a step of the draft runs after publish",
         )
     if plan.step(intent.step).exclusive and intent.replicas > 1:
         raise WrongState(

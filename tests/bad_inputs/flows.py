@@ -1,0 +1,135 @@
+"""Bad flows: by file, and by the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bad_inputs.row import Row, Section
+
+APPLY = "`headrace flow apply`"
+CREATE = "`CreateFlow`"
+INVALID = "INVALID_ARGUMENT"
+
+
+def steps(*lines: str, head: str = "") -> str:
+    """A flow file with these steps; line 3 is the first of them."""
+    return f"name: wrong\n{head}steps:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def chain(count: int) -> str:
+    lines = [f"s{n}: {{component: webhook, function: receive, to: [s{n + 1}]}}" for n in range(count - 1)]
+    return steps(*lines, f"s{count - 1}: {{component: webhook}}")
+
+
+RECEIVE = "a: {component: webhook, function: receive, to: [b]}"
+BOMB = "bomb:\n  l0: &l0 [ha]\n" + "".join(f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 30))
+
+
+def spec(*named: dict[str, Any], **top: Any) -> dict[str, Any]:
+    """A FlowSpec as its JSON."""
+    return {"type": "FLOW_TYPE_REALTIME", "steps": list(named), **top}
+
+
+def file_row(id: str, what: str, give: Any, reason: str, field: str, says: tuple[str, ...], next_step: str) -> Row:
+    return Row(id, what, APPLY, INVALID, reason, field, says, next_step, give)
+
+
+def api_row(id: str, what: str, give: Any, reason: str, field: str, says: tuple[str, ...], next_step: str) -> Row:
+    return Row(id, what, CREATE, INVALID, reason, field, says, next_step, give)
+
+
+FILES = (
+    file_row(
+        "cycle", "a cycle", steps("a: {component: webhook, function: receive, to: [b]}",
+                                  "b: {component: webhook, to: [c]}", "c: {component: webhook, to: [b]}"),
+        "CYCLE", "steps.b.to[0]", (":4:", "the steps form a cycle: b -> c -> b"), "Correct the flow"),
+    file_row(
+        "self-edge", "a step that sends to itself", steps("a: {component: webhook, to: [a]}"),
+        "SELF_EDGE", "steps.a.to[0]", (":3:", "sends to itself"), "Correct the flow"),
+    file_row(
+        "unknown-step", "a receiver that is no step", steps(RECEIVE.replace("[b]", "[pirce]"), "price: {component: webhook}"),
+        "UNKNOWN_RECEIVER", "steps.a.to[0]", (":3:51:", "'pirce' is not a step"), "Did you mean `price`?"),
+    file_row(
+        "unreachable-step", "a step that nobody sends to",
+        steps(RECEIVE, "b: {component: webhook}", "c: {component: webhook}"),
+        "UNREACHABLE_STEP", "steps.c", (":5:3:", "'c' is not reached from the trigger 'a'"), "Correct the flow"),
+    file_row(
+        "two-triggers", "two steps that nobody sends to",
+        steps(RECEIVE.replace("[b]", "[c]"), "b: {component: webhook, function: receive, to: [c]}", "c: {component: webhook}"),
+        "TWO_TRIGGERS", "steps.b", (":4:3:", "so does 'a': a flow has one trigger"), "Correct the flow"),
+    file_row("no-steps", "no step at all", "name: wrong\nsteps: {}\n", "BAD_FLOW_FILE", "steps", ("has no step",), "one block per step"),
+    file_row(
+        "no-trigger", "an action where the trigger should be", steps("a: {component: no-trigger}"),
+        "NOT_A_TRIGGER", "steps.a.function", (":3:", "is an action, but step 'a' starts the flow"), "Begin the flow with a trigger"),
+    file_row(
+        "duplicate-step", "a step twice", steps("a: {component: webhook}", "a: {component: webhook}"),
+        "BAD_YAML", "line 4", (":4:3:", "'a' is repeated (first on line 3)"), "Correct that line"),
+    file_row(
+        "bad-flow-name", "a name with capitals", steps(RECEIVE).replace("wrong", "Wrong Name"),
+        "BAD_NAME", "name", (":1:1:", "'Wrong Name' is not a name"), "lower-case letters"),
+    file_row(
+        "long-step-name", "a name of 64 characters", steps("a" * 64 + ": {component: webhook}"),
+        "BAD_NAME", "steps." + "a" * 64, (":3:3:", "is not a name"), "at most 63 characters"),
+    file_row("yaml-bomb", "nested aliases, 9³⁰ values", steps(RECEIVE) + BOMB, "BAD_YAML", "line 6", (":6:", "aliases (*l0) are not allowed"), "Correct that line"),
+    file_row(
+        "anchors", "an alias of an anchor", steps("a: &x {component: webhook}", "b: *x"),
+        "BAD_YAML", "line 4", (":4:6:", "aliases (*x)", "write the value out"), "Correct that line"),
+    file_row("deep", "100 000 levels of nesting", lambda: "name: " + "[" * 100_000, "BAD_YAML", "line 1", ("nested deeper than 50 levels",), "Correct that line"),
+    file_row("python-tag", "a tag that would run code", "name: !!python/object/apply:os.getcwd []\n", "BAD_YAML", "line 1", (":1:7:", "could not determine a constructor"), "Correct that line"),
+    file_row("not-yaml", "a bracket that is never closed", "name: [\n", "BAD_YAML", "line 2", (":2:1:", "not valid YAML"), "Correct that line"),
+    file_row("not-text", "bytes that are not UTF-8", b"name: \xff\xfe\n", "BAD_YAML", "", ("not valid YAML",), "UTF-8"),
+    file_row("empty", "an empty file", "", "BAD_FLOW_FILE", "", ("is empty",), "Write `name:` and `steps:`"),
+    file_row("ten-megabytes", "a file of 10 MB", lambda: steps(RECEIVE) + "# " + "x" * 10_000_000, "FILE_TOO_LARGE", "", ("larger than 1,048,576 bytes",), "Make it shorter"),
+    file_row("thousand-steps", "1 000 steps", lambda: chain(1000), "BAD_FLOW_FILE", "steps", (":2:1:", "1000", "more than 100"), "Split the flow"),
+    file_row(
+        "wrong-type-at-depth", "text where a number belongs, three levels down", steps("a: {component: webhook, retry: {attempts: many}}"),
+        "BAD_FLOW_FILE", "steps.a.retry.attempts", (":3:35:", "'many' is not a whole number from 1 to 100"), "Correct it"),
+    file_row(
+        "unknown-field", "a misspelt field", steps("a: {component: webhook, prefech: 3}"),
+        "UNKNOWN_FIELD", "steps.a.prefech", (":3:27:", "is not a known key"), "Did you mean `prefetch`?"),
+    file_row(
+        "missing-field", "a step without component", steps("a: {prefetch: 3}"),
+        "MISSING_FIELD", "steps.a.component", (":3:3:", "is missing"), "Correct it"),
+    file_row(
+        "no-unit", "a duration without unit", steps("a: {component: webhook, timeout: 10}"),
+        "BAD_FLOW_FILE", "steps.a.timeout", (":3:27:", "10 is not a duration"), "200ms, 10s, 2m or 1h"),
+    file_row(
+        "unknown-component", "a component nobody pushed", steps("a: {component: webhok, function: receive}"),
+        "COMPONENT_NOT_FOUND", "steps.a.component", (":3:7:", "'webhok' cannot be resolved"), "headrace component push"),
+    file_row(
+        "unknown-revision", "a revision there is not", steps("a: {component: webhook@99, function: receive}"),
+        "COMPONENT_NOT_FOUND", "steps.a.component", (":3:7:", "'webhook@99' cannot be resolved"), "headrace component push"),
+    file_row(
+        "unknown-function", "a function the component does not have", steps("a: {component: webhook, function: recieve}"),
+        "FUNCTION_NOT_FOUND", "steps.a.function", (":3:27:", "'recieve' is not a function of 'webhook'"), "Did you mean `receive`?"),
+    file_row(
+        "config-against-schema", "a config that its schema refuses",
+        steps("a: {component: webhook, function: receive, to: [b]}", "b: {component: configured, config: {path: 7}}"),
+        "CONFIG_INVALID", "steps.b.config.path", (":4:39:", "7 is not of type 'string'"), "config schema"),
+    file_row(
+        "folder-not-there", "a folder that does not exist", steps("a: {component: ./webhok}"),
+        "BAD_FLOW_FILE", "steps.a.component", (":3:7:", "'./webhok' is not a folder"), "Looked for"),
+    Row("no-file", "a file that does not exist", APPLY, "NOT_FOUND", "FLOW_FILE_NOT_FOUND", "", ("No such file",), "Name a flow file"),
+)  # fmt: skip
+HOOK = {"name": "a", "component": "webhook", "function": "receive"}
+API = (
+    api_row("api-cycle", "a cycle", spec({**HOOK, "to": ["b"]}, {"name": "b", "component": "x", "to": ["c"]}, {"name": "c", "component": "x", "to": ["b"]}),
+            "CYCLE", "steps[1].to[0]", ("b -> c -> b",), "Correct the flow"),
+    api_row("api-unknown-step", "a receiver that is no step", spec({**HOOK, "to": ["pirce"]}, {"name": "price", "component": "x"}),
+            "UNKNOWN_RECEIVER", "steps[0].to[0]", ("'pirce' is not a step of this flow. Did you mean `price`?",), "Correct the flow"),
+    api_row("api-duplicate-step", "two steps of one name", spec(HOOK, HOOK), "DUPLICATE_STEP", "steps[1].name", ("'a' is the name of steps[0] already",), "Correct the flow"),
+    api_row("api-no-steps", "no step", spec(), "NO_TRIGGER", "steps", ("no steps",), "Correct the flow"),
+    api_row("api-two-triggers", "two triggers", spec({**HOOK, "to": ["c"]}, {**HOOK, "name": "b", "to": ["c"]}, {"name": "c", "component": "x"}),
+            "TWO_TRIGGERS", "steps[1]", ("a flow has one trigger",), "Correct the flow"),
+    api_row("api-bad-name", "a step's name with a slash", spec({**HOOK, "name": "a/b"}), "BAD_NAME", "steps[0].name", ("'a/b' is not a name",), "Correct the flow"),
+    api_row("api-no-type", "no type", {"steps": [HOOK]}, "BAD_TYPE", "type", ("is not a flow type",), "Correct the flow"),
+    api_row("api-thousand-steps", "1 000 steps", lambda: spec(*({**HOOK, "name": f"s{n}"} for n in range(1000))), "TOO_MANY_STEPS", "steps", ("1000 steps are more than 100",), "Correct the flow"),
+    api_row("api-config-too-big", "100 KB of config", lambda: spec({**HOOK, "config": {"x": "y" * 100_000}}), "CONFIG_TOO_BIG", "steps[0].config", ("more than 65536",), "Correct the flow"),
+    api_row("api-negative-time", "a negative limit", spec(HOOK, reply_timeout="-1s"), "OUT_OF_RANGE", "reply_timeout", ("is not between 0 and 300",), "Correct the flow"),
+)  # fmt: skip
+SECTION = Section(
+    "Flows",
+    "A flow file's refusal names file, line and column (`flow.yaml:3:51: ...`), also for what only the mesh can know; "
+    "nothing was pushed or changed then. The API names places by index (`steps[1].to[0]`).",
+    FILES + API,
+)

@@ -1,0 +1,52 @@
+"""Verbs that do not fit the state. The shared mesh has `running` (started), `resting` (a version, stopped) and
+`drafted` (no version yet)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.client import AsyncClient
+from tests.bad_inputs.row import Row, Section
+
+Deed = Callable[[AsyncClient], Awaitable[object]]
+STATE = "FAILED_PRECONDITION"
+
+
+def row(
+    id: str, what: str, door: str, code: str, reason: str, says: str, next_step: str, deed: Deed, field: str = ""
+) -> Row:
+    return Row(id, what, f"`{door}`", code, reason, field, (says,), next_step, deed)
+
+
+SECTION = Section(
+    "State",
+    "A refused verb changes nothing, and names the verb that fits.",
+    (
+        row("start-started", "start a started flow", "StartFlow", STATE, "WRONG_STATE", "is RUNNING", "headrace flow", lambda client: client.start("running")),
+        row("delete-running", "delete a running flow", "DeleteFlow", STATE, "WRONG_STATE", "RUNNING", "headrace flow stop running", lambda client: client.delete_flow("running")),
+        row("stop-stopped", "stop a stopped flow", "StopFlow", STATE, "WRONG_STATE", "is STOPPED", "headrace flow", lambda client: client.stop("resting")),
+        row("restart-stopped", "restart a stopped flow", "RestartFlow", STATE, "WRONG_STATE", "is STOPPED", "headrace flow start resting", lambda client: client.restart("resting")),
+        row("suspend-stopped", "suspend a stopped flow", "SuspendFlow", STATE, "WRONG_STATE", "is STOPPED", "headrace flow", lambda client: client.suspend("resting")),
+        row("resume-running", "resume a flow that runs", "ResumeFlow", STATE, "WRONG_STATE", "is RUNNING", "headrace flow", lambda client: client.resume("running")),
+        row("scale-stopped", "scale a step of a stopped flow", "ScaleStep", STATE, "WRONG_STATE", "is STOPPED", "headrace flow", lambda client: client.scale("resting", "receive", 2)),
+        row("start-without-version", "start a flow that was never published", "StartFlow", STATE, "NOT_PUBLISHED", "no version", "headrace flow publish drafted", lambda client: client.start("drafted")),
+        row("publish-without-draft", "publish without a draft", "PublishFlow", STATE, "NO_DRAFT", "no draft", "headrace flow", lambda client: client.publish("resting")),
+        row("unknown-version", "start a version there is not", "StartFlow", "NOT_FOUND", "VERSION_NOT_FOUND", "no version 99", "headrace flow show", lambda client: client.start("resting", version=99)),
+        row("rollback-unknown-version", "roll back to a version there is not", "RollbackFlow", "NOT_FOUND", "VERSION_NOT_FOUND", "no version 99", "headrace flow show", lambda client: client.rollback("running", 99)),
+        row("unknown-flow", "a flow there is not", "GetFlow", "NOT_FOUND", "FLOW_NOT_FOUND", "'nowhere'", "headrace flow list", lambda client: client.get_flow("nowhere")),
+        row("wrong-etag", "an etag of the past", "UpdateDraft", "ABORTED", "ETAG_MISMATCH", "it was changed meanwhile", "Read it again", lambda client: client.update_draft("drafted", SPEC, etag="999")),
+        row("taken-name", "create a flow that is there", "CreateFlow", "ALREADY_EXISTS", "ALREADY_EXISTS", "there is a flow 'resting' already", "headrace flow apply", lambda client: client.create_flow("resting", SPEC)),
+        row("bad-flow-id", "a flow id with a slash", "CreateFlow", "INVALID_ARGUMENT", "BAD_NAME", "is not a name", "lower-case", lambda client: client.create_flow("a/b", SPEC), "flow_id"),
+        row("unknown-step-scaled", "scale a step there is not", "ScaleStep", "INVALID_ARGUMENT", "STEP_NOT_FOUND", "'nope' is not a step of what runs", "Name one of them", lambda client: client.scale("running", "nope", 2), "step"),
+        row("too-many-replicas", "a thousand replicas", "ScaleStep", "INVALID_ARGUMENT", "REPLICAS_OUT_OF_RANGE", "1000", "", lambda client: client.scale("running", "receive", 1000), "replicas"),
+        row("inject-stopped", "inject into a stopped flow", "InjectMessage", STATE, "WRONG_STATE", "STOPPED", "headrace flow start resting", lambda client: client.inject("resting", b"{}")),
+        row("inject-too-large", "inject 1 MB", "InjectMessage", "INVALID_ARGUMENT", "BODY_TOO_LARGE", "is more than 524288 bytes", "Store it elsewhere", lambda client: client.inject("running", b"x" * 1_000_000), "body"),
+        row("inject-malformed", "inject JSON that is none", "InjectMessage", "INVALID_ARGUMENT", "MALFORMED_JSON", "is not JSON", "another content type", lambda client: client.inject("running", b"{nonsense"), "body"),
+        row("unknown-component-name", "a component there is not", "GetComponent", "NOT_FOUND", "COMPONENT_NOT_FOUND", "nowhere", "headrace component", lambda client: client.get_component("nowhere")),
+        Row("two-publishes", "two publishes at once", "`PublishFlow`", STATE, "BUSY", "", ("names the operation at work",), "--queue", shown_by="tests/integration/test_interventions.py::test_a_second_verb_is_refused_naming_the_first_or_waits_for_it"),
+    ),
+)  # fmt: skip
+SPEC = flow_pb2.FlowSpec(
+    type=flow_pb2.FLOW_TYPE_REALTIME, steps=[flow_pb2.Step(name="receive", component="webhook", function="receive")]
+)
