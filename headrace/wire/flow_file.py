@@ -58,7 +58,7 @@ class FlowFile:
             reason=error.reason,
             next_step=error.next_step,
             violations=violations,
-            metadata=error.metadata,
+            metadata={key: self._named(value) if key == "field" else value for key, value in error.metadata.items()},
         )
         return located(named, self.source, self.text)
 

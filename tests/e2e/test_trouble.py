@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tarfile
 import time
-import zlib
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import grpc
@@ -17,12 +14,9 @@ import pytest
 
 from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2
-from headrace.client import AsyncClient, Client
+from headrace.client import AsyncClient
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
-from headrace.model.errors import InvalidInput, NotFound
-from tests.support.bundles import digest_of, file_entry, raw_bundle, special_entry
-from tests.support.commands import ROOT, headrace
 from tests.support.mesh import RunningMesh, start_mesh
 from tests.support.small_flow import HEAD, REPLIES, SmallFlow, replying
 
@@ -97,119 +91,6 @@ async def nothing_is_left(mesh: RunningMesh, flow: str) -> None:
         assert (await client.get_status(flow)).state == flow_pb2.FLOW_STATE_STOPPED
         (revision,) = await client.list_revisions(flow)
         assert list(revision.pinned_by) == []
-
-
-STEP_LINES = {
-    "cycle": (
-        "a: {component: webhook, function: receive, to: [b]}",
-        "b: {component: webhook, function: pass, to: [c]}",
-        "c: {component: webhook, function: pass, to: [b]}",
-    ),
-    "unreachable": (
-        "a: {component: webhook, function: receive, to: [b]}",
-        "b: {component: webhook}",
-        "c: {component: webhook, to: [d]}",
-        "d: {component: webhook, to: [c]}",
-    ),
-    "two-triggers": (
-        "a: {component: webhook, function: receive, to: [c]}",
-        "b: {component: webhook, function: receive, to: [c]}",
-        "c: {component: webhook}",
-    ),
-    "unknown-step": ("a: {component: webhook, function: receive, to: [bb]}", "b: {component: webhook}"),
-    "unknown-component": ("a: {component: webhok, function: receive}",),
-    "unknown-revision": ("a: {component: webhook@99, function: receive}",),
-    "unknown-function": ("a: {component: webhook, function: recieve}",),
-    "action-first": ("a: {component: action-only}",),
-}
-
-
-@pytest.fixture(scope="module")
-def stocked_mesh(patient_mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> RunningMesh:
-    """Two components are pushed: the webhook, and one without a trigger."""
-    only = tmp_path_factory.mktemp("only")
-    (only / "component.yaml").write_text("name: action-only\nfunctions: {only: {kind: action}}\n")
-    (only / "component.py").write_text(HEAD + "@component.action\ndef only(body: bytes) -> None: ...\n")
-    for folder in (ROOT / "components" / "webhook", only):
-        headrace("component", "push", folder, data=patient_mesh.data).ok()
-    return patient_mesh
-
-
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        ("cycle", ["cycle", "b -> c -> b", "acyclic"]),
-        ("unreachable", ["cycle", "c -> d -> c"]),
-        ("two-triggers", ["'b'", "'a'", "one trigger"]),
-        ("unknown-step", ["flow.yaml:4", "'bb' is not a step", "`b`"]),
-        ("unknown-component", ["'webhok' cannot be resolved", "headrace component push FOLDER"]),
-        ("unknown-revision", ["'webhook@99' cannot be resolved", "Tags: latest"]),
-        ("unknown-function", ["'recieve' is not a function of 'webhook'", "receive"]),
-        ("action-first", ["'only' is an action", "trigger"]),
-    ],
-)
-def test_a_flow_that_cannot_be_is_refused_and_gets_no_version(
-    stocked_mesh: RunningMesh, tmp_path: Path, case: str, words: list[str]
-) -> None:
-    name = f"wrong-{case}"
-    steps = "\n".join(f"  {line}" for line in STEP_LINES[case])
-    (tmp_path / "flow.yaml").write_text(f"name: {name}\ntype: realtime\nsteps:\n{steps}\n")
-    done = headrace("flow", "apply", tmp_path / "flow.yaml", data=stocked_mesh.data)
-    drafted = done.status == 0
-    if drafted:
-        done = headrace("flow", "publish", name, data=stocked_mesh.data)
-    error = done.refused()
-    assert [word for word in words if word not in error] == [], error
-    with Client(stocked_mesh.api) as client:
-        if drafted:
-            assert client.list_versions(name) == []
-            assert "publish" in headrace("flow", "start", name, data=stocked_mesh.data).refused()
-            client.delete_flow(name)
-        else:
-            with pytest.raises(NotFound):
-                client.get_flow(name)
-
-
-def zeros(count: int) -> bytes:
-    """A bundle that unpacks to so many MiB: one compressed mebibyte, over and over."""
-    entry = tarfile.TarInfo("zeros")
-    entry.size = count << 20
-    manifest, body = file_entry("component.yaml", b"name: hostile\nfunctions: {hostile: {kind: action}}\n")
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    head = packer.compress(manifest.tobuf() + body.ljust(512, b"\0") + entry.tobuf())
-    head += packer.flush(zlib.Z_FULL_FLUSH)  # from here on nothing refers to what was before
-    mebibyte = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    end = packer.compress(bytes(1024)) + packer.flush()
-    return b"\x1f\x8b\x08" + bytes(7) + head + mebibyte * count + end + bytes(8)  # refused long before the checksum
-
-
-MANIFEST = b"name: hostile\nfunctions: {hostile: {kind: action}}\n"
-HOSTILE = {
-    "dotdot": raw_bundle(file_entry("../escaped", b"x"), manifest=MANIFEST),
-    "absolute": raw_bundle(file_entry("/tmp/escaped", b"x"), manifest=MANIFEST),
-    "link": raw_bundle(special_entry("link", b"2", "../../etc/passwd"), manifest=MANIFEST),
-}
-
-
-@pytest.mark.parametrize("case", [*HOSTILE, "wrong-digest", "two-gigabytes-of-zeros"])
-async def test_a_hostile_bundle_is_refused_through_the_api_and_leaves_nothing(
-    patient_mesh: RunningMesh, tmp_path: Path, case: str
-) -> None:
-    if case == "two-gigabytes-of-zeros":
-        bundle = zeros(2048)
-        digest = "sha256:" + sha256(b"never looked at").hexdigest()
-    else:
-        bundle = HOSTILE.get(case) or raw_bundle(manifest=MANIFEST)
-        digest = digest_of(raw_bundle(file_entry("other", b"x"))) if case == "wrong-digest" else digest_of(bundle)
-    (tmp_path / "bundle").write_bytes(bundle)
-    async with AsyncClient(patient_mesh.api) as client:
-        began = time.monotonic()
-        with pytest.raises(InvalidInput) as refused:
-            await client.push_bundle(tmp_path / "bundle", component="hostile", digest=digest)
-        assert time.monotonic() - began < 10
-        assert refused.value.violations
-        with pytest.raises(NotFound):
-            await client.get_component("hostile")
 
 
 FAILING = (
