@@ -10,7 +10,7 @@ from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.edge.request_book import RequestBook, Ticket
-from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.errors import InvalidInput
 from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page, bounded
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema

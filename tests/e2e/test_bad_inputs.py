@@ -158,7 +158,7 @@ def test_a_mesh_that_cannot_be_is_refused(row: Row, tmp_path: Path) -> None:
     done = subprocess.run(up_command(data, *options), capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
-    assert first.startswith(f"headrace: {row.field}: ")
+    assert first.startswith(f"headrace: {row.field}")
     assert [words for words in row.says if words not in first] == [], first
     assert row.next_step in second
     assert lock_holder(locate(data)) == 0
