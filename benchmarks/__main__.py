@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from benchmarks.keyed import keyed, keyed_lines
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.overload import overload, overload_lines
 from benchmarks.switching import RATE, switching
+from benchmarks.validate import validate
 from benchmarks.whole_mesh import whole_mesh, whole_mesh_lines
 from headrace import __version__
 from headrace.edge.broker_process import PROFILES, BrokerProcess
@@ -77,6 +79,7 @@ async def run(seconds: float, count: int, overload_s: float, flows: int) -> dict
         hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
         measured["hop_to_floor"] = round(hop_us / floor_us, 2) if floor_us else 0.0
         result["profiles"][profile] = measured
+    result["validate"] = await asyncio.to_thread(validate)
     return result | await whole_mesh(flows, told)
 
 
@@ -112,6 +115,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {'the same flow, none fails':<36}{letters['processed_per_s']:>10} messages/s")
         lines += keyed_lines(measured["keyed"])
         lines += overload_lines(measured)
+    checked = result["validate"]
+    lines.append(
+        f"\n  {'validate a flow of 100 steps':<36}{checked['all_ms']:>10.1f} ms, of which reading {checked['read_ms']:g}"
+    )
     return "\n".join(lines + whole_mesh_lines(result))
 
 
