@@ -77,6 +77,8 @@ docs: stubs
 	@$(BIN)/python tools/outcomes_doc.py
 	@$(BIN)/python tools/commands_doc.py
 	@$(BIN)/python -m tools.api_reference
+	@$(BIN)/python -m tools.errors_doc
+	@$(BIN)/python -m tools.file_schemas
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl
