@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ STEP_KEYS = (
     "key", "slots", "exactly_once", "on_error",
 )  # fmt: skip
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
+
+
+EXACT_NUMBERS = 2**53
+"""Whole numbers below it are exact as doubles."""
 
 
 class FlowReader(FieldReader):
@@ -151,6 +155,8 @@ class FlowReader(FieldReader):
         if is_nested_deeper(config, MAX_CONFIG_NESTING):
             problem = f"is nested deeper than {MAX_CONFIG_NESTING} levels"
             self.refuse(field, problem, "Give the component text that it reads by itself, or a flatter config")
+        for path, number in _inexact(field, config):
+            self.fail(path, number, "is a number that would not arrive exactly", "Put it in quotes")
         return config
 
     def _every(self, path: str, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> float:
@@ -223,6 +229,18 @@ class FlowReader(FieldReader):
 def _sends_to(step: Any, receiver: str) -> bool:
     to = step.get("to") if isinstance(step, dict) else None
     return isinstance(to, list) and receiver in to
+
+
+def _inexact(field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Numbers that a protobuf Struct, which has doubles only, would change without a word."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _inexact(f"{field}.{key}", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _inexact(f"{field}[{index}]", item)
+    elif (isinstance(value, int) and abs(value) >= EXACT_NUMBERS) or (isinstance(value, float) and value - value != 0):
+        yield field, value
 
 
 def _given(mapping: Mapping[str, Any], key: str, default: Any) -> Any:

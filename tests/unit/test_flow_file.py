@@ -209,6 +209,13 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         read(text, Path("/nonexistent"))
 
 
+@pytest.mark.parametrize("number", ["9007199254740993", "-10000000000000000000", ".nan", ".inf"])
+def test_a_number_of_the_config_that_would_arrive_as_another_one_is_refused(number: str) -> None:
+    """Found by fuzzing: account numbers of 17 digits were rounded without a word."""
+    with pytest.raises(InvalidInput, match=r"a\.config\.accounts\[0\]: .* would not arrive exactly\. Put it in quotes"):
+        read(f"name: x\nsteps:\n  a: {{component: a, config: {{accounts: [{number}]}}}}\n", Path("/nonexistent"))
+
+
 def test_a_receiver_that_is_no_text_is_refused() -> None:
     """Found by fuzzing: `to: [a: b]` was a TypeError."""
     with pytest.raises(InvalidInput, match="is not a step"):
