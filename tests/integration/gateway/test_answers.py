@@ -275,7 +275,7 @@ async def _presence(rig: GatewayRig) -> set[str]:
 async def test_a_thousand_connections_at_once(rig: GatewayRig) -> None:
     await rig.flow("orders", reply_timeout_s=20)
     responder = await rig.responder("orders")
-    gateway = await rig.gateway("--max-requests", "1000")
+    gateway = await rig.gateway("--max-requests", "2000")
 
     async def caller(number: int) -> int:
         connection = await HttpConnection.open(gateway.address, limit_s=20)
