@@ -277,7 +277,8 @@ def test_a_bad_flow_file_is_refused_with_its_line_and_nothing_is_made(project: P
     file, good = project.file, project.file.read_text()
     file.write_text(good.replace("to: [shout]", "to: [shuot]"))
     error = project.flow("apply").refused()
-    assert f"{file}:6:79: steps.receive.to[0]: 'shuot' is not a step" in error
+    line = file.read_text().splitlines()[5]
+    assert f"{file}:6:{line.index('shuot') + 1}: steps.receive.to[0]: 'shuot' is not a step" in error
     assert "Did you mean `shout`?" in error
     file.write_text(good.replace("name: ", "name: [", 1))
     assert re.search(rf"{re.escape(str(file))}:\d+:\d+: not valid YAML", project.flow("apply").refused())

@@ -92,9 +92,8 @@ async def test_an_exclusive_listener_is_drained_before_its_successor_listens(
     async with AsyncClient(module_mesh.api) as client:
         with_interval = flow_text(components, port, noted, "one").replace("to: [note]", "to: [note], every: 1s")
         file.write_text(with_interval)
-        await client.apply(file)
         with pytest.raises(InvalidInput, match=r"every.*is a listener"):
-            await client.publish("lines")
+            await client.apply(file)
         file.write_text(flow_text(components, port, noted, "one"))
         await client.apply(file)
         await client.publish("lines")

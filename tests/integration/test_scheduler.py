@@ -127,8 +127,12 @@ async def test_two_schedulers_store_every_instant_once_and_in_order(rig: Rig) ->
     instants = await rig.instants()
     assert sorted(set(instants)) == sorted(instants)
     assert_contiguous(sorted(instants), 10)
-    assert (await rig.cursor()).settled_ns // 1_000_000 == max(instants)
-    assert (await rig.cursor()).ticks == len(instants)
+    # A stop may come between the broker's storing of a tick and its answer: the next leader stores it again, under
+    # the same id.
+    cursor = await rig.cursor()
+    uncounted = (max(instants) - cursor.settled_ns // 1_000_000) // 10
+    assert uncounted in (0, 1)
+    assert cursor.ticks == len(instants) - uncounted
 
 
 async def _more_than(rig: Rig, count: int) -> bool:
