@@ -27,6 +27,8 @@ log = get_logger(__name__)
 
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 20.0
+# How often counters alone make a flow be looked at: they decide nothing, but a flow that works is looked at sometimes.
+COUNTERS_WAKE_S = 10.0
 # A watch sends something every 10 s; silence for two and a half times that means that the stream is dead.
 SILENCE_LIMIT_S = 25.0
 RECONNECT_S = 0.05
@@ -38,6 +40,7 @@ class _Watch:
     address: str
     channel: grpc.aio.Channel
     task: asyncio.Task[None]
+    woke_at: float = 0.0
 
 
 class InstanceObserver:
@@ -255,8 +258,14 @@ class InstanceObserver:
             delay = min(delay * 2, LONGEST_RECONNECT_S)
 
     def _report(self, name: str, status: sidecar_pb2.InstanceStatus) -> None:
-        if name in self._watches and self.statuses.get(name) != status:  # a watch also repeats itself
-            self.statuses[name] = status
+        watch, before = self._watches.get(name), self.statuses.get(name)
+        if watch is None or before == status:  # a watch also repeats itself
+            return
+        self.statuses[name] = status
+        now = asyncio.get_running_loop().time()
+        decides = before is None or status_view(before).deciding != status_view(status).deciding
+        if decides or now - watch.woke_at >= COUNTERS_WAKE_S:
+            watch.woke_at = now
             self._wake(name)
 
     def _wake(self, name: str) -> None:

@@ -329,6 +329,7 @@ class Instance:
         """Draining: drained while nothing is held."""
         if self.plane is None:
             return
+        self.status.work_came()
         if self.supervisor is not None:
             self.supervisor.work_came()
         stage, empty = self.status.stage, self.plane.drained

@@ -15,6 +15,8 @@ from services.sidecar.stuck_inputs import StuckInput
 
 SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
 WATCH_PERIOD_S = 10.0
+# How old the counters of an instance that works may be.
+BUSY_PERIOD_S = 1.0
 DEFAULT_GRACE_MS = 2_000
 MAX_GRACE_MS = 60_000
 MAX_ERROR = 500
@@ -140,8 +142,11 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
         return sidecar_pb2.GetStatusResponse(status=self._status())
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[sidecar_pb2.WatchStatusResponse]:
-        board = self._instance.status
+        board, counters = self._instance.status, dict[str, int]()
         while not self._ending:
-            version = board.version
-            yield sidecar_pb2.WatchStatusResponse(status=self._status())
-            await board.changed_since(version, WATCH_PERIOD_S)
+            board.expect_work()
+            version, status = board.version, self._status()
+            before, counters = counters, dict(status.counters)
+            yield sidecar_pb2.WatchStatusResponse(status=status)
+            if counters != before or await board.changed_or_work(version, WATCH_PERIOD_S):
+                await board.changed_since(version, BUSY_PERIOD_S)

@@ -31,6 +31,7 @@ class StatusBoard:
         self.board = Board()
         self.version = 0
         self._changed = asyncio.Event()
+        self._work = asyncio.Event()
         self._stage_since = time.monotonic()
         self._started_at = self._stage_since
 
@@ -54,6 +55,15 @@ class StatusBoard:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def work_came(self) -> None:
+        """Told for every message that comes while none is held, so it is cheap: wakes who waits for work."""
+        if not self._work.is_set():
+            self._work.set()
+
+    def expect_work(self) -> None:
+        """What is read of the work after this call is as new as `changed_or_work` takes it to be."""
+        self._work.clear()
+
     def blame(self, cause: str, reason: str) -> None:
         self.board.cause, self.board.cause_reason = cause, reason
 
@@ -68,6 +78,19 @@ class StatusBoard:
         self.board.stage_ms[stage] = round((now - self._stage_since) * 1000, 3)
         self.board.stage_ms["total"] = round((now - self._started_at) * 1000, 3)
         self._stage_since = now
+
+    async def changed_or_work(self, version: int, timeout_s: float) -> bool:
+        """Returns at the first change after `version`, when work comes, or at the limit; whether work came since
+        `expect_work`."""
+        if self.version != version:
+            return False
+        waits = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(self._work.wait())]
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self._work.is_set()
 
     async def changed_since(self, version: int, timeout_s: float) -> None:
         """Returns at the first change after `version`, or at the limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from headrace.model.deployment import DeploymentPlan, DeploymentState
@@ -78,6 +78,11 @@ class StatusView:
     def idle(self) -> bool:
         """It works on nothing; messages that are stuck wait."""
         return self.in_flight <= self.stuck
+
+    @property
+    def deciding(self) -> StatusView:
+        """Without what changes with every message: of what is in flight only whether it is anything."""
+        return replace(self, in_flight=0 if self.idle else self.stuck + 1)
 
     # (slot, generation) of a keyed step: what it pulls from or still holds something of.
     slots: frozenset[tuple[int, int]] = frozenset()
