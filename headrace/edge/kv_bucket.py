@@ -199,6 +199,7 @@ class KvBucket:
         A watch may miss changes when the broker restarts: whoever watches also re-reads now and then.
         """
         watcher = await self._store.watch(pattern, inactive_threshold=ENDED_WATCH_S)
+        received = late = 0
         try:
             while True:
                 try:
@@ -206,14 +207,27 @@ class KvBucket:
                 except (TimeoutError, nats.errors.TimeoutError):
                     continue
                 if update is None:
-                    yield None
+                    late = 0 if received else await _delivered(watcher)
+                    if not late:
+                        yield None
                     continue
                 gone = update.operation in ("DEL", "PURGE")
                 yield Entry(update.key, None if gone else (update.value or b""), update.revision or 0)
+                received += 1
+                if received == late:
+                    yield None
         finally:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(1.0):
                     await asyncio.shield(watcher.stop())  # type: ignore[no-untyped-call]
+
+
+async def _delivered(watcher: KeyValue.KeyWatcher) -> int:
+    """How many entries there are at the beginning of a watch that says there are none: nats-py asks the broker what
+    is left to be delivered, and takes nothing left and nothing here for nothing at all, though it may be on its way."""
+    assert watcher._sub is not None
+    info = await watcher._sub.consumer_info()
+    return int(info.delivered.consumer_seq if info.delivered else 0) + int(info.num_pending or 0)
 
 
 def _unavailable(bucket: str, error: BaseException) -> Unavailable:

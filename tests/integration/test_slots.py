@@ -239,7 +239,7 @@ async def test_other_slots_need_a_restart_which_parks_and_handles_all(
         operation = await client.begin_publish(FLOW, strategy="RESTART")
 
         async def parked() -> bool:
-            return (await client.get_flow(FLOW)).state == flow_pb2.FLOW_STATE_STARTING
+            return ".p" in str((await rig.stream_config(FLOW)).get("subject_transform"))
 
         await eventually(parked, within_s=LIMIT_S)
         await inject(client, 16, 8)
