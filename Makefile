@@ -74,8 +74,8 @@ soak: stubs
 
 # Pages that are made from tables and comments; tests hold them equal.
 docs: stubs
-	@$(BIN)/python tools/outcomes_doc.py
-	@$(BIN)/python tools/commands_doc.py
+	@$(BIN)/python -m tools.outcomes_doc
+	@$(BIN)/python -m tools.commands_doc
 	@$(BIN)/python -m tools.api_reference
 	@$(BIN)/python -m tools.errors_doc
 	@$(BIN)/python -m tools.file_schemas

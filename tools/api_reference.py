@@ -5,7 +5,6 @@ python -m tools.api_reference
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from tools.generate_stubs import PROTOS, ROOT, run_protoc
+from tools.generated_files import keep
 
 PLACE = ROOT / "docs" / "api.md"
 OURS = "headrace.api."
@@ -150,15 +150,5 @@ class _Page:
         return f"[{shown}](#{self._anchors[name]})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where it differs")
-    text = render(read_protos())
-    if not parser.parse_args().check:
-        PLACE.write_text(text, encoding="utf-8")
-    elif PLACE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PLACE.relative_to(ROOT)} is not what the protos say; run: python -m tools.api_reference")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(keep(__doc__, "python -m tools.api_reference", lambda: {PLACE: render(read_protos())}))

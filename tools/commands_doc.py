@@ -1,8 +1,7 @@
-"""Makes docs/commands.md from the commands themselves: `python tools/commands_doc.py`."""
+"""Makes docs/commands.md from the commands themselves: `python -m tools.commands_doc`."""
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from headrace.cli import main
 from headrace.cli.examples import EXAMPLES
+from tools.generated_files import keep
 
 PLACE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 HEAD = """\
@@ -69,16 +69,5 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def run() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
-    if not parser.parse_args().check:
-        PLACE.write_text(render())
-    elif PLACE.read_text() != render():
-        print(f"{PLACE} is not what the commands say; run: python tools/commands_doc.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(keep(__doc__, "python -m tools.commands_doc", lambda: {PLACE: render()}))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from tests.bad_inputs.row import Row, Section
 from tests.bad_inputs.table import SECTIONS
+from tools.generated_files import keep
 
 PLACE = Path(__file__).parents[1] / "docs" / "errors.md"
 HEADS = ("input", "enters by", "code", "reason", "field", "says", "next step")
@@ -61,16 +61,5 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
-    if not parser.parse_args().check:
-        PLACE.write_text(render())
-    elif PLACE.read_text() != render():
-        print(f"{PLACE} is not what the table says; run: python -m tools.errors_doc", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(__doc__, "python -m tools.errors_doc", lambda: {PLACE: render()}))

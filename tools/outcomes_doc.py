@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from headrace.model.flow_spec import DEFAULT_TIMEOUT_S, RetryPolicy
 from headrace.model.retry_codes import OUTSIDE_THE_POLICY
 from services.sidecar.domain.delivery import OUTCOMES, Again
 from services.sidecar.domain.output_answers import ANSWERS
+from tools.generated_files import keep
 
 PLACE = Path(__file__).parents[1] / "docs" / "outcomes.md"
 NOTES = """
@@ -88,16 +88,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
-    if not parser.parse_args().check:
-        PLACE.write_text(render())
-    elif PLACE.read_text() != render():
-        print(f"{PLACE} is not what the tables say; run: python tools/outcomes_doc.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(__doc__, "python -m tools.outcomes_doc", lambda: {PLACE: render()}))

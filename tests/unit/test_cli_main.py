@@ -178,4 +178,4 @@ def test_a_command_that_asks_the_mesh_imports_little() -> None:
 
 
 def test_the_document_of_commands_is_what_they_say() -> None:
-    assert PLACE.read_text() == render(), "run: python tools/commands_doc.py"
+    assert PLACE.read_text() == render(), "run: python -m tools.commands_doc"

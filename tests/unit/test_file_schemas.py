@@ -38,7 +38,7 @@ def errors(kind: str, data: Any) -> list[str]:
 
 @pytest.mark.parametrize("kind", [FLOW, COMPONENT])
 def test_the_files_are_what_the_readers_say(kind: str) -> None:
-    assert place(kind).read_text() == render(kind), "run: python tools/file_schemas.py"
+    assert place(kind).read_text() == render(kind), "run: python -m tools.file_schemas"
     Draft7Validator.check_schema(file_schema(kind))
 
 

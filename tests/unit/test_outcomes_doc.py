@@ -9,7 +9,7 @@ from tools.outcomes_doc import PLACE, render
 
 
 def test_the_document_is_the_tables() -> None:
-    assert PLACE.read_text() == render(), "run: python tools/outcomes_doc.py"
+    assert PLACE.read_text() == render(), "run: python -m tools.outcomes_doc"
 
 
 def test_every_ending_and_every_answer_has_its_row() -> None:
