@@ -59,14 +59,7 @@ class Catalogue:
         name = content.manifest.component
         for attempt in range(CHANGE_ATTEMPTS):
             found = await self.components.find(name)
-            decision = revision_rules.decide_push(
-                found.record if found else None,
-                name=name,
-                title=content.manifest.title,
-                digest=content.digest,
-                version=content.manifest.version,
-                now=self._clock(),
-            )
+            decision = self._decided(found, content)
             stored = await self.bundles.ensure(content.digest, file)
             bundle = BundleRecord(
                 digest=content.digest,
@@ -91,16 +84,19 @@ class Catalogue:
         """What `push` would answer for a checked bundle of so many bytes; nothing is stored."""
         name = content.manifest.component
         found = await self.components.find(name)
-        decision = revision_rules.decide_push(
+        decision = self._decided(found, content)
+        bundle = BundleRecord(content.digest, size, content.content_bytes, content.manifest, content.lock_digest)
+        return RevisionView(name, decision.entry, bundle, await self.holders(content.digest)), decision.created
+
+    def _decided(self, found: FoundComponent | None, content: BundleContent) -> revision_rules.PushDecision:
+        return revision_rules.decide_push(
             found.record if found else None,
-            name=name,
+            name=content.manifest.component,
             title=content.manifest.title,
             digest=content.digest,
             version=content.manifest.version,
             now=self._clock(),
         )
-        bundle = BundleRecord(content.digest, size, content.content_bytes, content.manifest, content.lock_digest)
-        return RevisionView(name, decision.entry, bundle, await self.holders(content.digest)), decision.created
 
     async def resolve(self, reference: Reference) -> RevisionView:
         """The revision that a reference means now."""
