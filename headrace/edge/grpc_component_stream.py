@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from headrace.api.component.v1.component_pb2 import Event, Input, Ping, ProcessRequest, ProcessResponse
 from headrace.edge.grpc_server import MAX_MESSAGE_BYTES
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.ports import ComponentInput, StreamClosed, StreamFull
 
 log = get_logger(__name__)
@@ -122,9 +123,7 @@ class GrpcComponentStream:
             await asyncio.wait(tasks, timeout=timeout_s)
         if self._call is not None:
             self._call.cancel()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         self._end(StreamClosed("the stream is closed", "CANCELLED"))
 
     async def _write(self) -> None:

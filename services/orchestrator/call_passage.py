@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 
+from headrace.edge.task_ending import end_tasks
+
 # For callers that set no deadline; a push of the largest bundle takes seconds.
 DEFAULT_LIMIT_S = 300.0
 _OWN_METADATA = ("user-agent", "content-type", "te", "grpc-", ":")
@@ -52,8 +54,7 @@ async def pass_on(
             )
     finally:
         call.cancel()
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+        await end_tasks([sending])
 
 
 async def _send(requests: AsyncIterator[bytes], call: Any) -> None:

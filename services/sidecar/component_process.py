@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.child_process import ChildProcess, Command, OnOutput, describe_exit, end_adopted
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
 from services.sidecar.log_capture import LogCapture
@@ -261,9 +262,7 @@ class ComponentProcess:
                 f"{what}_FAILED", f"{what.lower()} failed: {error.details() or error.code().name}"
             ) from error
         finally:
-            death.cancel()
-            call.cancel()
-            await asyncio.gather(call, death, return_exceptions=True)
+            await end_tasks([call, death])
 
     async def _let_it_exit(self) -> None:
         """A broken pipe is seen a moment before the exit that broke it."""
