@@ -40,7 +40,7 @@ demo: stubs
 # Two at once: most tests wait for processes more than they work. Whoever debugs one says JOBS=0.
 JOBS ?= 2
 test: stubs
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: stubs
 	@$(BIN)/python -m pytest tests/unit

@@ -50,6 +50,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(soak.SoakReport(), "soak report")
 
 
+# Two workers take whole files. Were the long ones left to the end, as one file of a single test of two minutes would
+# be, one worker would wait for the other; the many short ones fill the end evenly.
+LONGEST_FIRST = ("robustness", "simulation", "e2e", "integration", "docs", "contract", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).resolve().parent
+    rank = {folder: at for at, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(tests).parts[0], -1))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`@pytest.mark.needs("grpcurl")`: without the tool the test is not run, and named at the end;
     with HEADRACE_REQUIRE=all it fails."""
