@@ -12,7 +12,7 @@ help:
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
 	@echo "make soak [ROUNDS=100]  fault rounds, a line a minute, a ledger at the end; 2000: about two hours"
 	@echo "make bench           measure; writes build/bench.json"
-	@echo "make tools           build the real tools the tests can use (grpcurl; needs Go)"
+	@echo "make tools           build the real tools the tests can use (grpcurl, jaeger; needs Go and 4 minutes)"
 	@echo "make fmt | docs | lock | clean"
 
 # The virtual environment is complete when the stamp is newer than the lock file.
@@ -82,6 +82,7 @@ docs: stubs
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl
+	@$(BIN)/python tools/real_tools.py jaeger
 
 lock:
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev pyproject.toml -o requirements.lock

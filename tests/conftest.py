@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
@@ -43,6 +43,8 @@ async def broker(tmp_path: Path) -> AsyncIterator[BrokerProcess]:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import real_tools  # noqa: E402
+
+from tools.jaeger import Jaeger, jaeger_server  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -102,3 +104,10 @@ def grpcurl() -> str:
     path = real_tools.locate("grpcurl")
     assert path is not None
     return path
+
+
+@pytest.fixture(scope="module")
+def jaeger() -> Iterator[Jaeger]:
+    """A real Jaeger of this module's own on free ports (0.2 s); use with `@pytest.mark.needs("jaeger")`."""
+    with jaeger_server() as running:
+        yield running
