@@ -179,6 +179,27 @@ class FlowCalls(InterventionCalls):
         request = hop_pb2.GetHopsRequest(flow=resource("flows", flow), deployment=deployment)
         return await self._call(stub.GetHops, request)
 
+    async def watch_hops(
+        self,
+        flow: str,
+        *,
+        windows: Sequence[int] = (10,),
+        step: str = "",
+        phases: Sequence[str] = (),
+        away_s: float = 30.0,
+    ) -> AsyncGenerator[hop_pb2.WatchHopsResponse, None]:
+        """Percentiles, rates and errors of the last 1, 10 or 60 seconds, every second. A connection that breaks is made
+        again, and the windows fill anew; Unavailable once no mesh has answered for `away_s` seconds. NotFound where
+        there is no such flow, or none any more."""
+        request = hop_pb2.WatchHopsRequest(flow=resource("flows", flow), windows=windows, step=step, phases=phases)
+
+        def method() -> Any:
+            stub: hop_pb2_grpc.HopServiceAsyncStub = hop_pb2_grpc.HopServiceStub(self.channel)
+            return stub.WatchHops
+
+        async for message in self._stream_again(method, request, away_s):
+            yield message
+
     async def list_history(
         self, flow: str = "", *, limit: int = 50, page_token: str = ""
     ) -> tuple[list[flow_pb2.HistoryEntry], str]:

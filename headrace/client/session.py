@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Self, TypeVar
@@ -10,11 +11,11 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from google.protobuf.message import Message
 
-from headrace.client.calls import attempt
+from headrace.client.calls import FIRST_DELAY_S, MAX_DELAY_S, attempt
 from headrace.client.errors import error_of_call
 from headrace.edge.data_directory import api_of_this_machine
 from headrace.edge.grpc_channel import DEFAULT_TIMEOUT_S, open_channel
-from headrace.model.errors import Exhausted
+from headrace.model.errors import Exhausted, Unavailable
 
 MAX_LISTED = 10_000
 USER_KEY = "headrace-user"
@@ -95,6 +96,25 @@ class Session:
             raise error_of_call(error, self.address) from None
         finally:
             call.cancel()
+
+    async def _stream_again(
+        self, method: Callable[[], Any], request: object, away_s: float
+    ) -> AsyncGenerator[Any, None]:
+        """Like `_stream`, begun again (with the request as it is then) whenever it ends; Unavailable once no mesh has
+        answered for `away_s` seconds."""
+        loop = asyncio.get_running_loop()
+        heard_at, delay = loop.time(), FIRST_DELAY_S
+        while True:
+            try:
+                async for message in self._stream(method(), request):
+                    heard_at, delay = loop.time(), FIRST_DELAY_S
+                    yield message
+            except Unavailable:
+                if loop.time() - heard_at > away_s:
+                    raise
+            # It was ended in good order by a mesh that stops, or the connection broke.
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, MAX_DELAY_S)
 
     async def _collect(self, read_page: Callable[[str], Awaitable[tuple[list[Item], str]]]) -> list[Item]:
         """All items of a paged list, at most 10 000."""

@@ -181,4 +181,5 @@ class Client:
     watch_components = _sync_stream(AsyncClient.watch_components)
     tail_logs = _sync_stream(AsyncClient.tail_logs)
     hops = _sync(AsyncClient.hops)
+    watch_hops = _sync_stream(AsyncClient.watch_hops)
     server_info = _sync(AsyncClient.server_info)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from headrace.client.calls import FIRST_DELAY_S, MAX_DELAY_S
 from headrace.client.session import Session, resource
-from headrace.model.errors import Unavailable
 
 
 class WatchCalls(Session):
@@ -60,19 +57,9 @@ class WatchCalls(Session):
             yield message
 
     async def _watch(self, method: Any, request: Any, away_s: float) -> AsyncGenerator[Any, None]:
-        loop = asyncio.get_running_loop()
-        heard_at, delay = loop.time(), FIRST_DELAY_S
-        while True:
-            try:
-                async for message in self._stream(method(), request):
-                    request.revision, heard_at, delay = message.revision, loop.time(), FIRST_DELAY_S
-                    yield message
-            except Unavailable:
-                if loop.time() - heard_at > away_s:
-                    raise
-            # It was ended in good order by a mesh that stops, or the connection broke.
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, MAX_DELAY_S)
+        async for message in self._stream_again(method, request, away_s):
+            request.revision = message.revision
+            yield message
 
     def _flow_stub(self) -> flow_pb2_grpc.FlowServiceAsyncStub:
         return flow_pb2_grpc.FlowServiceStub(self.channel)

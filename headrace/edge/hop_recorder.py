@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -12,7 +13,8 @@ from headrace.api.hop.v1.hop_pb2 import HopSnapshot
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.histogram import Histogram
-from headrace.wire.hops import PhaseKey, phase_to_proto
+from headrace.model.hop_windows import PhaseKey
+from headrace.wire.hops import phase_to_proto
 
 log = get_logger(__name__)
 
@@ -23,9 +25,24 @@ class HopRecorder:
     `deployment` 0 for a gateway, which belongs to none.
     """
 
-    def __init__(self, instance: str, deployment: int) -> None:
-        self._instance, self._deployment = instance, deployment
+    def __init__(self, instance: str, deployment: int, step: str = "") -> None:
+        self._instance, self._deployment, self._step = instance, deployment, step
         self._phases: dict[PhaseKey, Histogram] = {}
+        self._began_unix_ns, self._began_mono_ns = time.time_ns(), time.monotonic_ns()
+        self._counters: Callable[[], Mapping[str, int]] = dict
+        self._held: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._revision = ""
+
+    def count_with(
+        self,
+        counters: Callable[[], Mapping[str, int]],
+        held: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        *,
+        revision: str = "",
+    ) -> None:
+        """Asked for with each snapshot: the instance's counters, and how many messages it holds, with when the oldest
+        of them was stored (Unix nanoseconds, 0 for none). `revision` is the digest of what it runs."""
+        self._counters, self._held, self._revision = counters, held, revision
 
     def phase(self, step: str, phase: str, receiver: str = "", revision: str = "") -> Histogram:
         """The histogram of that phase, always the same one; phases are those of `headrace.wire.hops`."""
@@ -39,12 +56,29 @@ class HopRecorder:
         """For where no handle is at hand."""
         self.phase(step, phase, receiver, revision).record(ns)
 
+    def record_hop(
+        self, step: str, receiver: str, revision: str, ns: int, *, execution_id: str, trace_id: bytes, now_unix_ns: int
+    ) -> None:
+        """A whole hop, which can be looked at by its execution, and by its trace (16 bytes) where it was sampled."""
+        histogram = self.phase(step, "hop", receiver, revision)
+        histogram.record(ns)
+        if ns >= 0:
+            histogram.mark(ns, now_unix_ns, execution_id, trace_id)
+
     def snapshot(self) -> HopSnapshot:
         """What was recorded since the process started; phases without samples are left out."""
+        held, oldest_unix_ns = self._held()
         return HopSnapshot(
             instance=self._instance,
             deployment=self._deployment,
             histograms=[phase_to_proto(key, found) for key, found in self._phases.items() if found.count],
+            incarnation=self._began_unix_ns,
+            uptime_ns=time.monotonic_ns() - self._began_mono_ns,
+            step=self._step,
+            revision=self._revision,
+            counters=self._counters(),
+            held=held,
+            oldest_age_ns=max(0, time.time_ns() - oldest_unix_ns) if oldest_unix_ns else 0,
         )
 
 

@@ -8,6 +8,7 @@ lie in bucket 0 and enter the sum as they are, so that sums of phases still add 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 _SUB_BITS = 4
 _SUB = 1 << _SUB_BITS
@@ -32,16 +33,48 @@ def bucket_bounds(index: int) -> tuple[int, int]:
     return low, low + (1 << shift) - 1
 
 
+def quantiles_of(filled: Iterable[tuple[int, int]], count: int, max_ns: int, fractions: Iterable[float]) -> list[float]:
+    """Values below which those fractions (0 to 1, rising) of `count` samples lie, ns; zeros when there are none.
+    `filled`: index and number of the buckets that hold something, by rising index."""
+    if count == 0:
+        return [0.0 for _ in fractions]
+    found: list[float] = []
+    buckets = iter(filled)
+    index, total = next(buckets)
+    for fraction in fractions:
+        rank = max(1, -int(-fraction * count // 1))
+        while total < rank:
+            index, number = next(buckets)
+            total += number
+        low, high = bucket_bounds(index)
+        found.append(min((low + high) / 2, float(max_ns)))
+    return found
+
+
+EXEMPLAR_AGE_NS = 500_000_000
+
+
+class Exemplar(NamedTuple):
+    """One sample that can be looked at: its trace (16 bytes, empty where it was not sampled) and its execution."""
+
+    ns: int
+    trace_id: bytes
+    execution_id: str
+    time_unix_ns: int
+
+
 class Histogram:
     """Counts of nanosecond samples; not safe for several threads at once."""
 
-    __slots__ = ("_buckets", "max_ns", "skewed", "sum_ns")
+    __slots__ = ("_buckets", "exemplars", "max_ns", "skewed", "sum_ns")
 
     def __init__(self) -> None:
         self._buckets = [0] * BUCKETS
         self.sum_ns = 0
         self.max_ns = 0
         self.skewed = 0
+        self.exemplars: dict[int, Exemplar] = {}
+        """One of each power of two, by that power; half a second old where newer ones came since."""
 
     def record(self, ns: int) -> None:
         """Adds one sample, in nanoseconds; above 2^63 - 1 it counts as that."""
@@ -60,6 +93,14 @@ class Histogram:
             self.skewed += 1
             self._buckets[0] += 1
 
+    def mark(self, ns: int, now_unix_ns: int, execution_id: str, trace_id: bytes = b"") -> None:
+        """A sample, recorded besides, that can be looked at. Of each power of two one is kept: it makes room for
+        another after half a second, and one without a trace for one that has it at once."""
+        power = ns.bit_length()
+        known = self.exemplars.get(power)
+        if known is None or now_unix_ns - known.time_unix_ns >= EXEMPLAR_AGE_NS or (trace_id and not known.trace_id):
+            self.exemplars[power] = Exemplar(ns, trace_id, execution_id, now_unix_ns)
+
     @property
     def count(self) -> int:
         """All samples, skewed ones too."""
@@ -77,21 +118,8 @@ class Histogram:
 
     def quantiles(self, fractions: Iterable[float]) -> list[float]:
         """Several quantiles in one pass; the fractions in rising order."""
-        count = self.count
-        if count == 0:
-            return [0.0 for _ in fractions]
-        found: list[float] = []
         filled = ((index, number) for index, number in enumerate(self._buckets) if number)
-        index, reached = next(filled)
-        total = reached
-        for fraction in fractions:
-            rank = max(1, -int(-fraction * count // 1))
-            while total < rank:
-                index, reached = next(filled)
-                total += reached
-            low, high = bucket_bounds(index)
-            found.append(min((low + high) / 2, float(self.max_ns)))
-        return found
+        return quantiles_of(filled, self.count, self.max_ns, fractions)
 
     def merge(self, other: Histogram) -> None:
         """Adds the samples of another."""

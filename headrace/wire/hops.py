@@ -6,15 +6,14 @@ from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
 
-from headrace.api.hop.v1.hop_pb2 import GetHopsResponse, HopPhase, HopSnapshot, PhaseHistogram
+from headrace.api.hop.v1.hop_pb2 import ExemplarSample, GetHopsResponse, HopPhase, HopSnapshot, PhaseHistogram
 from headrace.model.errors import InvalidInput
-from headrace.model.histogram import Histogram
+from headrace.model.histogram import BUCKETS, Exemplar, Histogram
+from headrace.model.histogram_part import HistogramPart
+from headrace.model.hop_windows import Look, PhaseKey
 
 PHASES = ("queue", "gateway-in", "sidecar-in", "component", "sidecar-out", "publish", "hop", "gateway-out")
 """In the order of a message's way; lines of a table are sorted by it."""
-
-# step, phase, receiver, revision
-PhaseKey = tuple[str, str, str, str]
 
 
 def phase_to_proto(key: PhaseKey, histogram: Histogram) -> PhaseHistogram:
@@ -29,6 +28,12 @@ def phase_to_proto(key: PhaseKey, histogram: Histogram) -> PhaseHistogram:
         max_ns=histogram.max_ns,
         skewed=histogram.skewed,
         buckets=histogram.sparse(),
+        exemplars=[
+            ExemplarSample(
+                ns=found.ns, trace_id=found.trace_id, execution_id=found.execution_id, time_unix_ns=found.time_unix_ns
+            )
+            for found in histogram.exemplars.values()
+        ],
     )
 
 
@@ -42,10 +47,36 @@ def decode_snapshot(raw: bytes) -> HopSnapshot:
     try:
         snapshot = HopSnapshot.FromString(raw)
         for proto in snapshot.histograms:
-            phase_from_proto(proto)
+            if any(index >= BUCKETS for index in proto.buckets):
+                raise ValueError(f"a bucket beyond {BUCKETS - 1}")
     except (DecodeError, ValueError) as error:
         raise InvalidInput(f"not a hop snapshot ({len(raw)} bytes): {error}", reason="MALFORMED_MESSAGE") from error
     return snapshot
+
+
+def look_of(snapshot: HopSnapshot) -> Look:
+    """A decoded snapshot as the windows take it."""
+    phases: dict[PhaseKey, HistogramPart] = {}
+    exemplars: dict[PhaseKey, list[Exemplar]] = {}
+    for proto in snapshot.histograms:
+        key = (proto.step, proto.phase, proto.receiver, proto.revision)
+        phases[key] = HistogramPart(dict(proto.buckets), proto.sum_ns, proto.max_ns, proto.skewed)
+        if proto.exemplars:
+            exemplars[key] = [
+                Exemplar(found.ns, found.trace_id, found.execution_id, found.time_unix_ns) for found in proto.exemplars
+            ]
+    return Look(
+        snapshot.instance,
+        snapshot.step,
+        snapshot.revision,
+        snapshot.incarnation,
+        snapshot.uptime_ns / 1e9,
+        phases,
+        dict(snapshot.counters),
+        exemplars,
+        snapshot.held,
+        snapshot.oldest_age_ns / 1e9,
+    )
 
 
 def merge_snapshots(snapshots: Iterable[HopSnapshot], *, deployment: int = 0) -> GetHopsResponse:
@@ -71,12 +102,14 @@ def merge_snapshots(snapshots: Iterable[HopSnapshot], *, deployment: int = 0) ->
                 merged[key].merge(histogram)
             else:
                 merged[key] = histogram
-    rows = sorted(merged.items(), key=lambda item: (item[0][0], _rank(item[0][1]), item[0][2], item[0][3]))
+    rows = sorted(merged.items(), key=lambda item: row_order(item[0]))
     return GetHopsResponse(phases=[_row(key, histogram) for key, histogram in rows], instances=sorted(instances))
 
 
-def _rank(phase: str) -> int:
-    return PHASES.index(phase) if phase in PHASES else len(PHASES)
+def row_order(key: PhaseKey) -> tuple[str, int, str, str]:
+    """By step, then in the order of a message's way."""
+    step, phase, receiver, revision = key
+    return step, PHASES.index(phase) if phase in PHASES else len(PHASES), receiver, revision
 
 
 def _row(key: PhaseKey, histogram: Histogram) -> HopPhase:

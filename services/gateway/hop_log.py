@@ -15,7 +15,8 @@ GATEWAY_STEP = "gateway"
 
 class _FlowLog:
     def __init__(self, instance: str) -> None:
-        self.recorder = HopRecorder(instance, 0)
+        self.recorder = HopRecorder(instance, 0, GATEWAY_STEP)
+        self.recorder.count_with(lambda: {"processed": self.gateway_in.count})
         self.queue = self.recorder.phase(GATEWAY_STEP, "queue")
         self.gateway_in = self.recorder.phase(GATEWAY_STEP, "gateway-in")
         self.gateway_out = self.recorder.phase(GATEWAY_STEP, "gateway-out")
@@ -74,7 +75,10 @@ class HopLog:
             publish, hop = log.reply_phases(reply.step, reply.revision)
             publish.record(read_at_unix_ns - reply.sent_at_unix_ns)
             if reply.input_stored_at_unix_ns:
-                hop.record(read_at_unix_ns - reply.input_stored_at_unix_ns)
+                hop_ns = read_at_unix_ns - reply.input_stored_at_unix_ns
+                hop.record(hop_ns)
+                if hop_ns >= 0:
+                    hop.mark(hop_ns, read_at_unix_ns, reply.execution_id)
 
     def snapshot(self, flow: str) -> HopSnapshot | None:
         """None when the flow has not been served here."""

@@ -33,6 +33,7 @@ from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimi
 from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
+from services.orchestrator.hop_feed import HopFeeds
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
@@ -97,6 +98,7 @@ class OrchestratorApp:
         self._lease: Lease | None = None
         self._gate: LeaderGate | None = None
         self._term: Term | None = None
+        self._feeds: HopFeeds | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
@@ -146,7 +148,9 @@ class OrchestratorApp:
             given_up,
             "headrace.api.deadletter.v1.DeadLetterService",
         )
-        hops = HopRpc(service, connection)
+        self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
+        server.on_stop(feeds.close)
+        hops = HopRpc(service, connection, feeds)
         server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
@@ -171,6 +175,8 @@ class OrchestratorApp:
         if self._server is not None:
             await self._server.stop(1.0)
         await end_tasks(self._tasks)
+        if self._feeds is not None:
+            await self._feeds.stop()
         if self._gate is not None:
             await self._gate.close()
         if self._loops is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.api.hop.v1 import hop_pb2
+from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.histogram import Histogram
+from headrace.model.errors import InvalidInput
+from headrace.wire.hops import decode_snapshot
+
+log = get_logger(__name__)
 
 GATEWAY_WAIT_S = 0.1
 HOP_QUIET_S = 0.05
@@ -61,35 +64,14 @@ async def hop_snapshots(connection: Client, workspace: str, flow: str) -> list[h
     """Raw histograms of the sidecars and gateways that answer."""
     subject = subjects.hop_request_subject(workspace, flow)
     answers = await gather_answers(connection, subject, b"", quiet_s=HOP_QUIET_S, limit_s=HOP_WAIT_S)
-    return [hop_pb2.HopSnapshot.FromString(answer) for answer in answers]
+    return [snapshot for answer in answers if (snapshot := readable_snapshot(answer)) is not None]
 
 
-def merge_hops(snapshots: Iterable[hop_pb2.HopSnapshot], deployment: int) -> hop_pb2.GetHopsResponse:
-    """Percentiles per (step, phase, receiver, revision). Gateways belong to every deployment (theirs is 0)."""
-    merged: dict[tuple[str, str, str, str], Histogram] = {}
-    instances: set[str] = set()
-    for snapshot in snapshots:
-        if deployment and snapshot.deployment not in (0, deployment):
-            continue
-        instances.add(snapshot.instance)
-        for item in snapshot.histograms:
-            key = (item.step, item.phase, item.receiver, item.revision)
-            histogram = Histogram.from_sparse(item.buckets, sum_ns=item.sum_ns, max_ns=item.max_ns, skewed=item.skewed)
-            merged.setdefault(key, Histogram()).merge(histogram)
-    answer = hop_pb2.GetHopsResponse(instances=sorted(instances))
-    for (step, phase, receiver, revision), histogram in sorted(merged.items()):
-        p50, p95, p99 = histogram.quantiles([0.5, 0.95, 0.99])
-        answer.phases.add(
-            step=step,
-            phase=phase,
-            receiver=receiver,
-            count=histogram.count,
-            mean_us=histogram.mean_ns / 1000,
-            p50_us=p50 / 1000,
-            p95_us=p95 / 1000,
-            p99_us=p99 / 1000,
-            max_us=histogram.max_ns / 1000,
-            skewed=histogram.skewed,
-            revision=revision,
-        )
-    return answer
+def readable_snapshot(raw: bytes) -> hop_pb2.HopSnapshot | None:
+    """None for what is no snapshot of an instance."""
+    try:
+        snapshot = decode_snapshot(raw)
+    except InvalidInput as error:
+        log.warning("an answer with hops cannot be read", error=error.message)
+        return None
+    return snapshot if snapshot.instance else None

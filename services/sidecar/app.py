@@ -126,7 +126,7 @@ class SidecarService:
         from services.sidecar.reclaim import begin_anew, reclaim
 
         settings = self._settings
-        recorder = HopRecorder(settings.instance, settings.deployment)
+        recorder = HopRecorder(settings.instance, settings.deployment, settings.step)
         redelivered_until = 0
         if plans.is_only_replica(settings.step):
             redelivered_until = await reclaim(self._connection, settings)

@@ -79,6 +79,7 @@ class DataPlane:
         )
         self._replies = ReplySender(lane, answers)
         hops = HopPhases(plan, step, recorder)
+        recorder.count_with(lambda: self.counters, self._holding, revision=step.pin.digest)
         self._slots = self._slot_path(plan, plans, hops, restart_consumer, instance, on_leases) if step.keyed else None
         self._path: InputPath = self._slots or PlainPath(
             plan,
@@ -178,6 +179,9 @@ class DataPlane:
     def held(self) -> int:
         """Messages held, and a listener's unresolved emits."""
         return self._path.held + (self._listener.unresolved if self._listener is not None else 0)
+
+    def _holding(self) -> tuple[int, int]:
+        return self.held, self._path.oldest_unix_ns
 
     @property
     def held_back(self) -> int:

@@ -194,6 +194,8 @@ class DeliveryLoop:
         if problem is not None:
             held.attempts.append(failed_attempt(held.attempt, problem))
             self._counters["timeouts"] += problem.code == TIMEOUT
+            # What the caller did wrong, and what was asked for again, is no error of the step's.
+            self._counters["failed"] += not decision.rejected and not decision.counts_as_rebound
         held.failures += decision.counts_as_failure
         held.rebounds += decision.counts_as_rebound
         held.crashes += decision.counts_as_crash
@@ -211,6 +213,7 @@ class DeliveryLoop:
             # What is under way already is settled by itself; the input must not be held for ever.
             problem = Problem("OUTPUT_REFUSED", error.message)
             held.attempts.append(failed_attempt(held.attempt, problem))
+            self._counters["failed"] += 1
             self._give_up(held, problem, dead_letter=True)
 
     def _give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:

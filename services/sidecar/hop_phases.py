@@ -32,6 +32,17 @@ class HopPhases:
     def _record(self, step: str, phase: str, receiver: str, ns: int) -> None:
         self._recorder.record(step, phase, receiver, self._revision_of.get(step, ""), ns)
 
+    def _record_hop(self, step: str, receiver: str, ns: int, envelope: Envelope, now_unix_ns: int) -> None:
+        self._recorder.record_hop(
+            step,
+            receiver,
+            self._revision_of.get(step, ""),
+            ns,
+            execution_id=envelope.execution_id,
+            trace_id=b"",
+            now_unix_ns=now_unix_ns,
+        )
+
     def received(self, delivery: Delivery, envelope: Envelope) -> None:
         """An input was read: its waiting time, and the publish of whoever sent it."""
         if delivery.attempt > 1:
@@ -42,7 +53,7 @@ class HopPhases:
             self._record(sender, "publish", self._step, delivery.stored_at_unix_ns - envelope.sent_at_unix_ns)
         if envelope.input_stored_at_unix_ns:
             whole_ns = delivery.stored_at_unix_ns - envelope.input_stored_at_unix_ns
-            self._record(envelope.sender, "hop", self._step, whole_ns)
+            self._record_hop(envelope.sender, self._step, whole_ns, envelope, delivery.received_at_unix_ns)
 
     def called(self, held: HeldInput) -> None:
         """A call ended for good."""
@@ -68,4 +79,5 @@ class HopPhases:
         if held.first_try and held.left_at_mono_ns and not sent:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
-            self._record(self._step, "hop", "", time.time_ns() - held.delivery.stored_at_unix_ns)
+            now_ns = time.time_ns()
+            self._record_hop(self._step, "", now_ns - held.delivery.stored_at_unix_ns, held.envelope, now_ns)

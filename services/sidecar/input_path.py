@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COUNTERS = (
     "received", "processed", "emitted", "emitted_late", "replied", "rejected", "dead_lettered", "retried", "rebounds",
     "redelivered", "duplicates", "refused_full", "republished", "timeouts", "crashed_calls", "late_ignored",
-    "acks_unconfirmed", "in_doubt", "late_refused",
+    "acks_unconfirmed", "in_doubt", "late_refused", "failed",
 )  # fmt: skip
 
 
@@ -55,6 +55,10 @@ class InputPath(Protocol):
     @property
     def held_back(self) -> int:
         """Of those: what is stuck, and what cannot go on before it."""
+
+    @property
+    def oldest_unix_ns(self) -> int:
+        """When the oldest of what is held was stored; 0 while nothing is held."""
 
     @property
     def problem(self) -> str:
@@ -137,6 +141,10 @@ class PlainPath:
         return sum(held.phase is Phase.STUCK for held in self._held.values())
 
     @property
+    def oldest_unix_ns(self) -> int:
+        return min((held.delivery.stored_at_unix_ns for held in self._held.values()), default=0)
+
+    @property
     def problem(self) -> str:
         return self._consumption.problem if self._consumption is not None else ""
 
@@ -217,6 +225,7 @@ class PlainPath:
             self._release()
             return
         held = self._hold(HeldInput(delivery, Envelope(id=message_id), message_id, now))
+        self._counters["failed"] += 1
         problem = Problem("MALFORMED_MESSAGE", message)
         self._settlement.dead_letter_unreadable(delivery, held, problem)
 

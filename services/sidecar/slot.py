@@ -115,6 +115,11 @@ class Slot:
         return len(self._held) + len(self._early) + self._results.late_emits
 
     @property
+    def oldest_unix_ns(self) -> int:
+        """When the oldest of what is held was stored; 0 while nothing is."""
+        return min((held.delivery.stored_at_unix_ns for held in self._held.values()), default=0)
+
+    @property
     def held_back(self) -> int:
         """Of those: all, where one is stuck and the others have come as far as they can: commits keep the order."""
         phases = [held.phase for held in self._held.values()]

@@ -116,6 +116,10 @@ class SlotPath:
         return sum(slot.held for slot in self._slots.values())
 
     @property
+    def oldest_unix_ns(self) -> int:
+        return min((oldest for slot in self._slots.values() if (oldest := slot.oldest_unix_ns)), default=0)
+
+    @property
     def held_back(self) -> int:
         return sum(slot.held_back for slot in self._slots.values())
 
@@ -200,6 +204,7 @@ class SlotPath:
             message_id = unreadable_id(delivery.message_id, delivery.stream_sequence, self._step.name)
             held = HeldInput(delivery, Envelope(id=message_id), message_id, now, slot=slot)
             held.refused = Problem("MALFORMED_MESSAGE", str(error))
+            self._counters["failed"] += 1
             return held, message_id
         self._hops.received(delivery, envelope)
         placement = self._keying.place(envelope.headers, envelope.body, envelope.id)
@@ -267,6 +272,7 @@ class SlotPath:
         problem = self._too_many(messages)
         if problem is not None:
             held.attempts.append(failed_attempt(held.attempt, problem))
+            self._counters["failed"] += 1
             self.give_up(held, problem, dead_letter=True)
             return
         if self._called(held):
