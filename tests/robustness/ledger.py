@@ -82,6 +82,8 @@ class Verdict:
     """Effected more than once."""
     wrong: tuple[Attempt, ...]
     by_revision: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    """Of those that failed: how many by HTTP status and detail; `0` was never sent."""
 
     @property
     def ok(self) -> bool:
@@ -92,9 +94,9 @@ class Verdict:
         revisions = ", ".join(f"{name}: {count}" for name, count in sorted(self.by_revision.items()))
         return (
             f"ledger {'ok' if self.ok else 'BROKEN'}: attempted {self.attempted} (ok {self.acknowledged}, "
-            f"failed {self.failed}, unknown {self.unknown}), effected {self.effected}; lost {len(self.lost)}, "
-            f"duplicated {len(self.duplicated)}, unexpected {len(self.unexpected)}, refused yet effected "
-            f"{len(self.refused)}, wrong answers {len(self.wrong)}; by revision {{{revisions}}}"
+            f"failed {self.failed}{self.failures or ''}, unknown {self.unknown}), effected {self.effected}; "
+            f"lost {len(self.lost)}, duplicated {len(self.duplicated)}, unexpected {len(self.unexpected)}, "
+            f"refused yet effected {len(self.refused)}, wrong answers {len(self.wrong)}; by revision {{{revisions}}}"
         )
 
 
@@ -102,12 +104,15 @@ def check(attempts: Iterable[Attempt], effects: Iterable[Effect]) -> Verdict:
     """Compares the two. ValueError if one id was attempted twice: the traffic itself is broken then."""
     outcomes: dict[str, Outcome] = {}
     wrong: list[Attempt] = []
+    failures = Counter[str]()
     for attempt in attempts:
         if attempt.id in outcomes:
             raise ValueError(f"id {attempt.id} was attempted twice")
         outcomes[attempt.id] = attempt.outcome
         if attempt.wrong:
             wrong.append(attempt)
+        if attempt.outcome is Outcome.FAILED:
+            failures[f"{attempt.status} {attempt.detail[:60]}".strip()] += 1
     counts = Counter[str]()
     revisions = Counter[str]()
     for effect in effects:
@@ -129,6 +134,7 @@ def check(attempts: Iterable[Attempt], effects: Iterable[Effect]) -> Verdict:
         duplicated=frozenset(id for id, count in counts.items() if count > 1),
         wrong=tuple(wrong),
         by_revision=dict(revisions),
+        failures=dict(failures.most_common(5)),
     )
 
 

@@ -92,7 +92,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[BrokerCluster]:
         yield running
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_owners_of_the_ingress_follow_each_other_on_every_copy(
     cluster: BrokerCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

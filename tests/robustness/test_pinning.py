@@ -64,7 +64,7 @@ async def test_publishes_in_a_row_under_load(
         )
     assert ledger.ok, ledger.line()
     assert pins.ok, pins.complaints()
-    assert ledger.acknowledged == ledger.attempted == ledger.effected
+    assert ledger.acknowledged == ledger.attempted == ledger.effected, ledger.line()
     assert len(pins.answered_by_deployment) == len(took) + 1
     await client.stop(flow.name)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
+DEFINED = re.compile(r"^ *(?:async )?def (\w+)\(", re.MULTILINE)
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 ANYTHING_LIKE_IT = re.compile(r"tests/[\w/]+\.py::\w*")
@@ -21,7 +21,4 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 def functions_of(file: Path) -> set[str]:
-    if not file.exists():
-        return set()
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds)}
+    return set(DEFINED.findall(file.read_text())) if file.exists() else set()
