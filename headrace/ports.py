@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(slots=True)
@@ -243,6 +243,8 @@ class ComponentInput:
     wants_reply: bool
     timeout_ms: int
     traceparent: str
+    passthrough: Sequence[Any] = ()
+    """`message_pb2.Passed` of the steps before."""
 
 
 class ComponentStream(Protocol):

@@ -32,6 +32,7 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
         lines += ["", steps_table(status.steps), *slot_lines(status.steps)]
     if len(status.deployments) > 1:
         lines += ["", _deployment_lines(status.deployments)]
+    lines += unrouted_lines(status.steps)
     if status.dropped:
         lines += ["", f"{status.dropped} messages dropped by stops"]
     if status.in_doubt:
@@ -89,6 +90,12 @@ def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
         for step in steps
     ]
     return table(("STEP", "STATE", "REVISION", "DIGEST", "INSTANCES", "WAITING", "IN FLIGHT"), rows)
+
+
+def unrouted_lines(steps: Sequence[flow_pb2.StepStatus]) -> list[str]:
+    """Outputs that went nowhere, since none of the conditions of the step's edges held for them."""
+    counts = {step.step: sum(item.counters.get("unrouted", 0) for item in step.instances) for step in steps}
+    return [f"{count} outputs of {step} matched no condition" for step, count in counts.items() if count]
 
 
 def slot_lines(steps: Sequence[flow_pb2.StepStatus]) -> list[str]:

@@ -15,7 +15,7 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from google.protobuf.message import DecodeError
 
-from headrace.api.component.v1.component_pb2 import Event, Input, Ping, ProcessRequest, ProcessResponse
+from headrace.api.component.v1.component_pb2 import EarlierOutput, Event, Input, Ping, ProcessRequest, ProcessResponse
 from headrace.edge.grpc_server import MAX_MESSAGE_BYTES
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
@@ -170,6 +170,7 @@ class GrpcComponentStream:
                     wants_reply=given.wants_reply,
                     timeout_ms=given.timeout_ms,
                     traceparent=given.traceparent,
+                    passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
                 )
             )
         self._queued_bytes -= size
@@ -238,4 +239,10 @@ def _size(given: ComponentInput) -> int:
     size = len(given.body) + _INPUT_OVERHEAD
     for key, value in given.headers.items():
         size += len(key) + 4 * len(value) + _HEADER_OVERHEAD
+    for item in given.passthrough:
+        size += item.ByteSize() + _HEADER_OVERHEAD
     return size
+
+
+def _earlier(item: Any) -> EarlierOutput:
+    return EarlierOutput(step=item.step, body=item.body, content_type=item.content_type, headers=item.headers)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.model.flow_spec import DEAD_LETTER, RetryPolicy
+from headrace.model.flow_spec import DEAD_LETTER, EdgeSpec, RetryPolicy
 
 
 class DeploymentPhase(StrEnum):
@@ -60,6 +60,8 @@ class StepPlan(msgspec.Struct, frozen=True):
     slots: int = 1
     exactly_once: bool = False
     on_error: str = DEAD_LETTER
+    # By receiver: see `flow_spec.EdgeSpec`.
+    edges: dict[str, EdgeSpec] = {}
 
     @property
     def keyed(self) -> bool:
@@ -83,6 +85,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     ack_wait_s: float = 30.0
     duplicate_window_s: float = 120.0
     rate_limit: float = 0.0
+    passthrough: bool = False
 
     def step(self, name: str) -> StepPlan:
         """The step of that name; KeyError if there is none."""

@@ -75,6 +75,7 @@ def _flow_fields(old: DeploymentPlan, new: DeploymentPlan) -> tuple[FieldDiffere
         *_field("reply_timeout", f"{old.reply_timeout_s:g}s", f"{new.reply_timeout_s:g}s"),
         *_field("max_waiting", old.max_waiting, new.max_waiting),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
+        *_field("passthrough", old.passthrough, new.passthrough),
     )
 
 
@@ -92,6 +93,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("exactly_once", old.exactly_once, new.exactly_once),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_field("on_error", old.on_error, new.on_error),
+        *compare_trees("edges", msgspec.to_builtins(old.edges), msgspec.to_builtins(new.edges)),
         *compare_trees("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),
         *_field("sdk", old.pin.sdk_version, new.pin.sdk_version),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
+from headrace.model.expressions import MAX_FLOW_EXPRESSIONS, syntax_problem
 from headrace.model.flow_spec import (
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
@@ -102,6 +103,7 @@ def _check_limits(spec: FlowSpec) -> list[_Problem]:
     problems += _within("reply_timeout", spec.reply_timeout_s, 0, MAX_REPLY_TIMEOUT_S)
     problems += _within("max_waiting", spec.max_waiting, 1, MAX_WAITING_LIMIT)
     problems += _check_rate("rate_limit", spec.rate_limit)
+    problems += _check_expressions(spec)
     for index, step in enumerate(spec.steps):
         problems += _check_step_limits(f"steps[{index}]", step)
     return problems
@@ -140,6 +142,26 @@ def _check_key(path: str, step: StepSpec) -> list[_Problem]:
         if not problems and step.slot_count < step.replicas <= MAX_REPLICAS:
             text = f"{step.replicas} are more than its {step.slot_count} slots, each of which has one owner"
             problems.append(_Problem(f"{path}.replicas", text, "TOO_FEW_SLOTS"))
+    return problems
+
+
+def _check_expressions(spec: FlowSpec) -> list[_Problem]:
+    size = sum(len(edge.condition) + len(edge.mapping) for step in spec.steps for edge in step.edges.values())
+    if size > MAX_FLOW_EXPRESSIONS:
+        text = f"their expressions have {size} characters in all, more than {MAX_FLOW_EXPRESSIONS}"
+        return [_Problem("steps", text, "EXPRESSIONS_TOO_LONG")]
+    problems: list[_Problem] = []
+    for index, step in enumerate(spec.steps):
+        for receiver, edge in step.edges.items():
+            if receiver not in step.to:
+                there = ", ".join(step.to) or "nobody"
+                text = f"{receiver!r} is not in `to` of step {step.name!r}, which sends to {there}"
+                problems.append(_Problem(f"steps[{index}].edges.{receiver}", text, "UNKNOWN_EDGE"))
+                continue
+            path = f"steps[{index}].to[{step.to.index(receiver)}]"
+            for name, source in (("condition", edge.condition), ("mapping", edge.mapping)):
+                if source and (problem := syntax_problem(source)):
+                    problems.append(_Problem(f"{path}.{name}", problem, "BAD_EXPRESSION"))
     return problems
 
 

@@ -47,6 +47,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on: tuple[str, ...] = ()
 
 
+class EdgeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an edge does with a message, as JSONata: `condition` lets it through or not, `mapping` makes its body.
+    Empty: everything passes, as it is."""
+
+    condition: str = ""
+    mapping: str = ""
+
+
 class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step as written: `component` is a reference, not a digest; `every_s` makes a trigger a timer (0: none).
 
@@ -54,6 +62,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     it counts every message as a key of its own. `slots` 0 means the default.
     `rate_limit`: calls per second of all its replicas together (0: no limit).
     `on_error`: a message that fails for good becomes a dead letter, or waits and suspends the flow.
+    `edges`: by receiver, those edges that have a condition or a mapping.
     """
 
     name: str
@@ -71,6 +80,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: int = 0
     exactly_once: bool = False
     on_error: str = DEAD_LETTER
+    edges: dict[str, EdgeSpec] = {}
 
     @property
     def keyed(self) -> bool:
@@ -86,7 +96,8 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply.
 
-    `rate_limit`: stimuli per second that are taken from outside (0: no limit); ticks do not count."""
+    `rate_limit`: stimuli per second that are taken from outside (0: no limit); ticks do not count.
+    `passthrough`: messages carry what the steps before have emitted."""
 
     type: str
     steps: tuple[StepSpec, ...]
@@ -94,3 +105,4 @@ class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_waiting: int = DEFAULT_MAX_WAITING
     description: str = ""
     rate_limit: float = 0.0
+    passthrough: bool = False

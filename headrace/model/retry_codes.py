@@ -12,6 +12,8 @@ _CODE = re.compile(CODE_PATTERN)
 
 OUTSIDE_THE_POLICY = {
     "OUTPUT_REFUSED": "the same output would be refused again",
+    "EXPRESSION_FAILED": "the same expression would fail on the same output again",
+    "PASSTHROUGH_TOO_LARGE": "the same outputs would be too large again",
     "COMPONENT_DIED": "a crash is tried again anyway, and given up when the message caused three",
     "MALFORMED_MESSAGE": "the message cannot be read at all",
     "REBOUND_LIMIT": "it says that the component asked for too many later tries",

@@ -7,17 +7,18 @@ plain functions too, without `await`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
-from headrace.sdk.body import UnencodableOutput, encode_body
+from headrace.sdk.body import UnencodableOutput, body_decoder, encode_body
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
 from headrace.sdk.log import ComponentLog
 
 MAX_KEY_CHARACTERS = 256
+_decode_json = body_decoder(Any)
 
 
 class EventSink(Protocol):
@@ -47,6 +48,8 @@ class CallInput(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+    @property
+    def passthrough(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,35 @@ class StepIdentity:
     component: str = ""
     revision: str = ""
     instance: str = ""
+
+
+class EarlierOutput:
+    """What an earlier step emitted on the way to this message, as it emitted it. Reading is all it offers."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    @property
+    def step(self) -> str:
+        return str(self._source.step)
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._source.body)
+
+    @property
+    def content_type(self) -> str:
+        return str(self._source.content_type)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self._source.headers)
+
+    def json(self) -> Any:
+        """The body decoded; UndecodableInput if it is not JSON."""
+        return _decode_json(self.body)
 
 
 class Message:
@@ -167,6 +199,12 @@ class Context:
     @property
     def step(self) -> StepIdentity:
         return self._scope.step
+
+    @property
+    def steps(self) -> dict[str, EarlierOutput]:
+        """What the steps before have emitted on the way to this message, by step: `ctx.steps["price"].json()`. Empty
+        unless the flow says `passthrough: true`."""
+        return {item.step: EarlierOutput(item) for item in self._message._input.passthrough}
 
     @property
     def draining(self) -> asyncio.Event:

@@ -7,12 +7,12 @@ Malformed bytes raise `MalformedMessage`, never anything else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from struct import Struct
 
 from google.protobuf.message import DecodeError, EncodeError
 
-from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt, Reply, ReplyTo
+from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt, Passed, Reply, ReplyTo
 from headrace.model.errors import InvalidInput
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Envelope",
     "FailedAttempt",
     "MalformedMessage",
+    "Passed",
     "Reply",
     "ReplyTo",
     "decode_dead_letter",
@@ -55,6 +56,7 @@ def encode_shared(
     incarnation: int = 0,
     input_stored_at_unix_ns: int = 0,
     in_doubt: bool = False,
+    passthrough: Sequence[Passed] = (),
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
@@ -69,6 +71,7 @@ def encode_shared(
             incarnation=incarnation,
             input_stored_at_unix_ns=input_stored_at_unix_ns,
             in_doubt=in_doubt,
+            passthrough=passthrough,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error

@@ -67,9 +67,9 @@ class FieldReader:
         plain = InvalidInput.at(field, value, problem)
         raise self._refusal(field, plain.message, plain.violations[0].description, next_step, reason)
 
-    def refuse(self, field: str, problem: str, next_step: str = "") -> NoReturn:
+    def refuse(self, field: str, problem: str, next_step: str = "", reason: str = "") -> NoReturn:
         """As `fail`, where the problem names the value itself."""
-        raise self._refusal(field, f"{field}: {problem}", problem, next_step)
+        raise self._refusal(field, f"{field}: {problem}", problem, next_step, reason)
 
     def _refusal(self, field: str, message: str, description: str, next_step: str, reason: str = "") -> InvalidInput:
         return InvalidInput(

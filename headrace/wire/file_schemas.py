@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.model.durations import DURATION_PATTERN, format_duration
+from headrace.model.expressions import MAX_EXPRESSION_CHARACTERS
 from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_WAITING_LIMIT
 from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
@@ -42,7 +43,7 @@ from headrace.model.names import FUNCTION_PATTERN, NAME_PATTERN, SEMVER_PATTERN
 from headrace.model.rates import RATE_PATTERN
 from headrace.model.retry_codes import CODE_PATTERN, OUTSIDE_THE_POLICY
 from headrace.model.slots import DEFAULT_SLOTS, HEADER_PATTERN, MAX_SLOTS
-from headrace.wire.flow_reader import FLOW_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
 
 FLOW, COMPONENT = "flow", "component"
 _META = "http://json-schema.org/draft-07/schema#"
@@ -69,6 +70,10 @@ def flow_schema() -> dict[str, Any]:
             "reply_timeout": _duration("The flow answers its HTTP callers; they wait so long, at most 5m, then 504."),
             "max_waiting": _count(1, MAX_WAITING_LIMIT, DEFAULT_MAX_WAITING, "Messages that may wait on one edge."),
             "rate_limit": _rate("Most stimuli taken from outside."),
+            "passthrough": {
+                "type": "boolean", "default": False,
+                "description": "Messages carry what the steps before have emitted: steps.NAME.body in expressions.",
+            },
             "steps": {
                 "type": "object", "minProperties": 1, "maxProperties": MAX_STEPS,
                 "description": "The steps by name; a file lists them in any order.",
@@ -76,7 +81,10 @@ def flow_schema() -> dict[str, Any]:
                 "additionalProperties": {"$ref": "#/definitions/step"},
             },
         }, required=["name", "steps"]),
-        "definitions": {"step": _step(), "retry": _retry(), "name": {"type": "string", "pattern": name["pattern"]}},
+        "definitions": {
+            "step": _step(), "edge": _edge(), "retry": _retry(),
+            "name": {"type": "string", "pattern": name["pattern"]},
+        },
     }  # fmt: skip
 
 
@@ -93,8 +101,9 @@ def _step() -> dict[str, Any]:
         },
         "config": {"type": ["object", "null"], "description": "Settings, checked against the function's schema."},
         "to": {
-            "type": ["array", "null"], "items": {"$ref": "#/definitions/name"}, "uniqueItems": True,
-            "description": "Steps that receive what this one emits.",
+            "type": ["array", "null"], "uniqueItems": True,
+            "items": {"anyOf": [{"$ref": "#/definitions/name"}, {"$ref": "#/definitions/edge"}]},
+            "description": "Steps that receive what this one emits; with a condition or a mapping where it says so.",
         },
         "prefetch": _count(1, MAX_PREFETCH, DEFAULT_PREFETCH, "Messages in work at once per instance."),
         "replicas": _count(1, MAX_REPLICAS, 1, "Instances of the step."),
@@ -116,6 +125,20 @@ def _step() -> dict[str, Any]:
             "description": "What becomes of a message that fails for good.",
         },
     }, required=["component"])  # fmt: skip
+
+
+def _edge() -> dict[str, Any]:
+    return _object("An edge with a condition or a mapping, in JSONata.", EDGE_KEYS, {
+        "step": {"$ref": "#/definitions/name"},
+        "condition": _expression("Only what this is true for goes there, such as body.total > 100.", "boolean"),
+        "mapping": _expression("Makes the body that this receiver gets, such as {'sku': body.sku}."),
+    }, required=["step"])  # fmt: skip
+
+
+def _expression(description: str, *more: str) -> dict[str, Any]:
+    return {
+        "type": ["string", *more], "minLength": 1, "maxLength": MAX_EXPRESSION_CHARACTERS, "description": description,
+    }  # fmt: skip
 
 
 def _retry() -> dict[str, Any]:

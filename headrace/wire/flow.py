@@ -14,6 +14,7 @@ from headrace.model.flow_spec import (
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
     SUSPEND_FLOW,
+    EdgeSpec,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -47,6 +48,7 @@ def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:
         max_waiting=message.max_waiting or DEFAULT_MAX_WAITING,
         description=message.description,
         rate_limit=message.rate_limit,
+        passthrough=message.passthrough,
     )
 
 
@@ -58,6 +60,7 @@ def flow_spec_to_proto(spec: FlowSpec) -> flow_pb2.FlowSpec:
         max_waiting=spec.max_waiting,
         description=spec.description,
         rate_limit=spec.rate_limit,
+        passthrough=spec.passthrough,
     )
     if spec.reply_timeout_s:
         message.reply_timeout.CopyFrom(duration_from_seconds(spec.reply_timeout_s))
@@ -96,6 +99,7 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         exactly_once=step.exactly_once,
         rate_limit=step.rate_limit,
         on_error=on_error_from_proto(step.on_error),
+        edges={name: EdgeSpec(edge.condition, edge.mapping) for name, edge in sorted(step.edges.items())},
     )
 
 
@@ -123,6 +127,7 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         retry=retry_policy_to_proto(step.retry),
         rate_limit=step.rate_limit,
         on_error=on_error_to_proto(step.on_error),
+        edges={name: flow_pb2.Edge(condition=e.condition, mapping=e.mapping) for name, e in step.edges.items()},
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))

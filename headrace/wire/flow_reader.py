@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.model.durations import format_duration
+from headrace.model.expressions import syntax_problem
 from headrace.model.flow_graph import (
     FLOW_TYPES,
     MAX_ATTEMPTS,
@@ -27,6 +28,7 @@ from headrace.model.flow_spec import (
     MAX_STEPS,
     MIN_EVERY_S,
     ON_ERROR,
+    EdgeSpec,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -39,11 +41,12 @@ from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
 from headrace.model.suggestion import did_you_mean
 from headrace.wire.field_reader import FieldReader
 
-FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "steps")
+FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "passthrough", "steps")
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
     "key", "slots", "exactly_once", "on_error",
 )  # fmt: skip
+EDGE_KEYS = ("step", "condition", "mapping")
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
 
@@ -79,6 +82,7 @@ class FlowReader(FieldReader):
             max_waiting=self.count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
             description=self.text("description", flow.get("description", "")),
             rate_limit=self._rate("rate_limit", flow),
+            passthrough=self._switch("passthrough", flow),
         )
         return name, spec, folders
 
@@ -106,6 +110,7 @@ class FlowReader(FieldReader):
             problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
             self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         key, slots, exactly_once = self._keying(field, step)
+        to, edges = self._receivers(f"{field}.to", _given(step, "to", []), steps)
         replicas = self.count("replicas", step, 1, 1, MAX_REPLICAS, field)
         if slots and replicas > slots:
             problem = f"is more than its {slots} slots, each of which has one owner"
@@ -115,7 +120,8 @@ class FlowReader(FieldReader):
             component=component,
             function=function,
             config=self._config(f"{field}.config", _given(step, "config", {})),
-            to=self._receivers(f"{field}.to", _given(step, "to", []), steps),
+            to=to,
+            edges=edges,
             prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
             replicas=replicas,
             timeout_s=timeout_s,
@@ -139,9 +145,7 @@ class FlowReader(FieldReader):
         key = self.text(f"{field}.key", step.get("key", ""))
         if "key" in step:
             self.checked(f"{field}.key", check_key, key)
-        exactly_once = step.get("exactly_once", False)
-        if not isinstance(exactly_once, bool):
-            self.fail(f"{field}.exactly_once", exactly_once, "is not true or false")
+        exactly_once = self._switch("exactly_once", step, field)
         if key or exactly_once:
             return key, self.count("slots", step, DEFAULT_SLOTS, 1, MAX_SLOTS, field), exactly_once
         if "slots" in step:
@@ -149,6 +153,12 @@ class FlowReader(FieldReader):
                 f"{field}.slots", step["slots"], "has no meaning without key", "Add `key` or `exactly_once: true`"
             )
         return "", 0, False
+
+    def _switch(self, key: str, mapping: Mapping[str, Any], field: str = "") -> bool:
+        value = mapping.get(key, False)
+        if not isinstance(value, bool):
+            self.fail(f"{field}.{key}" if field else key, value, "is not true or false")
+        return value
 
     def _config(self, field: str, value: Any) -> dict[str, Any]:
         config = dict(self.mapping(field, value))
@@ -214,21 +224,47 @@ class FlowReader(FieldReader):
             self.fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
         return path
 
-    def _receivers(self, field: str, value: Any, steps: Mapping[str, Any]) -> tuple[str, ...]:
+    def _receivers(
+        self, field: str, value: Any, steps: Mapping[str, Any]
+    ) -> tuple[tuple[str, ...], dict[str, EdgeSpec]]:
+        """Names of the receivers, and what the edges say that say something."""
         if not isinstance(value, list):
             self.fail(field, value, "is not a list of steps", "Write `to: [price]`")
-        for index, receiver in enumerate(value):
+        names: list[str] = []
+        edges: dict[str, EdgeSpec] = {}
+        for index, item in enumerate(value):
+            path = f"{field}[{index}]"
+            receiver = self.mapping(path, item, EDGE_KEYS).get("step") if isinstance(item, dict) else item
             if not isinstance(receiver, str) or receiver not in steps:
                 hint = did_you_mean(str(receiver), steps) or f"Steps: {', '.join(map(str, steps))}"
-                self.fail(f"{field}[{index}]", receiver, "is not a step", hint, "UNKNOWN_RECEIVER")
-            if receiver in value[:index]:
-                self.fail(f"{field}[{index}]", receiver, "stands twice", "Name each receiver once", "DUPLICATE_EDGE")
-        return tuple(value)
+                self.fail(path, receiver, "is not a step", hint, "UNKNOWN_RECEIVER")
+            if receiver in names:
+                self.fail(path, receiver, "stands twice", "Name each receiver once", "DUPLICATE_EDGE")
+            names.append(receiver)
+            if isinstance(item, dict):
+                edge = EdgeSpec(*(self._expression(f"{path}.{key}", key, item) for key in EDGE_KEYS[1:]))
+                edges.update({receiver: edge} if edge != EdgeSpec() else {})
+        return tuple(names), edges
+
+    def _expression(self, field: str, key: str, edge: Mapping[str, Any]) -> str:
+        source = edge.get(key, "")
+        if isinstance(source, bool):
+            source = "true" if source else "false"  # YAML took the word for itself
+        if key not in edge:
+            return ""
+        text = self.text(field, source)
+        problem = syntax_problem(text)
+        if problem:
+            self.refuse(field, problem, "See https://docs.jsonata.org; the expression reads body, headers, steps",
+                        "BAD_EXPRESSION")  # fmt: skip
+        return text
 
 
 def _sends_to(step: Any, receiver: str) -> bool:
     to = step.get("to") if isinstance(step, dict) else None
-    return isinstance(to, list) and receiver in to
+    return isinstance(to, list) and any(
+        (item.get("step") if isinstance(item, dict) else item) == receiver for item in to
+    )
 
 
 def _inexact(field: str, value: Any) -> Iterator[tuple[str, Any]]:

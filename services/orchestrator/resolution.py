@@ -210,6 +210,7 @@ def make_plan(
             exactly_once=item.step.exactly_once,
             rate_limit=item.step.rate_limit,
             on_error=item.step.on_error,
+            edges=item.step.edges,
         )
         for item in found
     )
@@ -225,4 +226,5 @@ def make_plan(
         reply_timeout_s=spec.reply_timeout_s,
         parking_epoch=epoch,
         rate_limit=spec.rate_limit,
+        passthrough=spec.passthrough,
     )

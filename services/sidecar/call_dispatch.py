@@ -177,4 +177,5 @@ class CallDispatch:
             wants_reply=held.wants_reply,
             timeout_ms=int(self._timeout_s * 1000),
             traceparent=held.delivery.traceparent,
+            passthrough=envelope.passthrough,
         )

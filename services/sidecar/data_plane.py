@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from headrace.edge.structured_log import get_logger
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.domain.doubt import in_doubt
+from services.sidecar.edge_rules import rules_of
 from services.sidecar.hop_phases import HopPhases
 from services.sidecar.input_path import InputPath, PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
@@ -64,19 +65,13 @@ class DataPlane:
         self._started_at = time.time()
         self._step, self._lane, self._tasks = step, lane, tasks
         self.counters = new_counters()
+        self._rules = rules_of(plan, step, self.counters, tasks)
         self._timers = Timers()
         self._active = self._gave_way = False
         self._leaving: asyncio.Task[None] | None = None
         self._on_occupancy = on_occupancy
         self._emptied = asyncio.Event()
-        self.outbox = Outbox(
-            lane,
-            self._timers,
-            self.counters,
-            retired=lambda: plans.retired,
-            no_responders=plans.ask_again,
-            on_idle=self._changed,
-        )
+        self.outbox = self._make_outbox(plans)
         self._replies = ReplySender(lane, answers)
         hops = HopPhases(plan, step, recorder)
         recorder.count_with(lambda: self.counters, self._holding, revision=step.pin.digest)
@@ -105,11 +100,23 @@ class DataPlane:
             end_component=end_component,
             answer_limit_s=answer_limit_s,
             careful=careful,
+            rules=self._rules,
+            passthrough=plan.passthrough,
             on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),
         )
         self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _make_outbox(self, plans: PlanSource) -> Outbox:
+        return Outbox(
+            self._lane,
+            self._timers,
+            self.counters,
+            retired=lambda: plans.retired,
+            no_responders=plans.ask_again,
+            on_idle=self._changed,
+        )
 
     def _slot_path(
         self,
@@ -150,6 +157,7 @@ class DataPlane:
             on_occupancy=self._changed,
             pace=self._pace(limit, plans),
             timers=self._timers,
+            rules=self._rules,
         )
 
     def _pace(self, rate_limit: float, plans: PlanSource) -> Pace | None:
@@ -278,6 +286,8 @@ class DataPlane:
         if self._slots is not None:
             self._slots.close()
         self._timers.close()
+        if self._rules is not None:
+            self._rules.close()
         if self._listener is not None:
             await self._listener.close()
         self._flusher.cancel()

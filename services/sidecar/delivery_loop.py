@@ -27,6 +27,7 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
 from services.sidecar.outputs import LateContext
+from services.sidecar.passthrough import passthrough_problem
 from services.sidecar.stuck_inputs import StuckInputs
 from services.sidecar.timers import Timers
 
@@ -35,6 +36,7 @@ TIMEOUT = "TIMEOUT"
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
     from services.sidecar.careful_start import CarefulStart
+    from services.sidecar.edge_rules import EdgeRules
     from services.sidecar.hop_phases import HopPhases
     from services.sidecar.pace import Pace
 
@@ -61,9 +63,13 @@ class DeliveryLoop:
         pace: Pace | None = None,
         answer_limit_s: float = ANSWER_LIMIT_S,
         careful: CarefulStart | None = None,
+        rules: EdgeRules | None = None,
+        passthrough: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._careful = careful
+        self._rules = rules
+        self._passes = passthrough
         self._step = step
         self._path = path
         path.submit = self.submit
@@ -173,7 +179,7 @@ class DeliveryLoop:
         if context is not None and kind == "data":
             emit = event.data
             if check_output(context.next_index, len(emit.body), other_bytes(emit)) is None:
-                self._path.publish_late(context, emit)
+                self._publish_late(context, emit)
                 return True
         self._counters["late_ignored"] += 1
         return False
@@ -188,7 +194,7 @@ class DeliveryLoop:
             self._hops.called(held)
             if self._step.receivers:
                 self._ended.add(held.call, self._path.late_context(held), self._clock())
-            self._deliver(held)
+            self._route(held)
             return
         problem = decision.error or outcome.problem
         if problem is not None:
@@ -205,6 +211,38 @@ class DeliveryLoop:
         assert decision.error is not None
         self._counters["rejected"] += decision.rejected
         self._give_up(held, decision.error, dead_letter=decision.dead_letter)
+
+    def _publish_late(self, context: LateContext, emit: Any) -> None:
+        if self._passes and passthrough_problem(context.passed, self._step.name, [emit]) is not None:
+            self._counters["late_refused"] += 1
+        elif self._rules is not None:
+            self._rules.route_late(context, emit, self._path.publish_late)
+        else:
+            self._path.publish_late(context, emit)
+
+    def _route(self, held: HeldInput) -> None:
+        """Delivers it, after the expressions of the edges where there are any."""
+        if self._passes and self._step.receivers:
+            problem = passthrough_problem(held.envelope.passthrough, self._step.name, held.outputs)
+            if problem is not None:
+                self._end(held, Outcome(Ending.OUTPUT_REFUSED, problem))
+                return
+        if self._rules is None or not held.outputs:
+            self._deliver(held)
+            return
+        held.phase = Phase.ROUTING
+        done = partial(self._routed, held)
+        self._rules.route(held.outputs, held.message_id, held.envelope.execution_id, held.envelope.passthrough, done)
+
+    def _routed(self, held: HeldInput, outputs: Sequence[Any], problem: Problem | None) -> None:
+        if self._closed:
+            return
+        if problem is not None:
+            self._end(held, Outcome(Ending.EXPRESSION_FAILED, problem))
+            return
+        # An output keeps its index, from which its id is made, whether or not those before it go anywhere.
+        held.outputs = list(outputs) if any(emit.bodies for emit in outputs) else []
+        self._deliver(held)
 
     def _deliver(self, held: HeldInput) -> None:
         try:

@@ -17,6 +17,8 @@ class Phase(Enum):
     RUNNING = "running"
     RETRYING = "retrying"
     """A delay runs."""
+    ROUTING = "routing"
+    """The expressions of its step's edges are evaluated for its outputs."""
     STUCK = "stuck"
     """It failed for good and waits for the flow to be resumed (`on_error: suspend-flow`)."""
     SETTLING = "settling"

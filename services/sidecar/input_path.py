@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COUNTERS = (
     "received", "processed", "emitted", "emitted_late", "replied", "rejected", "dead_lettered", "retried", "rebounds",
     "redelivered", "duplicates", "refused_full", "republished", "timeouts", "crashed_calls", "late_ignored",
-    "acks_unconfirmed", "in_doubt", "late_refused", "failed",
+    "acks_unconfirmed", "in_doubt", "late_refused", "failed", "unrouted",
 )  # fmt: skip
 
 

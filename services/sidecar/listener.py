@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,16 @@ from headrace.ports import Stored
 from headrace.wire.envelope import MalformedMessage, encode_shared
 from services.sidecar.domain.delivery import Problem, check_output
 from services.sidecar.domain.retry_delay import restart_delay_s
+from services.sidecar.edge_rules import RoutedEmit
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.outputs import edges_of
+from services.sidecar.passthrough import passthrough_problem, with_own
 from services.sidecar.timers import Timers
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.component_process import ComponentProcess
+    from services.sidecar.edge_rules import EdgeRules
     from services.sidecar.pace import Pace
 
 log = get_logger(__name__)
@@ -65,6 +68,7 @@ class ListenerFeed:
         on_occupancy: Callable[[], None],
         pace: Pace | None = None,
         timers: Timers,
+        rules: EdgeRules | None = None,
     ) -> None:
         self._plan = plan
         self._step = step
@@ -74,6 +78,7 @@ class ListenerFeed:
         self._on_occupancy = on_occupancy
         self._pace = pace
         self._timers = timers
+        self._rules = rules
         self._edges = edges_of(plan, step)
         self._max_unresolved = step.prefetch
         self._process: ComponentProcess | None = None
@@ -198,36 +203,60 @@ class ListenerFeed:
             self._resolve(emit, "TOO_MANY_UNRESOLVED", f"more than {self._max_unresolved} emits are unresolved")
             return
         problem = check_output(0, len(given.data.body))
+        if problem is None and self._plan.passthrough:
+            problem = passthrough_problem((), self._step.name, [given.data])
         if problem is not None:
             self._resolve(emit, problem.code, problem.message)
             return
         self._counters["received"] += 1
         source = f"{self._step.name}:{given.source_id}" if given.source_id else f"{self._step.name}:{uuid.uuid4().hex}"
         stimulus = stimulus_id(self._plan.flow, "listener", source)
-        execution = execution_id(stimulus)
+        if self._rules is None:
+            self._send(emit, stimulus, given.data)
+        else:
+            done = partial(self._routed, emit, stimulus)
+            self._rules.route([given.data], stimulus, execution_id(stimulus), (), done)
+
+    def _routed(self, emit: _Emit, stimulus: str, outputs: Sequence[Any], problem: Problem | None) -> None:
+        if problem is not None:
+            self._resolve(emit, problem.code, problem.message)
+        elif emit.run is self._run and emit.number in emit.run.unresolved:
+            self._send(emit, stimulus, outputs[0])
+
+    def _send(self, emit: _Emit, stimulus: str, data: Any) -> None:
+        """To each receiver; one that nobody gets is resolved at once."""
+        stored, refused = partial(self._stored, emit), partial(self._refused, emit)
+        unmapped = b""
         try:
-            shared = encode_shared(
-                execution_id=execution,
-                parent_id=stimulus,
-                body=given.data.body,
-                content_type=given.data.content_type,
-                headers=given.data.headers,
-                sender=self._step.name,
-            )
+            for edge in self._edges:
+                given = data.for_receiver(edge.receiver) if isinstance(data, RoutedEmit) else data
+                if given is not None:
+                    message_id = output_message_id(stimulus, self._step.name, "0", edge.receiver)
+                    shared = unmapped if given is data and unmapped else self._shared(stimulus, given)
+                    unmapped = shared if given is data else unmapped
+                    emit.outgoing.add(edge.outgoing(message_id, given, shared, "", stored, refused))
         except MalformedMessage as error:
+            emit.outgoing.clear()
             self._resolve(emit, error.reason, error.message)
             return
-        if not self._edges:
+        if not emit.outgoing:
             self._resolve(emit)
-        stored, refused = partial(self._stored, emit), partial(self._refused, emit)
-        for edge in self._edges:
-            message_id = output_message_id(stimulus, self._step.name, "0", edge.receiver)
-            emit.outgoing.add(edge.outgoing(message_id, given.data, shared, "", stored, refused))
         wait_s = self._pace.reserve() if self._pace is not None else 0.0
         if wait_s:
             self._timers.later(wait_s, partial(self._publish, emit))
         else:
             self._publish(emit)
+
+    def _shared(self, stimulus: str, data: Any) -> bytes:
+        return encode_shared(
+            execution_id=execution_id(stimulus),
+            parent_id=stimulus,
+            body=data.body,
+            content_type=data.content_type,
+            headers=data.headers,
+            sender=self._step.name,
+            passthrough=with_own((), self._step.name, data) if self._plan.passthrough else (),
+        )
 
     def _publish(self, emit: _Emit) -> None:
         for outgoing in tuple(emit.outgoing):

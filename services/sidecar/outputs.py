@@ -11,8 +11,10 @@ from headrace.model.slots import Keying, keying
 from headrace.ports import Stored
 from headrace.wire.envelope import ReplyTo, encode_shared
 from services.sidecar.domain.delivery import Problem
+from services.sidecar.edge_rules import RoutedEmit
 from services.sidecar.held_input import HeldInput
 from services.sidecar.outbox import Outgoing
+from services.sidecar.passthrough import with_own
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -31,6 +33,7 @@ class LateContext:
         "input_stored_at_unix_ns",
         "message_id",
         "next_index",
+        "passed",
         "reply_to",
         "slot",
         "traceparent",
@@ -46,6 +49,7 @@ class LateContext:
         self.next_index = len(held.outputs)
         self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
         self.in_doubt = held.in_doubt
+        self.passed = envelope.passthrough
         self.slot: Any = None
         """The slot of a keyed step that its input came from."""
 
@@ -93,6 +97,7 @@ class OutputMaker:
     def __init__(self, plan: DeploymentPlan, step: StepPlan) -> None:
         self._step = step.name
         self._edges = edges_of(plan, step)
+        self._passes = plan.passthrough
 
     def make(
         self, context: LateContext, index: int, emit: Any, on_stored: OnStored, on_refused: OnRefused
@@ -100,7 +105,37 @@ class OutputMaker:
         """The messages of output number `index`; MalformedMessage for one that is no envelope."""
         if not self._edges:
             return []
-        shared = encode_shared(
+        if type(emit) is RoutedEmit:
+            return self._make_routed(context, index, emit, on_stored, on_refused)
+        shared = self._shared(context, emit)
+        output = f"k:{emit.key}" if emit.key else str(index)
+        found = []
+        for edge in self._edges:
+            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
+            found.append(edge.outgoing(message_id, emit, shared, context.traceparent, on_stored, on_refused))
+        return found
+
+    def _make_routed(
+        self, context: LateContext, index: int, emit: RoutedEmit, on_stored: OnStored, on_refused: OnRefused
+    ) -> list[Outgoing]:
+        """As `make`, where edges have conditions and mappings: the ids are those that each edge would have without."""
+        output = f"k:{emit.key}" if emit.key else str(index)
+        unmapped = b""
+        found = []
+        for edge in self._edges:
+            given = emit.for_receiver(edge.receiver)
+            if given is None:
+                continue
+            if given is emit:
+                shared = unmapped = unmapped or self._shared(context, emit)
+            else:
+                shared = self._shared(context, given)
+            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
+            found.append(edge.outgoing(message_id, given, shared, context.traceparent, on_stored, on_refused))
+        return found
+
+    def _shared(self, context: LateContext, emit: Any) -> bytes:
+        return encode_shared(
             execution_id=context.execution_id,
             parent_id=context.message_id,
             body=emit.body,
@@ -111,10 +146,5 @@ class OutputMaker:
             incarnation=context.incarnation,
             input_stored_at_unix_ns=context.input_stored_at_unix_ns,
             in_doubt=context.in_doubt,
+            passthrough=with_own(context.passed, self._step, emit) if self._passes else (),
         )
-        output = f"k:{emit.key}" if emit.key else str(index)
-        found = []
-        for edge in self._edges:
-            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
-            found.append(edge.outgoing(message_id, emit, shared, context.traceparent, on_stored, on_refused))
-        return found

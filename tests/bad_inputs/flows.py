@@ -109,6 +109,21 @@ FILES = (
     file_row(
         "folder-not-there", "a folder that does not exist", steps("a: {component: ./webhok}"),
         "BAD_FLOW_FILE", "steps.a.component", (":3:7:", "'./webhok' is not a folder"), "Looked for"),
+    file_row(
+        "bad-condition", "a condition that is no JSONata", steps("a: {component: webhook, function: receive, to: [{step: b, condition: 'body.total >'}]}", "b: {component: webhook}"),
+        "BAD_EXPRESSION", "steps.a.to[0].condition", (":3:61:", "`body.total >` is no JSONata: Unexpected end of expression"), "docs.jsonata.org"),
+    file_row(
+        "bad-mapping", "a mapping of several lines that is no JSONata", steps("a: {component: webhook, function: receive, to: [{step: b, mapping: '{\"sku\": body.sku,\n\n \"n\" body.n}'}]}", "b: {component: webhook}"),
+        "BAD_EXPRESSION", "steps.a.to[0].mapping", (":3:61:", "(at line 2, character"), "docs.jsonata.org"),
+    file_row(
+        "long-expression", "an expression of 9 000 characters", lambda: steps(f"a: {{component: webhook, function: receive, to: [{{step: b, condition: '{'1+' * 4500}1'}}]}}", "b: {component: webhook}"),
+        "BAD_EXPRESSION", "steps.a.to[0].condition", (":3:61:", "has 9001 characters, more than 8192"), "docs.jsonata.org"),
+    file_row(
+        "nested-expression", "an expression of 2 000 brackets", lambda: steps(f"a: {{component: webhook, function: receive, to: [{{step: b, condition: '{'(' * 2000}1{')' * 2000}'}}]}}", "b: {component: webhook}"),
+        "BAD_EXPRESSION", "steps.a.to[0].condition", (":3:61:", "is nested too deeply"), "docs.jsonata.org"),
+    file_row(
+        "edge-field", "a misspelt field of an edge", steps("a: {component: webhook, function: receive, to: [{step: b, conditon: 'true'}]}", "b: {component: webhook}"),
+        "UNKNOWN_FIELD", "steps.a.to[0].conditon", (":3:61:", "is not a known key"), "Did you mean `condition`?"),
     Row("no-file", "a file that does not exist", APPLY, "NOT_FOUND", "FLOW_FILE_NOT_FOUND", "", ("No such file",), "Name a flow file"),
 )  # fmt: skip
 HOOK = {"name": "a", "component": "webhook", "function": "receive"}
@@ -121,6 +136,12 @@ API = (
     api_row("api-no-steps", "no step", spec(), "NO_TRIGGER", "steps", ("no steps",), "Correct the flow"),
     api_row("api-two-triggers", "two triggers", spec({**HOOK, "to": ["c"]}, {**HOOK, "name": "b", "to": ["c"]}, {"name": "c", "component": "x"}),
             "TWO_TRIGGERS", "steps[1]", ("a flow has one trigger",), "Correct the flow"),
+    api_row("api-unknown-edge", "an expression for an edge there is not", spec({**HOOK, "to": ["b"], "edges": {"c": {"condition": "true"}}}, {"name": "b", "component": "x"}),
+            "UNKNOWN_EDGE", "steps[0].edges.c", ("'c' is not in `to` of step 'a', which sends to b",), "Correct the flow"),
+    api_row("api-bad-expression", "a mapping that is no JSONata", spec({**HOOK, "to": ["b"], "edges": {"b": {"mapping": "{"}}}, {"name": "b", "component": "x"}),
+            "BAD_EXPRESSION", "steps[0].to[0].mapping", ("`{` is no JSONata: ",), "Correct the flow"),
+    api_row("api-expressions", "70 000 characters of expressions", lambda: spec({**HOOK, "to": ["b"], "edges": {"b": {"mapping": "1" + "+1" * 4000}}}, *({"name": f"s{n}", "component": "x", "to": ["b"], "edges": {"b": {"mapping": "1" + "+1" * 4000}}} for n in range(9)), {"name": "b", "component": "x"}),
+            "EXPRESSIONS_TOO_LONG", "steps", ("more than 65536",), "Correct the flow"),
     api_row("api-bad-name", "a step's name with a slash", spec({**HOOK, "name": "a/b"}), "BAD_NAME", "steps[0].name", ("'a/b' is not a name",), "Correct the flow"),
     api_row("api-no-type", "no type", {"steps": [HOOK]}, "BAD_TYPE", "type", ("is not a flow type",), "Correct the flow"),
     api_row("api-thousand-steps", "1 000 steps", lambda: spec(*({**HOOK, "name": f"s{n}"} for n in range(1000))), "TOO_MANY_STEPS", "steps", ("1000 steps are more than 100",), "Correct the flow"),

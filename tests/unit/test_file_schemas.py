@@ -20,7 +20,7 @@ from headrace.model.flow_spec import MAX_PREFETCH, MAX_STEPS
 from headrace.model.manifest import read_manifest
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow_file import parse_flow_file
-from headrace.wire.flow_reader import FLOW_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
 from tools.file_schemas import place, render
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,8 @@ def test_a_flow_file_can_say_what_the_api_can() -> None:
         return {field.name for field in message.DESCRIPTOR.fields}
 
     assert set(FLOW_KEYS) == names(flow_pb2.FlowSpec) | {"name"}
-    assert set(STEP_KEYS) == names(flow_pb2.Step) - {"name"}
+    assert set(STEP_KEYS) == names(flow_pb2.Step) - {"name", "edges"}  # a file has them in `to`
+    assert set(EDGE_KEYS) == names(flow_pb2.Edge) | {"step"}
     assert set(RETRY_KEYS) == names(flow_pb2.RetryPolicy)
 
 
@@ -67,6 +68,7 @@ type: ordinary
 description: all there is
 reply_timeout: 10s
 max_waiting: 500
+passthrough: true
 rate_limit: 100/s
 steps:
   order: {component: webhook, function: receive, to: [price]}
@@ -83,6 +85,9 @@ steps:
     slots: 4
     exactly_once: true
     on_error: suspend-flow
+  audit:
+    component: audit@3
+    to: [{step: check, condition: body.total > 1, mapping: "{'n': body.total}"}]
   check: {component: check@3, config: null, to: null}
 """
 WRONG = [
@@ -115,6 +120,12 @@ WRONG = [
     ("slots: 4", "slots: 65"),
     ("exactly_once: true", "exactly_once: 1"),
     ("on_error: suspend-flow", "on_error: stop"),
+    ("passthrough: true", "passthrough: 1"),
+    ("{step: check, cond", "{stp: check, cond"),
+    ("step: check, cond", "cond"),
+    ("condition: body.total > 1", "condition: ''"),
+    ("condition: body.total > 1", "condition: 7"),
+    ("mapping: \"{'n': body.total}\"", "mapping: {n: body.total}"),
 ]
 
 

@@ -218,7 +218,7 @@ def test_a_number_of_the_config_that_would_arrive_as_another_one_is_refused(numb
 
 def test_a_receiver_that_is_no_text_is_refused() -> None:
     """Found by fuzzing: `to: [a: b]` was a TypeError."""
-    with pytest.raises(InvalidInput, match="is not a step"):
+    with pytest.raises(InvalidInput, match="'b' is not a known key"):
         read("name: x\nsteps:\n  a: {component: a, to: [b: c]}\n  b: {component: b}\n", Path("/nonexistent"))
 
 

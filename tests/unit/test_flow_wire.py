@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.flow.v1 import flow_pb2
-from headrace.model.flow_spec import FlowSpec, RetryPolicy, StepSpec
+from headrace.model.flow_spec import EdgeSpec, FlowSpec, RetryPolicy, StepSpec
 from headrace.wire.flow import (
     duration_from_seconds,
     flow_spec_from_proto,
@@ -51,6 +51,7 @@ steps = st.builds(
     exactly_once=st.booleans(),
     on_error=st.sampled_from(["dead-letter", "suspend-flow"]),
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
+    edges=st.dictionaries(st.sampled_from(["a", "b"]), st.builds(EdgeSpec, st.text(max_size=5), st.text(max_size=5))),
 )
 specs = st.builds(
     FlowSpec,
@@ -60,6 +61,7 @@ specs = st.builds(
     max_waiting=st.integers(1, 10**6),
     description=st.text(max_size=10),
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
+    passthrough=st.booleans(),
 )
 
 

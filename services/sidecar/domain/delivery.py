@@ -34,6 +34,7 @@ class Ending(StrEnum):
     REBOUND = "rebound"
     COMPONENT_DIED = "component_died"
     OUTPUT_REFUSED = "output_refused"
+    EXPRESSION_FAILED = "expression_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,13 @@ OUTCOMES: Mapping[Ending, Rule] = {
         Again.NEVER,
         Counts.FAILURE,
         Problem("OUTPUT_REFUSED", "an output was refused"),
+    ),
+    Ending.EXPRESSION_FAILED: Rule(
+        "a condition or mapping of an edge failed on an output, took too much time or memory, or gave a body that is "
+        "too large or none at all; nothing of the call is stored",
+        Again.NEVER,
+        Counts.FAILURE,
+        Problem("EXPRESSION_FAILED", "an expression of an edge failed"),
     ),
 }
 """Every way a call can end, and what follows. `decide` goes by it, and docs/outcomes.md is made from it."""

@@ -1,0 +1,243 @@
+"""Conditions and mappings of edges on a real mesh: who gets what, what fails, and what a hostile expression costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.client import AsyncClient
+from tests.support.commands import ROOT
+from tests.support.eventually import eventually
+from tests.support.http_connection import fetch
+from tests.support.jsonl import read_lines
+from tests.support.mesh import RunningMesh
+
+SCRIBE = ROOT / "tests" / "support" / "components" / "scribe"
+WEBHOOK = ROOT / "components" / "webhook"
+pytestmark = pytest.mark.timeout(90)
+
+
+async def run_flow(client: AsyncClient, file: Path, text: str) -> str:
+    file.write_text(text)
+    applied = await client.apply(file)
+    name = applied.flow.name.removeprefix("flows/")
+    await client.publish(name)
+    await client.start(name)
+    return name
+
+
+async def post(mesh: RunningMesh, flow: str, body: Any) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await fetch(mesh.gateway, "POST", f"/hook/{flow}", raw, {"content-type": "application/json"})
+    assert answer.status == 202, answer.body
+
+
+def bodies(file: Path, step: str) -> list[Any]:
+    return [line["body"] for line in read_lines(file) if line["step"] == step]
+
+
+async def counter(client: AsyncClient, flow: str, step: str, name: str) -> int:
+    status = await client.get_status(flow)
+    return sum(i.counters.get(name, 0) for s in status.steps if s.step == step for i in s.instances)
+
+
+async def test_each_receiver_gets_what_its_edge_says(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    write = f"component: {SCRIBE}, function: write, config: {{path: {out}}}"
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: routed
+steps:
+  receive:
+    component: {WEBHOOK}
+    function: receive
+    to:
+      - {{step: big, condition: body.total > 100}}
+      - step: small
+        condition: body.total <= 100
+        mapping: |
+          {{
+            "sku": body.sku, "double": body.total * 2, "type": message.content_type
+          }}
+      - step: keyed
+        condition: $exists(body.sku)
+        mapping: "{{'sku': $uppercase(body.sku)}}"
+  big: {{{write}}}
+  small: {{{write}}}
+  keyed: {{{write}, key: "body:/sku"}}
+""",
+        )
+        for total in (50, 150):
+            await post(module_mesh, flow, {"sku": "a1", "total": total})
+        await post(module_mesh, flow, {"other": 1})
+        await eventually(lambda: len(read_lines(out)) == 4)
+        assert bodies(out, "big") == [{"sku": "a1", "total": 150}]
+        assert bodies(out, "small") == [{"sku": "a1", "double": 100, "type": "application/json"}]
+        assert bodies(out, "keyed") == [{"sku": "A1"}] * 2
+        assert len({line["id"] for line in read_lines(out)}) == 4
+        await eventually(lambda: _is(counter(client, flow, "receive", "unrouted"), 1))
+        await client.stop(flow)
+
+
+async def test_earlier_outputs_are_there_for_expressions_and_components(
+    module_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    """Through a keyed step too; larger ones than a message may carry are a clear error."""
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: passing
+passthrough: true
+steps:
+  receive:
+    component: {WEBHOOK}
+    function: receive
+    to: [{{step: price, mapping: "{{'sku': steps.receive.body.sku}}"}}]
+  price:
+    component: {SCRIBE}
+    function: say
+    key: body:/sku
+    config: {{emits: [{{price: 5}}]}}
+    to: [{{step: write, mapping: "{{'total': steps.receive.body.n * steps.price.body.price}}"}}, raw]
+  raw: {{component: {SCRIBE}, function: write, config: {{path: {out}}}}}
+  write: {{component: {SCRIBE}, function: write, config: {{path: {out}}}}}
+""",
+        )
+        await post(module_mesh, flow, {"sku": "a", "n": 3})
+        await eventually(lambda: len(read_lines(out)) == 2)
+        assert bodies(out, "write") == [{"total": 15}]
+        assert bodies(out, "raw") == [{"price": 5}]
+        for line in read_lines(out):
+            assert line["steps"] == {"receive": {"sku": "a", "n": 3}, "price": {"price": 5}}
+        await post(module_mesh, flow, {"sku": "b", "n": 1, "x": "y" * 262_144})
+        [letter] = await eventually(lambda: _letters(client, flow, 1))
+        assert (letter.reason, letter.step) == ("PASSTHROUGH_TOO_LARGE", "receive")
+        assert "passthrough), more than 262144: receive 262" in letter.attempts[0].message
+        await client.discard_dead_letters(flow, all_letters=True)
+        await client.stop(flow)
+
+
+async def test_a_failing_expression_costs_its_message_only(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    """It loops, recurses, fills the memory, yields nothing; others of the same step go on, and so does the sidecar."""
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: hostile
+steps:
+  receive:
+    component: {WEBHOOK}
+    function: receive
+    to:
+      - step: write
+        mapping: |
+          (
+            $loop := function($n) {{ $loop($n + 1) }};
+            $deep := function($n) {{ 1 + $deep($n + 1) }};
+            body = "loop" ? $loop(1) :
+            body = "deep" ? $deep(1) :
+            body = "large" ? $pad("x", 100000000) :
+            body = "regex" ? $contains("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", /^(a|aa)+$/) :
+            body = "type" ? body + 1 :
+            body = "nothing" ? body.nothing : body
+          )
+  write: {{component: {SCRIBE}, function: write, config: {{path: {out}}}}}
+""",
+        )
+        bad = {"loop": 2, "deep": 3, "large": 6, "regex": 7, "type": 8, "nothing": 0}
+        began = time.monotonic()
+        for number, word in enumerate(bad):
+            await post(module_mesh, flow, word)
+            await post(module_mesh, flow, number)
+        await eventually(lambda: sorted(bodies(out, "write")) == list(range(len(bad))), within_s=30)
+        assert time.monotonic() - began < 25
+        letters = await eventually(lambda: _letters(client, flow, len(bad)), within_s=15)
+        told = {json.loads(letter.body): letter for letter in letters}
+        for word, line in bad.items():
+            assert told[word].reason == "EXPRESSION_FAILED"
+            [attempt] = told[word].attempts
+            assert "the mapping of the edge to 'write' failed: `( $loop := " in attempt.message, attempt.message
+            if line:
+                assert f"(at line {line}, " in attempt.message, attempt.message
+        for word, why in {
+            "loop": "more than 1 s of processor time",
+            "deep": "recurses too deeply",
+            "type": "must evaluate to a number",
+            "nothing": "yields no value",
+        }.items():
+            assert why in told[word].attempts[0].message
+        await client.discard_dead_letters(flow, all_letters=True)
+        await client.stop(flow)
+
+
+async def test_an_evaluator_that_dies_is_replaced_and_nothing_is_lost(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: mortal
+steps:
+  receive:
+    component: {WEBHOOK}
+    function: receive
+    to: [{{step: write, mapping: "{{'n': body}}"}}]
+  write: {{component: {SCRIBE}, function: write, config: {{path: {out}}}}}
+""",
+        )
+        [sidecar] = module_mesh.pids_of("sidecar", flow, "receive")
+        for number in range(60):
+            await post(module_mesh, flow, number)
+            if number % 20 == 10:
+                os.kill(evaluator_of(sidecar), signal.SIGKILL)
+                await asyncio.sleep(0)  # tidy: the kill comes between two messages
+                await eventually(lambda: evaluator_of(sidecar) != 0)
+        await eventually(lambda: len(read_lines(out)) == 60)
+        assert sorted(body["n"] for body in bodies(out, "write")) == list(range(60))
+        assert module_mesh.pids_of("sidecar", flow, "receive") == [sidecar]
+        os.kill(sidecar, signal.SIGKILL)
+        await eventually(lambda: module_mesh.pids_of("sidecar", flow, "receive") not in ([], [sidecar]))
+        await post(module_mesh, flow, 60)
+        await eventually(lambda: len(read_lines(out)) == 61)
+        await client.stop(flow)
+        await eventually(lambda: not module_mesh.pids_of("sidecar", flow, "receive"))
+    assert not [p for p in psutil.process_iter(["cmdline"]) if _evaluates(p) and p.ppid() == 1]
+
+
+def evaluator_of(sidecar: int) -> int:
+    return next((p.pid for p in psutil.Process(sidecar).children() if _evaluates(p)), 0)
+
+
+def _evaluates(process: psutil.Process) -> bool:
+    try:
+        return "services.sidecar.expression_worker" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+async def _is(found: Any, wanted: int) -> bool:
+    return bool(await found == wanted)
+
+
+async def _letters(client: AsyncClient, flow: str, count: int) -> list[Any]:
+    found = await client.list_dead_letters(flow)
+    if len(found.dead_letters) < count:
+        return []
+    return [await client.get_dead_letter(flow, int(letter.name.rpartition("/")[2])) for letter in found.dead_letters]

@@ -1,0 +1,24 @@
+"""`say` emits what its config says (else its input); `write` appends what it gets to the file in its config."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from headrace.sdk import Component, Context
+
+component = Component()
+
+
+@component.action
+async def write(body: Any, ctx: Context) -> None:
+    line = {"step": ctx.step.step, "id": ctx.message.id, "body": body, "headers": ctx.message.headers}
+    line["steps"] = {name: earlier.json() for name, earlier in ctx.steps.items()}
+    with open(ctx.config["path"], "ab", buffering=0) as file:
+        os.write(file.fileno(), msgspec.json.encode(line) + b"\n")
+
+
+@component.action
+async def say(body: Any, ctx: Context) -> None:
+    for value in ctx.config.get("emits", [body]):
+        await ctx.emit(value, headers=ctx.message.headers)
