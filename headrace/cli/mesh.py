@@ -18,6 +18,7 @@ from typing import Self
 from headrace.cli.mesh_plan import (
     AGENT,
     BROKER,
+    BROKER_MONITOR,
     LOOPBACK,
     ORCHESTRATOR,
     REGISTRY,
@@ -109,6 +110,7 @@ class Mesh:
         if self.options.nats:
             self.broker_version = await check_broker(self.options.nats)
             self._ports.pop(BROKER)
+            self._ports.pop(BROKER_MONITOR)
         else:
             await self._supervise_broker()
         for role in self.options.roles():
@@ -163,6 +165,7 @@ class Mesh:
             directory.broker,
             profile=options.profile,
             port=self._ports[BROKER],
+            monitor_port=self._ports[BROKER_MONITOR],
             binary=options.nats_server,
             log_path=self._log_file(BROKER),
         )
@@ -220,6 +223,7 @@ class Mesh:
             profile=self.options.shown_profile,
             data=str(self.directory.path),
             processes=self.pids(),
+            metrics=[address(LOOPBACK, self._ports[role]) for role in self.options.metrics_roles()],
         )
 
     def pids(self) -> dict[str, int]:

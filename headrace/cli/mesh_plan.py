@@ -18,6 +18,8 @@ REGISTRY = "registry"
 ORCHESTRATOR = "orchestrator"
 AGENT = "agent"
 GATEWAY = "gateway"
+METRICS = "metrics"
+BROKER_MONITOR = "broker-monitor"
 GATEWAY_LIMIT = 16
 ORCHESTRATOR_LIMIT = 4
 LOOPBACK = "127.0.0.1"
@@ -44,6 +46,7 @@ class MeshOptions:
     data: Path
     profile: str = "durable"
     nats: str = ""
+    nats_monitor: str = ""
     nats_server: str | None = None
     host: str = "127.0.0.1"
     api_port: int = 0
@@ -51,6 +54,7 @@ class MeshOptions:
     gateways: int = 1
     orchestrators: int = 1
     replicas: int = 0
+    metrics_port: int = 0
     workspace: str = "default"
     log_level: str = "info"
 
@@ -66,6 +70,10 @@ class MeshOptions:
     def orchestrator_roles(self) -> list[str]:
         """`orchestrator`, `orchestrator-2`, ...: one leads, the others stand by."""
         return numbered(ORCHESTRATOR, self.orchestrators)
+
+    def metrics_roles(self) -> list[str]:
+        """The metrics ports of the orchestrators, in their order: `metrics`, `metrics-2`, ..."""
+        return numbered(METRICS, self.orchestrators)
 
     def gateway_roles(self) -> list[str]:
         """`gateway`, `gateway-2`, ..."""
@@ -91,20 +99,23 @@ def check_options(options: MeshOptions) -> None:
     for field, port, count in (
         ("api-port", options.api_port, options.orchestrators),
         ("http-port", options.http_port, options.gateways),
+        ("metrics-port", options.metrics_port, options.orchestrators),
     ):
         if not 0 <= port <= 65535 - count:
             raise InvalidInput.at(field, port, "is not a port", next_step="Use 1 to 65535, or 0 for a free one")
 
 
 def choose_ports(options: MeshOptions, last: Mapping[str, int]) -> dict[str, int]:
-    """A port for each role. InvalidInput when one that a person asked for is taken."""
+    """A port for each role, and for what is watched. InvalidInput when one that a person asked for is taken."""
     asked: dict[str, tuple[str, int]] = {}
     for offset, role in enumerate(options.orchestrator_roles()):
         asked[role] = ("api-port", options.api_port + offset if options.api_port else 0)
     for offset, role in enumerate(options.gateway_roles()):
         asked[role] = ("http-port", options.http_port + offset if options.http_port else 0)
+    for offset, role in enumerate(options.metrics_roles()):
+        asked[role] = ("metrics-port", options.metrics_port + offset if options.metrics_port else 0)
     chosen: dict[str, int] = {}
-    for role in [BROKER, *options.roles()]:
+    for role in [BROKER, BROKER_MONITOR, *options.roles(), *options.metrics_roles()]:
         field, port = asked.get(role, (role, 0))
         host = listening_host(role, options)
         if port and not port_is_free(host, port):
@@ -150,6 +161,13 @@ def replication(options: MeshOptions) -> dict[str, str | None]:
     return {VARIABLE: str(options.replicas)} if options.replicas else {}
 
 
+def broker_monitors(options: MeshOptions, ports: Mapping[str, int]) -> list[str]:
+    """Monitoring addresses of the broker's servers: of the embedded one, or those that a person gave."""
+    if options.nats:
+        return [url for url in options.nats_monitor.split(",") if url]
+    return [f"http://{address(LOOPBACK, ports[BROKER_MONITOR])}"]
+
+
 def service_command(
     role: str, options: MeshOptions, directory: DataDirectory, nats_url: str, ports: Mapping[str, int]
 ) -> Command:
@@ -162,6 +180,10 @@ def service_command(
     if kind == ORCHESTRATOR:
         arguments += ["--agent", address(LOOPBACK, ports[AGENT]), "--profile", options.shown_profile]
         arguments += ["--name", role, "--advertise", address(reachable(options.host), ports[role])]
+        number = options.orchestrator_roles().index(role)
+        arguments += ["--metrics", address(LOOPBACK, ports[options.metrics_roles()[number]])]
+        for monitor in broker_monitors(options, ports):
+            arguments += ["--broker-monitor", monitor]
     if kind == AGENT:
         arguments += ["--cache", str(directory.cache), "--run", str(directory.run)]
         arguments += ["--logs", str(directory.instance_logs)]

@@ -22,6 +22,15 @@ class Profile(StrEnum):
     fast = "fast"
 
 
+Replicas = Annotated[
+    int, typer.Option(metavar="N", help="Servers of a cluster that keep each message: 1, 3 or 5; 0: 3 on a cluster.")
+]
+MetricsPort = Annotated[int, typer.Option(metavar="PORT", help="Of the metrics, on loopback; 0: last one, or free.")]
+NatsMonitor = Annotated[
+    str, typer.Option(metavar="URL", help="Monitoring of the servers of --nats (URL,URL), for the metrics.")
+]
+
+
 def up(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data directory; default $HEADRACE_DATA or ./.headrace.")
@@ -43,10 +52,9 @@ def up(
     orchestrators: Annotated[
         int, typer.Option(metavar="N", help="Orchestrators: one leads, the others stand by; ports in a row.")
     ] = 1,
-    replicas: Annotated[
-        int,
-        typer.Option(metavar="N", help="Servers of a cluster that keep each message: 1, 3 or 5; 0: 3 on a cluster."),
-    ] = 0,
+    replicas: Replicas = 0,
+    metrics_port: MetricsPort = 0,
+    nats_monitor: NatsMonitor = "",
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
     detach: Annotated[
@@ -70,6 +78,8 @@ def up(
         gateways=gateways,
         orchestrators=orchestrators,
         replicas=replicas,
+        metrics_port=metrics_port,
+        nats_monitor=nats_monitor,
         workspace=workspace,
         log_level=log_level,
     )
@@ -121,6 +131,7 @@ def summary(mesh: Mesh) -> str:
     rows: list[tuple[str, str]] = [
         *[("API (gRPC)", address) for address in ends.apis],
         *[("gateway (HTTP)", f"http://{address}/hook/<flow>") for address in ends.gateways],
+        *[("metrics (HTTP)", f"http://{address}/metrics") for address in ends.metrics],
         ("broker", broker),
         ("profile", profile),
         ("data", ends.data),

@@ -103,6 +103,8 @@ class BrokerProcess:
     store: Path
     profile: str = "fast"
     port: int = 0
+    monitor_port: int = 0
+    """Of the server's monitoring over HTTP, on loopback; 0: none."""
     host: str = "127.0.0.1"
     binary: str | None = None
     version: str = ""
@@ -117,10 +119,11 @@ class BrokerProcess:
     def configuration(self) -> str:
         """Text of the configuration file. `durable` syncs each write before it is acknowledged."""
         sync = "always" if self.profile == "durable" else "2m"
+        monitor = f'http: "127.0.0.1:{self.monitor_port}"\n' if self.monitor_port else ""
         return (
             f'server_name: "headrace-embedded"\nlisten: "{self.host}:{self.port}"\nmax_payload: 1MB\n'
             f'max_pending: 256MB\nwrite_deadline: "10s"\nlame_duck_duration: "30s"\n'
-            f'jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_memory_store: 256MB }}\n'
+            f'jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_memory_store: 256MB }}\n{monitor}'
         )
 
     async def prepare(self) -> list[str]:

@@ -52,6 +52,8 @@ class Endpoints(msgspec.Struct, frozen=True):
     processes: dict[str, int] = {}
     # Addresses of all orchestrators; `api` is the first of them.
     apis: list[str] = []
+    # HTTP addresses of /metrics, /healthz and /readyz, one for each orchestrator.
+    metrics: list[str] = []
 
     @property
     def any_api(self) -> str:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from headrace.edge.call_bounds import CallBounds
+from headrace.edge.call_counts import CallCounts
 from headrace.edge.error_interceptor import ErrorInterceptor
 from headrace.edge.server_reflection import ServerReflection
 from headrace.model.errors import InvalidInput
@@ -53,8 +54,11 @@ class GrpcServer:
     ) -> None:
         """Without `keepalive` callers are not pinged: for a Unix socket, whose other end cannot vanish unseen."""
         self.bounds = bounds or CallBounds()
+        self.calls = CallCounts()
         options = [*SERVER_OPTIONS, *(KEEPALIVE_OPTIONS if keepalive else ())]
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor(), self.bounds, *interceptors], options=options)
+        self._server = grpc.aio.server(
+            interceptors=[self.calls, ErrorInterceptor(), self.bounds, *interceptors], options=options
+        )
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME]

@@ -33,7 +33,7 @@ DELETE_FAILED = 10057
 SEQUENCE_NOT_FOUND = 10043
 EDGE_FULL = 10077
 # Requests that change nothing.
-READS = ("STREAM.INFO.", "STREAM.MSG.GET.", "CONSUMER.LIST.", "CONSUMER.INFO.")
+READS = ("STREAM.INFO.", "STREAM.LIST", "STREAM.MSG.GET.", "CONSUMER.LIST.", "CONSUMER.INFO.", "INFO")
 # "For ever" for a paused consumer; resumed explicitly.
 PAUSED_UNTIL = "2200-01-01T00:00:00Z"
 
@@ -112,6 +112,27 @@ class JetStreamAssets:
             if error.code == STREAM_NOT_FOUND:
                 return None
             raise
+
+    async def account(self) -> dict[str, Any]:
+        """What all streams of the account hold together, and how its calls went."""
+        return await self.request("INFO")
+
+    async def stream_states(self, subject: str) -> dict[str, dict[str, Any]]:
+        """`state` of each stream that takes the subject (which may have wildcards), by name: a request per 256."""
+        found: dict[str, dict[str, Any]] = {}
+        offset = 0
+        while True:
+            answer = await self.request("STREAM.LIST", {"subject": subject, "offset": offset})
+            page = answer.get("streams") or []
+            found.update((str(info["config"]["name"]), info["state"]) for info in page)
+            offset += len(page)
+            if not page or offset >= int(answer.get("total", 0)):
+                return found
+
+    async def oldest_time(self, stream: str, subject_filter: str) -> str:
+        """When the first message that matches was stored, RFC 3339; empty when there is none."""
+        answer = await self._unless_absent(f"STREAM.MSG.GET.{stream}", {"seq": 1, "next_by_subj": subject_filter})
+        return str(answer["message"]["time"]) if answer is not None else ""
 
     async def ensure_stream(self, config: dict[str, Any]) -> dict[str, Any]:
         """Creates the stream or updates it to this config; answers the config as the broker has it now."""

@@ -224,6 +224,11 @@ def hop_request_subject(workspace: str, flow: str) -> str:
     return f"{ROOT}.{workspace}._hops.{flow}"
 
 
+def metrics_request_subject(workspace: str) -> str:
+    """Sidecars and gateways answer a request here with their ProcessMetrics (one or more each)."""
+    return f"{ROOT}.{workspace}._metrics"
+
+
 def gateway_presence_subject(workspace: str) -> str:
     """Gateways answer a request here with their HTTP address (UTF-8 text)."""
     return f"{ROOT}.{workspace}._gateways"

@@ -16,10 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
+from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
 from headrace.edge.faulty_lane import lane_with_faults
 from headrace.edge.hop_recorder import HopResponder
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.metrics_responder import MetricsResponder
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
@@ -27,6 +29,7 @@ from headrace.model import subjects
 from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.answer_book import AnswerBook
+from services.gateway.answer_counts import AnswerCounts
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
 from services.gateway.domain.refusals import Refusal
@@ -68,6 +71,7 @@ class Gateway:
         self._admission = Admission(max_requests=settings.max_requests)
         self._desk = ReplyDesk()
         self._hops = HopLog(self._name)
+        self._counts = AnswerCounts()
         self._address = ""
         self._connection: Client | None = None
         self._lane: NatsLane | None = None
@@ -94,6 +98,7 @@ class Gateway:
             answers=AnswerBook(answers),
             admission=self._admission,
             hops=self._hops,
+            counts=self._counts,
             body_limit_s=settings.body_limit_s,
         )
         self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)
@@ -112,7 +117,14 @@ class Gateway:
         workspace = self._settings.workspace
         await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
         await HopResponder(self._connection, workspace, "*", self._hops.snapshot).start()
+        await MetricsResponder(self._connection, workspace, self._name, self._tell).start()
         await self._connection.flush()
+
+    def _tell(self, report: ProcessMetrics) -> None:
+        """What this gateway counted, for the metrics."""
+        report.gateway.requests_in_work = self._admission.requests
+        for flow in sorted({*self._hops.flows(), *self._counts.flows()}):
+            report.flows.append(FlowMetrics(flow=flow, hops=self._hops.snapshot(flow), answers=self._counts.of(flow)))
 
     async def _answer_presence(self, message: Msg) -> None:
         if message.reply:

@@ -27,6 +27,7 @@ from headrace.model.route import Route
 from headrace.model.slots import keying
 from headrace.wire.envelope import ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
+from services.gateway.answer_counts import ACCEPTED, REPEATED, REPLIED, AnswerCounts
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
 from services.gateway.domain.hook_path import parse_hook_path
@@ -80,6 +81,7 @@ class Hook:
         answers: AnswerBook,
         admission: Admission,
         hops: HopLog,
+        counts: AnswerCounts,
         body_limit_s: float,
     ) -> None:
         self._routes = routes
@@ -89,6 +91,7 @@ class Hook:
         self._admission = admission
         self._rates = FlowRates()
         self._hops = hops
+        self._counts = counts
         self._body_limit_s = body_limit_s
         self._reply_subject = subjects.reply_subject(workspace, gateway)
         self.stopping = False
@@ -128,17 +131,29 @@ class Hook:
             if connection is not None:
                 await connection.wait_until_read(self._body_limit_s)
         except Refusal as refusal:
-            await send_refusal(send, refusal, reader)
+            await self._refuse(refusal, scope, send, reader)
         except CallerGone:
             return
         except Exception:
             log.exception("request failed")
-            await send_refusal(send, Refusal(500, "INTERNAL", "the gateway failed; see its log"), reader)
+            await self._refuse(Refusal(500, "INTERNAL", "the gateway failed; see its log"), scope, send, reader)
         finally:
             if entered:
                 self._admission.leave(reader.flow, reader.taken)
                 if self.stopping and not self._admission.requests:
                     self._idle.set()
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, send: Send, reader: BodyReader) -> None:
+        self._counts.refused(self._known_flow(scope), refusal)
+        await send_refusal(send, refusal, reader)
+
+    def _known_flow(self, scope: Scope) -> str:
+        """The flow that a request is for; empty where there is none of that name."""
+        try:
+            flow, _ = parse_hook_path(scope["raw_path"].decode("ascii", "replace"))
+        except Refusal:
+            return ""
+        return flow if self._routes.find(flow) is not None else ""
 
     def _check(self, scope: Scope) -> tuple[Route, RequestHeaders]:
         """What can be refused by the head alone."""
@@ -163,11 +178,12 @@ class Hook:
         if work.headers.idempotency_key:
             first = await self._reserve(work)
             if first is not None:
-                await _send_first(send, first)
+                await self._send_first(work, first, send)
                 return
         if work.route.reply_timeout_s <= 0:
             await self._publish(work, None)
             await send_accepted(send, work.execution)
+            self._counts.answered(work.route.flow, 202, ACCEPTED)
             self._hops.accepted(work.route.flow, work.arrival, work.written_at_mono_ns)
             return
         waiter = self._desk.expect(work.execution, work.deadline)
@@ -186,6 +202,7 @@ class Hook:
         match outcome:
             case ReceivedReply():
                 await send_reply(send, outcome.reply)
+                self._counts.answered(work.route.flow, outcome.reply.status, REPLIED)
                 self._hops.replied(
                     work.route.flow,
                     outcome.reply,
@@ -195,13 +212,20 @@ class Hook:
                     read_at_unix_ns=outcome.read_at_unix_ns,
                 )
             case FirstAnswer():
-                await _send_first(send, outcome)
+                await self._send_first(work, outcome, send)
             case NoReply.DEADLINE:
                 raise refusals.no_reply(work.execution, work.limit_s)
             case NoReply.STOPPING:
                 raise refusals.gateway_stopping(work.execution)
             case NoReply.CALLER_GONE:
                 raise CallerGone
+
+    async def _send_first(self, work: _Work, first: FirstAnswer, send: Send) -> None:
+        if first.reply is None:
+            await send_accepted(send, first.execution, replayed=True)
+        else:
+            await send_reply(send, first.reply, replayed=True)
+        self._counts.answered(work.route.flow, 202 if first.reply is None else first.reply.status, REPEATED)
 
     async def _publish_and_wait(self, work: _Work, waiter: Waiter) -> ReceivedReply | FirstAnswer | NoReply:
         elsewhere = await self._publish(work, waiter)
@@ -288,10 +312,3 @@ def _placed(work: _Work, route: Route) -> Placement:
 
 def _never() -> bool:
     return False
-
-
-async def _send_first(send: Send, first: FirstAnswer) -> None:
-    if first.reply is None:
-        await send_accepted(send, first.execution, replayed=True)
-    else:
-        await send_reply(send, first.reply, replayed=True)

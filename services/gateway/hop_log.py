@@ -80,6 +80,10 @@ class HopLog:
                 if hop_ns >= 0:
                     hop.mark(hop_ns, read_at_unix_ns, reply.execution_id)
 
+    def flows(self) -> list[str]:
+        """Those that have been served here."""
+        return list(self._flows)
+
     def snapshot(self, flow: str) -> HopSnapshot | None:
         """None when the flow has not been served here."""
         found = self._flows.get(flow)

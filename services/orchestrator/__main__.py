@@ -41,6 +41,19 @@ def main() -> int:
     parser.add_argument(
         "--dead-letter-age", type=float, default=limits.age_s, metavar="SECONDS", help="how long, at least 1 s"
     )
+    parser.add_argument(
+        "--metrics",
+        default="",
+        metavar="HOST:PORT",
+        help="serve /metrics, /healthz and /readyz over HTTP (port 0: a free one); default: not at all",
+    )
+    parser.add_argument(
+        "--broker-monitor",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="monitoring address of a server of the broker, for its figures in the metrics; once for each server",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()
     if not 1 <= arguments.ack_wait <= 60:
@@ -61,6 +74,8 @@ def main() -> int:
         name=arguments.name,
         advertise=arguments.advertise,
         letter_limits=LetterLimits(arguments.dead_letters, arguments.dead_letter_bytes, arguments.dead_letter_age),
+        metrics=arguments.metrics,
+        broker_monitors=tuple(arguments.broker_monitor),
     )
     return run_service("orchestrator", OrchestratorApp(settings), log_level=arguments.log_level)
 

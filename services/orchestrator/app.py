@@ -20,7 +20,9 @@ from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.metrics_pages import MetricsPages
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.probe_server import ProbeServer
 from headrace.edge.readiness import report_ready
 from headrace.edge.request_book import RequestBook
 from headrace.edge.structured_log import get_logger
@@ -31,6 +33,7 @@ from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
+from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.hop_feed import HopFeeds
@@ -40,6 +43,7 @@ from services.orchestrator.lease import Lease
 from services.orchestrator.letter_store import LetterStore
 from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.log_tail import ensure_shared_streams
+from services.orchestrator.mesh_metrics import MeshMetrics
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
@@ -82,6 +86,10 @@ class Settings:
     advertise: str = ""
     # How many dead letters of a flow are kept.
     letter_limits: LetterLimits = DEFAULT_LIMITS
+    # Where metrics and probes are served, `host:port`; empty: nowhere.
+    metrics: str = ""
+    # Monitoring addresses of the broker's servers, as http://127.0.0.1:8222.
+    broker_monitors: tuple[str, ...] = ()
 
 
 class OrchestratorApp:
@@ -99,6 +107,8 @@ class OrchestratorApp:
         self._gate: LeaderGate | None = None
         self._term: Term | None = None
         self._feeds: HopFeeds | None = None
+        self._metrics: MeshMetrics | None = None
+        self._probes: ProbeServer | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
@@ -127,8 +137,9 @@ class OrchestratorApp:
         doubts = DoubtRecords(connection, assets, settings.workspace)
         worker = LetterWorker(stores, assets, letters, reader, clock)
         self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
+        board = FlowBoard(observer, scheduler.observe)
         self._loops = loops = FlowLoops(
-            reader, Applier(stores, assets, observer, resolver, reader, worker), scheduler.observe
+            reader, Applier(stores, assets, observer, resolver, reader, worker), board.observe
         )
         service = FlowService(stores, assets, resolver, reader, loops, clock)
         bounds = CallBounds()
@@ -154,6 +165,9 @@ class OrchestratorApp:
         server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
+        self._metrics = MeshMetrics(
+            connection, assets, settings.workspace, lease, observer, board, loops, settings.broker_monitors, server
+        )
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
@@ -161,6 +175,7 @@ class OrchestratorApp:
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
+        await self._serve_probes()
         self._tasks = [
             tasks.create_task(lease.run(term.begin, term.end), name="lease"),
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
@@ -170,10 +185,17 @@ class OrchestratorApp:
         report_ready({"address": self.address})
         log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
+    async def _serve_probes(self) -> None:
+        if self._settings.metrics and self._metrics is not None:
+            self._probes = MetricsPages(self._metrics.read, lambda: not self._stopping.is_set()).server()
+            await self._probes.start(self._settings.metrics)
+
     async def stop(self) -> None:
         """Ends streams and calls, then loops, then what they stand on."""
         if self._server is not None:
             await self._server.stop(1.0)
+        if self._probes is not None:
+            await self._probes.close()
         await end_tasks(self._tasks)
         if self._feeds is not None:
             await self._feeds.stop()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.api.agent.v1 import agent_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
+from services.orchestrator.domain.flow_metrics import InstanceFigures
 from services.orchestrator.domain.snapshot import InstanceView, Progress, StatusView, StuckView
 
 _STATES = sidecar_pb2.StepState
@@ -61,3 +64,25 @@ def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
 def _stuck(status: sidecar_pb2.InstanceStatus) -> StuckView:
     message = status.stuck_message
     return StuckView(message.message_id, message.execution_id, message.code, message.error)
+
+
+def instance_figures(
+    instances: Mapping[str, agent_pb2.Instance], reports: Mapping[str, sidecar_pb2.InstanceStatus]
+) -> InstanceFigures:
+    """Over instances of one flow, by step. One that is being started again after it ended by itself is FAILED."""
+    states: dict[tuple[str, str], int] = {}
+    in_flight: dict[str, int] = {}
+    start_s: dict[tuple[str, str], float] = {}
+    for name, instance in instances.items():
+        step, report = instance.spec.step, reports.get(name)
+        if instance.state == agent_pb2.INSTANCE_STATE_BACKING_OFF:
+            state = "FAILED"
+        elif report is None or instance.state != agent_pb2.INSTANCE_STATE_UP:
+            state = "STARTING"
+        else:
+            state = _STATES.Name(report.state).removeprefix("STEP_STATE_")
+            in_flight[step] = in_flight.get(step, 0) + report.in_flight
+            for stage, ms in report.stage_ms.items():
+                start_s[step, stage] = max(start_s.get((step, stage), 0.0), ms / 1000)
+        states[step, state] = states.get((step, state), 0) + 1
+    return InstanceFigures(states, in_flight, start_s)

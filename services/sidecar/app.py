@@ -25,6 +25,8 @@ from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.settings import Settings
 
 if TYPE_CHECKING:
+    from headrace.api.metrics.v1.metrics_pb2 import ProcessMetrics
+    from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.kv_bucket import KvBucket
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.data_plane import DataPlane
@@ -51,6 +53,7 @@ class SidecarService:
         self._connection: Any = None
         self._lane: Any = None
         self._hops: Any = None
+        self._metrics: Any = None
         self._answers: KvBucket | None = None
         self._broker: Any = None
         self._owned: list[asyncio.Task[None]] = []
@@ -118,7 +121,7 @@ class SidecarService:
     ) -> None:
         from headrace.api.sidecar.v1 import sidecar_pb2_grpc
         from headrace.edge.grpc_server import GrpcServer
-        from headrace.edge.hop_recorder import HopRecorder, HopResponder
+        from headrace.edge.hop_recorder import HopRecorder
         from services.sidecar.careful_start import CarefulStart
         from services.sidecar.data_plane import DataPlane
         from services.sidecar.instance import Instance
@@ -130,11 +133,6 @@ class SidecarService:
         redelivered_until = 0
         if plans.is_only_replica(settings.step):
             redelivered_until = await reclaim(self._connection, settings)
-        self._hops = HopResponder(
-            self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
-        )
-        await self._hops.start()
-
         careful = self._careful = CarefulStart(settings.deaths_file())
 
         def make_plane(plan: DeploymentPlan, step: StepPlan, instance: Instance) -> DataPlane:
@@ -165,6 +163,8 @@ class SidecarService:
         )
         self._first = None
         self._go_on(plans, instance)
+
+        await self._answer_questions(recorder, instance)
         self._owned = [
             tasks.create_task(instance.work(), name="instance"),
             tasks.create_task(plans.follow(), name="plans"),
@@ -177,6 +177,24 @@ class SidecarService:
         self._server.add(sidecar_pb2_grpc.add_LifecycleServiceServicer_to_server, self._rpc, SERVICE_NAME)
         self._server.on_stop(self._rpc.end_streams)
         await self._server.start(settings.lifecycle_address)
+
+    async def _answer_questions(self, recorder: HopRecorder, instance: Instance) -> None:
+        """What anybody may ask this process on NATS: its hops, and all that it counts."""
+        from headrace.edge.hop_recorder import HopResponder
+        from headrace.edge.metrics_responder import MetricsResponder
+
+        settings = self._settings
+
+        def tell(report: ProcessMetrics) -> None:
+            counters = instance.plane.counters if instance.plane is not None else {}
+            report.flows.add(flow=settings.flow, step=settings.step, hops=recorder.snapshot(), counters=counters)
+
+        self._hops = HopResponder(
+            self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
+        )
+        self._metrics = MetricsResponder(self._connection, settings.workspace, settings.instance, tell)
+        await self._hops.start()
+        await self._metrics.start()
 
     def _go_on(self, plans: PlanSource, instance: Instance) -> None:
         """What the deployment's state says of this instance, before anybody calls."""
@@ -224,8 +242,9 @@ class SidecarService:
             await self._first.end()
         for task in self._owned:
             task.cancel()
-        if self._hops is not None:
-            await self._hops.stop()
+        for responder in (self._hops, self._metrics):
+            if responder is not None:
+                await responder.stop()
         if self._server is not None:
             await self._server.stop(0.5)
         if self._lane is not None:

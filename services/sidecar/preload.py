@@ -13,6 +13,7 @@ import headrace.edge.grpc_server
 import headrace.edge.hop_recorder
 import headrace.edge.jetstream_lane
 import headrace.edge.kv_bucket
+import headrace.edge.metrics_responder
 import headrace.edge.nats_connection  # noqa: F401
 import services.sidecar.data_plane
 import services.sidecar.instance

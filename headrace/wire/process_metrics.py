@@ -1,0 +1,128 @@
+"""What processes tell of themselves, to totals, to readings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from headrace.api.hop.v1.hop_pb2 import HopSnapshot
+from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
+from headrace.model.histogram import Histogram
+from headrace.model.metric_readings import Readings, Timings
+from headrace.model.metric_totals import HistogramTotals, Totals
+from headrace.wire.hops import phase_from_proto
+
+REVISION_DIGITS = 12
+MOST_BYTES = 512 * 1024
+"""Of one message; what a process tells beyond goes into the next."""
+
+# Counters of a sidecar that are metrics of their own, and those that are outcomes of a message.
+STEP_COUNTERS: Mapping[str, str] = {
+    "received": "step_received_total",
+    "emitted": "step_emitted_total",
+    "retried": "step_retries_total",
+    "rebounds": "step_rebounds_total",
+    "timeouts": "step_timeouts_total",
+    "crashed_calls": "step_crashed_calls_total",
+    "redelivered": "step_redeliveries_total",
+    "duplicates": "step_duplicates_total",
+    "in_doubt": "step_in_doubt_total",
+    "refused_full": "step_edge_full_total",
+}
+OUTCOMES = ("processed", "rejected", "dead_lettered")
+
+PhaseLabels = tuple[str, str, str, str, str]
+
+
+def parts(whole: ProcessMetrics, *, most_bytes: int = MOST_BYTES) -> Iterator[ProcessMetrics]:
+    """Messages of at most about that size, which together tell the same."""
+    flows = list(whole.flows)
+    del whole.flows[:]
+    part = ProcessMetrics()
+    part.CopyFrom(whole)
+    size = 0
+    for flow in flows:
+        grown = flow.ByteSize()
+        if size and size + grown > most_bytes:
+            yield part
+            part, size = ProcessMetrics(process=whole.process, incarnation=whole.incarnation), 0
+        part.flows.append(flow)
+        size += grown
+    yield part
+
+
+class ProcessTotals:
+    """Totals over all processes that told of themselves; see `headrace.model.metric_totals`."""
+
+    def __init__(self) -> None:
+        self._hops: HistogramTotals[PhaseLabels] = HistogramTotals()
+        self._counters: Totals[tuple[str, ...]] = Totals()
+        self._requests_in_work = 0
+        self._processes: set[str] = set()
+        self._gateways: set[str] = set()
+
+    @property
+    def processes(self) -> int:
+        """How many told of themselves at the last look."""
+        return len(self._processes)
+
+    def take(self, reports: Iterable[ProcessMetrics], now: float) -> None:
+        """One look at all processes, at `now` of a clock that does not go back."""
+        self._hops.next_look(now)
+        self._counters.next_look(now)
+        self._processes, self._gateways, self._requests_in_work = set(), set(), 0
+        for report in reports:
+            if not report.process:  # the broker's "no responders"
+                continue
+            self._processes.add(report.process)
+            if report.HasField("gateway"):
+                self._gateways.add(report.process)
+                self._requests_in_work += report.gateway.requests_in_work
+            # Of several parts only the first tells of spans.
+            spans = {"spans_sent_total": report.spans_sent, "spans_dropped_total": report.spans_dropped}
+            counted: dict[tuple[str, ...], int] = {(name,): count for name, count in spans.items() if count}
+            phases: dict[PhaseLabels, Histogram] = {}
+            for flow in report.flows:
+                counted.update(_counted(flow))
+                phases.update(_phases(flow.flow, flow.hops))
+            self._counters.take(report.process, report.incarnation, counted)
+            self._hops.take(report.process, report.incarnation, phases)
+
+    def fill(self, readings: Readings) -> None:
+        """Adds the totals to what is told."""
+        for labels, histogram in self._hops.items().items():
+            if histogram.count:
+                readings.put_timings("hop_phase_duration_seconds", Timings(histogram), *labels)
+            if histogram.skewed:
+                readings.add("hop_clock_skew_total", histogram.skewed, *labels[:3])
+        for name in ("spans_sent_total", "spans_dropped_total"):
+            readings.put(name, 0)
+        for (name, *rest), count in self._counters.items().items():
+            readings.add(name, count, *rest)
+        if self._gateways:
+            readings.put("gateway_requests_in_work", self._requests_in_work)
+        readings.put("gateways", len(self._gateways))
+        readings.put("metrics_processes", len(self._processes))
+
+
+def _counted(flow: FlowMetrics) -> Iterator[tuple[tuple[str, ...], int]]:
+    if flow.step:
+        for counter, name in STEP_COUNTERS.items():
+            yield (name, flow.flow, flow.step), flow.counters.get(counter, 0)
+        for outcome in OUTCOMES:
+            count = flow.counters.get(outcome, 0)
+            yield ("step_messages_total", flow.flow, flow.step, outcome), count
+    for answer in flow.answers:
+        yield ("gateway_requests_total", flow.flow, answer.status, answer.reason), answer.count
+
+
+def _phases(flow: str, hops: HopSnapshot) -> dict[PhaseLabels, Histogram]:
+    """Revisions of one step whose digests begin alike are told as one."""
+    found: dict[PhaseLabels, Histogram] = {}
+    for proto in hops.histograms:
+        short = proto.revision.removeprefix("sha256:")[:REVISION_DIGITS]
+        labels = (flow, proto.step, proto.phase, proto.receiver, short)
+        histogram = phase_from_proto(proto)
+        if labels in found:
+            histogram.merge(found[labels])
+        found[labels] = histogram
+    return found
