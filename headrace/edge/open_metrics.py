@@ -9,7 +9,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar as SampleExemplar
 
-from headrace.model.metric_readings import Readings, Timings
+from headrace.model.metric_readings import Exemplar, Readings, Timings
 from headrace.model.metric_table import BOUNDS_S, Kind, Metric
 
 _BOUND_TEXTS = (*(repr(bound) for bound in BOUNDS_S), "+Inf")
@@ -44,7 +44,13 @@ def _add_timings(family: Family, metric: Metric, labels: dict[str, str], timings
     bucket, counts = f"{metric.name}_bucket", timings.cumulative()
     for index, (bound, count) in enumerate(zip(_BOUND_TEXTS, counts, strict=True)):
         exemplar = timings.exemplars.get(index)
-        shown = SampleExemplar({"trace_id": exemplar.trace_id}, exemplar.value_s, exemplar.at_s) if exemplar else None
+        shown = _exemplar(exemplar) if exemplar is not None else None
         family.add_sample(bucket, {**labels, "le": bound}, count, exemplar=shown)
     family.add_sample(f"{metric.name}_count", labels, counts[-1])
     family.add_sample(f"{metric.name}_sum", labels, timings.histogram.sum_ns / 1e9)
+
+
+def _exemplar(exemplar: Exemplar) -> SampleExemplar:
+    """With what is known of it; OpenMetrics allows 128 characters in all."""
+    found = {"trace_id": exemplar.trace_id, "execution_id": exemplar.execution_id[:64]}
+    return SampleExemplar({name: value for name, value in found.items() if value}, exemplar.value_s, exemplar.at_s)

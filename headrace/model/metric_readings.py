@@ -22,9 +22,11 @@ Labels = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One sample of a bucket, and the trace that it is of. `at_s` is Unix time."""
+    """One sample of a bucket, and what to look at: its trace (empty where the execution was not sampled) and its
+    execution (empty where it is not known). `at_s` is Unix time."""
 
     trace_id: str
+    execution_id: str
     value_s: float
     at_s: float
 

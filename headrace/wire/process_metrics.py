@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from headrace.api.hop.v1.hop_pb2 import HopSnapshot
+from headrace.api.hop.v1.hop_pb2 import PhaseHistogram
 from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
 from headrace.model.histogram import Histogram
-from headrace.model.metric_readings import Readings, Timings
+from headrace.model.metric_readings import Exemplar, Readings, Timings, bound_of
 from headrace.model.metric_totals import HistogramTotals, Totals
 from headrace.wire.hops import phase_from_proto
 
@@ -19,6 +19,7 @@ MOST_BYTES = 512 * 1024
 STEP_COUNTERS: Mapping[str, str] = {
     "received": "step_received_total",
     "emitted": "step_emitted_total",
+    "failed": "step_failed_attempts_total",
     "retried": "step_retries_total",
     "rebounds": "step_rebounds_total",
     "timeouts": "step_timeouts_total",
@@ -28,6 +29,7 @@ STEP_COUNTERS: Mapping[str, str] = {
     "in_doubt": "step_in_doubt_total",
     "refused_full": "step_edge_full_total",
 }
+GATEWAY_STEP = "gateway"
 OUTCOMES = ("processed", "rejected", "dead_lettered")
 
 PhaseLabels = tuple[str, str, str, str, str]
@@ -56,6 +58,7 @@ class ProcessTotals:
     def __init__(self) -> None:
         self._hops: HistogramTotals[PhaseLabels] = HistogramTotals()
         self._counters: Totals[tuple[str, ...]] = Totals()
+        self._exemplars: dict[PhaseLabels, dict[int, Exemplar]] = {}
         self._requests_in_work = 0
         self._processes: set[str] = set()
         self._gateways: set[str] = set()
@@ -70,6 +73,7 @@ class ProcessTotals:
         self._hops.next_look(now)
         self._counters.next_look(now)
         self._processes, self._gateways, self._requests_in_work = set(), set(), 0
+        self._exemplars = {}
         for report in reports:
             if not report.process:  # the broker's "no responders"
                 continue
@@ -83,15 +87,26 @@ class ProcessTotals:
             phases: dict[PhaseLabels, Histogram] = {}
             for flow in report.flows:
                 counted.update(_counted(flow))
-                phases.update(_phases(flow.flow, flow.hops))
+                for labels, proto in _phases(flow):
+                    _merge(phases, labels, proto)
+                    self._note_exemplars(labels, proto)
             self._counters.take(report.process, report.incarnation, counted)
             self._hops.take(report.process, report.incarnation, phases)
+
+    def _note_exemplars(self, labels: PhaseLabels, proto: PhaseHistogram) -> None:
+        """The newest one for each bound."""
+        for sample in proto.exemplars:
+            known = self._exemplars.setdefault(labels, {})
+            bound, at_s = bound_of(sample.ns / 1e9), sample.time_unix_ns / 1e9
+            if bound not in known or known[bound].at_s < at_s:
+                known[bound] = Exemplar(sample.trace_id.hex(), sample.execution_id, sample.ns / 1e9, at_s)
 
     def fill(self, readings: Readings) -> None:
         """Adds the totals to what is told."""
         for labels, histogram in self._hops.items().items():
             if histogram.count:
-                readings.put_timings("hop_phase_duration_seconds", Timings(histogram), *labels)
+                timings = Timings(histogram, self._exemplars.get(labels, {}))
+                readings.put_timings("hop_phase_duration_seconds", timings, *labels)
             if histogram.skewed:
                 readings.add("hop_clock_skew_total", histogram.skewed, *labels[:3])
         for name in ("spans_sent_total", "spans_dropped_total"):
@@ -105,24 +120,25 @@ class ProcessTotals:
 
 
 def _counted(flow: FlowMetrics) -> Iterator[tuple[tuple[str, ...], int]]:
-    if flow.step:
+    step, counters = flow.hops.step, flow.hops.counters
+    if step not in ("", GATEWAY_STEP):
         for counter, name in STEP_COUNTERS.items():
-            yield (name, flow.flow, flow.step), flow.counters.get(counter, 0)
+            yield (name, flow.flow, step), counters.get(counter, 0)
         for outcome in OUTCOMES:
-            count = flow.counters.get(outcome, 0)
-            yield ("step_messages_total", flow.flow, flow.step, outcome), count
+            yield ("step_messages_total", flow.flow, step, outcome), counters.get(outcome, 0)
     for answer in flow.answers:
         yield ("gateway_requests_total", flow.flow, answer.status, answer.reason), answer.count
 
 
-def _phases(flow: str, hops: HopSnapshot) -> dict[PhaseLabels, Histogram]:
-    """Revisions of one step whose digests begin alike are told as one."""
-    found: dict[PhaseLabels, Histogram] = {}
-    for proto in hops.histograms:
+def _phases(flow: FlowMetrics) -> Iterator[tuple[PhaseLabels, PhaseHistogram]]:
+    for proto in flow.hops.histograms:
         short = proto.revision.removeprefix("sha256:")[:REVISION_DIGITS]
-        labels = (flow, proto.step, proto.phase, proto.receiver, short)
-        histogram = phase_from_proto(proto)
-        if labels in found:
-            histogram.merge(found[labels])
-        found[labels] = histogram
-    return found
+        yield (flow.flow, proto.step, proto.phase, proto.receiver, short), proto
+
+
+def _merge(phases: dict[PhaseLabels, Histogram], labels: PhaseLabels, proto: PhaseHistogram) -> None:
+    """Revisions of one step whose digests begin alike are told as one."""
+    histogram = phase_from_proto(proto)
+    if labels in phases:
+        histogram.merge(phases[labels])
+    phases[labels] = histogram

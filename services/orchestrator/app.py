@@ -92,6 +92,17 @@ class Settings:
     broker_monitors: tuple[str, ...] = ()
 
 
+def add_services(
+    server: GrpcServer, flows: FlowRpc, letters: DeadLetterRpc, hops: HopRpc, operations: OperationsRpc
+) -> None:
+    """What this orchestrator serves itself."""
+    server.add(flow_pb2_grpc.add_FlowServiceServicer_to_server, flows, "headrace.api.flow.v1.FlowService")
+    add_letters = dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server
+    server.add(add_letters, letters, "headrace.api.deadletter.v1.DeadLetterService")
+    server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
+    server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
+
+
 class OrchestratorApp:
     """A service of `headrace.edge.service_runner`."""
 
@@ -152,25 +163,17 @@ class OrchestratorApp:
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
         flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping)
-        server.add(flow_pb2_grpc.add_FlowServiceServicer_to_server, flows, "headrace.api.flow.v1.FlowService")
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
-        server.add(
-            dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server,
-            given_up,
-            "headrace.api.deadletter.v1.DeadLetterService",
-        )
         self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
         server.on_stop(feeds.close)
-        hops = HopRpc(service, connection, feeds)
-        server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
-        server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
-        self._metrics = MeshMetrics(
-            connection, assets, settings.workspace, lease, observer, board, loops, settings.broker_monitors, server
-        )
+        add_services(server, flows, given_up, HopRpc(service, connection, feeds), operations)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
+        self._metrics = MeshMetrics(
+            connection, assets, settings.workspace, lease, observer, board, loops, settings.broker_monitors, server
+        )
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address

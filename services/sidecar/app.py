@@ -164,7 +164,7 @@ class SidecarService:
         self._first = None
         self._go_on(plans, instance)
 
-        await self._answer_questions(recorder, instance)
+        await self._answer_questions(recorder)
         self._owned = [
             tasks.create_task(instance.work(), name="instance"),
             tasks.create_task(plans.follow(), name="plans"),
@@ -178,7 +178,7 @@ class SidecarService:
         self._server.on_stop(self._rpc.end_streams)
         await self._server.start(settings.lifecycle_address)
 
-    async def _answer_questions(self, recorder: HopRecorder, instance: Instance) -> None:
+    async def _answer_questions(self, recorder: HopRecorder) -> None:
         """What anybody may ask this process on NATS: its hops, and all that it counts."""
         from headrace.edge.hop_recorder import HopResponder
         from headrace.edge.metrics_responder import MetricsResponder
@@ -186,8 +186,7 @@ class SidecarService:
         settings = self._settings
 
         def tell(report: ProcessMetrics) -> None:
-            counters = instance.plane.counters if instance.plane is not None else {}
-            report.flows.add(flow=settings.flow, step=settings.step, hops=recorder.snapshot(), counters=counters)
+            report.flows.add(flow=settings.flow, hops=recorder.snapshot())
 
         self._hops = HopResponder(
             self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()

@@ -56,7 +56,7 @@ def test_buckets_rise_and_are_half_a_bucket_off_at_most(values: list[float]) -> 
 
 def test_text_is_what_both_parsers_of_prometheus_take() -> None:
     readings = Readings()
-    exemplar = Exemplar("ab" * 16, 0.0009, 1_700_000_000.5)
+    exemplar = Exemplar("ab" * 16, "e1", 0.0009, 1_700_000_000.5)
     labels = ("orders", "price", "component", "", "0123456789ab")
     timings = timings_of(0.0009, 0.02, 99.0, exemplars={bound_of(0.0009): exemplar})
     readings.put_timings("hop_phase_duration_seconds", timings, *labels)
@@ -74,7 +74,7 @@ def test_text_is_what_both_parsers_of_prometheus_take() -> None:
     assert samples["headrace_hop_phase_duration_seconds_bucket", "30.0"].value == 2
     shown = samples["headrace_hop_phase_duration_seconds_bucket", "0.001"].exemplar
     assert shown is not None
-    assert shown.labels == {"trace_id": "ab" * 16}
+    assert shown.labels == {"trace_id": "ab" * 16, "execution_id": "e1"}
     assert families["headrace_step_messages"].samples[0].value == 7
     older, content_type = render(readings, "text/plain")
     assert content_type.startswith("text/plain")
