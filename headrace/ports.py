@@ -245,6 +245,7 @@ class ComponentInput:
     traceparent: str
     passthrough: Sequence[Any] = ()
     """`message_pb2.Passed` of the steps before."""
+    baggage: str = ""
 
 
 class ComponentStream(Protocol):

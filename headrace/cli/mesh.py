@@ -27,6 +27,7 @@ from headrace.cli.mesh_plan import (
     address,
     check_options,
     choose_ports,
+    collector,
     mesh_environment,
     reachable,
     service_command,
@@ -224,6 +225,7 @@ class Mesh:
             data=str(self.directory.path),
             processes=self.pids(),
             metrics=[address(LOOPBACK, self._ports[role]) for role in self.options.metrics_roles()],
+            otlp=collector(self.options, os.environ),
         )
 
     def pids(self) -> dict[str, int]:

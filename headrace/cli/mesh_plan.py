@@ -9,6 +9,7 @@ from pathlib import Path
 from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
+from headrace.edge.otlp_target import ENDPOINT_VARIABLE, parse_endpoint, read_target
 from headrace.edge.replication import ALLOWED, VARIABLE
 from headrace.model.errors import InvalidInput
 from headrace.model.names import check_name
@@ -40,7 +41,7 @@ class MeshOptions:
 
     `nats` is the URL of a server to use instead of an embedded one, `nats_server` the path of its binary.
     `host` is where API and gateways listen; the rest never leaves loopback. Gateways take `http_port` and the
-    ports after it.
+    ports after it. `otlp`: where telemetry goes; empty leaves it to OTEL_EXPORTER_OTLP_* in the environment.
     """
 
     data: Path
@@ -57,6 +58,7 @@ class MeshOptions:
     metrics_port: int = 0
     workspace: str = "default"
     log_level: str = "info"
+    otlp: str = ""
 
     @property
     def shown_profile(self) -> str:
@@ -94,6 +96,8 @@ def check_options(options: MeshOptions) -> None:
         raise InvalidInput.at("orchestrators", options.orchestrators, f"is not between 1 and {ORCHESTRATOR_LIMIT}")
     if options.replicas not in (0, *ALLOWED):
         raise InvalidInput.at("replicas", options.replicas, "is not 1, 3 or 5 (or 0: 3 on a cluster)")
+    if options.otlp:
+        parse_endpoint(options.otlp)
     if options.profile not in ("durable", "fast"):
         raise InvalidInput.at("profile", options.profile, "is not a profile", next_step="Use durable or fast")
     for field, port, count in (
@@ -168,6 +172,18 @@ def broker_monitors(options: MeshOptions, ports: Mapping[str, int]) -> list[str]
     return [f"http://{address(LOOPBACK, ports[BROKER_MONITOR])}"]
 
 
+def telemetry(options: MeshOptions) -> dict[str, str | None]:
+    """Services, and instances through their agent, find the collector in their environment: what stands there besides
+    (headers, which are secrets) is handed on by itself and never on a command line."""
+    return {ENDPOINT_VARIABLE: options.otlp} if options.otlp else {}
+
+
+def collector(options: MeshOptions, environ: Mapping[str, str]) -> str:
+    """URL of the collector that spans go to, without secrets; "" for none. InvalidInput for a wrong one."""
+    target = read_target({**environ, **({ENDPOINT_VARIABLE: options.otlp} if options.otlp else {})})
+    return target.url if target is not None else ""
+
+
 def service_command(
     role: str, options: MeshOptions, directory: DataDirectory, nats_url: str, ports: Mapping[str, int]
 ) -> Command:
@@ -193,6 +209,6 @@ def service_command(
         arguments += ["--workspace", options.workspace]
     return Command(
         own_module(f"services.{kind}", *arguments),
-        mesh_environment(directory) | replication(options),
+        mesh_environment(directory) | replication(options) | telemetry(options),
         log_file=directory.logs / f"{role}.log",
     )

@@ -82,6 +82,7 @@ def local_facts(endpoints: Endpoints) -> dict[str, Any]:
         "data": endpoints.data,
         "pid": endpoints.pid,
         "profile": endpoints.profile,
+        "otlp": endpoints.otlp,
         "processes": [
             {
                 "role": role,

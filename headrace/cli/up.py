@@ -57,6 +57,13 @@ def up(
     nats_monitor: NatsMonitor = "",
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
+    otlp: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Send traces to this OTLP collector (gRPC), http://127.0.0.1:4317; default $OTEL_EXPORTER_OTLP_ENDPOINT.",
+        ),
+    ] = "",
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is up; `headrace down` ends it.")
     ] = False,
@@ -82,6 +89,7 @@ def up(
         nats_monitor=nats_monitor,
         workspace=workspace,
         log_level=log_level,
+        otlp=otlp,
     )
     if detach:
         from headrace.cli.detached_mesh import start_detached
@@ -134,6 +142,7 @@ def summary(mesh: Mesh) -> str:
         *[("metrics (HTTP)", f"http://{address}/metrics") for address in ends.metrics],
         ("broker", broker),
         ("profile", profile),
+        *([("traces", f"{ends.otlp} (OTLP)")] if ends.otlp else []),
         ("data", ends.data),
     ]
     option = "" if mesh.directory == locate(DEFAULT_DATA) else f" --data {ends.data}"

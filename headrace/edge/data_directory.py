@@ -54,6 +54,8 @@ class Endpoints(msgspec.Struct, frozen=True):
     apis: list[str] = []
     # HTTP addresses of /metrics, /healthz and /readyz, one for each orchestrator.
     metrics: list[str] = []
+    # Collector that spans are sent to; empty for none.
+    otlp: str = ""
 
     @property
     def any_api(self) -> str:

@@ -171,6 +171,7 @@ class GrpcComponentStream:
                     timeout_ms=given.timeout_ms,
                     traceparent=given.traceparent,
                     passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
+                    baggage=given.baggage,
                 )
             )
         self._queued_bytes -= size

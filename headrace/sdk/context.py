@@ -45,6 +45,7 @@ class CallInput(Protocol):
     wants_reply: bool
     timeout_ms: int
     traceparent: str
+    baggage: str
 
     @property
     def headers(self) -> Mapping[str, str]: ...
@@ -142,7 +143,13 @@ class Message:
 
     @property
     def traceparent(self) -> str:
+        """W3C trace context of this attempt; the parent for spans of the function's own. Empty where nothing is."""
         return self._input.traceparent
+
+    @property
+    def baggage(self) -> str:
+        """W3C baggage that came with the request that began it; empty where there was none."""
+        return self._input.baggage
 
 
 class _Done:

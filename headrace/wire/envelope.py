@@ -57,6 +57,7 @@ def encode_shared(
     input_stored_at_unix_ns: int = 0,
     in_doubt: bool = False,
     passthrough: Sequence[Passed] = (),
+    baggage: str = "",
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
@@ -72,6 +73,7 @@ def encode_shared(
             input_stored_at_unix_ns=input_stored_at_unix_ns,
             in_doubt=in_doubt,
             passthrough=passthrough,
+            baggage=baggage,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error
@@ -136,6 +138,8 @@ def encode_reply(
     version: int = 0,
     revision: str = "",
     input_stored_at_unix_ns: int = 0,
+    traceparent: str = "",
+    component: str = "",
 ) -> bytes:
     """Reply bytes; `status` is an HTTP status, 100 to 599."""
     if not 100 <= status <= 599:
@@ -153,6 +157,8 @@ def encode_reply(
             sent_at_unix_ns=sent_at_unix_ns,
             revision=revision,
             input_stored_at_unix_ns=input_stored_at_unix_ns,
+            traceparent=traceparent,
+            component=component,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the reply cannot be written: {error}") from error

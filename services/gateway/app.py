@@ -25,6 +25,7 @@ from headrace.edge.metrics_responder import MetricsResponder
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
+from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -39,6 +40,7 @@ from services.gateway.http_server import HEAD_LIMIT_S, HttpServer
 from services.gateway.ingress import Ingress
 from services.gateway.reply_desk import ReplyDesk
 from services.gateway.request_body import BODY_LIMIT_S
+from services.gateway.root_spans import RootSpans
 from services.gateway.routes import RouteTable
 
 log = get_logger(__name__)
@@ -75,6 +77,7 @@ class Gateway:
         self._address = ""
         self._connection: Client | None = None
         self._lane: NatsLane | None = None
+        self._tracing: Tracing | None = None
         self._hook: Hook | None = None
         self._server: HttpServer | None = None
         self._routes_task: asyncio.Task[None] | None = None
@@ -89,6 +92,7 @@ class Gateway:
         )
         answers = await KvBucket.open(self._connection, subjects.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S)
         self._routes_task = tasks.create_task(routes.follow(), name="routes")
+        self._tracing = Tracing(tasks)
         self._hook = Hook(
             workspace=settings.workspace,
             gateway=self._name,
@@ -99,6 +103,7 @@ class Gateway:
             admission=self._admission,
             hops=self._hops,
             counts=self._counts,
+            roots=RootSpans(self._tracing.log, settings.workspace, self._name),
             body_limit_s=settings.body_limit_s,
         )
         self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)
@@ -139,6 +144,8 @@ class Gateway:
             log.warning("requests answered before their reply came", count=abandoned)
         if self._server is not None:
             await self._server.close(CLOSE_LIMIT_S + 1.0)
+        if self._tracing is not None:
+            await self._tracing.close()
         if self._routes_task is not None:
             self._routes_task.cancel()
         if self._lane is not None:

@@ -25,21 +25,22 @@ from headrace.model import message_ids, subjects
 from headrace.model.flow_rates import FlowRates
 from headrace.model.route import Route
 from headrace.model.slots import keying
+from headrace.model.trace_context import bounded_baggage
 from headrace.wire.envelope import ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
 from services.gateway.answer_counts import ACCEPTED, REPEATED, REPLIED, AnswerCounts
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
 from services.gateway.domain.hook_path import parse_hook_path
-from services.gateway.domain.refusals import Refusal
+from services.gateway.domain.refusals import RawHeaders, Refusal
 from services.gateway.domain.request_headers import RequestHeaders, read_headers
-from services.gateway.domain.trace_context import stimulus_traceparent
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import ARRIVAL, CONNECTION
 from services.gateway.ingress import STOPPED_STATES, Ingress, Placement, Stimulus
 from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
 from services.gateway.request_body import BodyReader, CallerGone, check_json
 from services.gateway.responses import send_accepted, send_refusal, send_reply
+from services.gateway.root_spans import Root, RootSpans
 from services.gateway.routes import RouteTable
 from services.gateway.socket_reader import NO_READ, SocketRead
 
@@ -62,6 +63,8 @@ class _Work:
     deadline: float
     limit_s: float
     arrival: SocketRead
+    root: Root
+    baggage: str
     written_at_mono_ns: int = 0
     answer_key: str = ""
     reservation: Reservation | None = field(default=None)
@@ -82,8 +85,10 @@ class Hook:
         admission: Admission,
         hops: HopLog,
         counts: AnswerCounts,
+        roots: RootSpans,
         body_limit_s: float,
     ) -> None:
+        self._roots = roots
         self._routes = routes
         self._ingress = ingress
         self._desk = desk
@@ -127,7 +132,7 @@ class Hook:
             arrived = connection is not None and connection.body_arrived
             body = await reader.read(headers.content_length, arrived=arrived)
             check_json(headers, body)
-            await self._handle(_begin(scope, route, headers, body), scope, send)
+            await self._traced(_begin(scope, route, headers, body, self._roots), scope, send)
             if connection is not None:
                 await connection.wait_until_read(self._body_limit_s)
         except Refusal as refusal:
@@ -174,6 +179,17 @@ class Hook:
         headers.passed["headrace-query"] = scope["query_string"].decode("latin-1")
         return route, headers
 
+    async def _traced(self, work: _Work, scope: Scope, send: Send) -> None:
+        try:
+            await self._handle(work, scope, send)
+        except Refusal as refusal:
+            refusal.traceparent = work.root.traceparent
+            self._roots.refused(work.root, refusal, work.written_at_mono_ns)
+            raise
+        except CallerGone:
+            self._roots.gone(work.root, work.written_at_mono_ns)
+            raise
+
     async def _handle(self, work: _Work, scope: Scope, send: Send) -> None:
         if work.headers.idempotency_key:
             first = await self._reserve(work)
@@ -181,10 +197,11 @@ class Hook:
                 await self._send_first(work, first, send)
                 return
         if work.route.reply_timeout_s <= 0:
-            await self._publish(work, None)
-            await send_accepted(send, work.execution)
+            duplicate = await self._publish(work, None)
+            await send_accepted(send, work.execution, _context_headers(work))
             self._counts.answered(work.route.flow, 202, ACCEPTED)
             self._hops.accepted(work.route.flow, work.arrival, work.written_at_mono_ns)
+            self._roots.accepted(work.root, work.written_at_mono_ns, duplicate=duplicate)
             return
         waiter = self._desk.expect(work.execution, work.deadline)
         connection = scope.get(CONNECTION)
@@ -201,7 +218,7 @@ class Hook:
     async def _answer(self, work: _Work, outcome: ReceivedReply | FirstAnswer | NoReply, send: Send) -> None:
         match outcome:
             case ReceivedReply():
-                await send_reply(send, outcome.reply)
+                await send_reply(send, outcome.reply, _context_headers(work))
                 self._counts.answered(work.route.flow, outcome.reply.status, REPLIED)
                 self._hops.replied(
                     work.route.flow,
@@ -211,6 +228,7 @@ class Hook:
                     read_at_mono_ns=outcome.read_at_mono_ns,
                     read_at_unix_ns=outcome.read_at_unix_ns,
                 )
+                self._roots.replied(work.root, outcome, work.written_at_mono_ns)
             case FirstAnswer():
                 await self._send_first(work, outcome, send)
             case NoReply.DEADLINE:
@@ -282,33 +300,61 @@ class Hook:
             content_type=work.headers.content_type,
             headers=work.headers.passed,
             reply_to=reply_to,
+            baggage=work.baggage,
         )
 
+    async def _send_first(self, work: _Work, first: FirstAnswer, send: Send) -> None:
+        if first.reply is None:
+            await send_accepted(send, first.execution, _context_headers(work), replayed=True)
+        else:
+            await send_reply(send, first.reply, _context_headers(work), replayed=True)
+        self._roots.replayed(work.root, first.reply)
 
-def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes) -> _Work:
+
+def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roots: RootSpans) -> _Work:
     if headers.idempotency_key:
         stimulus = message_ids.stimulus_id(route.flow, "key", headers.idempotency_key)
     else:
         stimulus = message_ids.stimulus_id(route.flow, "webhook", secrets.token_hex(16))
     limit_s = route.reply_timeout_s if route.reply_timeout_s > 0 else ACCEPT_LIMIT_S
+    execution = message_ids.execution_id(stimulus)
+    arrival = scope.get(ARRIVAL, NO_READ)
+    root = roots.begin(
+        name=f"{scope['method']} /hook/{route.flow}",
+        flow=route.flow,
+        given=headers.traceparent,
+        execution=execution,
+        stimulus=stimulus,
+        trigger=route.trigger,
+        arrival=arrival,
+    )
     return _Work(
         route=route,
         headers=headers,
         body=body,
-        execution=message_ids.execution_id(stimulus),
+        execution=execution,
         stimulus=stimulus,
         deadline=asyncio.get_running_loop().time() + limit_s,
         limit_s=limit_s,
-        arrival=scope.get(ARRIVAL, NO_READ),
+        arrival=arrival,
+        root=root,
+        baggage=bounded_baggage(headers.baggage) if headers.baggage else "",
     )
 
 
 def _placed(work: _Work, route: Route) -> Placement:
     message_id = message_ids.first_message_id(work.stimulus, route.trigger)
-    traceparent = stimulus_traceparent(work.headers.traceparent, execution=work.execution, message_id=message_id)
     slot = keying(route.key, route.slots).place(work.headers.passed, work.body, message_id).slot
-    return Placement(route.trigger, message_id, traceparent, slot)
+    return Placement(route.trigger, message_id, work.root.traceparent, slot)
 
 
 def _never() -> bool:
     return False
+
+
+def _context_headers(work: _Work) -> RawHeaders:
+    """What the caller learns of its trace; baggage comes back as it went in."""
+    found = [(b"traceparent", work.root.traceparent.encode())]
+    if work.baggage:
+        found.append((b"baggage", work.baggage.encode()))
+    return found

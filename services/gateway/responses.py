@@ -11,7 +11,7 @@ from services.gateway.domain.reply_headers import NO_BODY, check_status, reply_h
 from services.gateway.request_body import BodyReader
 
 
-async def send_reply(send: Send, reply: Reply, *, replayed: bool = False) -> None:
+async def send_reply(send: Send, reply: Reply, context: RawHeaders, *, replayed: bool = False) -> None:
     """A component's reply; Refusal 502 if HTTP cannot carry it (nothing is sent then)."""
     execution = reply.execution_id
     status = check_status(reply.status, reply.step, execution)
@@ -19,16 +19,18 @@ async def send_reply(send: Send, reply: Reply, *, replayed: bool = False) -> Non
     headers.append((b"headrace-execution", execution.encode()))
     headers.append((b"headrace-version", b"%d" % reply.version))
     headers.append((b"headrace-deployment", b"%d" % reply.deployment))
+    headers += context
     if replayed:
         headers.append((b"headrace-replayed", b"true"))
     await _send(send, status, headers, b"" if status in NO_BODY else reply.body)
 
 
-async def send_accepted(send: Send, execution: str, *, replayed: bool = False) -> None:
+async def send_accepted(send: Send, execution: str, context: RawHeaders, *, replayed: bool = False) -> None:
     """202 of a flow that does not reply."""
     headers: RawHeaders = [
         (b"content-type", b"application/json"),
         (b"headrace-execution", execution.encode()),
+        *context,
     ]
     if replayed:
         headers.append((b"headrace-replayed", b"true"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.child_process import adopt_orphans
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
+from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError, Unavailable
@@ -54,6 +55,7 @@ class SidecarService:
         self._lane: Any = None
         self._hops: Any = None
         self._metrics: Any = None
+        self._tracing: Tracing | None = None
         self._answers: KvBucket | None = None
         self._broker: Any = None
         self._owned: list[asyncio.Task[None]] = []
@@ -79,6 +81,7 @@ class SidecarService:
                 plan = await plans.plan()
                 self._first = start_early(settings, plan, bundles, environments, logs, self._spare)
         await self._open_lane(logs)
+        self._tracing = Tracing(tasks)
         await self._serve(tasks, plans, bundles, environments, logs)
         report_ready({"address": settings.lifecycle_address, "instance": settings.instance})
 
@@ -143,6 +146,7 @@ class SidecarService:
                 plans,
                 tasks,
                 recorder=recorder,
+                span_log=self._tracing.log if self._tracing is not None else None,
                 instance=settings.instance,
                 redelivered_until=redelivered_until,
                 broker_since=lambda: self._broker.since,
@@ -241,6 +245,8 @@ class SidecarService:
             await self._first.end()
         for task in self._owned:
             task.cancel()
+        if self._tracing is not None:
+            await self._tracing.close()
         for responder in (self._hops, self._metrics):
             if responder is not None:
                 await responder.stop()

@@ -29,7 +29,7 @@ STUCK_CALLS = 8
 
 class CallDispatch:
     """Bounded by the credit of the consumption: it holds what the loop holds. `runs_alone` gets the id of a suspect
-    just before it is sent."""
+    just before it is sent, `on_begin` each input whose next attempt begins."""
 
     def __init__(
         self,
@@ -37,7 +37,10 @@ class CallDispatch:
         clock: Callable[[], float],
         pace: Pace | None = None,
         runs_alone: Callable[[str], None] | None = None,
+        *,
+        on_begin: Callable[[HeldInput], None] = lambda held: None,
     ) -> None:
+        self._on_begin = on_begin
         self._runs_alone = runs_alone
         self._timeout_s = step.timeout_s
         self._clock = clock
@@ -161,6 +164,7 @@ class CallDispatch:
     def _start(self, held: HeldInput) -> ComponentInput:
         self._last_call += 1
         held.start_attempt()
+        self._on_begin(held)
         held.call = self._last_call
         held.phase = Phase.RUNNING
         held.deadline = self._clock() + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
@@ -176,6 +180,7 @@ class CallDispatch:
             attempt=held.attempt,
             wants_reply=held.wants_reply,
             timeout_ms=int(self._timeout_s * 1000),
-            traceparent=held.delivery.traceparent,
+            traceparent=held.traceparent,
             passthrough=envelope.passthrough,
+            baggage=envelope.baggage,
         )

@@ -99,6 +99,8 @@ class Closing:
             version=self._plan.version,
             revision=self._step.pin.digest,
             input_stored_at_unix_ns=held.delivery.stored_at_unix_ns if held.first_try else 0,
+            traceparent=held.traceparent,
+            component=self._step.pin.component,
         )
 
     def _put_reply(self, held: HeldInput, payload: bytes) -> None:
@@ -110,6 +112,7 @@ class Closing:
     def _acknowledged(self, held: HeldInput, written_ns: int, future: asyncio.Future[None]) -> None:
         if self._note(future):
             self._hops.acknowledged(held, written_ns)
+        self._hops.closed(held, written_ns)
         self._on_settled(held)
 
     def _note(self, future: asyncio.Future[None]) -> bool:

@@ -26,6 +26,7 @@ from services.sidecar.timers import Timers
 if TYPE_CHECKING:
     from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.kv_bucket import KvBucket
+    from headrace.edge.span_log import SpanLog
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from headrace.ports import ComponentStream, Delivery, JetStreamLane
     from services.sidecar.careful_start import CarefulStart
@@ -50,6 +51,7 @@ class DataPlane:
         tasks: asyncio.TaskGroup,
         *,
         recorder: HopRecorder,
+        span_log: SpanLog | None = None,
         instance: str = "",
         redelivered_until: int = 0,
         restart_consumer: RestartConsumer,
@@ -73,7 +75,7 @@ class DataPlane:
         self._emptied = asyncio.Event()
         self.outbox = self._make_outbox(plans)
         self._replies = ReplySender(lane, answers)
-        hops = HopPhases(plan, step, recorder)
+        hops = HopPhases(plan, step, recorder, span_log=span_log, instance=instance)
         recorder.count_with(lambda: self.counters, self._holding, revision=step.pin.digest)
         self._slots = self._slot_path(plan, plans, hops, restart_consumer, instance, on_leases) if step.keyed else None
         self._path: InputPath = self._slots or PlainPath(

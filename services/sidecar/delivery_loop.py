@@ -82,7 +82,8 @@ class DeliveryLoop:
         self._flood = FloodGauge()
         self.stuck = StuckInputs(on_stuck)
         self._clock = clock
-        self._dispatch = CallDispatch(step, clock, pace, careful.runs_alone if careful is not None else None)
+        runs_alone = careful.runs_alone if careful is not None else None
+        self._dispatch = CallDispatch(step, clock, pace, runs_alone, on_begin=hops.began)
         self._ended: EndedCalls[LateContext] = EndedCalls()
         self._closed = False
         self._extend_every_s = ack_wait_s / 3
@@ -206,6 +207,8 @@ class DeliveryLoop:
         held.rebounds += decision.counts_as_rebound
         held.crashes += decision.counts_as_crash
         if decision.retry_after_s is not None:
+            rebound = decision.counts_as_rebound
+            self._hops.failed(held, problem, retry_after_s=decision.retry_after_s, rebound=rebound)
             self._retry(held, decision.retry_after_s, rebound=decision.counts_as_rebound)
             return
         assert decision.error is not None
@@ -255,7 +258,9 @@ class DeliveryLoop:
             self._give_up(held, problem, dead_letter=True)
 
     def _give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
+        held.problem = problem
         if dead_letter and self._step.on_error == SUSPEND_FLOW:
+            self._hops.failed(held, problem)
             self.stuck.put(held, problem)
             return
         self._hops.called(held)

@@ -60,8 +60,18 @@ class HeldInput:
     dead: bool = False
     """It ends among the dead letters."""
     pending: int = 0
+    problem: Problem | None = None
+    """Why it was given up."""
+    # Times and trace of the running attempt, for the phases of the hop.
+    number: int = 0
+    began_at_mono_ns: int = 0
     entered_at_mono_ns: int = 0
     left_at_mono_ns: int = 0
+    written_at_mono_ns: int = 0
+    span_id: str = ""
+    traceparent: str = ""
+    told: bool = False
+    """A record of this delivery was made."""
     attempts: list[FailedAttempt] = field(default_factory=list)
     also: list[Delivery] = field(default_factory=list)
     """Further copies of the same message under other sequences; acknowledged with it."""
@@ -94,6 +104,8 @@ class HeldInput:
     def start_attempt(self) -> None:
         """Forgets what an earlier attempt produced."""
         self.calls += 1
+        self.problem = None
+        self.entered_at_mono_ns = self.left_at_mono_ns = self.written_at_mono_ns = 0
         self.outputs = []
         self.output_bytes = 0
         self.reply = self.failure = self.rebound = self.refused = None

@@ -6,14 +6,21 @@ sender's name. Repeated deliveries and attempts are left out: they would measure
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
+from headrace.api.message.v1.message_pb2 import Origin
+from headrace.model import trace_context
+from headrace.model.hop_record import HopOutcome, HopRecord, Site
+
 if TYPE_CHECKING:
     from headrace.edge.hop_recorder import HopRecorder
+    from headrace.edge.span_log import SpanLog
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from headrace.ports import Delivery
     from headrace.wire.envelope import Envelope
+    from services.sidecar.domain.delivery import Problem
     from services.sidecar.held_input import HeldInput
     from services.sidecar.outbox import Outgoing
 
@@ -21,9 +28,28 @@ INGRESS_SENDER = "gateway"
 
 
 class HopPhases:
-    """Samples below zero are clock skew; the histograms count them as such."""
+    """Samples below zero are clock skew; the histograms count them as such. With a `span_log` each attempt is also told
+    there, once, as a HopRecord; without one the trace context of an input is passed on as it came."""
 
-    def __init__(self, plan: DeploymentPlan, step: StepPlan, recorder: HopRecorder) -> None:
+    def __init__(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        recorder: HopRecorder,
+        *,
+        span_log: SpanLog | None = None,
+        instance: str = "",
+    ) -> None:
+        self._log = span_log if span_log is not None and span_log.wanted else None
+        self._flow = plan.flow
+        self._site = step_site(plan, step, instance)
+        self._senders = {known.name: step_site(plan, known) for known in plan.steps}
+        self._origins = {
+            Origin.ORIGIN_UNSPECIFIED: Site("headrace-gateway", plan.workspace, plan.flow),
+            Origin.ORIGIN_TICK: (ticker := Site("headrace-orchestrator", plan.workspace, plan.flow)),
+            Origin.ORIGIN_INJECTED: ticker,
+        }
+        self._keyed = step.keyed
         self._step = step.name
         self._has_receivers = bool(step.receivers)
         self._revision_of = {known.name: known.pin.digest for known in plan.steps}
@@ -64,14 +90,16 @@ class HopPhases:
 
     def output_written(self, held: HeldInput, outgoing: Outgoing) -> None:
         """The broker has an output; refused and unanswered tries are part of the way out."""
+        held.written_at_mono_ns = max(held.written_at_mono_ns, outgoing.written_at_mono_ns)
         if held.first_try and held.left_at_mono_ns:
             self._record(self._step, "sidecar-out", "", outgoing.written_at_mono_ns - held.left_at_mono_ns)
 
     def reply_written(self, held: HeldInput) -> None:
         """A reply leaves; the gateway records how long it took to arrive."""
         held.replied = True
+        held.written_at_mono_ns = time.monotonic_ns()
         if held.first_try and held.left_at_mono_ns:
-            self._record(self._step, "sidecar-out", "", time.monotonic_ns() - held.left_at_mono_ns)
+            self._record(self._step, "sidecar-out", "", held.written_at_mono_ns - held.left_at_mono_ns)
 
     def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
         """An input without output or reply ends with its acknowledgement."""
@@ -81,3 +109,126 @@ class HopPhases:
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
             now_ns = time.time_ns()
             self._record_hop(self._step, "", now_ns - held.delivery.stored_at_unix_ns, held.envelope, now_ns)
+
+    # Spans
+
+    def began(self, held: HeldInput) -> None:
+        """The next attempt begins: from here on its span is the parent of whatever it sends."""
+        delivery = held.delivery
+        context = delivery.traceparent
+        if self._log is None:
+            held.traceparent = context
+            return
+        held.number = held.attempt
+        held.began_at_mono_ns = time.monotonic_ns() if held.calls > 1 else delivery.received_at_mono_ns
+        if not trace_context.looks_like_traceparent(context):
+            context = self._new_context(held.envelope.execution_id)
+            if not context:
+                return
+        known = held.number == 1 and len(held.message_id) == 32
+        span = held.span_id = trace_context.process_span_id(held.message_id) if known else os.urandom(8).hex()
+        held.traceparent = f"{context[:36]}{span}{context[52:]}"
+
+    def _new_context(self, execution: str) -> str:
+        """Of a message that came without one."""
+        assert self._log is not None
+        if len(execution) != 32:
+            return ""
+        sampled = self._log.sampler.begins(self._flow, execution)
+        return trace_context.format_traceparent(execution, "0" * 16, sampled=sampled)
+
+    def failed(
+        self, held: HeldInput, problem: Problem | None, *, retry_after_s: float | None = None, rebound: bool = False
+    ) -> None:
+        """An attempt is over, and another one may follow."""
+        if self._log is None or not held.span_id:
+            return
+        if rebound:
+            outcome = HopOutcome.REBOUND
+        else:
+            outcome = HopOutcome.STUCK if retry_after_s is None else HopOutcome.RETRIED
+        retry_after_ns = int(retry_after_s * 1e9) if retry_after_s else 0
+        self._tell(held, outcome, problem, 0, time.monotonic_ns(), retry_after_ns)
+
+    def closed(self, held: HeldInput, written_at_mono_ns: int) -> None:
+        """The input's acknowledgement has its answer, or will get none."""
+        if self._log is None or not (held.calls or held.problem):
+            return
+        if not held.span_id:
+            self.began(held)
+            if not held.span_id:
+                return
+        problem = held.problem
+        outcome = HopOutcome.PROCESSED
+        if problem is not None:
+            outcome = HopOutcome.DEAD_LETTERED if held.dead else HopOutcome.REJECTED
+        self._tell(held, outcome, problem, held.written_at_mono_ns or written_at_mono_ns, time.monotonic_ns(), 0)
+
+    def _tell(
+        self,
+        held: HeldInput,
+        outcome: HopOutcome,
+        problem: Problem | None,
+        written_at_mono_ns: int,
+        ended_at_mono_ns: int,
+        retry_after_ns: int,
+    ) -> None:
+        assert self._log is not None
+        delivery, envelope, context = held.delivery, held.envelope, held.traceparent
+        parent = delivery.traceparent
+        self._log.add(
+            _new_record(
+                HopRecord,
+                (
+                    self._site,
+                    self._senders.get(envelope.sender) if envelope.sender else self._origins.get(envelope.origin),
+                    context[3:35],
+                    parent[36:52] if trace_context.looks_like_traceparent(parent) else "",
+                    held.span_id,
+                    context[54] in "13579bdf",
+                    held.message_id,
+                    envelope.execution_id,
+                    held.number,
+                    not held.told,
+                    delivery.attempt,
+                    held.in_doubt,
+                    len(held.outputs) if self._has_receivers else 0,
+                    held.replied,
+                    outcome,
+                    problem.code if problem is not None else "",
+                    problem.message if problem is not None else "",
+                    retry_after_ns,
+                    held.slot.lease.slot if self._keyed and held.slot is not None else -1,
+                    envelope.sent_at_unix_ns,
+                    delivery.stored_at_unix_ns,
+                    delivery.received_at_unix_ns,
+                    delivery.received_at_mono_ns,
+                    held.began_at_mono_ns,
+                    held.entered_at_mono_ns,
+                    held.left_at_mono_ns,
+                    written_at_mono_ns,
+                    ended_at_mono_ns,
+                ),
+            )
+        )
+        held.told = True
+
+
+# A NamedTuple from a tuple that has its fields in order: half the cost of calling the class.
+_new_record = tuple.__new__
+
+
+def step_site(plan: DeploymentPlan, step: StepPlan, instance: str = "") -> Site:
+    """Where the spans of a step come from."""
+    return Site(
+        service=step.pin.component,
+        workspace=plan.workspace,
+        flow=plan.flow,
+        version=plan.version,
+        deployment=plan.deployment,
+        step=step.name,
+        component=step.pin.component,
+        revision=step.pin.digest,
+        revision_number=step.pin.revision_number,
+        instance=instance,
+    )

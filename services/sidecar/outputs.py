@@ -27,6 +27,7 @@ class LateContext:
     """What outputs take over from their input; kept for a while for late emits."""
 
     __slots__ = (
+        "baggage",
         "execution_id",
         "in_doubt",
         "incarnation",
@@ -45,7 +46,8 @@ class LateContext:
         self.execution_id = envelope.execution_id
         self.incarnation = envelope.incarnation
         self.reply_to: ReplyTo | None = envelope.reply_to if envelope.HasField("reply_to") else None
-        self.traceparent = held.delivery.traceparent
+        self.traceparent = held.traceparent
+        self.baggage = envelope.baggage
         self.next_index = len(held.outputs)
         self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
         self.in_doubt = held.in_doubt
@@ -147,4 +149,5 @@ class OutputMaker:
             input_stored_at_unix_ns=context.input_stored_at_unix_ns,
             in_doubt=context.in_doubt,
             passthrough=with_own(context.passed, self._step, emit) if self._passes else (),
+            baggage=context.baggage,
         )

@@ -14,7 +14,10 @@ import headrace.edge.hop_recorder
 import headrace.edge.jetstream_lane
 import headrace.edge.kv_bucket
 import headrace.edge.metrics_responder
-import headrace.edge.nats_connection  # noqa: F401
+import headrace.edge.nats_connection
+import headrace.edge.otlp_channel
+import headrace.edge.span_export
+import headrace.edge.tracing  # noqa: F401
 import services.sidecar.data_plane
 import services.sidecar.instance
 import services.sidecar.lifecycle_rpc

@@ -88,6 +88,7 @@ class Settlement:
 
     def dead_letter_unreadable(self, delivery: Delivery, held: HeldInput, problem: Problem) -> None:
         """A message that is no envelope."""
+        held.problem = problem
         held.phase = Phase.SETTLING
         self._letters.put_unreadable(delivery, held, problem, partial(self._closing.acknowledge, held))
 

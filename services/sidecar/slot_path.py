@@ -245,6 +245,7 @@ class SlotPath:
             if not held.slot.owns(held):
                 continue
             if held.refused is not None:
+                held.problem = held.refused
                 self._letters.put_unreadable(held.delivery, held, held.refused, partial(self._put_away, held))
             elif self._memory.is_finished(held.message_id, self._clock()):
                 self._counters["duplicates"] += 1

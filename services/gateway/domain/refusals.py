@@ -36,6 +36,8 @@ class Refusal(Exception):
         self.execution = execution
         self.close = close
         self.allow = allow
+        self.traceparent = ""
+        """Of the request's span, where it has one."""
 
     def body(self) -> bytes:
         return error_body(self.code, self.message, self.execution)
@@ -47,6 +49,8 @@ class Refusal(Exception):
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
         if self.execution:
             headers.append((b"headrace-execution", self.execution.encode()))
+        if self.traceparent:
+            headers.append((b"traceparent", self.traceparent.encode()))
         if self.allow:
             headers.append((b"allow", self.allow.encode()))
         if self.close:

@@ -15,7 +15,7 @@ NO_BODY = frozenset({204, 304})
 # Framing and the connection are the gateway's business, and so are its own headers.
 _NOT_PASSED = frozenset(
     {"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer"}
-    | {"transfer-encoding", "upgrade", "content-length", "content-type", "date", "server"}
+    | {"transfer-encoding", "upgrade", "content-length", "content-type", "date", "server", "traceparent", "baggage"}
     | {"headrace-execution", "headrace-version", "headrace-deployment", "headrace-replayed"}
 )
 

@@ -19,7 +19,7 @@ _HOP_BY_HOP = frozenset(
     b"transfer-encoding upgrade expect".split()
 )
 _NOT_PASSED = _HOP_BY_HOP | frozenset(
-    b"authorization cookie host content-length content-type traceparent tracestate idempotency-key".split()
+    b"authorization cookie host content-length content-type traceparent tracestate baggage idempotency-key".split()
 )
 _OURS = b"headrace-"
 
@@ -32,6 +32,7 @@ class RequestHeaders:
     content_type: str = DEFAULT_CONTENT_TYPE
     content_length: int = -1
     traceparent: str = ""
+    baggage: str = ""
     idempotency_key: str = ""
 
     @property
@@ -79,7 +80,11 @@ def _note(headers: RequestHeaders, name: bytes, value: bytes) -> None:
             raise refusals.bad_content_length(value.decode("latin-1"))
         headers.content_length = int(value)
     elif name == b"traceparent":
-        headers.traceparent = value.decode("latin-1")
+        # Given twice it is invalid (W3C Trace Context 3.2).
+        headers.traceparent = value.decode("latin-1") if not headers.traceparent else "twice"
+    elif name == b"baggage":
+        text = value.decode("latin-1")
+        headers.baggage = f"{headers.baggage},{text}" if headers.baggage else text
     elif name == b"idempotency-key":
         if headers.idempotency_key:
             raise refusals.bad_idempotency_key("is given twice")

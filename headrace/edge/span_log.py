@@ -1,0 +1,106 @@
+"""The records of one process, from the path that makes them to whoever wants them.
+
+On the path a record costs one append. A moment later, off the path, each lot of records goes to every `tap` (whole: a
+buffer of recent executions), and those that the `sampler` keeps go to the exporter. Nothing runs while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.hop_record import Record, SpanCounts
+
+log = get_logger(__name__)
+
+HAND_OVER_S = 0.2
+MAX_RECORDS = 8_192
+
+Tap = Callable[[Sequence[Record]], None]
+"""Gets every record, sampled or not, in lots; must be quick and raise nothing."""
+
+
+class Sampler(Protocol):
+    """Where sampling is decided."""
+
+    def begins(self, flow: str, trace_id: str) -> bool:
+        """Whether a trace that begins here is sampled: the flag that travels with it. Asked on the path."""
+
+    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Those of a lot that are exported: by their flag, or because they are worth it. Asked off the path; may
+        give records of earlier lots, too."""
+
+
+class Exporter(Protocol):
+    """Where kept records go; bounded, never raises."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Takes records to be sent; what finds no room is dropped and counted."""
+
+
+class KeepFlagged:
+    """Everything begins sampled; kept is what is flagged."""
+
+    def begins(self, flow: str, trace_id: str) -> bool:
+        return True
+
+    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
+        return [record for record in records if record.sampled]
+
+
+class SpanLog:
+    """Create inside the running loop. Without exporter and taps nobody should be given it: `wanted` is False."""
+
+    def __init__(
+        self,
+        *,
+        exporter: Exporter | None = None,
+        sampler: Sampler | None = None,
+        counts: SpanCounts | None = None,
+        hand_over_s: float = HAND_OVER_S,
+    ) -> None:
+        self.exporter = exporter
+        self.sampler: Sampler = sampler or KeepFlagged()
+        self.taps: list[Tap] = []
+        self.counts = counts or SpanCounts()
+        self._hand_over_s = hand_over_s
+        self._records: list[Record] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody takes records."""
+        return self.exporter is not None or bool(self.taps)
+
+    def add(self, record: Record) -> None:
+        """Takes a record; past the bound it is dropped and counted."""
+        records = self._records
+        if len(records) >= MAX_RECORDS:
+            self.counts.dropped += 1
+            return
+        records.append(record)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._hand_over_s, self.hand_over)
+
+    def hand_over(self) -> None:
+        """Gives what was recorded to taps and exporter now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        records, self._records = self._records, []
+        if not records:
+            return
+        self.counts.recorded += len(records)
+        try:
+            for tap in self.taps:
+                tap(records)
+            if self.exporter is not None:
+                kept = self.sampler.keep(records)
+                self.counts.left_out += max(0, len(records) - len(kept))
+                self.exporter.put(kept)
+        except Exception:
+            self.counts.dropped += len(records)
+            log.exception("records could not be handed over", count=len(records))

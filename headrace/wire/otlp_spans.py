@@ -1,0 +1,319 @@
+"""Records of hops and stimuli as OTLP spans (`ExportTraceServiceRequest`), with little Python per span.
+
+What is the same for all spans of a site (resource, names, kinds, attributes) is encoded once; a span is one `pack` of
+its ids and times and a join. `docs/observability.md` says what the spans are; a differential test holds the bytes
+against the protobuf classes of opentelemetry-proto.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+
+from headrace.model import trace_context
+from headrace.model.hop_record import HopOutcome, HopRecord, Record, ReplyPart, RootRecord, Site
+from headrace.wire.otlp_fields import (
+    SCHEMA_URL,
+    Value,
+    attribute,
+    attributes,
+    block,
+    error_status,
+    event,
+    id_attribute_prefix,
+    length,
+    link,
+    resource_prefix,
+    text,
+)
+
+INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
+SCOPE = "headrace"
+MAX_UNIX_NS = (1 << 63) - 1
+
+_HEAD = Struct("<2s16s2s8s2s8sBQBQ")
+_ROOT_HEAD = Struct("<2s16s2s8sBQBQ")
+_BYTE = tuple(bytes((number,)) for number in range(256))
+_EXECUTION = id_attribute_prefix("headrace.execution")
+_MESSAGE = id_attribute_prefix("messaging.message.id")
+_SCOPE_FIELD = block(1, text(1, SCOPE))
+_SCHEMA_FIELD = text(3, SCHEMA_URL)
+_KIND_OF_ROOT = {"webhook": SERVER, "injected": SERVER, "tick": INTERNAL, "listener": CONSUMER}
+_MESSAGING: dict[str, Value] = {"messaging.system": "nats"}
+
+
+def _tail(name: str, kind: int, phase: str, pairs: dict[str, Value] | None = None) -> bytes:
+    shown: dict[str, Value] = {"headrace.phase": phase} if phase else {}
+    return text(5, name) + b"\x30" + _BYTE[kind] + attributes(shown | (pairs or {}))
+
+
+class _SiteBytes:
+    """What is the same for all spans of a step."""
+
+    __slots__ = ("ack", "component", "process", "publish_of", "queue", "resource", "sidecar_in", "sidecar_out", "site")
+
+    def __init__(self, site: Site) -> None:
+        self.site = site  # held, so that its identity stays its own
+        self.resource = resource_prefix(resource_of(site))
+        step = site.step
+        destination = f"hr.{site.workspace}.{site.flow}.d{site.deployment}.{step}"
+        consumed = _MESSAGING | {
+            "messaging.destination.name": destination,
+            "messaging.consumer.group.name": f"d{site.deployment}_{step}",
+        }
+        self.queue = _tail(f"queue {step}", INTERNAL, "queue")
+        self.process = _tail(
+            f"process {step}",
+            CONSUMER,
+            "process",
+            consumed | {"messaging.operation.name": "process", "messaging.operation.type": "process"},
+        )
+        self.sidecar_in = _tail(f"sidecar-in {step}", INTERNAL, "sidecar-in")
+        self.component = _tail(f"component {step}", INTERNAL, "component")
+        self.sidecar_out = _tail(f"sidecar-out {step}", INTERNAL, "sidecar-out")
+        settled: dict[str, Value] = {"messaging.operation.name": "ack", "messaging.operation.type": "settle"}
+        self.ack = _tail(f"ack {step}", CLIENT, "publish", consumed | settled)
+        sent: dict[str, Value] = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
+        self.publish_of = _tail(
+            f"publish {step}", PRODUCER, "publish", _MESSAGING | {"messaging.destination.name": destination} | sent
+        )
+
+
+class _Group:
+    """Spans of one resource."""
+
+    __slots__ = ("resource", "site", "spans")
+
+    def __init__(self, site: Site, resource: bytes) -> None:
+        self.site = site  # held, as above
+        self.resource = resource
+        self.spans: list[bytes] = []
+
+
+def resource_of(site: Site) -> dict[str, Value]:
+    """Attributes of a site's resource."""
+    found: dict[str, Value] = {
+        "service.name": site.service,
+        "service.namespace": site.workspace,
+        "service.instance.id": site.instance,
+        "headrace.workspace": site.workspace,
+        "headrace.flow": site.flow,
+        "headrace.step": site.step,
+        "headrace.component": site.component,
+        "headrace.revision": site.revision,
+        "headrace.instance": site.instance,
+    }
+    for key, number in (("headrace.version", site.version), ("headrace.deployment", site.deployment)):
+        if number:
+            found[key] = number
+    if site.revision_number:
+        found["service.version"] = str(site.revision_number)
+        found["headrace.revision_number"] = site.revision_number
+    return found
+
+
+class SpanEncoder:
+    """Collects spans; `take` gives the request's bytes and begins anew."""
+
+    def __init__(self) -> None:
+        self._sites: dict[int, _SiteBytes] = {}
+        self._groups: dict[int, _Group] = {}
+        self.spans = 0
+        """Collected since the last `take`."""
+        self.size = 0
+        """Bytes of them, about."""
+
+    def add(self, record: Record) -> None:
+        """ValueError (and nothing added) for a record whose ids are no hexadecimal digits of the right number."""
+        if isinstance(record, HopRecord):
+            self._add_hop(record)
+        else:
+            self._add_root(record)
+
+    def take(self) -> tuple[bytes, int]:
+        """The bytes of an ExportTraceServiceRequest, and how many spans it holds."""
+        parts: list[bytes] = []
+        for group in self._groups.values():
+            scope = _SCOPE_FIELD + b"".join(group.spans) + _SCHEMA_FIELD
+            parts.append(block(1, group.resource + block(2, scope) + _SCHEMA_FIELD))
+        spans, self.spans, self.size = self.spans, 0, 0
+        self._groups.clear()
+        return b"".join(parts), spans
+
+    def _site(self, site: Site) -> _SiteBytes:
+        known = self._sites.get(id(site))
+        if known is None:
+            if len(self._sites) >= 1_000:
+                self._sites.clear()
+            known = self._sites[id(site)] = _SiteBytes(site)
+        return known
+
+    def _group(self, site: Site) -> _Group:
+        group = self._groups.get(id(site))
+        if group is None:
+            group = self._groups[id(site)] = _Group(site, self._site(site).resource)
+        return group
+
+    def _put(
+        self,
+        group: _Group,
+        ids: tuple[bytes, bytes, bytes],
+        start_ns: int,
+        end_ns: int,
+        tail: bytes,
+        more: bytes = b"",
+    ) -> None:
+        """`ids`: trace, span, parent (empty: none). A negative duration becomes zero and says so."""
+        if end_ns < start_ns:
+            more += attribute("headrace.clock_skew_ns", start_ns - end_ns)
+            start_ns = end_ns
+        try:
+            head = _head(ids, start_ns, end_ns)
+        except StructError:  # a clock that is no clock
+            head = _head(ids, min(max(start_ns, 0), MAX_UNIX_NS), min(max(end_ns, 0), MAX_UNIX_NS))
+        encoded = b"\x12%b%b%b%b" % (length(len(head) + len(tail) + len(more)), head, tail, more)
+        group.spans.append(encoded)
+        self.spans += 1
+        self.size += len(encoded)
+
+    def _add_hop(self, record: HopRecord) -> None:
+        trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)
+        message = record.message_id
+        site, group = self._site(record.site), self._group(record.site)
+        read_ns = record.received_at_unix_ns
+        offset_ns = read_ns - record.received_at_mono_ns
+        entered_ns, left_ns = record.entered_at_mono_ns, record.left_at_mono_ns
+        end_mono_ns = record.written_at_mono_ns or record.ended_at_mono_ns
+        began_ns = read_ns if record.opens else offset_ns + record.began_at_mono_ns
+        message_attribute = _id_attribute(_MESSAGE, "messaging.message.id", message)
+        before = parent
+        if record.opens:
+            before = self._put_way_in(record, group, trace, parent, message_attribute)
+        elif len(message) == 32:
+            before = bytes.fromhex(trace_context.publish_span_id(message))
+        more = message_attribute + _id_attribute(_EXECUTION, "headrace.execution", record.execution_id)
+        more += _ATTEMPT_ONE if _is_plain(record) else _particulars(record)
+        self._put(group, (trace, span, before), began_ns, offset_ns + end_mono_ns, site.process, more)
+        first, last = span[:7], span[7]
+        if entered_ns and left_ns:
+            entered_at, left_at = offset_ns + entered_ns, offset_ns + left_ns
+            self._put(group, (trace, first + _BYTE[last ^ 1], span), began_ns, entered_at, site.sidecar_in)
+            self._put(group, (trace, first + _BYTE[last ^ 2], span), entered_at, left_at, site.component)
+            if record.written_at_mono_ns:
+                out_ns = offset_ns + record.written_at_mono_ns
+                self._put(group, (trace, first + _BYTE[last ^ 3], span), left_at, out_ns, site.sidecar_out)
+        if record.written_at_mono_ns and record.terminal:
+            written_ns, ended_ns = offset_ns + record.written_at_mono_ns, offset_ns + record.ended_at_mono_ns
+            self._put(group, (trace, first + _BYTE[last ^ 4], span), written_ns, ended_ns, site.ack)
+
+    def _put_way_in(
+        self, record: HopRecord, group: _Group, trace: bytes, parent: bytes, message_attribute: bytes
+    ) -> bytes:
+        """The spans of the input's publish and wait; answers the id of the latter."""
+        site = self._site(record.site)
+        message = record.message_id
+        if len(message) != 32:
+            return parent
+        raw = bytes.fromhex(message)
+        queue = raw[4:12] if record.delivered == 1 else _id_beside(record.span_id, 5)
+        before = parent
+        if record.sender is not None and record.sent_at_unix_ns:
+            before = raw[:8]
+            ids = (trace, before, parent)
+            sent_ns, stored_ns = record.sent_at_unix_ns, record.stored_at_unix_ns
+            self._put(self._group(record.sender), ids, sent_ns, stored_ns, site.publish_of, message_attribute)
+        self._put(group, (trace, queue, before), record.stored_at_unix_ns, record.received_at_unix_ns, site.queue)
+        return queue
+
+    def _add_root(self, record: RootRecord) -> None:
+        trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)
+        group = self._group(record.site)
+        more = _id_attribute(_EXECUTION, "headrace.execution", record.execution_id)
+        pairs: dict[str, Value] = {"headrace.stimulus": record.kind}
+        if record.status:
+            pairs["http.response.status_code"] = record.status
+        if record.kind == "webhook":
+            method, _, route = record.name.partition(" ")
+            pairs |= {"http.request.method": method, "http.route": route}
+        if record.duplicate:
+            pairs["headrace.duplicate"] = True
+        if record.code:
+            pairs["error.type"] = record.code
+            more += error_status(record.problem or record.code)
+        other = trace_context.parse_traceparent(record.link) if record.link else None
+        if other is not None:
+            more += link(bytes.fromhex(other.trace_id), bytes.fromhex(other.span_id))
+        tail = _tail(record.name, _KIND_OF_ROOT.get(record.kind, INTERNAL), "", pairs)
+        self._put(group, (trace, span, parent), record.started_at_unix_ns, record.ended_at_unix_ns, tail, more)
+        for number, (name, start_ns, end_ns) in enumerate(record.phases, 1):
+            ids = (trace, span[:7] + _BYTE[span[7] ^ number], span)
+            self._put(group, ids, start_ns, end_ns, _tail(name, INTERNAL, name))
+        if record.reply is not None:
+            self._put_reply(record.reply, trace)
+
+    def _put_reply(self, reply: ReplyPart, trace: bytes) -> None:
+        sent: dict[str, Value] = {"messaging.operation.name": "reply", "messaging.operation.type": "send"}
+        tail = _tail(f"reply {reply.sender.step}", PRODUCER, "publish", _MESSAGING | sent)
+        ids = (trace, _id_beside(reply.parent_id, 6), bytes.fromhex(reply.parent_id))
+        self._put(self._group(reply.sender), ids, reply.sent_at_unix_ns, reply.read_at_unix_ns, tail)
+
+
+_ATTEMPT_ONE = attribute("headrace.attempt", 1)
+
+
+def _is_plain(record: HopRecord) -> bool:
+    """Nothing to say but that it was processed."""
+    common = record.attempt == 1 and record.outcome is HopOutcome.PROCESSED and record.slot < 0
+    return common and not record.in_doubt
+
+
+def _particulars(record: HopRecord) -> bytes:
+    """Attributes, status and events of an attempt that is not a plain one."""
+    pairs: dict[str, Value] = {"headrace.attempt": record.attempt}
+    if record.delivered > 1:
+        pairs["headrace.delivered"] = record.delivered
+    if record.in_doubt:
+        pairs["headrace.in_doubt"] = True
+    if record.slot >= 0:
+        pairs["messaging.destination.partition.id"] = str(record.slot)
+    if record.outcome is HopOutcome.PROCESSED:
+        return attributes(pairs)
+    pairs["headrace.outcome"] = record.outcome.value
+    if record.outcome is HopOutcome.DEAD_LETTERED:
+        pairs["headrace.dead_letter"] = True
+    what: dict[str, Value] = {"exception.type": record.code, "exception.message": record.problem}
+    if record.outcome in (HopOutcome.RETRIED, HopOutcome.REBOUND):
+        what["headrace.retry_after_ms"] = record.retry_after_ns // 1_000_000
+    left_ns = record.left_at_mono_ns or record.ended_at_mono_ns
+    at_ns = record.unix_of(left_ns)
+    if not record.failed:
+        return attributes(pairs) + event("rebound", at_ns, what)
+    pairs["error.type"] = record.code
+    problem = f"{record.code}: {record.problem}" if record.problem else record.code
+    return attributes(pairs) + event("exception", at_ns, what) + error_status(problem)
+
+
+def _head(ids: tuple[bytes, bytes, bytes], start_ns: int, end_ns: int) -> bytes:
+    trace, span, parent = ids
+    if parent:
+        return _HEAD.pack(b"\x0a\x10", trace, b"\x12\x08", span, b"\x22\x08", parent, 0x39, start_ns, 0x41, end_ns)
+    return _ROOT_HEAD.pack(b"\x0a\x10", trace, b"\x12\x08", span, 0x39, start_ns, 0x41, end_ns)
+
+
+def _ids(trace_id: str, span_id: str, parent_id: str) -> tuple[bytes, bytes, bytes]:
+    trace, span, parent = bytes.fromhex(trace_id), bytes.fromhex(span_id), bytes.fromhex(parent_id)
+    if len(trace) != 16 or len(span) != 8 or len(parent) not in (0, 8):
+        raise ValueError(f"ids of the wrong length: {trace_id!r}, {span_id!r}, {parent_id!r}")
+    return trace, span, parent
+
+
+def _id_beside(span_id: str, number: int) -> bytes:
+    """The id of a span that goes with an attempt; 1 to 4 are those of its parts."""
+    raw = bytes.fromhex(span_id)
+    return raw[:7] + _BYTE[raw[7] ^ number]
+
+
+def _id_attribute(prefix: bytes, key: str, value: str) -> bytes:
+    if len(value) == 32 and value.isascii():
+        return prefix + value.encode()
+    return attribute(key, value) if value else b""
