@@ -1,0 +1,124 @@
+"""A small OTLP collector for tests: takes spans over gRPC, keeps them, and can be made deaf."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from headrace.edge.otlp_channel import TRACES
+
+
+@dataclass(frozen=True)
+class SeenSpan:
+    """A span as it arrived; ids are hexadecimal."""
+
+    service: str
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    error: str
+    events: list[str]
+    links: list[str]
+
+    @property
+    def ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+    @property
+    def phase(self) -> str:
+        return str(self.attributes.get("headrace.phase", ""))
+
+
+@dataclass
+class Collector:
+    """`headers` are the metadata of the last call."""
+
+    url: str = ""
+    spans: list[SeenSpan] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    calls: int = 0
+    deaf: threading.Event = field(default_factory=threading.Event)
+    """While set, calls are taken and not answered."""
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def trace_of(self, execution: str) -> list[SeenSpan]:
+        """All spans of the trace that the execution is in."""
+        found = {span.trace_id for span in self.spans if span.attributes.get("headrace.execution") == execution}
+        return [span for span in self.spans if span.trace_id in found]
+
+    def export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+        self.calls += 1
+        while self.deaf.is_set() and not self.closing.wait(0.05):
+            pass
+        self.headers = {key: str(value) for key, value in context.invocation_metadata()}
+        self.spans += read_spans(request)
+        return ExportTraceServiceResponse()
+
+
+def read_spans(request: ExportTraceServiceRequest) -> list[SeenSpan]:
+    """Spans of a request."""
+    found = []
+    for group in request.resource_spans:
+        resource = plain(group.resource.attributes)
+        for scope in group.scope_spans:
+            found += [_seen(span, resource) for span in scope.spans]
+    return found
+
+
+def _seen(span: Any, resource: dict[str, Any]) -> SeenSpan:
+    return SeenSpan(
+        service=resource["service.name"],
+        name=span.name,
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        attributes=plain(span.attributes),
+        resource=resource,
+        error=span.status.message if span.status.code == 2 else "",
+        events=[event.name for event in span.events],
+        links=[link.trace_id.hex() for link in span.links],
+    )
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """Attributes as a dict."""
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in attributes}
+
+
+@contextmanager
+def otlp_collector() -> Iterator[Collector]:
+    """Serves on a free port of 127.0.0.1."""
+    collector = Collector()
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    handler = grpc.unary_unary_rpc_method_handler(
+        collector.export,
+        request_deserializer=ExportTraceServiceRequest.FromString,
+        response_serializer=ExportTraceServiceResponse.SerializeToString,
+    )
+    _, service, method = TRACES.split("/")
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
+    collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield collector
+    finally:
+        collector.closing.set()
+        server.stop(0.2).wait()
