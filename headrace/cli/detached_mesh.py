@@ -91,6 +91,7 @@ def up_arguments(options: MeshOptions) -> list[str]:
         ("--replicas", options.replicas),
         ("--workspace", options.workspace),
         ("--log-level", options.log_level),
+        ("--otlp", options.otlp),
     ):
         if value:
             words += [name, str(value)]

@@ -61,7 +61,7 @@ def up(
         str,
         typer.Option(
             metavar="URL",
-            help="Send traces to this OTLP collector (gRPC), http://127.0.0.1:4317; default $OTEL_EXPORTER_OTLP_ENDPOINT.",
+            help="OTLP collector (gRPC) for traces: http://127.0.0.1:4317. Default: $OTEL_EXPORTER_OTLP_ENDPOINT.",
         ),
     ] = "",
     detach: Annotated[

@@ -52,6 +52,16 @@ def looks_like_traceparent(value: str) -> bool:
     return len(value) == 55 and value[2] == value[35] == value[52] == "-"
 
 
+def sampled_trace(traceparent: str) -> bytes:
+    """Its trace id where it is sampled; b"" where it is not, or is no traceparent."""
+    if not looks_like_traceparent(traceparent) or traceparent[54] not in "13579bdf":
+        return b""
+    try:
+        return bytes.fromhex(traceparent[3:35])
+    except ValueError:
+        return b""
+
+
 def bounded_baggage(value: str) -> str:
     """The members of a `baggage` header that are well formed, in order, as far as they fit; "" for none.
 

@@ -58,14 +58,16 @@ class HopPhases:
     def _record(self, step: str, phase: str, receiver: str, ns: int) -> None:
         self._recorder.record(step, phase, receiver, self._revision_of.get(step, ""), ns)
 
-    def _record_hop(self, step: str, receiver: str, ns: int, envelope: Envelope, now_unix_ns: int) -> None:
+    def _record_hop(
+        self, step: str, receiver: str, ns: int, envelope: Envelope, now_unix_ns: int, traceparent: str
+    ) -> None:
         self._recorder.record_hop(
             step,
             receiver,
             self._revision_of.get(step, ""),
             ns,
             execution_id=envelope.execution_id,
-            trace_id=b"",
+            trace_id=trace_context.sampled_trace(traceparent) if self._log is not None else b"",
             now_unix_ns=now_unix_ns,
         )
 
@@ -79,7 +81,8 @@ class HopPhases:
             self._record(sender, "publish", self._step, delivery.stored_at_unix_ns - envelope.sent_at_unix_ns)
         if envelope.input_stored_at_unix_ns:
             whole_ns = delivery.stored_at_unix_ns - envelope.input_stored_at_unix_ns
-            self._record_hop(envelope.sender, self._step, whole_ns, envelope, delivery.received_at_unix_ns)
+            read_ns, context = delivery.received_at_unix_ns, delivery.traceparent
+            self._record_hop(envelope.sender, self._step, whole_ns, envelope, read_ns, context)
 
     def called(self, held: HeldInput) -> None:
         """A call ended for good."""
@@ -108,7 +111,8 @@ class HopPhases:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
             now_ns = time.time_ns()
-            self._record_hop(self._step, "", now_ns - held.delivery.stored_at_unix_ns, held.envelope, now_ns)
+            whole_ns = now_ns - held.delivery.stored_at_unix_ns
+            self._record_hop(self._step, "", whole_ns, held.envelope, now_ns, held.traceparent)
 
     # Spans
 

@@ -1,0 +1,69 @@
+"""A flow of three steps whose traces are looked at: webhook `receive` → `price` → `answer`, each a component."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.commands import ROOT, headrace
+from tests.support.http_connection import HttpAnswer, HttpConnection
+from tests.support.mesh import RunningMesh
+
+CODE = """
+import asyncio
+from headrace.sdk import Component, ComponentError, Context
+
+component = Component()
+
+
+@component.action
+async def price(order: dict, ctx: Context) -> None:
+    if ctx.message.attempt <= order.get("fail", 0):
+        raise ComponentError("no price yet", code="NO_PRICE", retryable=True)
+    await asyncio.sleep(order.get("wait", 0.001))
+    await ctx.emit({**order, "baggage": ctx.message.baggage, "traceparent": ctx.message.traceparent})
+
+
+@component.action
+async def answer(order: dict, ctx: Context) -> None:
+    if ctx.message.wants_reply:
+        await ctx.reply(order)
+"""
+STEPS = ("receive", "price", "answer")
+
+
+@dataclass(frozen=True)
+class TracedFlow:
+    """`components`: the `service.name` of each step."""
+
+    name: str
+    mesh: RunningMesh
+    components: dict[str, str]
+
+    @classmethod
+    def start(cls, mesh: RunningMesh, folder: Path, name: str, head: str = "reply_timeout: 10s") -> TracedFlow:
+        components = {step: f"{name}-{step}" for step in ("price", "answer")}
+        for step, component in components.items():
+            (folder / step).mkdir(parents=True)
+            manifest = f"name: {component}\nfunctions: {{{step}: {{kind: action}}}}\n"
+            (folder / step / "component.yaml").write_text(manifest)
+            unwanted = "answer" if step == "price" else "price"
+            begin, end = CODE.index(f"@component.action\nasync def {unwanted}"), len(CODE)
+            if unwanted == "price":
+                end = CODE.index("@component.action\nasync def answer")
+            (folder / step / "component.py").write_text(CODE[:begin] + CODE[end:])
+        (folder / "flow.yaml").write_text(
+            f"name: {name}\ntype: realtime\n{head}\nsteps:\n"
+            f"  receive: {{component: {ROOT / 'components' / 'webhook'}, function: receive, to: [price]}}\n"
+            "  price: {component: ./price, to: [answer], retry: {attempts: 3, backoff: 20ms}}\n"
+            "  answer: {component: ./answer}\n"
+        )
+        headrace("flow", "apply", str(folder / "flow.yaml"), "--run", "--data", str(mesh.data)).check()
+        return cls(name, mesh, {"receive": "webhook", **components})
+
+    async def post(self, body: dict[str, Any] | None = None, **headers: str) -> tuple[HttpAnswer, float]:
+        """The answer, and how long it took by this caller's clock, in seconds."""
+        ...
