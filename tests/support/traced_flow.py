@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.cli.http_caller import HttpAnswer, HttpConnection, HttpRequest
 from tests.support.commands import ROOT, headrace
-from tests.support.http_connection import HttpAnswer, HttpConnection
 from tests.support.mesh import RunningMesh
 
 CODE = """
@@ -32,7 +31,6 @@ async def answer(order: dict, ctx: Context) -> None:
     if ctx.message.wants_reply:
         await ctx.reply(order)
 """
-STEPS = ("receive", "price", "answer")
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,15 @@ class TracedFlow:
             "  price: {component: ./price, to: [answer], retry: {attempts: 3, backoff: 20ms}}\n"
             "  answer: {component: ./answer}\n"
         )
-        headrace("flow", "apply", str(folder / "flow.yaml"), "--run", "--data", str(mesh.data)).check()
+        headrace("flow", "apply", folder / "flow.yaml", "--run", data=mesh.data).ok()
         return cls(name, mesh, {"receive": "webhook", **components})
 
-    async def post(self, body: dict[str, Any] | None = None, **headers: str) -> tuple[HttpAnswer, float]:
-        """The answer, and how long it took by this caller's clock, in seconds."""
-        ...
+    def post(self, body: dict[str, Any] | None = None, **headers: str) -> HttpAnswer:
+        """The answer, with this caller's own clock in it; header names are given with `_` for `-`."""
+        host, _, port = self.mesh.gateway.rpartition(":")
+        given = {"content-type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+        connection = HttpConnection(host, int(port), timeout_s=20.0)
+        try:
+            return connection.call(HttpRequest(f"/hook/{self.name}", json.dumps(body or {}).encode(), given))
+        finally:
+            connection.close()
