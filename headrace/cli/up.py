@@ -25,6 +25,14 @@ class Profile(StrEnum):
 Replicas = Annotated[
     int, typer.Option(metavar="N", help="Servers of a cluster that keep each message: 1, 3 or 5; 0: 3 on a cluster.")
 ]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return when it is up; `headrace down` ends it.")]
+Otlp = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="OTLP collector (gRPC) for traces: http://127.0.0.1:4317. Default: $OTEL_EXPORTER_OTLP_ENDPOINT.",
+    ),
+]
 MetricsPort = Annotated[int, typer.Option(metavar="PORT", help="Of the metrics, on loopback; 0: last one, or free.")]
 NatsMonitor = Annotated[
     str, typer.Option(metavar="URL", help="Monitoring of the servers of --nats (URL,URL), for the metrics.")
@@ -57,16 +65,8 @@ def up(
     nats_monitor: NatsMonitor = "",
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
-    otlp: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            help="OTLP collector (gRPC) for traces: http://127.0.0.1:4317. Default: $OTEL_EXPORTER_OTLP_ENDPOINT.",
-        ),
-    ] = "",
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when it is up; `headrace down` ends it.")
-    ] = False,
+    otlp: Otlp = "",
+    detach: Detach = False,
     as_json: Annotated[bool, typer.Option("--json", help="When it is up: its addresses as one JSON object.")] = False,
 ) -> None:
     """Run a mesh: broker, registry, orchestrator, agent, gateway. Ctrl-C ends it in order; its data stays."""

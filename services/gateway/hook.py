@@ -240,9 +240,10 @@ class Hook:
 
     async def _send_first(self, work: _Work, first: FirstAnswer, send: Send) -> None:
         if first.reply is None:
-            await send_accepted(send, first.execution, replayed=True)
+            await send_accepted(send, first.execution, _context_headers(work), replayed=True)
         else:
-            await send_reply(send, first.reply, replayed=True)
+            await send_reply(send, first.reply, _context_headers(work), replayed=True)
+        self._roots.replayed(work.root, first.reply)
         self._counts.answered(work.route.flow, 202 if first.reply is None else first.reply.status, REPEATED)
 
     async def _publish_and_wait(self, work: _Work, waiter: Waiter) -> ReceivedReply | FirstAnswer | NoReply:
@@ -302,13 +303,6 @@ class Hook:
             reply_to=reply_to,
             baggage=work.baggage,
         )
-
-    async def _send_first(self, work: _Work, first: FirstAnswer, send: Send) -> None:
-        if first.reply is None:
-            await send_accepted(send, first.execution, _context_headers(work), replayed=True)
-        else:
-            await send_reply(send, first.reply, _context_headers(work), replayed=True)
-        self._roots.replayed(work.root, first.reply)
 
 
 def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roots: RootSpans) -> _Work:
