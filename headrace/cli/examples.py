@@ -42,6 +42,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schema": ("headrace schema flow", "headrace schema component --output component.schema.json"),
     "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --lines 20"),
+    "why": ("headrace why orders", "headrace why orders/price --json"),
     "dead-letters list": ("headrace dead-letters list", "headrace dead-letters list orders --step price --follow"),
     "dead-letters show": ("headrace dead-letters show orders 7",),
     "dead-letters replay": (

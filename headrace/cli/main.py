@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "flow": ("headrace.cli.flow", "app", "Apply, publish, start, stop and watch flows."),
     "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
     "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
+    "why": ("headrace.cli.why", "why", "Why a flow stands still or is slow, and what to type next."),
     "dead-letters": (
         "headrace.cli.dead_letters",
         "app",

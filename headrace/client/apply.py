@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.client.diagnosis_calls import DiagnosisCalls
 from headrace.client.flow_calls import FlowCalls
 from headrace.client.flow_check import check_flow_file
 from headrace.client.letter_calls import LetterCalls
@@ -45,7 +46,7 @@ class AppliedFlow:
     components: tuple[AppliedComponent, ...]
 
 
-class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls):
+class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, WatchCalls, DiagnosisCalls):
     """Calls that need flows and components together."""
 
     async def apply(

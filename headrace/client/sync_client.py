@@ -182,4 +182,5 @@ class Client:
     tail_logs = _sync_stream(AsyncClient.tail_logs)
     hops = _sync(AsyncClient.hops)
     watch_hops = _sync_stream(AsyncClient.watch_hops)
+    explain = _sync(AsyncClient.explain)
     server_info = _sync(AsyncClient.server_info)

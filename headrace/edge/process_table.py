@@ -74,6 +74,11 @@ def is_zombie(pid: int) -> bool:
     return _stat_fields(pid)[:1] == ["Z"]
 
 
+def state_of(pid: int) -> str:
+    """The letter of /proc: R, S, D, T (stopped), Z, ...; empty if it is gone."""
+    return next(iter(_stat_fields(pid)), "")
+
+
 def is_running(pid: int) -> bool:
     """Whether the process is there and not only waiting to be reaped."""
     fields = _stat_fields(pid)

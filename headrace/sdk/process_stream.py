@@ -60,6 +60,11 @@ class ProcessStream:
         if not function.is_async:
             self._threads = ThreadedCalls(function, scope, self._outbox, self._start_writing)
 
+    @property
+    def waiting(self) -> frozenset[Suspended]:
+        """Calls that were begun and wait for something."""
+        return frozenset(self._waiting)
+
     async def run(self) -> None:
         """Raises what broke the stream; cancelled, it cancels every call."""
         self._spawn(self._lead(iter(())))

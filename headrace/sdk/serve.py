@@ -65,6 +65,7 @@ def _import_component(bundle: Path, entrypoint: str) -> Component | None:
 async def _serve(component: Component, path: str) -> int:
     # Imported here: a component that does not import is reported without waiting for grpc.
     from headrace.sdk.server import ComponentServicer, make_server
+    from headrace.sdk.stacks import answer_signal
 
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         print(f"the socket path is longer than {MAX_SOCKET_PATH_BYTES} bytes: {path}", file=sys.stderr)
@@ -78,6 +79,7 @@ async def _serve(component: Component, path: str) -> int:
     except RuntimeError as error:
         print(f"the socket cannot be opened: {path}: {error}", file=sys.stderr)
         return EXIT_NO_SOCKET
+    servicer.stack_signal = answer_signal(path)
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

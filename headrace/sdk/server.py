@@ -21,6 +21,7 @@ from headrace.sdk.hooks import run_hook
 from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import ProcessStream
+from headrace.sdk.stacks import all_stacks
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -48,6 +49,9 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         self._function: Function | None = None
         self._scope: StepScope | None = None
         self._shut_down = False
+        self._stream: ProcessStream | None = None
+        self.stack_signal = 0
+        """As in HandshakeResponse; set before it serves."""
         self.stopped = asyncio.Event()
 
     async def Handshake(self, request: Any, context: Any) -> component_pb2.HandshakeResponse:
@@ -58,6 +62,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             protocol_version=PROTOCOL_VERSION,
             sdk=f"headrace-python/{__version__}",
             interpreter=f"{platform.python_implementation()} {platform.python_version()}",
+            stack_signal=self.stack_signal,
         )
         for function in self._component.functions.values():
             answer.functions.add(
@@ -96,7 +101,8 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         if function.kind == "listener":
             # It is checked by pings and watched through this stream like any other, but calls are refused.
             function = _uncallable(function.name)
-        await ProcessStream(function, scope, context).run()
+        self._stream = ProcessStream(function, scope, context)
+        await self._stream.run()
 
     async def Listen(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         function, scope = await self._ready(context)
@@ -115,6 +121,9 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         await self.shut_down()
         self.stopped.set()
         return component_pb2.ShutdownResponse()
+
+    async def GetStacks(self, request: Any, context: Any) -> component_pb2.GetStacksResponse:
+        return all_stacks(self._stream.waiting if self._stream is not None else (), request.max_frames)
 
     async def shut_down(self) -> None:
         """Runs the shutdown hook, once; its failure is only logged."""

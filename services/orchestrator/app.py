@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
+from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.edge.call_bounds import CallBounds
@@ -33,6 +34,8 @@ from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
+from services.orchestrator.fact_finder import FactFinder
+from services.orchestrator.fact_reader import FlowFactReader
 from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
@@ -53,6 +56,8 @@ from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPas
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
+from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
+from services.orchestrator.rpc_diagnosis import DiagnosisRpc
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
@@ -93,7 +98,12 @@ class Settings:
 
 
 def add_services(
-    server: GrpcServer, flows: FlowRpc, letters: DeadLetterRpc, hops: HopRpc, operations: OperationsRpc
+    server: GrpcServer,
+    flows: FlowRpc,
+    letters: DeadLetterRpc,
+    hops: HopRpc,
+    operations: OperationsRpc,
+    diagnosis: DiagnosisRpc,
 ) -> None:
     """What this orchestrator serves itself."""
     server.add(flow_pb2_grpc.add_FlowServiceServicer_to_server, flows, "headrace.api.flow.v1.FlowService")
@@ -101,6 +111,7 @@ def add_services(
     server.add(add_letters, letters, "headrace.api.deadletter.v1.DeadLetterService")
     server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
     server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
+    server.add(diagnosis_pb2_grpc.add_DiagnosisServiceServicer_to_server, diagnosis, DIAGNOSIS_SERVICE)
 
 
 class OrchestratorApp:
@@ -166,8 +177,10 @@ class OrchestratorApp:
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
         self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
         server.on_stop(feeds.close)
+        facts = FlowFactReader(assets, letters, history)
+        why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
-        add_services(server, flows, given_up, HopRpc(service, connection, feeds), operations)
+        add_services(server, flows, given_up, HopRpc(service, connection, feeds), operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)

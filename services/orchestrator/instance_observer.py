@@ -153,6 +153,18 @@ class InstanceObserver:
             status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
 
+    async def examine(self, name: str, *, stacks: bool, limit_s: float) -> sidecar_pb2.ExamineResponse | None:
+        """What an instance works on and waits for; None where it does not answer in time."""
+        watch = self._watches.get(name)
+        if watch is None:
+            return None
+        stub = sidecar_pb2_grpc.LifecycleServiceStub(watch.channel)
+        try:
+            return await stub.Examine(sidecar_pb2.ExamineRequest(stacks=stacks), timeout=limit_s)
+        except grpc.aio.AioRpcError as error:
+            log.debug("an instance was not examined", instance=name, code=error.code().name)
+            return None
+
     # Watching.
 
     async def _watch_agent(self) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.data_plane import DataPlane
     from services.sidecar.instance import Instance
+    from services.sidecar.lifecycle_rpc import LifecycleRpc
     from services.sidecar.spare_component import SpareComponent
 
 log = get_logger(__name__)
@@ -122,13 +123,12 @@ class SidecarService:
         environments: EnvironmentCache,
         logs: LogCapture,
     ) -> None:
-        from headrace.api.sidecar.v1 import sidecar_pb2_grpc
-        from headrace.edge.grpc_server import GrpcServer
         from headrace.edge.hop_recorder import HopRecorder
         from services.sidecar.careful_start import CarefulStart
         from services.sidecar.data_plane import DataPlane
+        from services.sidecar.examination import Examination
         from services.sidecar.instance import Instance
-        from services.sidecar.lifecycle_rpc import SERVICE_NAME, LifecycleRpc
+        from services.sidecar.lifecycle_rpc import LifecycleRpc
         from services.sidecar.reclaim import begin_anew, reclaim
 
         settings = self._settings
@@ -176,7 +176,16 @@ class SidecarService:
             tasks.create_task(self._until_shutdown(instance), name="shutdown"),
             tasks.create_task(self._watch_connection(), name="connection"),
         ]
-        self._rpc = LifecycleRpc(settings.instance, instance)
+        examination = Examination(settings.instance, instance, self._connection)
+        await self._serve_lifecycle(LifecycleRpc(settings.instance, instance, examination.examine))
+
+    async def _serve_lifecycle(self, rpc: LifecycleRpc) -> None:
+        from headrace.api.sidecar.v1 import sidecar_pb2_grpc
+        from headrace.edge.grpc_server import GrpcServer
+        from services.sidecar.lifecycle_rpc import SERVICE_NAME
+
+        settings = self._settings
+        self._rpc = rpc
         self._server = GrpcServer(keepalive=not settings.lifecycle_address.startswith("unix:"))
         self._server.add(sidecar_pb2_grpc.add_LifecycleServiceServicer_to_server, self._rpc, SERVICE_NAME)
         self._server.on_stop(self._rpc.end_streams)

@@ -68,6 +68,16 @@ class CallDispatch:
         """So many calls were given up and never ended that the component must be started anew."""
         return len(self._given_up) >= STUCK_CALLS
 
+    @property
+    def given_up(self) -> int:
+        """Calls that were given up and have not ended."""
+        return len(self._given_up)
+
+    @property
+    def paced(self) -> int:
+        """Inputs that wait for the step's rate limit; 0 where it has none, or has some left."""
+        return len(self._waiting) if self._pace is not None and self._pace.slows else 0
+
     def ended_late(self, call: int) -> None:
         """The end of a call that was given up."""
         self._given_up.discard(call)
@@ -167,7 +177,8 @@ class CallDispatch:
         self._on_begin(held)
         held.call = self._last_call
         held.phase = Phase.RUNNING
-        held.deadline = self._clock() + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
+        held.began_at = self._clock()
+        held.deadline = held.began_at + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
         self.running[held.call] = held
         envelope = held.envelope
         return ComponentInput(

@@ -21,6 +21,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
+from services.sidecar.component_stacks import sidecar_stacks, stacks_file, stacks_of
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.process_watch import limit_process
 from services.sidecar.settings import SIDECAR_VERSION, Settings
@@ -28,6 +29,7 @@ from services.sidecar.settings import SIDECAR_VERSION, Settings
 if TYPE_CHECKING:
     import grpc
 
+    from headrace.api.sidecar.v1 import sidecar_pb2
     from headrace.ports import ComponentStream
     from services.sidecar.spare_component import SpareComponent
 
@@ -83,6 +85,7 @@ class ComponentProcess:
         self._logs = logs
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._stack_signal = 0
         self._stream: ComponentStream | None = None
 
     @classmethod
@@ -138,6 +141,7 @@ class ComponentProcess:
         self._stub = component_pb2_grpc.ComponentServiceStub(self._channel)  # type: ignore[no-untyped-call]
         request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
         answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)
+        self._stack_signal = answer.stack_signal
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._failed(
                 "PROTOCOL_VERSION",
@@ -231,6 +235,13 @@ class ComponentProcess:
             await end_adopted()  # what left its group and session, too
         self._logs.end()
         self._socket.unlink(missing_ok=True)
+        stacks_file(self._socket).unlink(missing_ok=True)
+
+    async def stacks(self) -> sidecar_pb2.ComponentStacks:
+        """Where its calls and threads stand; within a second, whatever it does."""
+        if self._stub is None or not self.running:
+            return sidecar_stacks("", [], "the component does not serve yet" if self.running else "it is gone")
+        return await stacks_of(self.pid, self._stub, self._socket, self._stack_signal)
 
     async def _call(self, what: str, method: Any, request: Any, limit_s: float, *, connecting: bool = False) -> Any:
         """A unary call that also ends when the process does; `connecting`: a connection that takes its time is

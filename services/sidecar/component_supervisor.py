@@ -98,6 +98,11 @@ class ComponentSupervisor:
         """Process id of the component; 0 while there is none."""
         return self._process.pid if self._process is not None and self._process.running else 0
 
+    @property
+    def process(self) -> ComponentProcess | None:
+        """The component's process; None while there is none."""
+        return self._process
+
     def finished_message(self) -> None:
         """A message was finished: no crash loop (any more)."""
         self._record.finished_message()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from headrace.ports import ComponentStream, Delivery, JetStreamLane
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.component_process import ComponentProcess
+    from services.sidecar.held_input import HeldInput
+    from services.sidecar.outbox import Blocked
     from services.sidecar.plan_source import PlanSource
 
 log = get_logger(__name__)
@@ -197,6 +199,24 @@ class DataPlane:
     def held_back(self) -> int:
         """Of what is held: what failed for good, and what cannot go on before it."""
         return self._path.held_back
+
+    @property
+    def prefetch(self) -> int:
+        """Messages that may be in work at once."""
+        return self._step.prefetch
+
+    def inputs(self) -> list[HeldInput]:
+        """Messages held, as they are now."""
+        return self._path.inputs()
+
+    def blocked(self) -> list[Blocked]:
+        """Edges that outputs wait for."""
+        return self.outbox.blocked() + self._path.blocked()
+
+    @property
+    def last_input_at(self) -> float:
+        """When messages came, or a listener emitted, last; CLOCK_MONOTONIC, 0 when that never happened."""
+        return max(self._path.last_input_at, self._listener.last_emit_at if self._listener is not None else 0.0)
 
     @property
     def drained(self) -> bool:

@@ -86,6 +86,8 @@ class DeliveryLoop:
         self._dispatch = CallDispatch(step, clock, pace, runs_alone, on_begin=hops.began)
         self._ended: EndedCalls[LateContext] = EndedCalls()
         self._closed = False
+        self.last_error: tuple[Problem, int] | None = None
+        """The newest failed attempt, and when that was, Unix nanoseconds."""
         self._extend_every_s = ack_wait_s / 3
         limits = [self._extend_every_s / 2, 1.0] + ([step.timeout_s / 10] if step.timeout_s > 0 else [])
         self._sweep_every_s = max(0.01, min(limits))
@@ -94,6 +96,16 @@ class DeliveryLoop:
     @property
     def calls_run(self) -> bool:
         return bool(self._dispatch.running)
+
+    @property
+    def paced(self) -> int:
+        """Calls that wait for the rate limit."""
+        return self._dispatch.paced
+
+    @property
+    def given_up(self) -> int:
+        """Calls that were given up and never ended."""
+        return self._dispatch.given_up
 
     @property
     def component_problem(self) -> str:
@@ -200,6 +212,7 @@ class DeliveryLoop:
         problem = decision.error or outcome.problem
         if problem is not None:
             held.attempts.append(failed_attempt(held.attempt, problem))
+            self.last_error = (problem, time.time_ns())
             self._counters["timeouts"] += problem.code == TIMEOUT
             # What the caller did wrong, and what was asked for again, is no error of the step's.
             self._counters["failed"] += not decision.rejected and not decision.counts_as_rebound
@@ -278,6 +291,7 @@ class DeliveryLoop:
             self._dispatch.submit([held])
             return
         held.phase = Phase.RETRYING
+        held.due_at = self._clock() + delay_s
         self._timers.later(delay_s, partial(self._dispatch.submit, [held]))
 
     # Time limits

@@ -41,6 +41,10 @@ class HeldInput:
     crashes: int = 0
     alone: bool = False
     deadline: float = 0.0
+    began_at: float = 0.0
+    """When its running call began."""
+    due_at: float = 0.0
+    """Where a delay runs: when it is over."""
     # What the running attempt has produced so far.
     outputs: list[Any] = field(default_factory=list)
     output_bytes: int = 0

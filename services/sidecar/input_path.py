@@ -26,7 +26,7 @@ from services.sidecar.timers import Timers
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.hop_phases import HopPhases
-    from services.sidecar.outbox import Outbox
+    from services.sidecar.outbox import Blocked, Outbox
     from services.sidecar.reply_sender import ReplySender
 
 COUNTERS = (
@@ -63,6 +63,16 @@ class InputPath(Protocol):
     @property
     def problem(self) -> str:
         """Why nothing comes from the broker; empty while all is well."""
+
+    @property
+    def last_input_at(self) -> float:
+        """When messages came last, on the path's clock; 0 when none did."""
+
+    def inputs(self) -> list[HeldInput]:
+        """All that are held now."""
+
+    def blocked(self) -> list[Blocked]:
+        """Receivers that outputs wait for, besides those that the outbox knows."""
 
     def start_pulling(self) -> None:
         """Idempotent. The consumer must exist; until it does the lane keeps asking."""
@@ -118,6 +128,7 @@ class PlainPath:
         self._held: dict[str, HeldInput] = {}
         self._consumption: Consumption | None = None
         self._to_release = 0
+        self.last_input_at = 0.0
         self._memory = SenderMemory(plan.duplicate_window_s)
         self._letters = letters = DeadLetters(plan, step, outbox, counters)
         closing = Closing(
@@ -148,6 +159,12 @@ class PlainPath:
     def problem(self) -> str:
         return self._consumption.problem if self._consumption is not None else ""
 
+    def inputs(self) -> list[HeldInput]:
+        return list(self._held.values())
+
+    def blocked(self) -> list[Blocked]:
+        return []
+
     def late_context(self, held: HeldInput) -> LateContext:
         return LateContext(held)
 
@@ -169,7 +186,7 @@ class PlainPath:
             held.extend(self._lane, now, every_s)
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        now = self._clock()
+        now = self.last_input_at = self._clock()
         fresh: list[HeldInput] = []
         for delivery in deliveries:
             self._counters["received"] += 1

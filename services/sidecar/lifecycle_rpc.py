@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from services.sidecar.domain.lifecycle import Stage
@@ -90,11 +90,19 @@ def _leases(request: Any) -> list[SlotLease]:
     return [SlotLease(lease.slot, lease.generation) for lease in request.slots]
 
 
+class Examine(Protocol):
+    """`Examination.examine`."""
+
+    async def __call__(self, *, stacks: bool) -> sidecar_pb2.ExamineResponse:
+        """See there."""
+
+
 class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
     """Each call checks the generation, sets what is wanted, and answers the present status."""
 
-    def __init__(self, name: str, instance: Instance) -> None:
+    def __init__(self, name: str, instance: Instance, examine: Examine) -> None:
         self._name = name
+        self._examine = examine
         self._instance = instance
         self._ending = False
 
@@ -140,6 +148,9 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def GetStatus(self, request: Any, context: Any) -> sidecar_pb2.GetStatusResponse:
         return sidecar_pb2.GetStatusResponse(status=self._status())
+
+    async def Examine(self, request: Any, context: Any) -> sidecar_pb2.ExamineResponse:
+        return await self._examine(stacks=request.stacks)
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[sidecar_pb2.WatchStatusResponse]:
         board, counters = self._instance.status, dict[str, int]()

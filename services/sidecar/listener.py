@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,6 +88,7 @@ class ListenerFeed:
         self._component_changed = asyncio.Event()
         self._run: _Run | None = None
         self._task: asyncio.Task[None] | None = None
+        self.last_emit_at = 0.0
 
     @property
     def unresolved(self) -> int:
@@ -209,6 +211,7 @@ class ListenerFeed:
             self._resolve(emit, problem.code, problem.message)
             return
         self._counters["received"] += 1
+        self.last_emit_at = time.monotonic()
         source = f"{self._step.name}:{given.source_id}" if given.source_id else f"{self._step.name}:{uuid.uuid4().hex}"
         stimulus = stimulus_id(self._plan.flow, "listener", source)
         if self._rules is None:

@@ -60,6 +60,22 @@ class _Edge:
     ordered: bool
     waiting: deque[Outgoing] = field(default_factory=deque)
     probing: bool = False
+    full_since: float = 0.0
+    """CLOCK_MONOTONIC, seconds; 0 while it is not full."""
+    silent_since: float = 0.0
+    """The same, while publishes get no answer, or one that says to try again."""
+    repeating: int = 0
+    """Messages that wait to be published again after no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """An edge on which messages wait: `why` is `full` or `unanswered`, `for_s` since when."""
+
+    subject: str
+    waiting: int
+    why: str
+    for_s: float
 
 
 class Outbox:
@@ -100,6 +116,18 @@ class Outbox:
         else:
             self._send(edge, outgoing)
 
+    def blocked(self) -> list[Blocked]:
+        """Edges on which something waits for the receiver, or for the broker."""
+        now = time.monotonic()
+        found: list[Blocked] = []
+        for subject, edge in self._edges.items():
+            if edge.silent_since and edge.repeating:
+                waiting = len(edge.waiting) + edge.repeating
+                found.append(Blocked(subject, waiting, "unanswered", now - edge.silent_since))
+            elif edge.full_since and edge.waiting:
+                found.append(Blocked(subject, len(edge.waiting), "full", now - edge.full_since))
+        return found
+
     def withdraw(self, outgoing: Outgoing) -> None:
         """Its caller gives it up: it is not tried again, and unless an answer is under way nothing is called."""
         outgoing.withdrawn = True
@@ -139,6 +167,9 @@ class Outbox:
         error = future.exception()
         if error is None:
             edge.window.stored(waiting=len(edge.waiting))
+            edge.silent_since = 0.0
+            if not edge.window.recovering:
+                edge.full_since = 0.0
             stored = future.result()
             if stored.duplicate:
                 self._counters[ANSWERS[OutputAnswer.DUPLICATE].counter] += 1
@@ -152,6 +183,8 @@ class Outbox:
         if rule.fate is Fate.WAIT:
             self._counters[rule.counter] += 1
             edge.window.refused()
+            edge.full_since = edge.full_since or time.monotonic()
+            edge.silent_since = 0.0
             if outgoing.withdrawn:
                 self._one_settled()
             else:
@@ -175,6 +208,8 @@ class Outbox:
 
     def _again_later(self, edge: _Edge, outgoing: Outgoing) -> None:
         outgoing.tries += 1
+        edge.repeating += 1
+        edge.silent_since = edge.silent_since or time.monotonic()
         self._counters[ANSWERS[OutputAnswer.UNANSWERED].counter] += 1
         delay_s = jittered(republish_delay_s(outgoing.tries), random.random())  # noqa: S311
         self._timers.later(delay_s, partial(self._try_again, edge, outgoing))
@@ -182,6 +217,7 @@ class Outbox:
             self._probe_later(edge)
 
     def _try_again(self, edge: _Edge, outgoing: Outgoing) -> None:
+        edge.repeating -= 1
         if edge.ordered:
             edge.window.unanswered()
         self._send_again(edge, outgoing)

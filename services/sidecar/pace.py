@@ -43,6 +43,11 @@ class Pace:
             self._later(max(LEAST_WAIT_S, self._bucket.wait_s(now)), lambda: self._fire(wake))
         return count
 
+    @property
+    def slows(self) -> bool:
+        """Something waits for its turn."""
+        return self._armed
+
     def give_back(self, count: int) -> None:
         """So many that might begin did not."""
         self._bucket.give_back(count)

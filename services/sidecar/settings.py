@@ -90,7 +90,7 @@ class Settings:
 
     def remove_stale_sockets(self) -> None:
         """Sockets of components whose sidecar was killed."""
-        for path in self.run_dir.glob(f"{_short(self.instance)}.c*.sock"):
+        for path in self.run_dir.glob(f"{_short(self.instance)}.c*.sock*"):
             path.unlink(missing_ok=True)
 
 

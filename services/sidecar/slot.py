@@ -21,7 +21,7 @@ from headrace.ports import Consumption, Delivery, JetStreamLane
 from services.sidecar.domain.retry_delay import republish_delay_s
 from services.sidecar.domain.slot_order import Arrival, SlotOrder
 from services.sidecar.held_input import HeldInput, Phase
-from services.sidecar.outbox import Outgoing
+from services.sidecar.outbox import Blocked, Outgoing
 from services.sidecar.slot_commit import SlotCommit, SlotTaken
 from services.sidecar.slot_results import Result, ResultHost, SlotResults
 
@@ -45,6 +45,9 @@ class SlotLease:
 
 class SlotHost(ResultHost, Protocol):
     """The path that the slot belongs to."""
+
+    def now(self) -> float:
+        """Of the path's clock."""
 
     def read(self, slot: Slot, delivery: Delivery) -> tuple[HeldInput, str]:
         """The input of a delivery, and its key."""
@@ -100,6 +103,7 @@ class Slot:
         )
         self._held: dict[int, HeldInput] = {}
         self._early: list[Delivery] = []
+        self.last_input_at = 0.0
         self._consumption: Consumption | None = None
         self._epoch = 0
         self._redelivered_until = 0
@@ -125,6 +129,14 @@ class Slot:
         phases = [held.phase for held in self._held.values()]
         stuck = phases.count(Phase.STUCK)
         return self.held if stuck and not {Phase.RUNNING, Phase.RETRYING} & {*phases} else stuck
+
+    def inputs(self) -> list[HeldInput]:
+        """Of those: what has been read."""
+        return list(self._held.values())
+
+    def blocked(self) -> list[Blocked]:
+        """Receivers that its outputs wait for."""
+        return self._commit.blocked()
 
     @property
     def late_emits(self) -> int:
@@ -205,6 +217,7 @@ class Slot:
     # Intake
 
     def _on_deliveries(self, epoch: int, deliveries: list[Delivery]) -> None:
+        self.last_input_at = self._host.now()
         if epoch != self._epoch or self.lost_because or self._recovering:
             return
         if self._leaving and not self._taken:

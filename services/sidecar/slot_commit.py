@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +34,7 @@ from services.sidecar.domain.commit_size import CommitSize
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.output_answers import MESSAGE_TOO_LARGE
 from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_delay_s
-from services.sidecar.outbox import Outgoing
+from services.sidecar.outbox import Blocked, Outgoing
 
 if TYPE_CHECKING:
     from services.sidecar.timers import Timers
@@ -106,12 +107,22 @@ class SlotCommit:
         self._size = CommitSize()
         self._tries = 0
         self._ended = False
+        self._full: Chunk | None = None
+        self._full_since = 0.0
         self.busy = False
         self.problem = ""
 
     def end(self) -> None:
         """Nothing is sent any more."""
         self._ended = True
+
+    def blocked(self) -> list[Blocked]:
+        """The receivers of a batch that is refused because one of their edges is full; which one is not said."""
+        if self._full is None:
+            return []
+        for_s = time.monotonic() - self._full_since
+        counts = Counter(message.subject for message in self._full.messages)
+        return [Blocked(subject, count, "full", for_s) for subject, count in counts.items()]
 
     async def take(self) -> int:
         """Makes the slot this owner's: from here on nobody else's batch is stored. Answers up to which stream
@@ -192,6 +203,7 @@ class SlotCommit:
         elif isinstance(error, PublishRefused) and error.edge_full:
             self._counters["refused_full"] += 1
             self._size.full(len(chunk.inputs))
+            self._full, self._full_since = chunk, self._full_since or time.monotonic()
             self._again(jittered(PROBE_S, random.random()))  # noqa: S311
         elif isinstance(error, PublishRefused) and (error.fenced or error.duplicate_inside):
             self._tasks.create_task(self._look(chunk, duplicate=error.duplicate_inside), name="slot fence")
@@ -206,6 +218,7 @@ class SlotCommit:
         self._through = max(self._through, chunk.through)
         self._unresolved.clear()
         self._tries, self.problem = 0, ""
+        self._full, self._full_since = None, 0.0
         self._size.stored()
         self.busy = False
         self._source.stored(chunk)

@@ -33,7 +33,7 @@ from services.sidecar.slot_results import Result
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.hop_phases import HopPhases
-    from services.sidecar.outbox import Outbox
+    from services.sidecar.outbox import Blocked, Outbox
     from services.sidecar.reply_sender import ReplySender
     from services.sidecar.timers import Timers
 
@@ -122,6 +122,19 @@ class SlotPath:
     @property
     def held_back(self) -> int:
         return sum(slot.held_back for slot in self._slots.values())
+
+    def inputs(self) -> list[HeldInput]:
+        return [held for slot in self._slots.values() for held in slot.inputs()]
+
+    def blocked(self) -> list[Blocked]:
+        return [edge for slot in self._slots.values() for edge in slot.blocked()]
+
+    @property
+    def last_input_at(self) -> float:
+        return max((slot.last_input_at for slot in self._slots.values()), default=0.0)
+
+    def now(self) -> float:
+        return self._clock()
 
     @property
     def problem(self) -> str:

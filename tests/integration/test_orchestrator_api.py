@@ -53,6 +53,7 @@ async def test_reflection_lists_every_service_and_describes_any_contents(channel
     answer = await reflected(channel, reflection_pb2.ServerReflectionRequest(list_services=""))
     names = {service.name for service in answer.list_services_response.service}
     assert {
+        "headrace.api.diagnosis.v1.DiagnosisService",
         "headrace.api.flow.v1.FlowService",
         "headrace.api.hop.v1.HopService",
         "headrace.api.registry.v1.RegistryService",
