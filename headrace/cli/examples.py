@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flow draft": ("headrace flow draft orders --from 2",),
     "flow delete": ("headrace flow delete orders",),
     "flow delete-version": ("headrace flow delete-version orders 2",),
+    "top": ("headrace top", "headrace top orders", "headrace top orders --once --sort p99", "headrace top --json"),
     "schema": ("headrace schema flow", "headrace schema component --output component.schema.json"),
     "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --lines 20"),

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dev": ("headrace.cli.dev", "dev", "Run a flow while you write it: every save runs within two seconds."),
     "component": ("headrace.cli.component", "app", "Push, list and show components and their revisions."),
     "flow": ("headrace.cli.flow", "app", "Apply, publish, start, stop and watch flows."),
+    "top": ("headrace.cli.top", "top", "Watch rates, latencies, errors and what waits, step by step."),
     "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
     "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
     "why": ("headrace.cli.why", "why", "Why a flow stands still or is slow, and what to type next."),

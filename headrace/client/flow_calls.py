@@ -139,10 +139,16 @@ class FlowCalls(InterventionCalls):
         request = flow_pb2.GetFlowStatusRequest(name=resource("flows", flow))
         return await self._call(self._flows().GetFlowStatus, request)
 
-    async def watch_status(self, flow: str) -> AsyncGenerator[flow_pb2.FlowStatus, None]:
-        """The present status, then each change, and at least one every 5 s."""
+    async def watch_status(self, flow: str, *, away_s: float = 0.0) -> AsyncGenerator[flow_pb2.FlowStatus, None]:
+        """The present status, then each change, and at least one every 5 s. With `away_s` a connection that breaks is
+        made again, until no mesh has answered for so many seconds."""
         request = flow_pb2.WatchFlowStatusRequest(name=resource("flows", flow))
-        async for message in self._stream(self._flows().WatchFlowStatus, request):
+        messages = (
+            self._stream_again(lambda: self._flows().WatchFlowStatus, request, away_s)
+            if away_s
+            else self._stream(self._flows().WatchFlowStatus, request)
+        )
+        async for message in messages:
             yield message.status
 
     async def inject(
