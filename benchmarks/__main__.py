@@ -115,9 +115,15 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {'the same flow, none fails':<36}{letters['processed_per_s']:>10} messages/s")
         lines += keyed_lines(measured["keyed"])
         lines += overload_lines(measured)
+    errors = [floor["histogram_error_percent"] for floor in _floors(result)]
+    lines.append(f"\n  {'histograms against raw samples':<36}{max(errors):>10.2f} % off at most (p50, p95, p99)")
     checked = result["validate"]
     lines.append(f"\n  {'validate a flow of 100 steps':<36}{checked['all_ms']:>10.1f} ms")
     return "\n".join(lines + whole_mesh_lines(result))
+
+
+def _floors(result: dict[str, Any]) -> list[dict[str, float]]:
+    return [floor for measured in result["profiles"].values() for floor in measured["floors"].values()]
 
 
 def _pair(values: dict[str, float]) -> tuple[float, float]:

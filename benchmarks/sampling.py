@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from headrace.model.histogram import Histogram
+
 
 def percentile(samples: Sequence[float], share: float) -> float:
     """Nearest-rank percentile; 0.0 without samples."""
@@ -17,7 +19,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 
 def summary_us(samples_ns: Sequence[int]) -> dict[str, float]:
-    """p50, p95, p99 and mean in microseconds, and the count."""
+    """p50, p95, p99 and mean in microseconds, the count, and how far off the mesh's histogram is for the samples."""
     values = [sample / 1000 for sample in samples_ns]
     return {
         "p50_us": round(percentile(values, 0.50), 1),
@@ -25,7 +27,19 @@ def summary_us(samples_ns: Sequence[int]) -> dict[str, float]:
         "p99_us": round(percentile(values, 0.99), 1),
         "mean_us": round(sum(values) / len(values), 1) if values else 0.0,
         "count": len(values),
+        "histogram_error_percent": histogram_error_percent(samples_ns) if samples_ns else 0.0,
     }
+
+
+def histogram_error_percent(samples_ns: Sequence[int]) -> float:
+    """How far off the mesh's histogram is for these very samples: the worst of p50, p95 and p99."""
+    histogram = Histogram()
+    for sample in samples_ns:
+        histogram.record(sample)
+    shares = (0.5, 0.95, 0.99)
+    exact = [percentile(samples_ns, share) for share in shares]
+    pairs = zip(histogram.quantiles(shares), exact, strict=True)
+    return round(max(100 * abs(found - value) / value for found, value in pairs if value), 2)
 
 
 async def open_loop(rate: float, seconds: float, fire: Callable[[int], object]) -> int:

@@ -10,6 +10,9 @@ from benchmarks.fail_over import fail_over
 from benchmarks.many_flows import many_flows
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.recovery import recovery, recovery_lines
+from benchmarks.watchers import watchers, watchers_lines
+
+WATCHED_S = 4.0
 
 
 async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
@@ -20,6 +23,9 @@ async def whole_mesh(flows: int, told: Callable[[str], None]) -> dict[str, Any]:
     told("recovery: each kind of process is killed under 100 orders/s")
     async with bench_mesh("fast", told) as bench:
         result["recovery"] = await recovery(bench)
+    told("watchers: 0, 1, 10 and 100 clients watch the hops of a flow at 200 messages/s")
+    async with bench_mesh("fast", told) as bench:
+        result["watchers"] = await watchers(bench, WATCHED_S)
     told("the start of commands, and the edit loop")
     async with bench_mesh("fast", told) as bench:
         result["edit_loop"] = await edit_loop(bench)
@@ -40,6 +46,7 @@ def whole_mesh_lines(result: dict[str, Any]) -> list[str]:
         f" {failing['steady']['longest_gap_ms']:.1f} ms",
     ]
     lines += recovery_lines(result["recovery"])
+    lines += watchers_lines(result["watchers"])
     lines += edit_loop_lines(result["edit_loop"])
     if many := result.get("many_flows"):
         started, rest = many["started_at_once"], many["at_rest"]

@@ -227,6 +227,7 @@ class Hook:
                     written_at_mono_ns=work.written_at_mono_ns,
                     read_at_mono_ns=outcome.read_at_mono_ns,
                     read_at_unix_ns=outcome.read_at_unix_ns,
+                    trace_id=self._roots.recorded_trace(work.root),
                 )
                 self._roots.replied(work.root, outcome, work.written_at_mono_ns)
             case FirstAnswer():

@@ -66,6 +66,7 @@ class HopLog:
         written_at_mono_ns: int,
         read_at_mono_ns: int,
         read_at_unix_ns: int,
+        trace_id: bytes = b"",
     ) -> None:
         """A request whose response has been written just now."""
         log = self._of(flow)
@@ -78,7 +79,7 @@ class HopLog:
                 hop_ns = read_at_unix_ns - reply.input_stored_at_unix_ns
                 hop.record(hop_ns)
                 if hop_ns >= 0:
-                    hop.mark(hop_ns, read_at_unix_ns, reply.execution_id)
+                    hop.mark(hop_ns, read_at_unix_ns, reply.execution_id, trace_id)
 
     def flows(self) -> list[str]:
         """Those that have been served here."""

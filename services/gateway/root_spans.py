@@ -66,6 +66,10 @@ class RootSpans:
         context = trace_context.TraceContext(trace_id, trace_context.root_span_id(stimulus), sampled)
         return Root(name, flow, execution, context, parent_id, arrival, begun)
 
+    def recorded_trace(self, root: Root) -> bytes:
+        """Its trace id, 16 bytes; b"" where nobody records it."""
+        return bytes.fromhex(root.context.trace_id) if self._log is not None and root.context.sampled else b""
+
     def accepted(self, root: Root, written_at_mono_ns: int, *, duplicate: bool) -> None:
         """Answered 202 just now."""
         if self._log is not None:
