@@ -21,8 +21,8 @@ Made from `headrace --help` by `tools/commands_doc.py`; a test keeps it so.
 {epilog}
 
 - `rpc` ends with 64 and the status code of the call that failed (69: not found), as grpcurl does; `flow diff
-  --exit-code` with 1 where something differs; `why` with 4 where something stalls or slows the flow; `up` and `dev`
-  with 0 at Ctrl-C, which is how they end.
+  --exit-code` with 1 where something differs; `why` with 4 where something stalls or slows the flow; `up`, `dev`
+  and `top` on a terminal with 0 at Ctrl-C, which is how they end.
 - `--json` prints one JSON object on standard output (commands that follow print one a line); an error is
   `{{"error": {{"reason", "message", "next_step", "violations"}}}}` on standard error.
 - `--address`, `--data` and `$HEADRACE_ADDRESS`, `$HEADRACE_DATA` say which mesh; every command that asks one has them.

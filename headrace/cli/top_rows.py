@@ -169,15 +169,16 @@ def head_words(view: FlowView) -> list[str]:
 
 
 def exemplars_of(view: FlowView, seconds: int, step: str, digest: str) -> list[hop_pb2.Exemplar]:
-    """Executions of a step's hops that can be looked at, the slowest first."""
+    """Executions of a step's hops that can be looked at, each with its slowest hop, the slowest first."""
     window = view.window(seconds)
-    found = [
-        exemplar
-        for line in (window.phases if window is not None else ())
-        if line.step == step and line.phase == "hop" and line.revision == digest
-        for exemplar in line.exemplars
-    ]
-    return sorted(found, key=lambda exemplar: -exemplar.us)[:5]
+    found: dict[str, hop_pb2.Exemplar] = {}
+    for line in window.phases if window is not None else ():
+        if (line.step, line.phase, line.revision) == (step, "hop", digest):
+            for exemplar in line.exemplars:
+                name = exemplar.execution_id or exemplar.trace_id
+                if name not in found or exemplar.us > found[name].us:
+                    found[name] = exemplar
+    return sorted(found.values(), key=lambda exemplar: -exemplar.us)[:5]
 
 
 def trace_command(exemplars: Sequence[hop_pb2.Exemplar]) -> str:

@@ -14,7 +14,7 @@ MOST_TRACES = 20
 KEYS = "q quit  ↑↓ select  ⏎ open  s sort  r reverse  / filter  w window  t trace  p pause  ? help"
 HELP = (
     "q        quit (Ctrl-C too)",
-    "↑ ↓ j k  select a step; Page Up, Page Down, Home, End",
+    "↑ ↓ j k  select a step, or scroll an opened one; Page Up, Page Down, Home, End",
     "⏎ →      open the step: phases, counts, executions, instances",
     "Esc ←    back",
     "s S      sort by the next, the previous column",
@@ -45,6 +45,7 @@ class TopState:
     helping: bool = False
     message: str = ""
     offset: int = 0
+    scrolled: int = 0
     traces: list[str] = field(default_factory=list)
     page: int = 10
 
@@ -68,7 +69,7 @@ class TopState:
             case "?" | "h":
                 self.helping = True
             case "enter" | "right" | "l":
-                self.opened = bool(self.rows(views))
+                self.opened, self.scrolled = bool(self.rows(views)), 0
             case "esc" | "left" | "backspace" | "b":
                 self._back()
             case "s" | "S":
@@ -112,7 +113,9 @@ class TopState:
         by = {"up": -1, "k": -1, "down": 1, "j": 1, "page-up": -self.page, "page-down": self.page}
         by |= {"home": -(10**6), "end": 10**6}
         rows = self.rows(views)
-        if key in by and rows:
+        if key in by and self.opened:
+            self.scrolled = max(0, self.scrolled + by[key])
+        elif key in by and rows:
             index = min(max(self._index(rows) + by[key], 0), len(rows) - 1)
             self.selected = _name(rows[index])
 
@@ -149,7 +152,7 @@ class TopState:
             rows = self.rows(views)
             body = self._head(views, now)
             if self.opened and rows:
-                body += self._step(views, rows, width)[: room - len(body)]
+                body += self._step(views, rows, width, room - len(body))
             else:
                 body = body[: max(0, room - 2)] if room >= 3 else []
                 body += self._table(rows, width, room - len(body), several=len(views) > 1)
@@ -173,11 +176,14 @@ class TopState:
                 lines += [(f"problem: {problem}", BAD) for problem in view.status.problems[:2]]
         return lines
 
-    def _step(self, views: Sequence[FlowView], rows: Sequence[Row], width: int) -> list[Line]:
+    def _step(self, views: Sequence[FlowView], rows: Sequence[Row], width: int, room: int) -> list[Line]:
         row = rows[self._index(rows)]
         view = next(view for view in views if view.flow == row.flow)
         name, *rest = step_lines(view, row, self.seconds, width)
-        return [("", PLAIN), (name, HEADING), *((line, PLAIN) for line in rest)]
+        self.page = shown = max(1, room - 1)
+        self.scrolled = min(self.scrolled, max(0, len(rest) - shown))
+        part = rest[self.scrolled : self.scrolled + shown]
+        return [(name, HEADING), *((line, PLAIN) for line in part)][: max(0, room)]
 
     def _table(self, rows: Sequence[Row], width: int, room: int, *, several: bool) -> list[Line]:
         if not rows:
