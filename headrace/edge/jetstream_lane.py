@@ -1,4 +1,4 @@
-"""`NatsLane`: the JetStream lane over one nats-py connection (headrace.ports.JetStreamLane).
+"""`NatsLane`: the JetStream lane over one connection to NATS (headrace.ports.JetStreamLane).
 
 Publishes and acks share one wildcard inbox, each with a slot of its own (`lane_publishes`, `lane_acks`). When
 the connection breaks, publishes already written end in PublishUnknown at the reconnect, not before and not at
@@ -11,13 +11,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nats.aio.client import Client
-
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
 from headrace.edge.lane_publishes import PublishBook
 from headrace.edge.lane_reads import READ_LETTER, ReadBook
 from headrace.edge.lane_sends import SEND_LETTER, SendBook
-from headrace.edge.nats_tap import NatsTap
+from headrace.edge.nats_link import NatsLink
 from headrace.edge.pull_consumption import HEARTBEAT_S, PullConsumption
 from headrace.edge.structured_log import get_logger
 from headrace.ports import (
@@ -44,28 +42,23 @@ SUBJECT_CACHE = 4096
 
 
 class NatsLane:
-    """Takes over a connected client (see `nats_tap`); that stays its owner's to close, after the lane."""
+    """Has a connection of its own (`nats_link`), which is closed with it."""
 
     def __init__(
         self,
-        connection: Client,
+        link: NatsLink,
         *,
         max_outstanding: int = MAX_OUTSTANDING,
         max_outstanding_bytes: int = MAX_OUTSTANDING_BYTES,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        self._tap = NatsTap(
-            connection,
-            on_up=self._on_up,
-            on_down=self._on_down,
-            on_closed=self._on_connection_closed,
-        )
-        self._inbox = connection.new_inbox()
+        self._link = link
+        self._inbox = link.new_inbox()
         prefix = self._inbox.encode() + b"."
         self._skip = len(prefix)
-        self._publishes = PublishBook(self._tap, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
-        self._acks = AckBook(self._tap, prefix, on_recovered=self._resume, on_unsettled=self._refill)
-        self._reads = ReadBook(self._tap, prefix)
+        self._publishes = PublishBook(self._link, prefix, max_count=max_outstanding, max_bytes=max_outstanding_bytes)
+        self._acks = AckBook(self._link, prefix, on_recovered=self._resume, on_unsettled=self._refill)
+        self._reads = ReadBook(self._link, prefix)
         self._sends = SendBook(prefix, max_outstanding)
         self._batch_prefix = self._inbox.rpartition(".")[2][:22] + "-"
         self._batches = 0
@@ -78,9 +71,9 @@ class NatsLane:
         self._ended = ""
 
     async def start(self) -> None:
-        """InvalidInput unless the client is connected over TCP. Returns when the server knows the inbox."""
-        self._tap.attach()
-        self._tap.subscribe(f"{self._inbox}.*", self._on_answer)
+        """Returns when the server knows the inbox."""
+        self._link.attach(on_up=self._on_up, on_down=self._on_down, on_closed=self._on_connection_closed)
+        self._link.subscribe(f"{self._inbox}.*", self._on_answer)
         await self.flush()
 
     @property
@@ -107,8 +100,8 @@ class NatsLane:
         header = jetstream.publish_headers(message_id, traceparent, fence)
         if self._ended:
             return _failed(PublishUnknown(self._ended))
-        if size + len(header) > self._tap.max_payload:
-            text = f"{size + len(header)} bytes exceed the broker's maximum of {self._tap.max_payload}"
+        if size + len(header) > self._link.max_payload:
+            text = f"{size + len(header)} bytes exceed the broker's maximum of {self._link.max_payload}"
             return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
         return self._publishes.add(subject, header, payload, timeout_s)
 
@@ -129,8 +122,8 @@ class NatsLane:
         if self._ended:
             return _failed(PublishUnknown(self._ended))
         for message, header in zip(messages, headers, strict=True):
-            if len(message.payload) + len(header) > self._tap.max_payload:
-                text = f"a message to {message.subject} exceeds the broker's maximum of {self._tap.max_payload} bytes"
+            if len(message.payload) + len(header) > self._link.max_payload:
+                text = f"a message to {message.subject} exceeds the broker's maximum of {self._link.max_payload} bytes"
                 return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
         return self._publishes.add_batch(messages, headers, size, timeout_s)
 
@@ -143,7 +136,7 @@ class NatsLane:
             async with asyncio.timeout(timeout_s):
                 if self._ended:
                     raise ReadFailed(self._ended)
-                await self._tap.wait_up()
+                await self._link.wait_up()
                 return jetstream.parse_message_answer(await self._reads.ask(*request))
         except TimeoutError as error:
             raise ReadFailed(f"no answer within {timeout_s:g} s") from error
@@ -163,7 +156,7 @@ class NatsLane:
             raise ConnectionError(self._ended)
         self._consumptions_made += 1
         consumption = PullConsumption(
-            self._tap,
+            self._link,
             self._acks,
             f"{self._inbox}.c{self._consumptions_made}",
             stream,
@@ -174,7 +167,7 @@ class NatsLane:
             heartbeat_s=self._heartbeat_s,
         )
         self._consumptions.append(consumption)
-        if self._tap.up and not self._acks.recovering:
+        if self._link.up and not self._acks.recovering:
             consumption.resume()
         return consumption
 
@@ -186,18 +179,18 @@ class NatsLane:
 
     def extend(self, delivery: Delivery) -> None:
         """See the port. Not kept while the connection is down."""
-        if self._tap.up:
-            self._tap.write(f"PUB {delivery.token} 4\r\n+WPI\r\n".encode())
+        if self._link.up:
+            self._link.write(f"PUB {delivery.token} 4\r\n+WPI\r\n".encode())
 
     def send(self, subject: str, payload: bytes, *, on_unheard: Callable[[], None] | None = None) -> None:
         """See the port. ValueError for a payload beyond the broker's maximum."""
         if subject not in self._checked:
             self._check_subject(subject)
-        if len(payload) > self._tap.max_payload:
-            raise ValueError(f"payload: {len(payload)} bytes exceed the broker's maximum of {self._tap.max_payload}")
-        if self._tap.up:
-            if self._tap.write_backlog > MAX_BACKLOG_BYTES:
-                raise LaneFull(f"{self._tap.write_backlog} bytes wait to be written")
+        if len(payload) > self._link.max_payload:
+            raise ValueError(f"payload: {len(payload)} bytes exceed the broker's maximum of {self._link.max_payload}")
+        if self._link.up:
+            if self._link.write_backlog > MAX_BACKLOG_BYTES:
+                raise LaneFull(f"{self._link.write_backlog} bytes wait to be written")
             self._write_send(subject, payload, on_unheard)
             return
         size = len(subject) + len(payload)
@@ -208,22 +201,22 @@ class NatsLane:
 
     def _write_send(self, subject: str, payload: bytes, on_unheard: Callable[[], None] | None) -> None:
         to = f"{subject} {self._sends.add(on_unheard)}" if on_unheard is not None else subject
-        self._tap.write(f"PUB {to} {len(payload)}\r\n".encode() + payload + b"\r\n")
+        self._link.write(f"PUB {to} {len(payload)}\r\n".encode() + payload + b"\r\n")
 
     def listen(self, subject: str, on_message: Callable[[bytes], None]) -> None:
         """Core NATS subscription, until the lane is closed: each payload is handed over, on the loop, as it is
         read; restored after a reconnect."""
         self._check_subject(subject)
-        self._tap.subscribe(subject, lambda _subject, _reply, payload, _headers: on_message(payload))
+        self._link.subscribe(subject, lambda _subject, _reply, payload, _headers: on_message(payload))
 
     async def flush(self, timeout_s: float = 2.0) -> None:
         """See the port. Calls of one turn of the loop share one PING."""
         async with asyncio.timeout(timeout_s):
             if self._ended:
                 raise ConnectionError(self._ended)
-            await self._tap.wait_up()
+            await self._link.wait_up()
             mark = self._sends.mark
-            await asyncio.shield(self._tap.ping())
+            await asyncio.shield(self._link.ping())
             self._sends.heard(mark)
 
     async def close(self, timeout_s: float = 2.0) -> None:
@@ -240,7 +233,7 @@ class NatsLane:
         if waiting and remaining > 0:
             await asyncio.wait(waiting, timeout=remaining)
         self._end("the lane is closed")
-        self._tap.detach()
+        await self._link.close()
 
     def _on_answer(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         token = subject[self._skip :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from headrace.edge.nats_tap import NatsTap
+from headrace.edge.nats_link import NatsLink
 from headrace.edge.sweep_timer import NEVER, SweepTimer
 from headrace.ports import AckUnknown
 from headrace.wire.jetstream import AckSubject, parse_ack_subject
@@ -50,13 +50,13 @@ class AckBook:
 
     def __init__(
         self,
-        tap: NatsTap,
+        link: NatsLink,
         prefix: bytes,
         *,
         on_recovered: Callable[[], None],
         on_unsettled: Callable[[], None],
     ) -> None:
-        self._tap, self._prefix = tap, prefix
+        self._link, self._prefix = link, prefix
         self._on_recovered, self._on_unsettled = on_recovered, on_unsettled
         self._loop = asyncio.get_running_loop()
         self._slots: dict[bytes, _Ack] = {}
@@ -101,9 +101,9 @@ class AckBook:
         self._number += 1
         token = b"a%d" % self._number
         now = self._loop.time()
-        limit = LIMIT_S if self._tap.up else DOWN_LIMIT_S
+        limit = LIMIT_S if self._link.up else DOWN_LIMIT_S
         slot = self._slots[token] = _Ack(future, subject.encode(), now + limit, now + REPEAT_AFTER_S)
-        if self._tap.up:
+        if self._link.up:
             self._write(token, slot)
         self._timer.arm(slot.try_at)
         return future
@@ -169,10 +169,10 @@ class AckBook:
             slot.future.exception()  # whoever does not look leaves it to the redelivery
 
     def _write(self, token: bytes, slot: _Ack) -> None:
-        self._tap.write(b"PUB %b %b%b 4\r\n+ACK\r\n" % (slot.subject, self._prefix, token))
+        self._link.write(b"PUB %b %b%b 4\r\n+ACK\r\n" % (slot.subject, self._prefix, token))
 
     def _sweep(self, now: float) -> float:
-        following, up, repeated = NEVER, self._tap.up, False
+        following, up, repeated = NEVER, self._link.up, False
         for token, slot in list(self._slots.items()):
             absent = slot.absent_since > 0
             if now >= slot.deadline or (absent and up and now - slot.absent_since >= ABSENT_LIMIT_S):

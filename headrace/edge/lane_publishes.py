@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from headrace.edge.nats_tap import NatsTap
+from headrace.edge.nats_link import NatsLink
 from headrace.edge.sweep_timer import NEVER, SweepTimer
 from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Stored
 from headrace.wire import jetstream
@@ -23,8 +23,8 @@ class PublishBook:
     """Written publishes end in PublishUnknown when the connection comes back, since their answers cannot; those
     made while it was down are written then."""
 
-    def __init__(self, tap: NatsTap, prefix: bytes, *, max_count: int, max_bytes: int) -> None:
-        self._tap, self._prefix = tap, prefix
+    def __init__(self, link: NatsLink, prefix: bytes, *, max_count: int, max_bytes: int) -> None:
+        self._link, self._prefix = link, prefix
         self._max_count, self._max_bytes = max_count, max_bytes
         self._loop = asyncio.get_running_loop()
         self._slots: dict[bytes, _Slot] = {}
@@ -50,7 +50,7 @@ class PublishBook:
 
     async def room(self) -> None:
         """Returns when a payload of at most the broker's maximum size is let in."""
-        while self.is_full(self._tap.max_payload):
+        while self.is_full(self._link.max_payload):
             if self._room is None:
                 self._room = self._loop.create_future()
             await asyncio.shield(self._room)
@@ -84,9 +84,9 @@ class PublishBook:
     def _write(self, token: bytes, command: bytes, size: int, timeout_s: float) -> asyncio.Future[Stored]:
         future: asyncio.Future[Stored] = self._loop.create_future()
         deadline = self._loop.time() + timeout_s
-        if self._tap.up:
+        if self._link.up:
             self._slots[token] = _Slot(future, deadline, size, None)
-            self._tap.write(command)
+            self._link.write(command)
         else:
             self._slots[token] = _Slot(future, deadline, size, command)
         self._bytes += size
@@ -125,7 +125,7 @@ class PublishBook:
             if slot.command is None:
                 self._end(token, "the connection broke before the broker answered")
             else:
-                self._tap.write(slot.command)
+                self._link.write(slot.command)
                 slot.command = None
 
     def end_all(self, cause: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from headrace.edge.nats_tap import NatsTap
+from headrace.edge.nats_link import NatsLink
 from headrace.wire import jetstream
 
 READ_LETTER = b"r"
@@ -13,8 +13,8 @@ READ_LETTER = b"r"
 class ReadBook:
     """A read ends in its answer, or in ConnectionError when the connection breaks or nobody listens."""
 
-    def __init__(self, tap: NatsTap, prefix: bytes) -> None:
-        self._tap, self._prefix = tap, prefix
+    def __init__(self, link: NatsLink, prefix: bytes) -> None:
+        self._link, self._prefix = link, prefix
         self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
         self._number = 0
 
@@ -25,7 +25,7 @@ class ReadBook:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
         command = b"PUB %b %b%b %d\r\n%b\r\n" % (subject.encode(), self._prefix, token, len(payload), payload)
-        self._tap.write(command)
+        self._link.write(command)
         try:
             return await future
         finally:

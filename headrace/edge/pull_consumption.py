@@ -1,4 +1,4 @@
-"""Pulls one durable consumer through a NatsTap: credit, overlapping requests, heartbeats, recovery.
+"""Pulls one durable consumer through a NatsLink: credit, overlapping requests, heartbeats, recovery.
 
 Accounting: `asked` messages may still come from open pull requests (`open_pulls`), `held` were handed over and
 not released; asked + held never exceeds the credit. One exception: a server that forgot deliveries whose acks are
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from headrace.edge.lane_acks import AckBook
-from headrace.edge.nats_tap import NatsTap
+from headrace.edge.nats_link import NatsLink
 from headrace.edge.open_pulls import OpenPulls
 from headrace.edge.structured_log import get_logger
 from headrace.ports import Delivery
@@ -35,7 +35,7 @@ class PullConsumption:
 
     def __init__(
         self,
-        tap: NatsTap,
+        link: NatsLink,
         acks: AckBook,
         inbox: str,
         stream: str,
@@ -49,7 +49,7 @@ class PullConsumption:
     ) -> None:
         if credit < 1:
             raise ValueError(f"credit: {credit} is below 1")
-        self._tap, self._acks, self._inbox, self._credit = tap, acks, inbox, credit
+        self._link, self._acks, self._inbox, self._credit = link, acks, inbox, credit
         self._stream, self._consumer = stream, consumer
         self._on_deliveries, self._on_stopped = on_deliveries, on_stopped
         self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
@@ -105,9 +105,9 @@ class PullConsumption:
         self._stopping = True
         self._cancel_timers()
         if self._sid:
-            self._tap.unsubscribe(self._sid)
-            if self._tap.up:
-                await asyncio.wait([self._tap.ping()], timeout=STOP_LIMIT_S)
+            self._link.unsubscribe(self._sid)
+            if self._link.up:
+                await asyncio.wait([self._link.ping()], timeout=STOP_LIMIT_S)
         self.abandon()
 
     def abandon(self) -> None:
@@ -118,16 +118,16 @@ class PullConsumption:
         self._surplus.clear()
         self._hand_over()
         if self._sid:
-            self._tap.forget(self._sid)
+            self._link.forget(self._sid)
             self._sid = 0
         self._on_stopped(self)
 
     def _renew(self) -> None:
         if self._sid:
-            self._tap.forget(self._sid)
+            self._link.forget(self._sid)
         self._pulls.clear()
         self._epoch += 1
-        self._sid = self._tap.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_message)
+        self._sid = self._link.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_message)
         self._refill()
         self._arm_watch()
 
@@ -144,7 +144,7 @@ class PullConsumption:
         self._number += 1
         body = jetstream.pull_request(wanted, expires_s=self._expires_s, heartbeat_s=self._heartbeat_s)
         inbox = f"{self._inbox}.{self._epoch}.{self._number}"
-        self._tap.write(f"PUB {self._pull_subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
+        self._link.write(f"PUB {self._pull_subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
         self._pulls.add(b"%d" % self._number, wanted, self._loop.time())
 
     def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:

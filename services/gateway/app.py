@@ -23,6 +23,7 @@ from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.metrics_responder import MetricsResponder
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.nats_link import NatsLink
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.edge.tracing import Tracing
@@ -85,7 +86,8 @@ class Gateway:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
         self._connection = await connect_nats(settings.nats_url, self._name, timeout_s=START_LIMIT_S)
-        self._lane = lane_with_faults(NatsLane(self._connection))
+        link = await NatsLink.connect(settings.nats_url, self._name, timeout_s=START_LIMIT_S)
+        self._lane = lane_with_faults(NatsLane(link))
         await self._lane.start()
         routes = RouteTable(
             await KvBucket.open(self._connection, subjects.route_bucket(settings.workspace)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 
@@ -17,10 +18,14 @@ from services.sidecar.spare_component import SpareComponent
 
 # Finishing what is in flight may take a Shutdown call's whole grace.
 STOP_LIMIT_S = 75.0
+# A message is some dozens of objects, next to none of them in a cycle: collecting after every 700 took an eighth of
+# the processor time under load.
+COLLECT_AFTER = (10_000, 20, 20)
 
 
 def main() -> int:
     spare = SpareComponent.fork()  # before anything else: a process with threads cannot be forked
+    gc.set_threshold(*COLLECT_AFTER)
     parser = argparse.ArgumentParser(prog="python -m services.sidecar", description=__doc__)
     parser.add_argument("--log-level", default=os.environ.get("HEADRACE_LOG_LEVEL", "info"))
     arguments = parser.parse_args()

@@ -103,8 +103,10 @@ class SidecarService:
     async def _open_lane(self, logs: LogCapture) -> None:
         from headrace.edge.faulty_lane import lane_with_faults
         from headrace.edge.jetstream_lane import NatsLane
+        from headrace.edge.nats_link import NatsLink
 
-        lane = self._lane = lane_with_faults(NatsLane(self._connection))
+        link = await NatsLink.connect(self._settings.nats_url, self._settings.instance)
+        lane = self._lane = lane_with_faults(NatsLane(link))
         await lane.start()
         subject = subjects.log_subject(self._settings.workspace, self._settings.flow, self._settings.step)
 

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.nats_link import NatsLink
 from headrace.ports import Consumption, Delivery, JetStreamLane
 from tests.support.tcp_proxy import TcpProxy
 
@@ -28,20 +29,18 @@ OpenLane = Callable[..., AbstractAsyncContextManager[JetStreamLane]]
 
 
 @asynccontextmanager
-async def nats_py_lane(
-    url: str, *, max_outstanding: int = 4096, heartbeat_s: float = 0.3
-) -> AsyncIterator[JetStreamLane]:
-    connection = await connect_nats(url, "lane under test")
-    lane = NatsLane(connection, max_outstanding=max_outstanding, heartbeat_s=heartbeat_s)
+async def nats_lane(url: str, *, max_outstanding: int = 4096, heartbeat_s: float = 0.3) -> AsyncIterator[JetStreamLane]:
+    lane = NatsLane(
+        await NatsLink.connect(url, "lane under test"), max_outstanding=max_outstanding, heartbeat_s=heartbeat_s
+    )
     await lane.start()
     try:
         yield lane
     finally:
         await lane.close(timeout_s=0.5)
-        await close_nats(connection)
 
 
-IMPLEMENTATIONS: list[OpenLane] = [nats_py_lane]
+IMPLEMENTATIONS: list[OpenLane] = [nats_lane]
 
 
 @dataclass

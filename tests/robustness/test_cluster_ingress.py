@@ -27,6 +27,7 @@ from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.nats_link import NatsLink
 from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError
 from headrace.model.ingress_owner import IngressOwner
@@ -186,7 +187,7 @@ async def senders(cluster: BrokerCluster) -> AsyncIterator[list[Sender]]:
     opened: list[tuple[Client, NatsLane | None]] = []
     for number in range(SENDERS):
         connection = await connect_nats(cluster.url, f"sender {number}")
-        lane = NatsLane(connection) if number else None
+        lane = NatsLane(await NatsLink.connect(cluster.url, f"sender {number} lane")) if number else None
         if lane is not None:
             await lane.start()
         transport = lane or AssetsTransport(JetStreamAssets(connection, timeout_s=2.0))

@@ -19,6 +19,7 @@ import pytest
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.nats_link import NatsLink
 from tests.support.broker_trace import Call, TracedBroker, read_calls, sent_batches
 from tests.support.sidecar import sidecar_bench
 
@@ -87,7 +88,7 @@ async def publish_all(broker: TracedBroker) -> list[Promise]:
     await JetStreamAssets(connection).create_stream(
         {"name": "orders", "subjects": ["orders.>"], "retention": "workqueue", "storage": "file", "num_replicas": 1}
     )
-    lane = NatsLane(connection)
+    lane = NatsLane(await NatsLink.connect(broker.url, "load lane"))
     await lane.start()
     promises: list[Promise] = []
     add = lane._publishes.add

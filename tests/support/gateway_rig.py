@@ -19,6 +19,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.nats_link import NatsLink
 from headrace.model import answer as answers
 from headrace.model import message_ids, subjects
 from headrace.model.errors import Conflict
@@ -63,7 +64,7 @@ class Responder:
 
     async def start(self) -> None:
         self._connection = await connect_nats(self._broker.url, "responder")
-        self._lane = NatsLane(self._connection)
+        self._lane = NatsLane(await NatsLink.connect(self._broker.url, "responder lane"))
         await self._lane.start()
         self._answers = await KvBucket.open(
             self._connection, subjects.answer_bucket(WORKSPACE), ttl_s=answers.ANSWER_TTL_S
