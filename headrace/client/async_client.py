@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from headrace.client.run import RunCalls
+from headrace.client.trace_calls import TraceCalls
 
 
-class AsyncClient(RunCalls):
+class AsyncClient(RunCalls, TraceCalls):
     """Everything a person can do with a mesh, as typed calls on its one API address.
 
     Answers are the messages of `headrace.api.*`; errors are those of `headrace.model.errors`, with `reason`,

@@ -1,7 +1,8 @@
 """The two documents of a deployment in KV, shared by orchestrator (writes) and sidecars (read).
 
 `DeploymentPlan` (key `plan.<flow>.<n>`) is immutable: graph, pin set, config, policies, resolved once.
-`DeploymentState` (key `state.<flow>.<n>`) is the mutable one: phase, generation, replicas, sampling.
+`DeploymentState` (key `state.<flow>.<n>`) is the mutable one: phase, generation, replicas. How a flow is sampled
+outlives its deployments, so it is beside them (`headrace.model.sampling`).
 Both are stored as msgspec JSON; the plan is addressed by the digest of its bytes.
 """
 
@@ -129,7 +130,6 @@ class DeploymentState(msgspec.Struct, frozen=True):
     replicas: dict[str, int]
     cause: str = ""
     cause_reason: str = ""
-    sampling: float = 1.0
     created_at: float = 0.0
     changed_at: float = 0.0
     start_ms: dict[str, float] = {}

@@ -229,6 +229,16 @@ def metrics_request_subject(workspace: str) -> str:
     return f"{ROOT}.{workspace}._metrics"
 
 
+def trace_question_subject(workspace: str, flow: str) -> str:
+    """Sidecars, gateways and orchestrators answer a TraceQuestion here; flow `_all`: those of every flow."""
+    return f"{ROOT}.{workspace}._traces.{flow}"
+
+
+def keep_subject(workspace: str, flow: str) -> str:
+    """Executions of which whoever remembers something is to keep it, ids by line."""
+    return f"{ROOT}.{workspace}._keep.{flow}"
+
+
 def gateway_presence_subject(workspace: str) -> str:
     """Gateways answer a request here with their HTTP address (UTF-8 text)."""
     return f"{ROOT}.{workspace}._gateways"
@@ -285,6 +295,11 @@ def plan_key(flow: str, deployment: int) -> str:
 
 def state_key(flow: str, deployment: int) -> str:
     return f"state.{flow}.{deployment}"
+
+
+def sampling_key(flow: str) -> str:
+    """In the bucket of deployments: how a flow is sampled, across its deployments (headrace.model.sampling)."""
+    return f"sampling.{flow}"
 
 
 def broker_key() -> str:

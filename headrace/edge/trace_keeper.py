@@ -1,0 +1,170 @@
+"""What one process remembers of executions, and what of it goes to the collector although it was not sampled.
+
+A tap and the sampler of a span log (`headrace.edge.span_log`). When a record shows that its execution is worth keeping
+(`headrace.model.sampling.TailRules`), this process sends what it has of it and says so on NATS, so that all others do the
+same; what they record of it later is sent too. Who asks for the next executions of a kind is served the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from headrace.edge.sampling_documents import SamplingDocuments
+from headrace.edge.structured_log import get_logger
+from headrace.edge.trace_responder import TraceResponder
+from headrace.model import subjects
+from headrace.model.hop_record import HopRecord, Record
+from headrace.model.recent_executions import RecentExecutions
+from headrace.model.sampling import DEFAULT_RATIO, CaptureMatcher, Sampling, TailRules, bound_of, is_sampled
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from headrace.edge.kv_bucket import KvBucket
+    from headrace.edge.span_log import SpanLog
+
+log = get_logger(__name__)
+
+MAX_ANNOUNCED = 64
+"""Executions of one lot (a fifth of a second) that others are told of; past it only the record itself is kept."""
+MAX_HEARD = 256
+MAX_KEPT = 2_048
+ALL_FLOWS = "*"
+
+
+class TraceKeeper:
+    """Of one flow's sidecar, or of a service that serves all flows (`flow` `*`). Make it before anybody is given the
+    span log; `start` it once the connection is there, and give `follow` to a TaskGroup."""
+
+    def __init__(self, span_log: SpanLog, workspace: str, flow: str, instance: str) -> None:
+        self.recent = RecentExecutions()
+        self._log = span_log
+        self._workspace, self._flow, self._instance = workspace, flow, instance
+        self._bounds: dict[str, int] = {}
+        self._default_bound = bound_of(DEFAULT_RATIO)
+        self._rules = TailRules()
+        self._matchers: dict[str, CaptureMatcher] = {}
+        self._kept: dict[str, set[str]] = {}
+        self._earlier: list[Record] = []
+        self._connection: Client | None = None
+        self._documents: SamplingDocuments | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        span_log.taps.append(self._take)
+        span_log.sampler = self
+
+    # Sampler
+
+    def begins(self, flow: str, trace_id: str) -> bool:
+        """See `Sampler`."""
+        return is_sampled(trace_id, self._bounds.get(flow, self._default_bound))
+
+    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
+        """See `Sampler`; asked right after the tap got the same lot."""
+        kept, self._earlier = self._earlier, []
+        for record in records:
+            if record.sampled:
+                kept.append(record)
+            elif (sent := self._kept.get(record.execution_id)) is not None and record.span_id not in sent:
+                sent.add(record.span_id)
+                kept.append(record)
+        return kept
+
+    # Tap
+
+    def _take(self, records: Sequence[Record]) -> None:
+        now = time.monotonic()
+        self.recent.note(records, now)
+        exporting, crowded = self._log.exporter is not None, self.recent.level > 0
+        worth: dict[str, dict[str, None]] = {}
+        for record in records:
+            if record.sampled or not exporting:
+                # It is sent, or nothing is; what went wrong is to be remembered whole all the same.
+                if not crowded or not went_wrong(record):
+                    continue
+            elif not self._rules.reason(record):
+                continue
+            if record.execution_id not in self._kept:
+                worth.setdefault(record.site.flow, {})[record.execution_id] = None
+        for flow, executions in worth.items():
+            self._keep_whole(list(executions), note=True)
+            self._announce(flow, list(executions)[:MAX_ANNOUNCED])
+        for flow, matcher in self._matchers.items():
+            if matcher.capture.open(time.time()) and (found := matcher.found(records)) and self._documents is not None:
+                self._documents.claim(flow, found)
+
+    def _keep_whole(self, executions: Collection[str], *, note: bool) -> None:
+        """What is remembered of these, and not sent, is; now, or (`note`) with the lot that is being handed over."""
+        self.recent.mark(executions)
+        for execution in executions:
+            self._kept.setdefault(execution, set())
+        while len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        if self._log.exporter is None:
+            return
+        found: list[Record] = []
+        for record in self.recent.of(executions):
+            sent = self._kept.get(record.execution_id)
+            if not record.sampled and sent is not None and record.span_id not in sent:
+                sent.add(record.span_id)
+                found.append(record)
+        if note:
+            self._earlier += found
+        elif found:
+            self._log.exporter.put(found)
+
+    def _announce(self, flow: str, executions: list[str]) -> None:
+        if self._connection is None or not self._connection.is_connected:
+            return
+        task = asyncio.get_running_loop().create_task(self._publish(flow, executions))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _publish(self, flow: str, executions: list[str]) -> None:
+        assert self._connection is not None
+        with contextlib.suppress(Exception):  # the connection went: what is sent elsewhere is not worth a failure here
+            await self._connection.publish(subjects.keep_subject(self._workspace, flow), "\n".join(executions).encode())
+
+    # What others say
+
+    async def start(self, connection: Client, bucket: KvBucket) -> None:
+        """Listens to what others keep, and to questions."""
+        self._connection = connection
+        self._documents = SamplingDocuments(bucket, self._flow, self._changed)
+        await connection.subscribe(subjects.keep_subject(self._workspace, self._flow), cb=self._heard)
+        await TraceResponder(self._log, self.recent, self._instance).start(connection, self._workspace, self._flow)
+
+    async def follow(self) -> None:
+        """Keeps to the documents of sampling; for ever."""
+        assert self._documents is not None
+        await self._documents.follow()
+
+    async def _heard(self, message: Msg) -> None:
+        executions = message.data.decode("ascii", "replace").split("\n")[:MAX_HEARD]
+        self._log.hand_over()
+        if new := [execution for execution in executions if execution not in self._kept]:
+            self._keep_whole(new, note=False)
+
+    def _changed(self, flow: str, sampling: Sampling) -> None:
+        self._bounds[flow] = bound_of(sampling.ratio)
+        capture = sampling.capture
+        if capture is None:
+            self._matchers.pop(flow, None)
+            return
+        known = self._matchers.get(flow)
+        if known is None or known.capture.since != capture.since or known.capture.where != capture.where:
+            known = self._matchers[flow] = CaptureMatcher(capture)
+        known.capture = capture
+        if new := [execution for execution in capture.caught if execution not in self._kept]:
+            self._log.hand_over()
+            self._keep_whole(new, note=False)
+
+
+def went_wrong(record: Record) -> bool:
+    """Cheaper than the rules: what failed, or had to be tried again."""
+    return record.failed or (isinstance(record, HopRecord) and record.attempt > 1)
+

@@ -1,0 +1,176 @@
+"""Which executions are traced: a ratio per flow, what is kept whatever the ratio, and the next ones a person asks for.
+
+A trace is sampled or not where it begins, from its id alone, so that every process says the same; where a caller brings
+a trace of its own, that caller's flag decides. What was not sampled is still remembered for a while in each process, so
+that it can be kept once it shows that it is worth it: it failed, was tried again or given up, or took longer than
+anything else did at that step in that minute. Then all processes keep what they have of that execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from headrace.model.errors import InvalidInput
+from headrace.model.hop_record import HopOutcome, HopRecord, Record
+from headrace.model.record_filter import RecordFilter, parse_filter
+
+DEFAULT_RATIO = 1.0
+MAX_CAPTURE = 100
+DEFAULT_CAPTURE_S = 600.0
+LONGEST_CAPTURE_S = 86_400.0
+_IDS = 1 << 64
+MINUTE_NS = 60_000_000_000
+
+
+class Capture(msgspec.Struct, frozen=True):
+    """The next executions of which a hop fits `where` (empty: any), from `since` to `until` (Unix seconds)."""
+
+    wanted: int
+    where: str
+    since: float
+    until: float
+    caught: tuple[str, ...] = ()
+    """Execution ids, in the order in which they were caught."""
+
+    @property
+    def full(self) -> bool:
+        return len(self.caught) >= self.wanted
+
+    def open(self, now: float) -> bool:
+        """Whether it still catches."""
+        return not self.full and now < self.until
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """A flow's mutable document of sampling (`headrace.model.subjects.sampling_key`)."""
+
+    ratio: float = DEFAULT_RATIO
+    capture: Capture | None = None
+    changed_at: float = 0.0
+    by: str = ""
+
+
+DEFAULT = Sampling()
+
+
+def encode_sampling(sampling: Sampling) -> bytes:
+    return msgspec.json.encode(sampling)
+
+
+def decode_sampling(raw: bytes) -> Sampling:
+    return msgspec.json.decode(raw, type=Sampling)
+
+
+def check_ratio(ratio: float) -> float:
+    """InvalidInput unless 0 to 1."""
+    if not 0.0 <= ratio <= 1.0:
+        raise InvalidInput.at("ratio", ratio, "is not between 0 and 1", next_step="Use for example 0.01 for one in 100")
+    return ratio
+
+
+def new_capture(count: int, where: str, now: float, within_s: float = 0.0) -> Capture:
+    """InvalidInput for a number or a limit out of bounds, or what is no filter. `within_s` 0: ten minutes."""
+    if not 1 <= count <= MAX_CAPTURE:
+        raise InvalidInput.at("next", count, f"is not between 1 and {MAX_CAPTURE}")
+    if not 0 <= within_s <= LONGEST_CAPTURE_S:
+        raise InvalidInput.at("within", within_s, f"is not between 0 and {LONGEST_CAPTURE_S:.0f} seconds")
+    text = parse_filter(where, "where").text
+    return Capture(count, text, now, now + (within_s or DEFAULT_CAPTURE_S))
+
+
+def claimed(sampling: Sampling, executions: Iterable[str], now: float) -> Sampling | None:
+    """The document with those executions caught, as far as there is room; None where that changes nothing."""
+    capture = sampling.capture
+    if capture is None or not capture.open(now):
+        return None
+    caught = list(capture.caught)
+    for execution in executions:
+        if len(caught) < capture.wanted and execution not in caught:
+            caught.append(execution)
+    if len(caught) == len(capture.caught):
+        return None
+    return msgspec.structs.replace(sampling, capture=msgspec.structs.replace(capture, caught=tuple(caught)))
+
+
+def bound_of(ratio: float) -> int:
+    """A trace is sampled when the last 64 bits of its id are below this; the stock SDK's TraceIdRatioBased says the
+    same of the same ratio."""
+    return round(ratio * _IDS)
+
+
+def is_sampled(trace_id: str, bound: int) -> bool:
+    """`trace_id` in hexadecimal digits; of what is none, False."""
+    try:
+        return int(trace_id[-16:], 16) < bound
+    except ValueError:
+        return False
+
+
+class CaptureMatcher:
+    """Finds executions for one capture, each once."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self._filter: RecordFilter = parse_filter(capture.where, "where")
+        self._since_ns = int(capture.since * 1e9)
+        self._seen = set(capture.caught)
+
+    def found(self, records: Sequence[Record]) -> list[str]:
+        """Executions of those that fit and began to be worked on after the capture was asked for."""
+        new: dict[str, None] = {}
+        for record in records:
+            if (
+                record.execution_id not in self._seen
+                and _moment_ns(record) >= self._since_ns
+                and self._filter.fits(record)
+            ):
+                new[record.execution_id] = None
+                if len(self._seen) + len(new) > 4 * MAX_CAPTURE:
+                    break
+        self._seen.update(new)
+        return list(new)
+
+
+class TailRules:
+    """What of the records that were not sampled is worth keeping all the same. One per process; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._slowest: dict[tuple[str, str], int] = {}
+
+    def reason(self, record: Record) -> str:
+        """`retry` (it is followed by another attempt, or is one), `error`, `slowest`, or empty. Ask once a record, in
+        the order in which they ended.
+
+        `slowest`: none of its flow and step that ended in this minute took longer so far. So the slowest of each minute
+        is kept for certain, at once, with a few that were the slowest before it (as many as the logarithm).
+        """
+        slow = self._is_slowest(record)
+        if isinstance(record, HopRecord) and (record.outcome is HopOutcome.RETRIED or record.attempt > 1):
+            return "retry"
+        if record.failed:
+            return "error"
+        return "slowest" if slow else ""
+
+    def _is_slowest(self, record: Record) -> bool:
+        minute = _end_ns(record) // MINUTE_NS
+        if minute > self._minute:
+            self._minute = minute
+            self._slowest.clear()
+        site = record.site
+        key = (site.flow, site.step)
+        took_ns = record.duration_ns
+        if took_ns <= self._slowest.get(key, 0):
+            return False
+        self._slowest[key] = took_ns
+        return True
+
+
+def _moment_ns(record: Record) -> int:
+    return record.received_at_unix_ns if isinstance(record, HopRecord) else record.started_at_unix_ns
+
+
+def _end_ns(record: Record) -> int:
+    return record.unix_of(record.ended_at_mono_ns) if isinstance(record, HopRecord) else record.ended_at_unix_ns
