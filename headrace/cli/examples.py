@@ -44,6 +44,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --lines 20"),
     "why": ("headrace why orders", "headrace why orders/price --json"),
+    "trace": (
+        "headrace trace",
+        "headrace trace --flow orders --where 'step=price AND error=true'",
+        "headrace trace 9f86d081884c7d659a2feaa0c55ad015",
+    ),
+    "flow trace": (
+        "headrace flow trace orders",
+        "headrace flow trace orders --ratio 0.01",
+        "headrace flow trace orders --next 10 --where 'step=price'",
+    ),
     "dead-letters list": ("headrace dead-letters list", "headrace dead-letters list orders --step price --follow"),
     "dead-letters show": ("headrace dead-letters show orders 7",),
     "dead-letters replay": (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli import flow_views, history, intervention, rollout
+from headrace.cli import trace as tracing
 from headrace.cli.component import pushed_words
 from headrace.cli.flow_check import validate
 from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
@@ -173,6 +174,7 @@ app.command()(intervention.scale)
 app.command()(intervention.cancel)
 app.command("drain-choice")(intervention.drain_choice)
 app.command()(history.history)
+app.command("trace")(tracing.flow_trace)
 
 
 @app.command()

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inject": ("headrace.cli.inject", "inject", "Publish one message to a flow's trigger."),
     "logs": ("headrace.cli.logs", "logs", "What components and sidecars wrote."),
     "why": ("headrace.cli.why", "why", "Why a flow stands still or is slow, and what to type next."),
+    "trace": ("headrace.cli.trace", "trace", "One execution as a waterfall; or the newest ones."),
     "dead-letters": (
         "headrace.cli.dead_letters",
         "app",

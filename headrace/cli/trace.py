@@ -14,6 +14,8 @@ from headrace.cli.tables import table
 from headrace.cli.terminal import show_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from headrace.api.trace.v1 import trace_pb2
     from headrace.client import AsyncClient
 
@@ -51,7 +53,7 @@ def trace(
         hint(f"headrace trace {found.executions[0].name.rpartition('/')[2]}")
 
 
-def _show(execution: str, flow: str, as_json: bool, address: str | None, data: str | None) -> None:
+def _show(execution: str, flow: str, as_json: bool, address: str | None, data: Path | None) -> None:
     async def work(client: AsyncClient) -> trace_pb2.Execution:
         return await client.get_trace(execution, flow=flow)
 

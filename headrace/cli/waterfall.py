@@ -1,4 +1,4 @@
-"""One execution as text: a line for its root and for each attempt, with bars on one scale of time, then their phases."""
+"""One execution as text: a line for its root and for each attempt, bars on one scale of time, then phases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def execution_text(execution: trace_pb2.Execution) -> str:
     if execution.trace_id != identity:
         lines.append(f"trace {execution.trace_id} (its caller's)")
     if execution.link:
-        lines.append(f"Jaeger: {execution.link}" + ("" if execution.sampled else "  (not sampled; there if it was kept)"))
+        lines.append(
+            f"Jaeger: {execution.link}" + ("" if execution.sampled else "  (not sampled; there if it was kept)")
+        )
     lines += ["", _bars(execution), "", LEGEND, "", _phases(execution)]
     lines += _remarks(execution)
     return "\n".join(lines)
@@ -126,7 +128,11 @@ def _remarks(execution: trace_pb2.Execution) -> list[str]:
     lines = []
     for attempt in execution.attempts:
         if attempt.problem:
-            again = f"; again after {_ms(attempt.retry_after.ToNanoseconds())} ms" if attempt.retry_after.ToNanoseconds() else ""
+            again = (
+                f"; again after {_ms(attempt.retry_after.ToNanoseconds())} ms"
+                if attempt.retry_after.ToNanoseconds()
+                else ""
+            )
             lines.append(f"{attempt.step} attempt {attempt.attempt}: {attempt.code}: {attempt.problem}{again}")
         if attempt.in_doubt:
             lines.append(f"{attempt.step}: the message was in doubt, and may have been handled before")
@@ -134,7 +140,9 @@ def _remarks(execution: trace_pb2.Execution) -> list[str]:
         lines.append(f"gateway: {execution.root.code}: {execution.root.problem}")
     if execution.missing_steps:
         lines.append(f"not remembered any more: {', '.join(execution.missing_steps)}")
-    skewed = [part.name for attempt in execution.attempts for part in attempt.phases if part.duration.ToNanoseconds() < 0]
+    skewed = [
+        part.name for attempt in execution.attempts for part in attempt.phases if part.duration.ToNanoseconds() < 0
+    ]
     if skewed:
         lines.append(f"clocks differ: {', '.join(sorted(set(skewed)))} below zero")
     return ["", *lines] if lines else []

@@ -11,6 +11,8 @@ from headrace.model.errors import InvalidInput
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 DEFAULT_PORT = 4317
 DEADLINE_S = 5.0
+JAEGER_VARIABLE = "HEADRACE_JAEGER"
+JAEGER_PORT = 16686
 
 HANDED_ON = ("OTEL_EXPORTER_OTLP_", "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER")
 """Beginnings of the variables that are a matter of the whole mesh. They go from process to process in the environment,
@@ -40,6 +42,19 @@ class OtlpRefused(Exception):
     def __init__(self, cause: str, *, again: bool) -> None:
         super().__init__(cause)
         self.again = again
+
+
+def jaeger_pages(environ: Mapping[str, str]) -> str:
+    """Where a person finds traces: $HEADRACE_JAEGER, else the usual port of a Jaeger that takes OTLP on its usual port;
+    empty where neither is known."""
+    if given := environ.get(JAEGER_VARIABLE, "").strip():
+        return given.rstrip("/")
+    try:
+        target = read_target(environ)
+    except InvalidInput:
+        return ""
+    host, _, port = target.address.rpartition(":") if target is not None else ("", "", "")
+    return f"http://{host}:{JAEGER_PORT}" if port == str(DEFAULT_PORT) else ""
 
 
 def read_target(environ: Mapping[str, str], signal: str = "TRACES") -> OtlpTarget | None:

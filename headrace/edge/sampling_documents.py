@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -53,6 +54,10 @@ async def edit_sampling(bucket: KvBucket, flow: str, edit: Callable[[Sampling], 
             continue
         return wanted
     raise Conflict(f"the sampling of flow {flow!r} keeps changing", reason="KEEPS_CHANGING", next_step="Try again")
+
+
+def _claim(executions: Iterable[str], present: Sampling) -> Sampling | None:
+    return claimed(present, executions, time.time())
 
 
 class SamplingDocuments:
@@ -116,5 +121,4 @@ class SamplingDocuments:
     async def _claim_all(self) -> None:
         while self._claims:
             flow, executions = self._claims.popitem()
-            now = time.time()
-            await edit_sampling(self._bucket, flow, lambda present, ids=executions: claimed(present, ids, now))  # type: ignore[misc]
+            await edit_sampling(self._bucket, flow, partial(_claim, executions))

@@ -1,8 +1,8 @@
 """What one process remembers of executions, and what of it goes to the collector although it was not sampled.
 
 A tap and the sampler of a span log (`headrace.edge.span_log`). When a record shows that its execution is worth keeping
-(`headrace.model.sampling.TailRules`), this process sends what it has of it and says so on NATS, so that all others do the
-same; what they record of it later is sent too. Who asks for the next executions of a kind is served the same way.
+(`headrace.model.sampling.TailRules`), this process sends what it has of it and says so on NATS, so that all others do
+the same; what they record of it later is sent too. Who asks for the next executions of a kind is served the same way.
 """
 
 from __future__ import annotations
@@ -167,4 +167,3 @@ class TraceKeeper:
 def went_wrong(record: Record) -> bool:
     """Cheaper than the rules: what failed, or had to be tried again."""
     return record.failed or (isinstance(record, HopRecord) and record.attempt > 1)
-

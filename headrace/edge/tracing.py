@@ -11,10 +11,14 @@ from headrace.edge.otlp_target import OtlpTarget, read_target
 from headrace.edge.span_log import SpanLog
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
+from headrace.edge.trace_keeper import TraceKeeper
 from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import SpanCounts
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from headrace.edge.kv_bucket import KvBucket
     from headrace.edge.otlp_channel import OtlpChannel
     from headrace.edge.span_export import SpanExporter
 
@@ -30,6 +34,7 @@ class Tracing:
         self._channel: OtlpChannel | None = None
         self._exporter: SpanExporter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tasks, self._following = tasks, list[asyncio.Task[None]]()
         self.target = _target(environ)
         if self.target is not None:
             # gRPC is loaded only where it is needed.
@@ -46,9 +51,17 @@ class Tracing:
                 log.info("spans are exported", collector=self.target.url)
         self.log = SpanLog(exporter=self._exporter, counts=self.counts)
 
+    async def remember(self, connection: Client, bucket: KvBucket, workspace: str, flow: str, instance: str) -> None:
+        """Executions are remembered for some minutes from now on, and sampled as the flow's document says. `bucket` is
+        that of deployments; `flow` `*`: every flow. To be called before anybody is given the log."""
+        keeper = TraceKeeper(self.log, workspace, flow, instance)
+        await keeper.start(connection, bucket)
+        self._following.append(self._tasks.create_task(keeper.follow(), name="sampling"))
+
     async def close(self) -> None:
         """Sends what is there, within a second, and ends."""
         self.log.hand_over()
+        await end_tasks(self._following)
         if self._task is not None and self._exporter is not None and self._channel is not None:
             await end_tasks([self._task])
             await self._exporter.close()

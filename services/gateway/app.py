@@ -26,6 +26,7 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
+from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.answer import ANSWER_TTL_S
@@ -95,6 +96,8 @@ class Gateway:
         answers = await KvBucket.open(self._connection, subjects.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S)
         self._routes_task = tasks.create_task(routes.follow(), name="routes")
         self._tracing = Tracing(tasks)
+        documents = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
+        await self._tracing.remember(self._connection, documents, settings.workspace, ALL_FLOWS, self._name)
         self._hook = Hook(
             workspace=settings.workspace,
             gateway=self._name,

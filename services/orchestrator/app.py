@@ -16,6 +16,7 @@ from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
 from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
+from headrace.api.trace.v1 import trace_pb2_grpc
 from headrace.edge.call_bounds import CallBounds
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
@@ -61,6 +62,7 @@ from services.orchestrator.rpc_diagnosis import DiagnosisRpc
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
+from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
@@ -102,6 +104,7 @@ def add_services(
     flows: FlowRpc,
     letters: DeadLetterRpc,
     hops: HopRpc,
+    traces: TraceRpc,
     operations: OperationsRpc,
     diagnosis: DiagnosisRpc,
 ) -> None:
@@ -110,6 +113,7 @@ def add_services(
     add_letters = dead_letter_pb2_grpc.add_DeadLetterServiceServicer_to_server
     server.add(add_letters, letters, "headrace.api.deadletter.v1.DeadLetterService")
     server.add(hop_pb2_grpc.add_HopServiceServicer_to_server, hops, "headrace.api.hop.v1.HopService")
+    server.add(trace_pb2_grpc.add_TraceServiceServicer_to_server, traces, "headrace.api.trace.v1.TraceService")
     server.add(operations_pb2_grpc.add_OperationsServicer_to_server, operations, "google.longrunning.Operations")
     server.add(diagnosis_pb2_grpc.add_DiagnosisServiceServicer_to_server, diagnosis, DIAGNOSIS_SERVICE)
 
@@ -180,7 +184,8 @@ class OrchestratorApp:
         facts = FlowFactReader(assets, letters, history)
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
-        add_services(server, flows, given_up, HopRpc(service, connection, feeds), operations, why)
+        traces = await TraceRpc.open(service, connection)
+        add_services(server, flows, given_up, HopRpc(service, connection, feeds), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)

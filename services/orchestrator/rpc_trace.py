@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from nats.aio.client import Client
 
 from headrace.api.trace.v1 import trace_pb2, trace_pb2_grpc
 from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.otlp_target import jaeger_pages
 from headrace.edge.sampling_documents import edit_sampling, read_sampling
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_responder import ALL
@@ -43,6 +45,12 @@ class TraceRpc(trace_pb2_grpc.TraceServiceServicer):
         self._connection = connection
         self._documents = documents
         self._pages = pages.rstrip("/")
+
+    @classmethod
+    async def open(cls, service: FlowService, connection: Client) -> TraceRpc:
+        """With a bucket of its own, whose writes do not ask for the lease."""
+        name = subjects.deployment_bucket(service.stores.workspace)
+        return cls(service, connection, await KvBucket.open(connection, name), jaeger_pages(os.environ))
 
     async def GetTrace(self, request: trace_pb2.GetTraceRequest, context: Any) -> Any:
         flow, execution = parse_execution(request.name)
@@ -113,9 +121,7 @@ class TraceRpc(trace_pb2_grpc.TraceServiceServicer):
     async def _ask(self, flow: str, question: trace_pb2.TraceQuestion) -> list[trace_pb2.TraceAnswer]:
         if flow != ANY_FLOW:
             await self._service.stores.existing_flow(flow)
-        subject = subjects.trace_question_subject(
-            self._service.stores.workspace, ALL if flow == ANY_FLOW else flow
-        )
+        subject = subjects.trace_question_subject(self._service.stores.workspace, ALL if flow == ANY_FLOW else flow)
         raw = await gather_answers(
             self._connection, subject, question.SerializeToString(), quiet_s=QUIET_S, limit_s=WAIT_S
         )

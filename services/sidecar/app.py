@@ -82,7 +82,8 @@ class SidecarService:
                 plan = await plans.plan()
                 self._first = start_early(settings, plan, bundles, environments, logs, self._spare)
         await self._open_lane(logs)
-        self._tracing = Tracing(tasks)
+        tracing = self._tracing = Tracing(tasks)
+        await tracing.remember(self._connection, plans.bucket, settings.workspace, settings.flow, settings.instance)
         await self._serve(tasks, plans, bundles, environments, logs)
         report_ready({"address": settings.lifecycle_address, "instance": settings.instance})
 

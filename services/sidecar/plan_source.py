@@ -79,6 +79,12 @@ class PlanSource:
     def connect(self, bucket: KvBucket) -> None:
         self._bucket = bucket
 
+    @property
+    def bucket(self) -> KvBucket:
+        """Where the documents of deployments are; after `connect`."""
+        assert self._bucket is not None
+        return self._bucket
+
     def cached_plan(self) -> DeploymentPlan | None:
         """The plan from this machine's disk, if it is there and is the one named by the digest."""
         try:
