@@ -56,7 +56,9 @@ async def test_a_reply_reaches_its_caller_and_the_request_its_flow(rig: GatewayR
     assert passed["x-tenant"].encode("latin-1").decode() == "Müller"
     assert not {"authorization", "cookie", "x-hop", "connection", "content-length", "host"} & passed.keys()
     delivery = responder.deliveries[0]
-    assert delivery.traceparent == parent
+    assert delivery.traceparent[:36] == parent[:36], "the caller's trace"
+    assert delivery.traceparent[36:52] not in parent, "below the request's span"
+    assert delivery.traceparent[52:] == parent[52:]
     assert delivery.message_id == seen.id
 
     # The same connection goes on; GET without a body and without a traceparent.
@@ -64,7 +66,8 @@ async def test_a_reply_reaches_its_caller_and_the_request_its_flow(rig: GatewayR
     assert answer.status == 418
     seen = responder.seen[1]
     assert (dict(seen.headers)["headrace-method"], seen.body) == ("GET", b"")
-    assert responder.deliveries[1].traceparent == f"00-{seen.execution_id}-{seen.id[:16]}-01"
+    begun = responder.deliveries[1].traceparent
+    assert (begun[:36], begun[52:]) == (f"00-{seen.execution_id}-", "-01")
     assert responder.seen[0].execution_id != seen.execution_id
     await connection.close()
 
