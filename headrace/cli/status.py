@@ -127,7 +127,7 @@ def _flow_facts(flow: Any) -> dict[str, Any]:
 
 def as_text(facts: dict[str, Any]) -> str:
     """Two tables and what they are about."""
-    head = [f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version") if facts.get(name)]
+    head = [f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version", "otlp") if facts.get(name)]
     if facts.get("epoch"):
         head.append(f"leader: {facts['leader'] or 'none'} at {facts['leader_address']} (epoch {facts['epoch']})")
     if facts.get("ingress_repairs") or facts.get("strays_moved"):

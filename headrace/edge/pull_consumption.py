@@ -9,10 +9,10 @@ wait here as `surplus`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 
+from headrace.edge.clock_pair import read_clocks
 from headrace.edge.lane_acks import AckBook
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.open_pulls import OpenPulls
@@ -161,7 +161,7 @@ class PullConsumption:
             return
         message_id, traceparent = jetstream.parse_delivery_headers(headers) if headers else ("", "")
         if not self._ready:
-            self._read_at = (time.time_ns(), time.monotonic_ns())
+            self._read_at = read_clocks()
         unix_ns, mono_ns = self._read_at
         delivery = Delivery(
             subject.decode(),

@@ -12,7 +12,7 @@ from struct import Struct
 
 from google.protobuf.message import DecodeError, EncodeError
 
-from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt, Passed, Reply, ReplyTo
+from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt, Origin, Passed, Reply, ReplyTo
 from headrace.model.errors import InvalidInput
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Envelope",
     "FailedAttempt",
     "MalformedMessage",
+    "Origin",
     "Passed",
     "Reply",
     "ReplyTo",
@@ -58,6 +59,7 @@ def encode_shared(
     in_doubt: bool = False,
     passthrough: Sequence[Passed] = (),
     baggage: str = "",
+    origin: Origin.ValueType = Origin.ORIGIN_UNSPECIFIED,
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
@@ -74,6 +76,7 @@ def encode_shared(
             in_doubt=in_doubt,
             passthrough=passthrough,
             baggage=baggage,
+            origin=origin,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error
@@ -99,6 +102,7 @@ def encode_envelope(
     sender: str = "",
     reply_to: ReplyTo | None = None,
     incarnation: int = 0,
+    origin: Origin.ValueType = Origin.ORIGIN_UNSPECIFIED,
 ) -> bytes:
     """Envelope bytes for a message with one receiver, for example a stimulus."""
     shared = encode_shared(
@@ -110,6 +114,7 @@ def encode_envelope(
         sender=sender,
         reply_to=reply_to,
         incarnation=incarnation,
+        origin=origin,
     )
     return seal(shared, message_id, sent_at_unix_ns)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headrace.edge.clock_pair import read_clocks
 from headrace.edge.ingress_publisher import IngressPublisher, IngressTransport
 from headrace.model import subjects
 from headrace.model.route import Route
@@ -112,7 +112,7 @@ class Ingress:
 
     async def _attempt(self, stimulus: Stimulus, at: Placement, loop: asyncio.AbstractEventLoop) -> Stored:
         limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
-        stimulus.written_at_mono_ns, written_at_unix_ns = time.monotonic_ns(), time.time_ns()
+        written_at_unix_ns, stimulus.written_at_mono_ns = read_clocks()
         return await self._publisher.publish(
             stimulus.flow,
             at.trigger,

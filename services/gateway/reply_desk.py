@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from enum import Enum
 
+from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
 from headrace.wire.envelope import MalformedMessage, Reply, decode_reply
 
@@ -80,8 +80,7 @@ class ReplyDesk:
 
     def on_message(self, payload: bytes) -> None:
         """A message on the reply subject: never raises, whatever arrives."""
-        read_at_mono_ns = time.monotonic_ns()
-        read_at_unix_ns = time.time_ns()
+        read_at_unix_ns, read_at_mono_ns = read_clocks()
         try:
             reply = decode_reply(payload)
         except MalformedMessage as error:

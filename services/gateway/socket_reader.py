@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.edge.arrival_stamp import ArrivalPeek
+from headrace.edge.clock_pair import read_clocks
 
 if TYPE_CHECKING:
     from services.gateway.http_server import GatewayProtocol
@@ -53,7 +53,7 @@ class SocketReader(asyncio.BufferedProtocol):
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._http.read = SocketRead(self._arrived_at_unix_ns, time.time_ns(), time.monotonic_ns())
+        self._http.read = SocketRead(self._arrived_at_unix_ns, *read_clocks())
         self._http.data_received(bytes(_BUFFER[:nbytes]))
 
     def eof_received(self) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import grpc
 from google.longrunning import operations_pb2_grpc
 from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can describe error details)
+from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
-from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.api.trace.v1 import trace_pb2_grpc
@@ -27,10 +27,13 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.probe_server import ProbeServer
 from headrace.edge.readiness import report_ready
 from headrace.edge.request_book import RequestBook
+from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
+from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
+from headrace.model.hop_record import Site
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
@@ -41,6 +44,7 @@ from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.hop_feed import HopFeeds
+from services.orchestrator.injection import Injector
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
@@ -136,6 +140,7 @@ class OrchestratorApp:
         self._metrics: MeshMetrics | None = None
         self._probes: ProbeServer | None = None
         self._registry: grpc.aio.Channel | None = None
+        self._tracing: Tracing | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
 
@@ -162,7 +167,10 @@ class OrchestratorApp:
         letters = LetterStore(connection, assets, settings.workspace)
         doubts = DoubtRecords(connection, assets, settings.workspace)
         worker = LetterWorker(stores, assets, letters, reader, clock)
-        self._scheduler = scheduler = Scheduler(stores, assets, is_leader=lambda: lease.leading)
+        self._tracing = tracing = Tracing(tasks)
+        self._scheduler = scheduler = Scheduler(
+            stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")
+        )
         board = FlowBoard(observer, scheduler.observe)
         self._loops = loops = FlowLoops(
             reader, Applier(stores, assets, observer, resolver, reader, worker), board.observe
@@ -177,7 +185,8 @@ class OrchestratorApp:
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
-        flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping)
+        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
+        flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping, injector)
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
         self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
         server.on_stop(feeds.close)
@@ -226,6 +235,8 @@ class OrchestratorApp:
             await self._loops.stop()
         if self._scheduler is not None:
             await self._scheduler.stop()
+        if self._tracing is not None:
+            await self._tracing.close()
         if self._lease is not None:
             await self._lease.release()
         if self._observer is not None:
@@ -234,6 +245,12 @@ class OrchestratorApp:
             await self._registry.close()
         if self._connection is not None:
             await close_nats(self._connection)
+
+    def _traces(self, tracing: Tracing, kind: str) -> StimulusTraces:
+        workspace, instance = self._settings.workspace, self._settings.name or "orchestrator"
+        return StimulusTraces(
+            tracing.log, kind, lambda flow: Site("headrace-orchestrator", workspace, flow, instance=instance)
+        )
 
     def _wake(self, flow: str) -> None:
         if self._loops is not None:

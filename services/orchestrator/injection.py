@@ -10,7 +10,8 @@ from headrace.api.message.v1 import message_pb2
 from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
-from headrace.model.errors import Exhausted, InvalidInput, Unavailable, WrongState
+from headrace.edge.stimulus_traces import StimulusTraces
+from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, Unavailable, WrongState
 from headrace.model.flow_graph import find_trigger
 from headrace.model.flow_rates import FlowRates
 from headrace.model.ingress_owner import is_fenced
@@ -18,6 +19,7 @@ from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.rates import format_rate
 from headrace.model.slots import keying
+from headrace.model.trace_context import bounded_baggage
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
@@ -32,7 +34,15 @@ MAX_BODY_BYTES = 512 * 1024
 class Injector:
     """Any orchestrator may publish: the broker refuses a repeated id and decides which deployment gets it."""
 
-    def __init__(self, stores: Stores, assets: JetStreamAssets, reader: SnapshotReader, clock: WallClock) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        assets: JetStreamAssets,
+        reader: SnapshotReader,
+        clock: WallClock,
+        traces: StimulusTraces,
+    ) -> None:
+        self._traces = traces
         self._stores = stores
         self._assets = assets
         self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
@@ -41,9 +51,18 @@ class Injector:
         self._rates = FlowRates()
 
     async def inject(
-        self, name: str, body: bytes, content_type: str, headers: dict[str, str], request_id: str
+        self,
+        name: str,
+        body: bytes,
+        content_type: str,
+        headers: dict[str, str],
+        request_id: str,
+        *,
+        traceparent: str = "",
+        baggage: str = "",
     ) -> tuple[str, bool]:
-        """Publishes one stimulus to the ingress; answers the execution id and whether it was known already."""
+        """Publishes one stimulus to the ingress; answers the execution id and whether it was known already.
+        `traceparent` and `baggage` are the caller's."""
         if len(body) > MAX_BODY_BYTES:
             raise InvalidInput.at(
                 "body",
@@ -68,9 +87,13 @@ class Injector:
         self._check_rate(name, spec.rate_limit)
         trigger = find_trigger(spec)
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
+        execution = execution_id(stimulus)
+        trace = self._traces.begin(f"inject {name}", name, execution=execution, stimulus=stimulus, given=traceparent)
         envelope = message_pb2.Envelope(
             id=first_message_id(stimulus, trigger),
-            execution_id=execution_id(stimulus),
+            execution_id=execution,
+            origin=message_pb2.Origin.ORIGIN_INJECTED,
+            baggage=bounded_baggage(baggage),
             body=body,
             content_type=content_type or "application/json",
             headers=headers,
@@ -78,7 +101,12 @@ class Injector:
         )
         step = next(item for item in spec.steps if item.name == trigger)
         slot = keying(step.key, step.slot_count).place(headers, body, envelope.id).slot
-        stored = await self._publish(document, trigger, slot, envelope)
+        try:
+            stored = await self._publish(document, trigger, slot, envelope, trace.traceparent)
+        except HeadraceError as error:
+            self._traces.end(trace, code=error.reason, problem=error.message)
+            raise
+        self._traces.end(trace, duplicate=stored.duplicate)
         return envelope.execution_id, stored.duplicate
 
     def _check_rate(self, name: str, rate: float) -> None:
@@ -91,7 +119,9 @@ class Injector:
                 metadata={"retry_after_ms": str(math.ceil(wait_s * 1000))},
             )
 
-    async def _publish(self, document: FlowDocument, trigger: str, slot: int, envelope: message_pb2.Envelope) -> Stored:
+    async def _publish(
+        self, document: FlowDocument, trigger: str, slot: int, envelope: message_pb2.Envelope, traceparent: str
+    ) -> Stored:
         name = document.flow
         try:
             return await self._ingress.publish(
@@ -101,6 +131,7 @@ class Injector:
                 envelope.SerializeToString(),
                 fenced=is_fenced(self._assets.copies),
                 message_id=envelope.id,
+                traceparent=traceparent,
             )
         except PublishRefused as error:
             if error.edge_full:

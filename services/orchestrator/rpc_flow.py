@@ -51,13 +51,14 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         history: HistoryReader,
         requests: RequestBook,
         stopping: asyncio.Event,
+        injector: Injector,
     ) -> None:
         self._requests = requests
         self._history = history
         self._service = service
         self._rollouts = rollouts
         self._interventions = Interventions(service)
-        self._injector = Injector(service.stores, service.assets, service.reader, service.clock)
+        self._injector = injector
         self._mesh = mesh
         self._stopping = stopping
 
@@ -169,8 +170,15 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
     async def InjectMessage(  # type: ignore[override]
         self, request: flow_pb2.InjectMessageRequest, context: Any
     ) -> flow_pb2.InjectMessageResponse:
+        said = dict(context.invocation_metadata() or ())
         execution, duplicate = await self._injector.inject(
-            flow_of(request.name), request.body, request.content_type, dict(request.headers), request.request_id
+            flow_of(request.name),
+            request.body,
+            request.content_type,
+            dict(request.headers),
+            request.request_id,
+            traceparent=str(said.get("traceparent", "")),
+            baggage=str(said.get("baggage", "")),
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
 

@@ -21,15 +21,17 @@ import msgspec
 from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model.durations import format_duration
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.slots import keying
 from headrace.ports import PublishRefused, PublishUnknown
-from headrace.wire.envelope import encode_envelope
+from headrace.wire.envelope import Origin, encode_envelope
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import (
     NANOS,
@@ -87,7 +89,9 @@ class Scheduler:
         *,
         is_leader: Callable[[], bool] = lambda: True,
         clock_ns: Callable[[], int] = time.time_ns,
+        traces: StimulusTraces | None = None,
     ) -> None:
+        self._traces = traces or StimulusTraces(None, "tick", lambda flow: Site("", "", flow))
         self._stores = stores
         self._assets = assets
         self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
@@ -229,9 +233,12 @@ class Scheduler:
         stimulus = stimulus_id(spec.flow, "tick", f"{spec.step}:{instant}")
         message_id = first_message_id(stimulus, spec.step)
         body = tick_body(instant, spec.every_ns)
+        execution = execution_id(stimulus)
+        trace = self._traces.begin(f"tick {spec.step}", spec.flow, execution=execution, stimulus=stimulus)
         envelope = encode_envelope(
             message_id=message_id,
-            execution_id=execution_id(stimulus),
+            execution_id=execution,
+            origin=Origin.ORIGIN_TICK,
             sent_at_unix_ns=self._clock_ns(),
             body=body,
             content_type="application/json",
@@ -239,17 +246,20 @@ class Scheduler:
         slot = keying(spec.key, spec.slots).place({}, body, message_id).slot
         counted = {"ticks": cursor.ticks + 1}
         try:
-            await self._ingress.publish(
+            stored = await self._ingress.publish(
                 spec.flow,
                 spec.step,
                 slot,
                 envelope,
                 fenced=is_fenced(self._assets.copies),
                 message_id=message_id,
+                traceparent=trace.traceparent,
             )
+            self._traces.end(trace, duplicate=stored.duplicate)
         except PublishRefused as error:
             if not error.edge_full:
                 raise
+            self._traces.end(trace, code="EDGE_FULL", problem="the trigger's edge is full")
             log.warning("tick dropped, the trigger's edge is full", flow=spec.flow, step=spec.step, instant=instant)
             counted = {"edge_full": cursor.edge_full + 1}
         except PublishUnknown as error:

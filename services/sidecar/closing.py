@@ -86,12 +86,12 @@ class Closing:
     def _encode_reply(
         self, held: HeldInput, status: int, body: bytes, content_type: str, headers: dict[str, str]
     ) -> bytes:
-        self._hops.reply_written(held)
+        written_at_unix_ns = self._hops.reply_written(held)
         return encode_reply(
             execution_id=held.envelope.execution_id,
             status=status,
             body=body,
-            sent_at_unix_ns=time.time_ns(),
+            sent_at_unix_ns=written_at_unix_ns,
             content_type=content_type,
             headers=headers,
             step=self._step.name,

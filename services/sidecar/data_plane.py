@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.domain.doubt import in_doubt
 from services.sidecar.edge_rules import rules_of
-from services.sidecar.hop_phases import HopPhases
+from services.sidecar.hop_phases import HopPhases, step_site
 from services.sidecar.input_path import InputPath, PlainPath, new_counters
 from services.sidecar.listener import ListenerFeed
 from services.sidecar.outbox import Outbox
@@ -109,7 +110,7 @@ class DataPlane:
             on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),
         )
-        self._listener = self._listener_feed(plan, plans) if step.kind == "listener" else None
+        self._listener = self._listener_feed(plan, plans, span_log, instance) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
 
     def _make_outbox(self, plans: PlanSource) -> Outbox:
@@ -149,7 +150,9 @@ class DataPlane:
             on_leases=on_leases,
         )
 
-    def _listener_feed(self, plan: DeploymentPlan, plans: PlanSource) -> ListenerFeed:
+    def _listener_feed(
+        self, plan: DeploymentPlan, plans: PlanSource, span_log: SpanLog | None, instance: str
+    ) -> ListenerFeed:
         # What outside sources give is the flow's to limit; here the listener is the ingress.
         limit = min((rate for rate in (self._step.rate_limit, plan.rate_limit) if rate), default=0.0)
         return ListenerFeed(
@@ -161,6 +164,7 @@ class DataPlane:
             on_occupancy=self._changed,
             pace=self._pace(limit, plans),
             timers=self._timers,
+            traces=StimulusTraces(span_log, "listener", lambda flow: step_site(plan, self._step, instance)),
             rules=self._rules,
         )
 

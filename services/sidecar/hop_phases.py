@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from headrace.api.message.v1.message_pb2 import Origin
+from headrace.edge.clock_pair import read_clocks
 from headrace.model import trace_context
 from headrace.model.hop_record import HopOutcome, HopRecord, Site
 
@@ -97,12 +98,13 @@ class HopPhases:
         if held.first_try and held.left_at_mono_ns:
             self._record(self._step, "sidecar-out", "", outgoing.written_at_mono_ns - held.left_at_mono_ns)
 
-    def reply_written(self, held: HeldInput) -> None:
-        """A reply leaves; the gateway records how long it took to arrive."""
+    def reply_written(self, held: HeldInput) -> int:
+        """A reply leaves now (Unix nanoseconds); the gateway records how long it took to arrive."""
         held.replied = True
-        held.written_at_mono_ns = time.monotonic_ns()
+        unix_ns, held.written_at_mono_ns = read_clocks()
         if held.first_try and held.left_at_mono_ns:
             self._record(self._step, "sidecar-out", "", held.written_at_mono_ns - held.left_at_mono_ns)
+        return unix_ns
 
     def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
         """An input without output or reply ends with its acknowledgement."""

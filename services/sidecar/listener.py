@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from headrace.edge.stimulus_traces import StimulusTrace, StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
+from headrace.model.hop_record import Site
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
+from headrace.model.trace_context import bounded_baggage
 from headrace.ports import Stored
 from headrace.wire.envelope import MalformedMessage, encode_shared
 from services.sidecar.domain.delivery import Problem, check_output
@@ -40,11 +43,12 @@ DRAIN_LIMIT_S = 5.0
 
 
 class _Emit:
-    __slots__ = ("number", "outgoing", "run")
+    __slots__ = ("number", "outgoing", "run", "trace")
 
     def __init__(self, number: int, run: _Run) -> None:
         self.number, self.run = number, run
         self.outgoing: set[Outgoing] = set()
+        self.trace = StimulusTrace("")
 
 
 class _Run:
@@ -69,6 +73,7 @@ class ListenerFeed:
         on_occupancy: Callable[[], None],
         pace: Pace | None = None,
         timers: Timers,
+        traces: StimulusTraces | None = None,
         rules: EdgeRules | None = None,
     ) -> None:
         self._plan = plan
@@ -79,6 +84,7 @@ class ListenerFeed:
         self._on_occupancy = on_occupancy
         self._pace = pace
         self._timers = timers
+        self._traces = traces or StimulusTraces(None, "listener", lambda flow: Site("", "", flow))
         self._rules = rules
         self._edges = edges_of(plan, step)
         self._max_unresolved = step.prefetch
@@ -214,6 +220,13 @@ class ListenerFeed:
         self.last_emit_at = time.monotonic()
         source = f"{self._step.name}:{given.source_id}" if given.source_id else f"{self._step.name}:{uuid.uuid4().hex}"
         stimulus = stimulus_id(self._plan.flow, "listener", source)
+        emit.trace = self._traces.begin(
+            f"emit {self._step.name}",
+            self._plan.flow,
+            execution=execution_id(stimulus),
+            stimulus=stimulus,
+            given=given.data.headers.get("traceparent", ""),
+        )
         if self._rules is None:
             self._send(emit, stimulus, given.data)
         else:
@@ -229,7 +242,7 @@ class ListenerFeed:
     def _send(self, emit: _Emit, stimulus: str, data: Any) -> None:
         """To each receiver; one that nobody gets is resolved at once."""
         stored, refused = partial(self._stored, emit), partial(self._refused, emit)
-        unmapped = b""
+        unmapped, context = b"", emit.trace.traceparent
         try:
             for edge in self._edges:
                 given = data.for_receiver(edge.receiver) if isinstance(data, RoutedEmit) else data
@@ -237,7 +250,7 @@ class ListenerFeed:
                     message_id = output_message_id(stimulus, self._step.name, "0", edge.receiver)
                     shared = unmapped if given is data and unmapped else self._shared(stimulus, given)
                     unmapped = shared if given is data else unmapped
-                    emit.outgoing.add(edge.outgoing(message_id, given, shared, "", stored, refused))
+                    emit.outgoing.add(edge.outgoing(message_id, given, shared, context, stored, refused))
         except MalformedMessage as error:
             emit.outgoing.clear()
             self._resolve(emit, error.reason, error.message)
@@ -258,6 +271,7 @@ class ListenerFeed:
             content_type=data.content_type,
             headers=data.headers,
             sender=self._step.name,
+            baggage=bounded_baggage(data.headers.get("baggage", "")),
             passthrough=with_own((), self._step.name, data) if self._plan.passthrough else (),
         )
 
@@ -280,6 +294,7 @@ class ListenerFeed:
     def _resolve(self, emit: _Emit, code: str = "", message: str = "") -> None:
         if emit.run.unresolved.pop(emit.number, None) is None:
             return  # resolved before, with an error
+        self._traces.end(emit.trace, code=code, problem=message)
         for outgoing in tuple(emit.outgoing):
             self._outbox.withdraw(outgoing)
         from headrace.api.component.v1 import component_pb2

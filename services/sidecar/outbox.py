@@ -10,13 +10,13 @@ without an answer keeps its edge until it has one.
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
 from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
 from headrace.wire.envelope import seal
@@ -139,8 +139,7 @@ class Outbox:
     def _send(self, edge: _Edge, outgoing: Outgoing) -> bool:
         """False when the lane has no room: the message went back to the head of the line."""
         edge.window.sent()
-        outgoing.written_at_unix_ns = time.time_ns()
-        outgoing.written_at_mono_ns = time.monotonic_ns()
+        outgoing.written_at_unix_ns, outgoing.written_at_mono_ns = read_clocks()
         payload = outgoing.payload
         if not outgoing.sealed:
             payload = seal(payload, outgoing.message_id, outgoing.written_at_unix_ns)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
 from headrace.ports import (
     BatchMessage,
@@ -175,7 +175,7 @@ class SlotCommit:
     def _send(self, chunk: Chunk) -> None:
         assert self._fence is not None
         self.busy = True
-        unix_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+        unix_ns, mono_ns = read_clocks()
         messages: dict[str, BatchMessage] = {}
         for outgoing in chunk.messages:
             outgoing.written_at_unix_ns, outgoing.written_at_mono_ns = unix_ns, mono_ns

@@ -2,56 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
 
 import pytest
+import real_tools
 
 from headrace.cli.http_caller import HttpAnswer
+from headrace.client import Client
+from headrace.edge.process_table import environment_value
+from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 from tests.support.otlp_collector import Collector, SeenSpan, otlp_collector
 from tests.support.traced_flow import TracedFlow
+from tools.jaeger import Jaeger, Span, jaeger_server
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-HOP = {"publish", "queue", "process", "sidecar-in", "component", "sidecar-out"}
+STEPS = ("receive", "price", "answer")
+HOP = ("publish", "queue", "process", "sidecar-in", "component", "sidecar-out")
+WHOLE = 5 + len(STEPS) * len(HOP)
+"""Spans of a request: its root, queue, gateway-in, gateway-out, the reply; and three hops."""
+SECRET = "s3cr3t-of-the-collector"
+GRAPH = {("headrace-gateway", "webhook"), ("webhook", "shop-price"), ("shop-price", "shop-answer")}
 
 
-class World(NamedTuple):
+@dataclass
+class World:
+    """One mesh whose spans go to a collector of ours, which hands the same bytes to a Jaeger where there is one."""
+
     mesh: RunningMesh
     collector: Collector
     flow: TracedFlow
+    jaeger: Jaeger | None
+
+    async def trace(self, answer: HttpAnswer, spans: int = WHOLE) -> list[SeenSpan]:
+        """The trace of an answered request, once it has so many spans, by start."""
+        return await self.trace_of(answer.headers["headrace-execution"], spans)
+
+    async def trace_of(self, execution: str, spans: int) -> list[SeenSpan]:
+        def found() -> list[SeenSpan]:
+            trace = self.collector.trace_of(execution)
+            return trace if len(trace) >= spans else []
+
+        return sorted(await eventually(found, within_s=20.0), key=lambda span: span.start_ns)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("traces")
-    with (
-        otlp_collector() as collector,
-        start_mesh(folder, "fast", "--otlp", collector.url, OTEL_EXPORTER_OTLP_HEADERS="x-key=s%20ecret") as mesh,
-    ):
-        yield World(mesh, collector, TracedFlow.start(mesh, folder / "flow", "shop"))
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"x-api-key={SECRET}%20it%20is"}
+    with contextlib.ExitStack() as stack:
+        collector = stack.enter_context(otlp_collector())
+        jaeger = stack.enter_context(jaeger_server()) if real_tools.locate("jaeger") else None
+        if jaeger is not None:
+            collector.forward_to = jaeger.otlp.removeprefix("http://")
+        mesh = stack.enter_context(start_mesh(folder, "fast", "--otlp", collector.url, ack_wait_s=3.0, **headers))
+        yield World(mesh, collector, TracedFlow.start(mesh, folder / "flow", "shop"), jaeger)
 
 
-async def trace_of(world: World, answer: HttpAnswer, spans: int) -> list[SeenSpan]:
-    """The trace of an answered request, once it has so many spans."""
-    execution = answer.headers["headrace-execution"]
-
-    def found() -> list[SeenSpan]:
-        trace = world.collector.trace_of(execution)
-        return trace if len(trace) >= spans else []
-
-    return await eventually(found, within_s=20.0)
-
-
-# Root, queue, gateway-in, gateway-out, reply; three hops.
-WHOLE = 5 + 3 * len(HOP)
+def named(trace: Sequence[SeenSpan], name: str) -> SeenSpan:
+    (found,) = [span for span in trace if span.name == name]
+    return found
 
 
 async def test_a_request_is_one_trace_from_the_first_byte_to_the_answer(world: World) -> None:
     answer = world.flow.post()
     assert answer.status == 200, answer
-    trace = await trace_of(world, answer, WHOLE)
+    trace = await world.trace(answer)
     by_id = {span.span_id: span for span in trace}
     assert len(by_id) == len(trace) == WHOLE
     (root,) = [span for span in trace if not span.parent_id]
@@ -59,5 +83,140 @@ async def test_a_request_is_one_trace_from_the_first_byte_to_the_answer(world: W
     assert root.trace_id == answer.headers["headrace-execution"]
     assert answer.headers["traceparent"] == f"00-{root.trace_id}-{root.span_id}-01"
     edges = {(by_id[span.parent_id].service, span.service) for span in trace if span.parent_id}
-    between = {edge for edge in edges if edge[0] != edge[1]}
-    assert between == {("headrace-gateway", "webhook"), ("webhook", "shop-price"), ("shop-price", "shop-answer")}
+    assert {edge for edge in edges if edge[0] != edge[1]} == GRAPH
+    for step in STEPS:
+        process = named(trace, f"process {step}")
+        assert {span.phase for span in trace if span.name.endswith(f" {step}") and span.name != f"reply {step}"} == {
+            *HOP
+        }
+        resource = process.resource
+        assert (resource["headrace.flow"], resource["headrace.step"], resource["headrace.deployment"]) == (
+            "shop",
+            step,
+            1,
+        )
+        assert resource["headrace.revision"].startswith("sha256:")
+        assert resource["headrace.instance"]
+
+
+async def test_a_callers_context_goes_in_and_out_and_feeds_no_id(world: World) -> None:
+    context = {"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "tenant=7, bad value, user=ada;level=1"}
+    first, second = world.flow.post(**context), world.flow.post(**context)
+    assert first.headers["headrace-execution"] != second.headers["headrace-execution"] != TRACE
+    trace = await world.trace(second, 2 * WHOLE)
+    roots = [span for span in trace if span.parent_id == SPAN]
+    assert [root.trace_id for root in roots] == [TRACE, TRACE]
+    assert first.headers["baggage"] == "tenant=7,user=ada;level=1"
+    said = json.loads(second.body)
+    assert said["baggage"] == "tenant=7,user=ada;level=1"
+    # What the function was given is its own attempt's span.
+    attempts = {f"00-{TRACE}-{span.span_id}-01" for span in trace if span.name == "process price"}
+    assert said["traceparent"] in attempts
+    assert second.headers["traceparent"] in {f"00-{TRACE}-{root.span_id}-01" for root in roots}
+
+
+async def test_what_a_caller_does_not_sample_is_not_sent(world: World) -> None:
+    trace_id = "f" * 32
+    quiet = world.flow.post(traceparent=f"00-{trace_id}-{SPAN}-00")
+    assert quiet.headers["traceparent"].startswith(f"00-{trace_id}-")
+    assert quiet.headers["traceparent"].endswith("-00")
+    await world.trace(world.flow.post())
+    assert not [span for span in world.collector.spans if span.trace_id == trace_id]
+
+
+async def test_attempts_are_spans_of_the_same_hop(world: World) -> None:
+    trace = await world.trace(world.flow.post({"fail": 1}), WHOLE + 3)
+    first, second = [span for span in trace if span.name == "process price"]
+    assert [span.attributes["headrace.attempt"] for span in (first, second)] == [1, 2]
+    assert (first.error, first.events) == ("NO_PRICE: no price yet", ["exception"])
+    assert second.error == ""
+    assert second.start_ns > first.end_ns
+    assert named(trace, "publish answer").parent_id == second.span_id
+
+
+async def test_dead_letters_are_marked(world: World) -> None:
+    answer = world.flow.post({"fail": 9})
+    assert answer.status == 500
+    trace = await world.trace(answer, 5 + 6 + 4 + 6)
+    attempts = [span for span in trace if span.name == "process price"]
+    assert [span.attributes["headrace.outcome"] for span in attempts] == ["retried", "retried", "dead_lettered"]
+    assert attempts[-1].attributes["headrace.dead_letter"] is True
+    assert named(trace, "POST /hook/shop").attributes["http.response.status_code"] == 500
+
+
+async def test_a_killed_sidecars_message_is_a_further_attempt(world: World) -> None:
+    posted = asyncio.create_task(asyncio.to_thread(world.flow.post, {"wait": 0.6}))
+    with Client(world.mesh.api) as client:
+        await eventually(lambda: client.get_status("shop").steps[1].in_flight)
+    world.mesh.kill("sidecar", flow="shop", step="price")
+    answer = await posted
+    assert answer.status == 200, answer
+    trace = await world.trace(answer)
+    (again,) = [span for span in trace if span.name == "process price"]
+    assert again.attributes["headrace.attempt"] >= 2
+    assert again.attributes["headrace.delivered"] >= 2
+    assert named(trace, "publish price").span_id == named(trace, "queue price").parent_id
+
+
+async def test_injected_messages_have_a_root(world: World) -> None:
+    with Client(world.mesh.api) as client:
+        execution = client.inject("shop", b"{}").execution_id
+    trace = await world.trace_of(execution, 1 + 18 + 1)
+    root = named(trace, "inject shop")
+    assert (root.service, root.parent_id) == ("headrace-orchestrator", "")
+    assert named(trace, "publish receive").service == "headrace-orchestrator"
+    ack = named(trace, "ack answer")
+    assert (ack.phase, ack.parent_id) == ("publish", named(trace, "process answer").span_id)
+
+
+async def test_secrets_go_by_the_environment_alone(world: World) -> None:
+    await eventually(lambda: world.collector.headers.get("x-api-key") == f"{SECRET} it is")
+    for pid in world.mesh.processes():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert SECRET.encode() not in command
+        if b"-m\0headrace.sdk.serve" in command:
+            assert not environment_value(pid, "OTEL_EXPORTER_OTLP_HEADERS")
+    for file in world.mesh.data.rglob("*.log*"):
+        assert SECRET not in file.read_text(errors="replace"), file
+    status = headrace("status", data=world.mesh.data)
+    assert f"otlp: {world.collector.url}" in status.ok()
+    assert SECRET not in status.out
+
+
+def path_ns(trace: Sequence[Span]) -> int:
+    """The phases along the way of the reply, each by its own span."""
+    way = ["queue", "gateway-in", *(f"{phase} {step}" for step in STEPS for phase in HOP if phase != "process")]
+    spans = {span.name: span for span in trace}
+    return sum(spans[name].end_ns - spans[name].start_ns for name in [*way, "reply answer", "gateway-out"])
+
+
+def whole_trace(jaeger: Jaeger, trace_id: str) -> list[Span]:
+    found = jaeger.trace(trace_id)
+    return found if len(found) == WHOLE else []
+
+
+@pytest.mark.needs("jaeger")
+async def test_in_jaeger_the_budget_adds_up_and_the_graph_is_the_flow(world: World) -> None:
+    jaeger = world.jaeger
+    assert jaeger is not None
+    answers = [world.flow.post() for _ in range(12)][2:]
+    callers, phases = [], []
+    for answer in answers:
+        trace = await eventually(partial(whole_trace, jaeger, answer.headers["headrace-execution"]))
+        spans = {span.name: span for span in trace}
+        assert not [span for span in trace if "headrace.clock_skew_ns" in span.attributes]
+        for step, following in zip(STEPS, ("publish price", "publish answer", "reply answer"), strict=True):
+            stored = spans[f"queue {step}"].start_ns
+            whole = spans[following].end_ns - stored
+            parts = [spans[f"{phase} {step}"] for phase in ("queue", "sidecar-in", "component", "sidecar-out")]
+            measured = sum(span.end_ns - span.start_ns for span in [*parts, spans[following]])
+            assert abs(whole - measured) <= whole * 0.01, (step, whole, measured)
+            process = spans[f"process {step}"]
+            assert sum(span.end_ns - span.start_ns for span in parts[1:]) == process.end_ns - process.start_ns
+        callers.append(answer.received_ns - answer.sent_ns - answer.unread_ns)
+        phases.append(path_ns(trace))
+    assert abs(mean(callers) - mean(phases)) <= max(300_000, mean(callers) * 0.02), (mean(callers), mean(phases))
+    # Jaeger's memory store also counts spans whose parent is of the same service.
+    edges = {edge for edge in jaeger.dependencies() if len({*edge}) == 2 and edge[0] != "headrace-orchestrator"}
+    assert edges == GRAPH
+    assert {"headrace-gateway", "webhook", "shop-price", "shop-answer"} <= set(jaeger.services())

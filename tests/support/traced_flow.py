@@ -21,7 +21,7 @@ component = Component()
 @component.action
 async def price(order: dict, ctx: Context) -> None:
     if ctx.message.attempt <= order.get("fail", 0):
-        raise ComponentError("no price yet", code="NO_PRICE", retryable=True)
+        raise ComponentError("NO_PRICE", "no price yet", retryable=True)
     await asyncio.sleep(order.get("wait", 0.001))  # tidy: pace
     await ctx.emit({**order, "baggage": ctx.message.baggage, "traceparent": ctx.message.traceparent})
 
