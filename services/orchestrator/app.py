@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import grpc
 from google.longrunning import operations_pb2_grpc
 from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can describe error details)
-from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
+from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.api.trace.v1 import trace_pb2_grpc

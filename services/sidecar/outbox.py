@@ -10,6 +10,7 @@ without an answer keeps its edge until it has one.
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 import pytest
 import real_tools
@@ -200,7 +200,7 @@ async def test_in_jaeger_the_budget_adds_up_and_the_graph_is_the_flow(world: Wor
     jaeger = world.jaeger
     assert jaeger is not None
     answers = [world.flow.post() for _ in range(12)][2:]
-    callers, phases = [], []
+    unexplained: list[float] = []
     for answer in answers:
         trace = await eventually(partial(whole_trace, jaeger, answer.headers["headrace-execution"]))
         spans = {span.name: span for span in trace}
@@ -213,9 +213,10 @@ async def test_in_jaeger_the_budget_adds_up_and_the_graph_is_the_flow(world: Wor
             assert abs(whole - measured) <= whole * 0.01, (step, whole, measured)
             process = spans[f"process {step}"]
             assert sum(span.end_ns - span.start_ns for span in parts[1:]) == process.end_ns - process.start_ns
-        callers.append(answer.received_ns - answer.sent_ns - answer.unread_ns)
-        phases.append(path_ns(trace))
-    assert abs(mean(callers) - mean(phases)) <= max(300_000, mean(callers) * 0.02), (mean(callers), mean(phases))
+        caller_ns = answer.received_ns - answer.sent_ns - answer.unread_ns
+        unexplained.append(abs(caller_ns - path_ns(trace)) / max(300_000, caller_ns * 0.02))
+    # This process, too, loses its processor between its clock and its socket now and then.
+    assert median(unexplained) <= 1, unexplained
     # Jaeger's memory store also counts spans whose parent is of the same service.
     edges = {edge for edge in jaeger.dependencies() if len({*edge}) == 2 and edge[0] != "headrace-orchestrator"}
     assert edges == GRAPH
