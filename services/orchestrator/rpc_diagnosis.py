@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from headrace.api.diagnosis.v1 import diagnosis_pb2, diagnosis_pb2_grpc
-
 from headrace.model.errors import NotFound
 from headrace.model.names import check_name, parse_resource
 from services.orchestrator.domain.diagnosis import explain, is_healthy

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from headrace.api.diagnosis.v1 import diagnosis_pb2
-
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient, Client
 from headrace.model.causes import Cause
