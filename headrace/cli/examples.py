@@ -8,6 +8,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": ("headrace up", "headrace up --detach", "headrace up --profile fast --data /var/lib/headrace"),
     "down": ("headrace down",),
     "status": ("headrace status", "headrace status --json"),
+    "health": ("headrace health", "headrace health orders --wait 30", "headrace health --address 127.0.0.1:7400"),
     "doctor": ("headrace doctor", "headrace doctor --json"),
     "dev": ("headrace dev price", "headrace dev orders.yaml --no-logs"),
     "component new": ("headrace component new price",),

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("headrace.cli.up", "up", "Run a mesh on this machine, in the foreground or detached."),
     "down": ("headrace.cli.down", "down", "End the mesh of a data directory; its data stays."),
     "status": ("headrace.cli.status", "status", "Processes, addresses, profile and flows."),
+    "health": ("headrace.cli.health", "health", "Ask whether the mesh, a flow or a process serves."),
     "doctor": ("headrace.cli.doctor", "doctor", "Look whether a mesh can run here, and what to do where it cannot."),
     "dev": ("headrace.cli.dev", "dev", "Run a flow while you write it: every save runs within two seconds."),
     "component": ("headrace.cli.component", "app", "Push, list and show components and their revisions."),

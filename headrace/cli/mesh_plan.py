@@ -56,6 +56,7 @@ class MeshOptions:
     orchestrators: int = 1
     replicas: int = 0
     metrics_port: int = 0
+    admin_port: int = 0
     workspace: str = "default"
     log_level: str = "info"
     otlp: str = ""
@@ -104,6 +105,7 @@ def check_options(options: MeshOptions) -> None:
         ("api-port", options.api_port, options.orchestrators),
         ("http-port", options.http_port, options.gateways),
         ("metrics-port", options.metrics_port, options.orchestrators),
+        ("admin-port", options.admin_port, options.orchestrators),
     ):
         if not 0 <= port <= 65535 - count:
             raise InvalidInput.at(field, port, "is not a port", next_step="Use 1 to 65535, or 0 for a free one")
@@ -198,6 +200,8 @@ def service_command(
         arguments += ["--name", role, "--advertise", address(reachable(options.host), ports[role])]
         number = options.orchestrator_roles().index(role)
         arguments += ["--metrics", address(LOOPBACK, ports[options.metrics_roles()[number]])]
+        if options.admin_port:
+            arguments += ["--admin", address(LOOPBACK, options.admin_port + number)]
         for monitor in broker_monitors(options, ports):
             arguments += ["--broker-monitor", monitor]
     if kind == AGENT:

@@ -34,6 +34,9 @@ Otlp = Annotated[
     ),
 ]
 MetricsPort = Annotated[int, typer.Option(metavar="PORT", help="Of the metrics, on loopback; 0: last one, or free.")]
+AdminPort = Annotated[
+    int, typer.Option(metavar="PORT", help="Of the orchestrators' channelz, on loopback; 0: none is served.")
+]
 NatsMonitor = Annotated[
     str, typer.Option(metavar="URL", help="Monitoring of the servers of --nats (URL,URL), for the metrics.")
 ]
@@ -62,6 +65,7 @@ def up(
     ] = 1,
     replicas: Replicas = 0,
     metrics_port: MetricsPort = 0,
+    admin_port: AdminPort = 0,
     nats_monitor: NatsMonitor = "",
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
@@ -86,6 +90,7 @@ def up(
         orchestrators=orchestrators,
         replicas=replicas,
         metrics_port=metrics_port,
+        admin_port=admin_port,
         nats_monitor=nats_monitor,
         workspace=workspace,
         log_level=log_level,

@@ -14,9 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from headrace.edge.call_bounds import CallBounds
 from headrace.edge.call_counts import CallCounts
 from headrace.edge.error_interceptor import ErrorInterceptor
+from headrace.edge.health_service import HealthService, HealthSource
 from headrace.edge.server_reflection import ServerReflection
 from headrace.model.errors import InvalidInput
 
+CHANNELZ = "grpc.channelz.v1.Channelz"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -29,17 +31,6 @@ KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """With `List`, which grpcio's does not have."""
-
-    async def List(self, request: Any, context: Any) -> Any:
-        messages: Any = health_pb2  # whose stubs are older
-        statuses: dict[str, Any] = vars(self)["_server_status"]
-        return messages.HealthListResponse(
-            statuses={name: messages.HealthCheckResponse(status=status) for name, status in statuses.items()}
-        )
 
 
 class GrpcServer:
@@ -59,10 +50,11 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[self.calls, ErrorInterceptor(), self.bounds, *interceptors], options=options
         )
-        self._health = _Health()
+        self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME]
         self._before_stop: list[Callable[[], None]] = []
+        self._admin: GrpcServer | None = None
         self.address = ""
 
     def add(self, register: Callable[[Any, Any], None], servicer: object, service_name: str) -> None:
@@ -76,6 +68,10 @@ class GrpcServer:
 
     def add_generic(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def tell_health_of(self, source: HealthSource) -> None:
+        """Of things that come and go, beside the services."""
+        self._health.source = source
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Called when the stop begins: end open streams here, so that they end with OK."""
@@ -104,9 +100,24 @@ class GrpcServer:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return self.address
 
+    async def serve_admin(self, address: str) -> str:
+        """A second port, on loopback, which tells of all connections of this process (channelz) and ends with this
+        server; answers its address. InvalidInput for any other host."""
+        from grpc_channelz.v1 import channelz
+
+        host = address.rpartition(":")[0].strip("[]")
+        if not (host in ("localhost", "::1") or host.startswith("127.")):
+            raise InvalidInput.at("admin", address, "is not a loopback address", next_step="Use 127.0.0.1:PORT")
+        self._admin = GrpcServer()
+        channelz.add_channelz_servicer(self._admin._server)
+        self._admin.announce(CHANNELZ)
+        return await self._admin.start(address)
+
     async def stop(self, grace_s: float = 1.0) -> None:
         """NOT_SERVING, then end streams, then wait for calls in flight up to the grace."""
         await self._health.enter_graceful_shutdown()
         for callback in self._before_stop:
             callback()
         await self._server.stop(grace_s)
+        if self._admin is not None:
+            await self._admin.stop(0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar as SampleExemplar
@@ -29,6 +30,7 @@ class _Source:
         self._readings = readings
 
     def collect(self) -> Iterator[Family]:
+        yield from ProcessCollector(registry=None).collect()  # process_*, of the process that answers
         for metric, values, timings in self._readings.families():
             family = Family(metric.family, f"{metric.meaning}.", metric.kind.value, metric.unit)
             if metric.kind is Kind.HISTOGRAM:

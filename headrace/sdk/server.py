@@ -17,6 +17,7 @@ from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity, StepScope
 from headrace.sdk.errors import ComponentError, DefinitionError
 from headrace.sdk.function import Function
+from headrace.sdk.health import COMPONENT, HEALTH, ComponentHealth
 from headrace.sdk.hooks import run_hook
 from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
@@ -53,6 +54,11 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         self.stack_signal = 0
         """As in HandshakeResponse; set before it serves."""
         self.stopped = asyncio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """After Init, until Shutdown."""
+        return self._scope is not None and not self._shut_down
 
     async def Handshake(self, request: Any, context: Any) -> component_pb2.HandshakeResponse:
         if request.protocol_version and request.protocol_version != PROTOCOL_VERSION:
@@ -159,7 +165,9 @@ def _uncallable(name: str) -> Function:
 def make_server(servicer: ComponentServicer) -> grpc.aio.Server:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     component_pb2_grpc.add_ComponentServiceServicer_to_server(servicer, server)
-    server.add_generic_rpc_handlers((ServerReflection(["headrace.api.component.v1.ComponentService"]),))
+    server.add_generic_rpc_handlers(
+        (ServerReflection([COMPONENT, HEALTH]), ComponentHealth(lambda: servicer.serving)),
+    )
     return server
 
 

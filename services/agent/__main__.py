@@ -25,6 +25,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="fork instances from a parent that has imported everything (default), or execute each one",
     )
+    parser.add_argument(
+        "--metrics", default="", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz of this process"
+    )
+    parser.add_argument(
+        "--admin",
+        default="",
+        metavar="HOST:PORT",
+        help="serve channelz (what connections this process has) on this loopback address; default: not at all",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 
@@ -47,7 +56,13 @@ def main() -> int:
         log_level=arguments.log_level,
         preload=arguments.preload,
     )
-    app = AgentApp(ProcessDriver(settings), arguments.listen, instance_limit=arguments.max_instances)
+    app = AgentApp(
+        ProcessDriver(settings),
+        arguments.listen,
+        instance_limit=arguments.max_instances,
+        metrics=arguments.metrics,
+        admin=arguments.admin,
+    )
     return run_service("agent", app, log_level=arguments.log_level, stop_timeout_s=4.0, death_signal=signal.SIGTERM)
 
 

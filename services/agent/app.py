@@ -6,6 +6,7 @@ import asyncio
 
 from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.edge.grpc_server import GrpcServer
+from headrace.edge.own_metrics import OwnMetrics
 from headrace.edge.parent_death import parent_is_gone
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
@@ -22,7 +23,13 @@ SERVICE_NAME = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 class AgentApp:
     """The agent as a service of `run_service`."""
 
-    def __init__(self, driver: InstanceDriver, listen: str, *, instance_limit: int) -> None:
+    def __init__(
+        self, driver: InstanceDriver, listen: str, *, instance_limit: int, metrics: str = "", admin: str = ""
+    ) -> None:
+        """`metrics` and `admin` are addresses of ports for operators; empty: none."""
+        self._metrics_address, self._admin = metrics, admin
+        self._metrics: OwnMetrics | None = None
+        self._stops = False
         self._driver = driver
         self._listen = listen
         self._table = InstanceTable(driver, limit=instance_limit)
@@ -35,13 +42,20 @@ class AgentApp:
         server.on_stop(self._table.refuse_new)
         address = await server.start(self._listen)
         self._server = server
+        if self._admin:
+            await server.serve_admin(self._admin)
+        self._metrics = OwnMetrics(lambda: not self._stops, calls=lambda: server.calls.counts)
+        await self._metrics.start(self._metrics_address)
         report_ready({"address": address})
         log.info("agent serves", address=address)
 
     async def stop(self) -> None:
         """Refuses new instances, ends all of them in parallel, then the server. When the parent has died the rest
         of the mesh is gone as well: nothing is waited for."""
+        self._stops = True
         self._table.refuse_new()
         await self._table.close(0.0 if parent_is_gone() else STOP_GRACE_S)
         if self._server is not None:
             await self._server.stop(0.2)
+        if self._metrics is not None:
+            await self._metrics.stop()

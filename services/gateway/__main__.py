@@ -33,6 +33,9 @@ def main() -> int:
         metavar="SECONDS",
         help="for a request's body to come (then 408), and for a response to be read",
     )
+    parser.add_argument(
+        "--metrics", default="", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz of this process"
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
@@ -48,6 +51,7 @@ def main() -> int:
         max_requests=arguments.max_requests,
         head_limit_s=arguments.head_limit,
         body_limit_s=arguments.body_limit,
+        metrics=arguments.metrics,
     )
     try:
         install_faults(os.environ, "gateway")

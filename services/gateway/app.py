@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +25,7 @@ from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.metrics_responder import MetricsResponder
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
+from headrace.edge.own_metrics import OwnMetrics
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_keeper import ALL_FLOWS
@@ -64,6 +66,8 @@ class GatewaySettings:
     max_requests: int = 2_000
     head_limit_s: float = HEAD_LIMIT_S
     body_limit_s: float = BODY_LIMIT_S
+    # Address of /metrics of this process; empty: none.
+    metrics: str = ""
 
 
 class Gateway:
@@ -76,6 +80,7 @@ class Gateway:
         self._desk = ReplyDesk()
         self._hops = HopLog(self._name)
         self._counts = AnswerCounts()
+        self._metrics: OwnMetrics | None = None
         self._address = ""
         self._connection: Client | None = None
         self._lane: NatsLane | None = None
@@ -115,7 +120,7 @@ class Gateway:
         await self._lane.flush()
         await routes.wait_until_read(START_LIMIT_S)
         self._server = HttpServer(
-            make_app(self._hook), settings.host, settings.port, head_limit_s=settings.head_limit_s
+            make_app(self._hook, lambda: self._ready), settings.host, settings.port, head_limit_s=settings.head_limit_s
         )
         self._address = await self._server.start(tasks)
         await self._subscribe()
@@ -127,8 +132,17 @@ class Gateway:
         workspace = self._settings.workspace
         await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
         await HopResponder(self._connection, workspace, "*", self._hops.snapshot).start()
-        await MetricsResponder(self._connection, workspace, self._name, self._tell).start()
+        responder = MetricsResponder(self._connection, workspace, self._name, self._tell)
+        await responder.start()
+        self._metrics = OwnMetrics(lambda: self._ready, report=responder.present)
+        await self._metrics.start(self._settings.metrics)
         await self._connection.flush()
+
+    @property
+    def _ready(self) -> bool:
+        """It takes requests, and the broker takes what comes of them."""
+        stopping = self._hook is None or self._hook.stopping
+        return not stopping and self._connection is not None and self._connection.is_connected
 
     def _tell(self, report: ProcessMetrics) -> None:
         """What this gateway counted, for the metrics."""
@@ -151,6 +165,8 @@ class Gateway:
             await self._server.close(CLOSE_LIMIT_S + 1.0)
         if self._tracing is not None:
             await self._tracing.close()
+        if self._metrics is not None:
+            await self._metrics.stop()
         if self._routes_task is not None:
             self._routes_task.cancel()
         if self._lane is not None:
@@ -159,7 +175,7 @@ class Gateway:
             await close_nats(self._connection, CLOSE_LIMIT_S)
 
 
-def make_app(hook: Hook) -> ASGIApp:
+def make_app(hook: Hook, ready: Callable[[], bool]) -> ASGIApp:
     """Everything under /hook goes straight to the hook (Starlette's router cannot match every path, and costs
     more than the hook does); the rest is Starlette's. Errors are JSON everywhere."""
 
@@ -168,6 +184,12 @@ def make_app(hook: Hook) -> ASGIApp:
             return _refusal_response(refusals.gateway_stopping())
         state = {"status": "serving", "requests": hook.requests_in_work}
         return Response(msgspec.json.encode(state), media_type="application/json")
+
+    async def readiness(request: Request) -> Response:
+        """Not ready before it drains, and while the broker is away: elsewhere requests are answered sooner."""
+        if not ready():
+            return _refusal_response(refusals.gateway_stopping() if hook.stopping else refusals.broker_unavailable())
+        return Response(b'{"status":"ready"}', media_type="application/json")
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -178,7 +200,8 @@ def make_app(hook: Hook) -> ASGIApp:
         return _refusal_response(Refusal(status, "INTERNAL", "the gateway failed; see its log"))
 
     handlers: dict[object, ExceptionHandler] = {HTTPException: refuse, 500: refuse}
-    others = Starlette(routes=[Route("/healthz", health, methods=["GET"])], exception_handlers=handlers)
+    routes = [Route("/healthz", health, methods=["GET"]), Route("/readyz", readiness, methods=["GET"])]
+    others = Starlette(routes=routes, exception_handlers=handlers)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["raw_path"].startswith(b"/hook/"):

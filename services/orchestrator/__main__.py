@@ -54,6 +54,12 @@ def main() -> int:
         metavar="URL",
         help="monitoring address of a server of the broker, for its figures in the metrics; once for each server",
     )
+    parser.add_argument(
+        "--admin",
+        default="",
+        metavar="HOST:PORT",
+        help="serve channelz (what connections this process has) on this loopback address; default: not at all",
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()
     if not 1 <= arguments.ack_wait <= 60:
@@ -75,6 +81,7 @@ def main() -> int:
         advertise=arguments.advertise,
         letter_limits=LetterLimits(arguments.dead_letters, arguments.dead_letter_bytes, arguments.dead_letter_age),
         metrics=arguments.metrics,
+        admin=arguments.admin,
         broker_monitors=tuple(arguments.broker_monitor),
     )
     return run_service("orchestrator", OrchestratorApp(settings), log_level=arguments.log_level)

@@ -42,6 +42,7 @@ from services.orchestrator.fact_finder import FactFinder
 from services.orchestrator.fact_reader import FlowFactReader
 from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
+from services.orchestrator.health_of_flows import HealthOfFlows
 from services.orchestrator.history_log import HistoryLog, HistoryReader
 from services.orchestrator.hop_feed import HopFeeds
 from services.orchestrator.injection import Injector
@@ -101,6 +102,8 @@ class Settings:
     metrics: str = ""
     # Monitoring addresses of the broker's servers, as http://127.0.0.1:8222.
     broker_monitors: tuple[str, ...] = ()
+    # Loopback address of channelz; empty: none.
+    admin: str = ""
 
 
 def add_services(
@@ -138,6 +141,7 @@ class OrchestratorApp:
         self._term: Term | None = None
         self._feeds: HopFeeds | None = None
         self._metrics: MeshMetrics | None = None
+        self._health: HealthOfFlows | None = None
         self._probes: ProbeServer | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tracing: Tracing | None = None
@@ -175,6 +179,7 @@ class OrchestratorApp:
         self._loops = loops = FlowLoops(
             reader, Applier(stores, assets, observer, resolver, reader, worker), board.observe
         )
+        board.knows = loops.knows
         service = FlowService(stores, assets, resolver, reader, loops, clock)
         bounds = CallBounds()
         mesh = MeshView(
@@ -195,17 +200,19 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_services(server, flows, given_up, HopRpc(service, connection, feeds), traces, operations, why)
+        self._health = HealthOfFlows(stores, board, lease)
+        server.tell_health_of(self._health)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
         self._metrics = MeshMetrics(
-            connection, assets, settings.workspace, lease, observer, board, loops, settings.broker_monitors, server
+            connection, assets, settings.workspace, lease, observer, board, settings.broker_monitors, server
         )
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
-        await self._serve_probes()
+        await self._serve_operators(server)
         self._tasks = [
             tasks.create_task(lease.run(term.begin, term.end), name="lease"),
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
@@ -215,7 +222,9 @@ class OrchestratorApp:
         report_ready({"address": self.address})
         log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
-    async def _serve_probes(self) -> None:
+    async def _serve_operators(self, server: GrpcServer) -> None:
+        if self._settings.admin:
+            await server.serve_admin(self._settings.admin)
         if self._settings.metrics and self._metrics is not None:
             self._probes = MetricsPages(self._metrics.read, lambda: not self._stopping.is_set()).server()
             await self._probes.start(self._settings.metrics)
@@ -229,8 +238,9 @@ class OrchestratorApp:
         await end_tasks(self._tasks)
         if self._feeds is not None:
             await self._feeds.stop()
-        if self._gate is not None:
-            await self._gate.close()
+        for kept in (self._gate, self._health):
+            if kept is not None:
+                await kept.close()
         if self._loops is not None:
             await self._loops.stop()
         if self._scheduler is not None:

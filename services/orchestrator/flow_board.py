@@ -5,37 +5,55 @@ Filled by the reconcile loops, which look at a flow whenever something of it cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
 
 from services.orchestrator.domain.flow_health import Health, flow_health
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.instance_observer import InstanceObserver
-from services.orchestrator.reconcile_loop import FlowLoops
 
 
 class FlowBoard:
-    """Of the leader; empty elsewhere."""
+    """Of the leader; empty elsewhere. `knows` says which flows are looked at now."""
 
     def __init__(self, observer: InstanceObserver, pass_on: Callable[[Snapshot], None]) -> None:
         """Each look is passed on to whoever else wants it."""
         self._observer, self._pass_on = observer, pass_on
         self._newest: dict[str, Snapshot] = {}
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self.knows: Callable[[str], bool] = lambda flow: True
 
     def observe(self, snapshot: Snapshot) -> None:
         """A loop has looked at its flow."""
-        self._newest[snapshot.flow.flow] = snapshot
+        flow = snapshot.flow.flow
+        self._newest[flow] = snapshot
+        for event in self._watchers.get(flow, ()):
+            event.set()
         self._pass_on(snapshot)
 
-    def flows(self, loops: FlowLoops) -> dict[str, Snapshot]:
+    def flows(self) -> dict[str, Snapshot]:
         """By name, without those that are gone."""
-        for name in [name for name in self._newest if not loops.knows(name)]:
+        for name in [name for name in self._newest if not self.knows(name)]:
             del self._newest[name]
         return self._newest
 
     def health(self, flow: str) -> Health | None:
         """None where there is no such flow, or none that was looked at yet."""
         snapshot = self._newest.get(flow)
-        if snapshot is None:
+        if snapshot is None or not self.knows(flow):
             return None
         _, statuses = self._observer.views_of(flow)
         return flow_health(snapshot, statuses, agent_known=self._observer.agent_known)
+
+    @contextlib.contextmanager
+    def watching(self, flow: str) -> Iterator[asyncio.Event]:
+        """An event that is set by the next look at the flow: its health may be another one then."""
+        event = asyncio.Event()
+        self._watchers.setdefault(flow, set()).add(event)
+        try:
+            yield event
+        finally:
+            self._watchers[flow].discard(event)
+            if not self._watchers[flow]:
+                del self._watchers[flow]

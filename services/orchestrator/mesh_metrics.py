@@ -32,7 +32,6 @@ from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.instance_views import instance_figures
 from services.orchestrator.lease import Lease
 from services.orchestrator.mesh_queries import gather_answers
-from services.orchestrator.reconcile_loop import FlowLoops
 
 log = get_logger(__name__)
 
@@ -52,7 +51,6 @@ class MeshMetrics:
     lease: Lease
     observer: InstanceObserver
     board: FlowBoard
-    loops: FlowLoops
     monitors: Sequence[str]
     server: GrpcServer
     series: SeriesBound = field(default_factory=SeriesBound)
@@ -88,7 +86,7 @@ class MeshMetrics:
             readings.put("api_calls_total", count, method, code)
 
     async def _put_mesh(self, readings: Readings) -> None:
-        flows = dict(self.board.flows(self.loops))
+        flows = dict(self.board.flows())
         broker, backlogs, reports = await asyncio.gather(
             read_broker(self.assets, self.monitors), self._read_backlogs(flows), self._ask_processes()
         )

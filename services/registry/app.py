@@ -11,6 +11,7 @@ from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.edge.own_metrics import OwnMetrics
 from headrace.edge.readiness import report_ready
 from headrace.edge.request_book import RequestBook
 from headrace.edge.structured_log import get_logger
@@ -31,11 +32,23 @@ STOP_GRACE_S = 1.0
 class RegistryApp:
     """The registry as a service of `run_service`."""
 
-    def __init__(self, nats_url: str, listen: str, *, workspace: str = DEFAULT_WORKSPACE, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        nats_url: str,
+        listen: str,
+        *,
+        workspace: str = DEFAULT_WORKSPACE,
+        replicas: int = 0,
+        metrics: str = "",
+        admin: str = "",
+    ) -> None:
+        """`metrics` and `admin` are addresses of ports for operators; empty: none."""
         self._nats_url = nats_url
         self._listen = listen
         self._workspace = workspace
         self._replicas = replicas
+        self._metrics_address, self._admin = metrics, admin
+        self._metrics: OwnMetrics | None = None
         self._connection: Client | None = None
         self._server: GrpcServer | None = None
         self._collecting: asyncio.Task[None] | None = None
@@ -54,6 +67,10 @@ class RegistryApp:
         server.on_stop(stopping.set)
         address = await server.start(self._listen)
         self._server = server
+        if self._admin:
+            await server.serve_admin(self._admin)
+        self._metrics = OwnMetrics(lambda: not stopping.is_set(), calls=lambda: server.calls.counts)
+        await self._metrics.start(self._metrics_address)
         self._collecting = tasks.create_task(Collector(catalogue).run(), name="collector")
         report_ready({"address": address})
         log.info("registry serves", address=address)
@@ -71,5 +88,7 @@ class RegistryApp:
             self._collecting.cancel()
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
+        if self._metrics is not None:
+            await self._metrics.stop()
         if self._connection is not None:
             await close_nats(self._connection)
