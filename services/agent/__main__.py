@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from headrace.edge.operator_ports import add_operator_ports
 from headrace.edge.parent_death import tie_to_parent
 
 
@@ -25,15 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="fork instances from a parent that has imported everything (default), or execute each one",
     )
-    parser.add_argument(
-        "--metrics", default="", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz of this process"
-    )
-    parser.add_argument(
-        "--admin",
-        default="",
-        metavar="HOST:PORT",
-        help="serve channelz (what connections this process has) on this loopback address; default: not at all",
-    )
+    add_operator_ports(parser)
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from headrace.edge.fault_points import install_faults
+from headrace.edge.operator_ports import add_operator_ports
 from headrace.edge.service_runner import run_service
 from headrace.model.errors import InvalidInput
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -33,9 +34,7 @@ def main() -> int:
         metavar="SECONDS",
         help="for a request's body to come (then 408), and for a response to be read",
     )
-    parser.add_argument(
-        "--metrics", default="", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz of this process"
-    )
+    add_operator_ports(parser, channelz=False)
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from headrace.edge.operator_ports import add_operator_ports
 from headrace.edge.service_runner import run_service
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.domain.dead_letters import LetterLimits
@@ -41,24 +42,13 @@ def main() -> int:
     parser.add_argument(
         "--dead-letter-age", type=float, default=limits.age_s, metavar="SECONDS", help="how long, at least 1 s"
     )
-    parser.add_argument(
-        "--metrics",
-        default="",
-        metavar="HOST:PORT",
-        help="serve /metrics, /healthz and /readyz over HTTP (port 0: a free one); default: not at all",
-    )
+    add_operator_ports(parser)
     parser.add_argument(
         "--broker-monitor",
         action="append",
         default=[],
         metavar="URL",
         help="monitoring address of a server of the broker, for its figures in the metrics; once for each server",
-    )
-    parser.add_argument(
-        "--admin",
-        default="",
-        metavar="HOST:PORT",
-        help="serve channelz (what connections this process has) on this loopback address; default: not at all",
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     arguments = parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from headrace.edge.operator_ports import add_operator_ports
 from headrace.edge.parent_death import tie_to_parent
 
 
@@ -13,15 +14,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nats", required=True, metavar="URL", help="broker, for example nats://127.0.0.1:4222")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="ADDR", help="host:port (0 for a free one)")
     parser.add_argument("--replicas", type=int, default=0, metavar="N", help="copies of each bucket; 0: 3 on a cluster")
-    parser.add_argument(
-        "--metrics", default="", metavar="HOST:PORT", help="serve /metrics, /healthz and /readyz of this process"
-    )
-    parser.add_argument(
-        "--admin",
-        default="",
-        metavar="HOST:PORT",
-        help="serve channelz (what connections this process has) on this loopback address; default: not at all",
-    )
+    add_operator_ports(parser)
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(arguments)
 
