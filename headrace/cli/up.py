@@ -25,6 +25,10 @@ class Profile(StrEnum):
 Replicas = Annotated[
     int, typer.Option(metavar="N", help="Servers of a cluster that keep each message: 1, 3 or 5; 0: 3 on a cluster.")
 ]
+Nats = Annotated[str, typer.Option(metavar="URL", help="Use this NATS server, or cluster (URL,URL,URL), instead.")]
+NatsServer = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Binary to run; default: the one that came with Headrace.")
+]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return when it is up; `headrace down` ends it.")]
 Otlp = Annotated[
     str,
@@ -50,12 +54,8 @@ def up(
         Profile,
         typer.Option(help="durable: on disk before it is acknowledged; fast: synced every 2 minutes."),
     ] = Profile.durable,
-    nats: Annotated[
-        str, typer.Option(metavar="URL", help="Use this NATS server, or cluster (URL,URL,URL), instead.")
-    ] = "",
-    nats_server: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Binary to run; default: the one that came with Headrace.")
-    ] = None,
+    nats: Nats = "",
+    nats_server: NatsServer = None,
     host: Annotated[str, typer.Option(help="Address that API and gateways listen on.")] = "127.0.0.1",
     api_port: Annotated[int, typer.Option(metavar="PORT", help="Of the gRPC API; 0: last one, or free.")] = 0,
     http_port: Annotated[int, typer.Option(metavar="PORT", help="Of the first gateway; 0: last one, or free.")] = 0,

@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription
 
 from headrace.api.metrics.v1.metrics_pb2 import ProcessMetrics
 from headrace.model import subjects
+from headrace.model.hop_record import SpanCounts
 from headrace.wire.process_metrics import parts
 
 
@@ -50,3 +51,9 @@ class MetricsResponder:
         if message.reply:
             for part in parts(self.present()):
                 await self._connection.publish(message.reply, part.SerializeToString())
+
+
+def tell_spans(report: ProcessMetrics, counts: SpanCounts) -> None:
+    """What became of the spans that this process recorded."""
+    report.spans_sent = counts.exported
+    report.spans_dropped = counts.dropped + counts.rejected

@@ -137,7 +137,7 @@ METRICS: tuple[Metric, ...] = (
     *_area(
         "Telemetry",
         ("spans_sent_total", "c", "", "Spans of hops that a collector took"),
-        ("spans_dropped_total", "c", "", "Spans of hops lost: buffers full, collector away"),
+        ("spans_dropped_total", "c", "", "What was lost of them: spans that the collector refused, and attempts of hops (up to six spans each) that found no room"),
         ("metrics_processes", "g", "", "Sidecars and gateways whose figures are in this answer"),
         ("metrics_collect_seconds", "g", "", "How long this answer took to put together"),
         ("metrics_unread_flows", "g", "", "Flows whose waiting messages could not be read in time"),

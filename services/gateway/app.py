@@ -22,7 +22,7 @@ from headrace.edge.faulty_lane import lane_with_faults
 from headrace.edge.hop_recorder import HopResponder
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
-from headrace.edge.metrics_responder import MetricsResponder
+from headrace.edge.metrics_responder import MetricsResponder, tell_spans
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.own_metrics import OwnMetrics
@@ -147,6 +147,8 @@ class Gateway:
     def _tell(self, report: ProcessMetrics) -> None:
         """What this gateway counted, for the metrics."""
         report.gateway.requests_in_work = self._admission.requests
+        if self._tracing is not None:
+            tell_spans(report, self._tracing.counts)
         for flow in sorted({*self._hops.flows(), *self._counts.flows()}):
             report.flows.append(FlowMetrics(flow=flow, hops=self._hops.snapshot(flow), answers=self._counts.of(flow)))
 

@@ -197,12 +197,14 @@ class SidecarService:
     async def _answer_questions(self, recorder: HopRecorder) -> None:
         """What anybody may ask this process on NATS: its hops, and all that it counts."""
         from headrace.edge.hop_recorder import HopResponder
-        from headrace.edge.metrics_responder import MetricsResponder
+        from headrace.edge.metrics_responder import MetricsResponder, tell_spans
 
         settings = self._settings
 
         def tell(report: ProcessMetrics) -> None:
             report.flows.add(flow=settings.flow, hops=recorder.snapshot())
+            if self._tracing is not None:
+                tell_spans(report, self._tracing.counts)
 
         self._hops = HopResponder(
             self._connection, settings.workspace, settings.flow, lambda _flow: recorder.snapshot()
