@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 
 @dataclass(slots=True)
 class Delivery:
@@ -35,16 +37,14 @@ class Delivery:
     """Number of this delivery among all of its consumer, from 1; begins anew when the consumer is reset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """The broker has the message; `duplicate` when it had it before."""
 
     sequence: int
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BatchMessage:
+class BatchMessage(msgspec.Struct, frozen=True, gc=False):
     """One message of an atomic batch. `rollup` replaces what its subject holds; with `expected_last` (0: none) the
     batch is stored only while that is the stream sequence of the last message on its subject."""
 
@@ -56,8 +56,7 @@ class BatchMessage:
     expected_last: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(msgspec.Struct, frozen=True, gc=False):
     """A condition of a publish: `sequence` is the stream sequence of the last message on `subject`. Servers of a
     cluster let one publish at a time be under way with the same subject here; another is refused meanwhile."""
 
@@ -65,8 +64,7 @@ class Fence:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """A message as the stream keeps it."""
 
     sequence: int
@@ -229,8 +227,7 @@ class StreamFull(Exception):
     Never raised while nothing waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentInput:
+class ComponentInput(msgspec.Struct, frozen=True):
     """One call to make."""
 
     call: int

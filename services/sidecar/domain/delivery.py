@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+import msgspec
+
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.limits import MAX_BODY_BYTES, MAX_HEADERS_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.retry_delay import (
@@ -133,8 +135,7 @@ OUTCOMES: Mapping[Ending, Rule] = {
 """Every way a call can end, and what follows. `decide` goes by it, and docs/outcomes.md is made from it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """One attempt's end. `retryable` and `problem` count for FAILED, `asked_delay_ms` for REBOUND.
 
     `alone` says, for COMPONENT_DIED, that no other call was running, so that this input did it.
@@ -147,8 +148,7 @@ class Outcome:
     alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Trail:
+class Trail(msgspec.Struct, frozen=True):
     """What happened to the input before, in this sidecar: this attempt's own end is not counted yet."""
 
     failures: int = 0
@@ -157,8 +157,7 @@ class Trail:
     caller_waits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Exactly one of: deliver (publish outputs, send the reply), retry_after_s, or give up.
 
     Giving up sends `error` to a waiting caller, and dead-letters the input unless it was `rejected`: then
@@ -175,11 +174,14 @@ class Decision:
     counts_as_crash: bool = False
 
 
+_DELIVER = Decision(deliver=True)
+
+
 def decide(outcome: Outcome, trail: Trail, policy: RetryPolicy, chance: float = 0.0) -> Decision:
     """The decision for an attempt that ended. `chance` (0 to 1, drawn by the caller) is for the delay's jitter."""
     rule = OUTCOMES[outcome.ending]
     if rule.problem is None:
-        return Decision(deliver=True)
+        return _DELIVER
     # A rebound's own reason says why it came again, not why it is given up.
     problem = rule.problem if rule.again is Again.LATER else outcome.problem or rule.problem
     delay_s = _delay_s(rule, problem, outcome, trail, policy, chance)
