@@ -14,7 +14,10 @@ DEADLINE_S = 5.0
 JAEGER_VARIABLE = "HEADRACE_JAEGER"
 JAEGER_PORT = 16686
 
-HANDED_ON = ("OTEL_EXPORTER_OTLP_", "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER")
+HANDED_ON = (
+    *("OTEL_EXPORTER_OTLP_", "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"),
+    *("OTEL_METRICS_EXPORTER", "OTEL_METRIC_EXPORT_INTERVAL"),
+)
 """Beginnings of the variables that are a matter of the whole mesh. They go from process to process in the environment,
 never on a command line: headers are secrets."""
 

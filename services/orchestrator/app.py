@@ -22,9 +22,7 @@ from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
-from headrace.edge.metrics_pages import MetricsPages
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.edge.probe_server import ProbeServer
 from headrace.edge.readiness import report_ready
 from headrace.edge.request_book import RequestBook
 from headrace.edge.stimulus_traces import StimulusTraces
@@ -56,6 +54,7 @@ from services.orchestrator.mesh_metrics import MeshMetrics
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
+from services.orchestrator.operator_ports import OperatorPorts
 from services.orchestrator.pin_sweeper import sweep_pins
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
@@ -140,9 +139,7 @@ class OrchestratorApp:
         self._gate: LeaderGate | None = None
         self._term: Term | None = None
         self._feeds: HopFeeds | None = None
-        self._metrics: MeshMetrics | None = None
-        self._health: HealthOfFlows | None = None
-        self._probes: ProbeServer | None = None
+        self._operators: OperatorPorts | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tracing: Tracing | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -170,6 +167,7 @@ class OrchestratorApp:
         )
         letters = LetterStore(connection, assets, settings.workspace)
         doubts = DoubtRecords(connection, assets, settings.workspace)
+        history = HistoryReader(connection, assets, settings.workspace)
         worker = LetterWorker(stores, assets, letters, reader, clock)
         self._tracing = tracing = Tracing(tasks)
         self._scheduler = scheduler = Scheduler(
@@ -186,7 +184,6 @@ class OrchestratorApp:
             connection, reader, observer, resolver, settings.profile, lease, doubts, lambda: bounds.open_streams
         )
         self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
-        history = HistoryReader(connection, assets, settings.workspace)
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
@@ -200,47 +197,41 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_services(server, flows, given_up, HopRpc(service, connection, feeds), traces, operations, why)
-        self._health = HealthOfFlows(stores, board, lease)
-        server.tell_health_of(self._health)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
         server.on_stop(self._stopping.set)
-        self._metrics = MeshMetrics(
-            connection, assets, settings.workspace, lease, observer, board, settings.broker_monitors, server
-        )
+        figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server)
+        self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
-        await self._serve_operators(server)
+        await operators.start(tasks)
+        self._begin_tasks(tasks, lease, term, stores, clock)
+        report_ready({"address": self.address})
+        log.info("orchestrator serves", address=self.address, leads=lease.leading)
+
+    def _begin_tasks(
+        self, tasks: asyncio.TaskGroup, lease: Lease, term: Term, stores: Stores, clock: WallClock
+    ) -> None:
         self._tasks = [
             tasks.create_task(lease.run(term.begin, term.end), name="lease"),
             tasks.create_task(self._watch_flows(stores), name="watch flows"),
             tasks.create_task(self._resync(term), name="resync"),
             tasks.create_task(self._prune(stores, clock), name="prune operations"),
         ]
-        report_ready({"address": self.address})
-        log.info("orchestrator serves", address=self.address, leads=lease.leading)
-
-    async def _serve_operators(self, server: GrpcServer) -> None:
-        if self._settings.admin:
-            await server.serve_admin(self._settings.admin)
-        if self._settings.metrics and self._metrics is not None:
-            self._probes = MetricsPages(self._metrics.read, lambda: not self._stopping.is_set()).server()
-            await self._probes.start(self._settings.metrics)
 
     async def stop(self) -> None:
         """Ends streams and calls, then loops, then what they stand on."""
         if self._server is not None:
             await self._server.stop(1.0)
-        if self._probes is not None:
-            await self._probes.close()
+        if self._operators is not None:
+            await self._operators.stop()
         await end_tasks(self._tasks)
         if self._feeds is not None:
             await self._feeds.stop()
-        for kept in (self._gate, self._health):
-            if kept is not None:
-                await kept.close()
+        if self._gate is not None:
+            await self._gate.close()
         if self._loops is not None:
             await self._loops.stop()
         if self._scheduler is not None:

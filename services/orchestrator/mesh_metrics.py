@@ -51,8 +51,9 @@ class MeshMetrics:
     lease: Lease
     observer: InstanceObserver
     board: FlowBoard
-    monitors: Sequence[str]
     server: GrpcServer
+    # Monitoring addresses of the broker's servers.
+    monitors: Sequence[str] = ()
     series: SeriesBound = field(default_factory=SeriesBound)
     _processes: ProcessTotals = field(default_factory=ProcessTotals)
     _restarts: Totals[tuple[str, str, str]] = field(default_factory=Totals)
