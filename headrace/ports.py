@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headrace.model.step_snapshot import StepSnapshot
+
 
 @dataclass(slots=True)
 class Delivery:
@@ -243,6 +245,8 @@ class ComponentInput(msgspec.Struct, frozen=True):
     passthrough: Sequence[Any] = ()
     """`message_pb2.Passed` of the steps before."""
     baggage: str = ""
+    snapshot: StepSnapshot | None = None
+    """What the step keeps; None while nothing is."""
 
 
 class ComponentStream(Protocol):

@@ -56,6 +56,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "headrace flow trace orders --next 10 --where 'step=price'",
     ),
     "dead-letters list": ("headrace dead-letters list", "headrace dead-letters list orders --step price --follow"),
+    "snapshot show": ("headrace snapshot show orders", "headrace snapshot show orders count --key a1"),
+    "snapshot reset": ("headrace snapshot reset orders count", "headrace snapshot reset orders count --key a1 --yes"),
     "dead-letters show": ("headrace dead-letters show orders 7",),
     "dead-letters replay": (
         "headrace dead-letters replay orders 7 8",

@@ -169,6 +169,8 @@ class Client:
     get_status = _sync(AsyncClient.get_status)
     watch_status = _sync_stream(AsyncClient.watch_status)
     inject = _sync(AsyncClient.inject)
+    list_snapshots = _sync(AsyncClient.list_snapshots)
+    reset_snapshots = _sync(AsyncClient.reset_snapshots)
     list_dead_letters = _sync(AsyncClient.list_dead_letters)
     get_dead_letter = _sync(AsyncClient.get_dead_letter)
     replay_dead_letters = _sync(AsyncClient.replay_dead_letters)

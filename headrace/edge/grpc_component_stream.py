@@ -15,10 +15,19 @@ import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from google.protobuf.message import DecodeError
 
-from headrace.api.component.v1.component_pb2 import EarlierOutput, Event, Input, Ping, ProcessRequest, ProcessResponse
+from headrace.api.component.v1.component_pb2 import (
+    EarlierOutput,
+    Event,
+    Input,
+    KeptSnapshot,
+    Ping,
+    ProcessRequest,
+    ProcessResponse,
+)
 from headrace.edge.grpc_server import MAX_MESSAGE_BYTES
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
+from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import ComponentInput, StreamClosed, StreamFull
 
 log = get_logger(__name__)
@@ -172,6 +181,7 @@ class GrpcComponentStream:
                     traceparent=given.traceparent,
                     passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
                     baggage=given.baggage,
+                    snapshot=_kept(given.snapshot) if given.snapshot is not None else None,
                 )
             )
         self._queued_bytes -= size
@@ -242,7 +252,13 @@ def _size(given: ComponentInput) -> int:
         size += len(key) + 4 * len(value) + _HEADER_OVERHEAD
     for item in given.passthrough:
         size += item.ByteSize() + _HEADER_OVERHEAD
+    if given.snapshot is not None:
+        size += len(bytes(given.snapshot.value)) + _HEADER_OVERHEAD
     return size
+
+
+def _kept(snapshot: StepSnapshot) -> KeptSnapshot:
+    return KeptSnapshot(json=bytes(snapshot.value).decode(), revision=snapshot.revision)
 
 
 def _earlier(item: Any) -> EarlierOutput:

@@ -13,6 +13,7 @@ from headrace.model.names import is_number
 
 ROOT = "hr"
 INGRESS = "in"
+SNAPSHOTS = "s"
 BARRIER_STEP = "_barrier"
 OWNER_STEP = "_owner"
 SINGLE_SLOT = 0
@@ -63,6 +64,25 @@ def cursor_subject(workspace: str, flow: str, deployment: int, step: str, slot: 
     return data_subject(workspace, flow, cursor_owner(deployment), step, slot)
 
 
+def snapshot_subject(workspace: str, flow: str, step: str, number: int) -> str:
+    """What a step keeps between messages, at most one message each: of no deployment, so that the next goes on with
+    it. One token longer than a data subject, so that nothing that reads or counts those meets it."""
+    return f"{ROOT}.{workspace}.{flow}.{SNAPSHOTS}.{step}.k.{number}"
+
+
+def snapshot_filter(workspace: str, flow: str, step: str = "") -> str:
+    """All snapshots of a flow, or of one step."""
+    return f"{ROOT}.{workspace}.{flow}.{SNAPSHOTS}.{step + '.k.*' if step else '>'}"
+
+
+def parse_snapshot_subject(subject: str) -> tuple[str, int]:
+    """Step and number; ValueError if it is none."""
+    parts = subject.split(".")
+    if len(parts) != 7 or parts[3] != SNAPSHOTS or not is_number(parts[6]):
+        raise ValueError(f"not a snapshot's subject: {subject}")
+    return parts[4], int(parts[6])
+
+
 def ingress_subject(workspace: str, flow: str, trigger: str, slot: int = SINGLE_SLOT) -> str:
     """Where stimuli are published; the broker's transform gives them their owner."""
     return data_subject(workspace, flow, INGRESS, trigger, slot)
@@ -92,6 +112,11 @@ def parse_data_subject(subject: str) -> DataSubject:
 def ingress_filter(workspace: str, flow: str) -> str:
     """Stream subject and transform source of the ingress."""
     return f"{ROOT}.{workspace}.{flow}.{INGRESS}.*.*"
+
+
+def all_data(workspace: str, flow: str) -> str:
+    """Everything of all owners, and nothing else (no snapshots)."""
+    return f"{ROOT}.{workspace}.{flow}.*.*.*"
 
 
 def owner_filter(workspace: str, flow: str, owner: str) -> str:

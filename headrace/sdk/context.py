@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
-from headrace.sdk.body import UnencodableOutput, body_decoder, encode_body
-from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
+from headrace.model.step_snapshot import MAX_SNAPSHOT_BYTES
+from headrace.sdk.body import JSON, UnencodableOutput, body_decoder, encode_body
+from headrace.sdk.errors import OUTPUT_REFUSED, SNAPSHOT_REFUSED, ComponentError
 from headrace.sdk.log import ComponentLog
 
 MAX_KEY_CHARACTERS = 256
@@ -30,6 +31,7 @@ class EventSink(Protocol):
     ) -> None: ...
     def error(self, call: int, code: str, message: str, retryable: bool, status: int) -> None: ...
     def rebound(self, call: int, reason: str, delay_ms: int) -> None: ...
+    def snapshot(self, call: int, json: str, merge: bool, if_revision: int | None) -> None: ...
     def end(self, call: int, started_ns: int, ended_ns: int) -> None: ...
 
 
@@ -51,6 +53,8 @@ class CallInput(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def passthrough(self) -> Sequence[Any]: ...
+    @property
+    def snapshot(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,50 @@ class EarlierOutput:
     def json(self) -> Any:
         """The body decoded; UndecodableInput if it is not JSON."""
         return _decode_json(self.body)
+
+
+class Snapshot:
+    """What the step keeps between messages; of a step with `key` for the message's key. Seen as it was when the call
+    began, with what the call itself has saved since. Saved once the call has ended well."""
+
+    __slots__ = ("_call", "_json", "_revision", "_sink")
+
+    def __init__(self, source: CallInput, sink: EventSink) -> None:
+        kept = source.snapshot
+        self._json, self._revision = kept.json or "null", int(kept.revision)
+        self._call, self._sink = source.call, sink
+
+    @property
+    def value(self) -> Any:
+        """None while nothing is kept."""
+        return _decode_json(self._json.encode())
+
+    @property
+    def revision(self) -> int:
+        """Counts saves; 0 while nothing is kept."""
+        return self._revision
+
+    def replace(self, value: Any, *, if_unchanged: bool = False) -> Awaitable[None]:
+        """Keeps this value, at most 64 KiB as JSON. With `if_unchanged` the call fails with SNAPSHOT_CONFLICT, and is
+        tried again, if another call has saved since this one began."""
+        return self._save(value, False, if_unchanged)
+
+    def merge(self, fields: Mapping[str, Any], *, if_unchanged: bool = False) -> Awaitable[None]:
+        """Keeps these fields beside those kept already (the first level only)."""
+        return self._save(dict(fields), True, if_unchanged)
+
+    def _save(self, value: Any, merge: bool, if_unchanged: bool) -> Awaitable[None]:
+        try:
+            raw = encode_body(value, JSON)[0]
+        except UnencodableOutput as error:
+            raise ComponentError(SNAPSHOT_REFUSED, str(error)) from error
+        if len(raw) > MAX_SNAPSHOT_BYTES:
+            raise ComponentError(SNAPSHOT_REFUSED, f"a snapshot of {len(raw)} bytes, more than {MAX_SNAPSHOT_BYTES}")
+        self._sink.snapshot(self._call, raw.decode(), merge, self._revision if if_unchanged else None)
+        before = self.value if merge else None
+        self._json = encode_body({**before, **value}, JSON)[0].decode() if isinstance(before, dict) else raw.decode()
+        self._revision += 1
+        return DONE
 
 
 class Message:
@@ -178,7 +226,7 @@ class StepScope:
 class Context:
     """One call, as its function sees it."""
 
-    __slots__ = ("__weakref__", "_emitted", "_emitted_bytes", "_message", "_scope", "_sink", "call")
+    __slots__ = ("__weakref__", "_emitted", "_emitted_bytes", "_message", "_scope", "_sink", "_snapshot", "call")
 
     def __init__(self, scope: StepScope, source: CallInput, sink: EventSink) -> None:
         self._scope = scope
@@ -186,6 +234,7 @@ class Context:
         self._emitted = 0
         self._emitted_bytes = 0
         self._message = Message(source)
+        self._snapshot: Snapshot | None = None
         self.call = source.call
 
     @property
@@ -206,6 +255,13 @@ class Context:
     @property
     def step(self) -> StepIdentity:
         return self._scope.step
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the step keeps between messages: `ctx.snapshot.value`, `await ctx.snapshot.merge({"since": now})`."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self._message._input, self._sink)
+        return self._snapshot
 
     @property
     def steps(self) -> dict[str, EarlierOutput]:

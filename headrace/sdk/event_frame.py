@@ -66,6 +66,14 @@ class EventFrame:
         rebound.delay_ms = delay_ms
         self.size += len(reason) + 32
 
+    def snapshot(self, call: int, json: str, merge: bool, if_revision: int | None) -> None:
+        snapshot = self._add(call=call).snapshot
+        snapshot.json = json
+        snapshot.merge = merge
+        if if_revision is not None:
+            snapshot.if_revision = if_revision
+        self.size += len(json) + 32
+
     def end(self, call: int, started_ns: int, ended_ns: int) -> None:
         end = self._add(call=call).end
         end.started_at_mono_ns = started_ns

@@ -90,7 +90,7 @@ class _NoCall:
     def _refuse(self, *_: Any) -> None:
         raise AssertionError("a listener has no call events")
 
-    data = reply = error = rebound = end = _refuse
+    data = reply = error = rebound = snapshot = end = _refuse
 
 
 class PlainListenContext(ListenContext):

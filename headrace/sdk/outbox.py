@@ -81,6 +81,12 @@ class Outbox:
     def rebound(self, call: int, reason: str, delay_ms: int) -> None:
         self._ready().rebound(call, reason, delay_ms)
 
+    def snapshot(self, call: int, json: str, merge: bool, if_revision: int | None) -> None:
+        if self._foreign():
+            self._from_thread(self.snapshot, call, json, merge, if_revision)
+        else:
+            self._ready().snapshot(call, json, merge, if_revision)
+
     def end(self, call: int, started_ns: int, ended_ns: int) -> None:
         self._ready().end(call, started_ns, ended_ns)
 

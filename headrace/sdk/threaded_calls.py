@@ -53,6 +53,9 @@ class _CallSink:
     def rebound(self, call: int, reason: str, delay_ms: int) -> None:
         self._target().rebound(call, reason, delay_ms)
 
+    def snapshot(self, call: int, json: str, merge: bool, if_revision: int | None) -> None:
+        self._target().snapshot(call, json, merge, if_revision)
+
     def end(self, call: int, started_ns: int, ended_ns: int) -> None:
         self._target().end(call, started_ns, ended_ns)
         self._frame = None

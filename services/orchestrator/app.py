@@ -66,6 +66,7 @@ from services.orchestrator.rpc_diagnosis import DiagnosisRpc
 from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
+from services.orchestrator.rpc_snapshot import add_snapshots
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.snapshot_reader import SnapshotReader
@@ -196,6 +197,7 @@ class OrchestratorApp:
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
+        add_snapshots(server, stores, assets)
         add_services(server, flows, given_up, HopRpc(service, connection, feeds), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)

@@ -183,10 +183,12 @@ class FlowService:
         """WrongState while the flow keeps messages or dead letters."""
         name = document.flow
         stream = subjects.flow_stream(self.stores.workspace, name)
-        info = await self.assets.stream_info(stream) if document.has_stream else None
-        if info is not None and int(info["state"]["messages"]):
+        everything = subjects.all_data(self.stores.workspace, name)
+        info = await self.assets.stream_info(stream, everything) if document.has_stream else None
+        waiting = sum((info["state"].get("subjects") or {}).values()) if info is not None else 0
+        if waiting:
             raise WrongState(
-                f"flow {name!r} still keeps {info['state']['messages']} messages",
+                f"flow {name!r} still keeps {waiting} messages",
                 reason="MESSAGES_WAIT",
                 next_step=f"Start it to work them off, or drop them: headrace flow stop {name} --drop --yes",
             )

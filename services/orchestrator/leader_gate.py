@@ -26,6 +26,7 @@ from services.orchestrator.lease import Lease
 LED_SERVICES = (
     "/headrace.api.flow.v1.FlowService/",
     "/headrace.api.deadletter.v1.DeadLetterService/",
+    "/headrace.api.snapshot.v1.SnapshotService/",
     "/google.longrunning.Operations/",
 )
 # Answered from KV and the broker by every orchestrator. Whatever else a led service has is for the leader.

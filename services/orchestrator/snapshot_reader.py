@@ -121,7 +121,7 @@ class SnapshotReader:
         if not document.has_stream:
             return None
         workspace = self.stores.workspace
-        everything = f"{subjects.ROOT}.{workspace}.{document.flow}.>"
+        everything = subjects.all_data(workspace, document.flow)
         stream = subjects.flow_stream(workspace, document.flow)
         if not is_fenced(self.assets.copies):
             info = await self.assets.stream_info(stream, everything)

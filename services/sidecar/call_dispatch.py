@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import ComponentInput, ComponentStream, StreamClosed, StreamFull
 from services.sidecar.held_input import HeldInput, Phase
 
@@ -39,8 +40,9 @@ class CallDispatch:
         runs_alone: Callable[[str], None] | None = None,
         *,
         on_begin: Callable[[HeldInput], None] = lambda held: None,
+        snapshot_of: Callable[[HeldInput], StepSnapshot | None] = lambda held: None,
     ) -> None:
-        self._on_begin = on_begin
+        self._on_begin, self._snapshot_of = on_begin, snapshot_of
         self._runs_alone = runs_alone
         self._timeout_s = step.timeout_s
         self._clock = clock
@@ -194,4 +196,5 @@ class CallDispatch:
             traceparent=held.traceparent,
             passthrough=envelope.passthrough,
             baggage=envelope.baggage,
+            snapshot=self._snapshot_of(held),
         )

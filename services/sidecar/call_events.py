@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from headrace.model.step_snapshot import MAX_SAVES, MAX_SNAPSHOT_BYTES, Save
 from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, check_reply, error_status
+from services.sidecar.domain.snapshot_problems import REFUSED, TOO_MANY
 from services.sidecar.held_input import HeldInput
 
 MAX_PROBLEM_CHARACTERS = 4_000
@@ -24,6 +26,8 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
         held.failure = event.error
     elif kind == "rebound":
         held.rebound = event.rebound
+    elif kind == "snapshot":
+        return _save(held, event.snapshot)
     else:
         return False
     return True
@@ -39,6 +43,23 @@ def _collect(held: HeldInput, emit: Any) -> bool:
         held.output_bytes += body + rest
     else:
         held.outputs = []  # the attempt fails: no need to keep them
+    return True
+
+
+def _save(held: HeldInput, snapshot: Any) -> bool:
+    if held.refused is not None:
+        return False
+    if len(held.saves) >= MAX_SAVES:
+        held.refused = TOO_MANY
+    elif len(snapshot.json) > MAX_SNAPSHOT_BYTES:
+        held.refused = Problem(
+            REFUSED, f"the snapshot has {len(snapshot.json)} characters, more than {MAX_SNAPSHOT_BYTES} bytes"
+        )
+    else:
+        revision = snapshot.if_revision if snapshot.HasField("if_revision") else None
+        held.saves.append(Save(snapshot.json.encode(), snapshot.merge, revision))
+        return True
+    held.saves = []
     return True
 
 

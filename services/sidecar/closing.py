@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from services.sidecar.hop_phases import HopPhases
 
 
+REPLY_LOST = Problem(
+    "REPLY_LOST", "the message was processed; its reply was lost with the process that was to send it", 504
+)
+
+
 class Closing:
     """`on_settled` is called when the input is acknowledged, or its acknowledgement was given up."""
 

@@ -309,8 +309,7 @@ class DataPlane:
         if self.held:
             log.warning("given back to the broker", held=self.held)
         self.loop.close()
-        if self._slots is not None:
-            self._slots.close()
+        self._path.close()
         self._timers.close()
         if self._rules is not None:
             self._rules.close()

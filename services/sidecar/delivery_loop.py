@@ -23,6 +23,7 @@ from services.sidecar.dead_letters import failed_attempt
 from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, decide
 from services.sidecar.domain.ended_calls import EndedCalls
 from services.sidecar.domain.flood import FloodGauge
+from services.sidecar.domain.snapshot_problems import CONFLICT
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
@@ -73,6 +74,7 @@ class DeliveryLoop:
         self._step = step
         self._path = path
         path.submit = self.submit
+        path.conflict = self._conflict
         self._timers = timers
         self._counters = counters
         self._hops = hops
@@ -83,7 +85,7 @@ class DeliveryLoop:
         self.stuck = StuckInputs(on_stuck)
         self._clock = clock
         runs_alone = careful.runs_alone if careful is not None else None
-        self._dispatch = CallDispatch(step, clock, pace, runs_alone, on_begin=hops.began)
+        self._dispatch = CallDispatch(step, clock, pace, runs_alone, on_begin=hops.began, snapshot_of=path.snapshot_of)
         self._ended: EndedCalls[LateContext] = EndedCalls()
         self._closed = False
         self.last_error: tuple[Problem, int] | None = None
@@ -175,8 +177,6 @@ class DeliveryLoop:
                 self._end(held, outcome_of(held))
                 self._on_finished()
                 ended = True
-            elif kind == "snapshot":
-                self._counters["snapshots"] += 1
             else:
                 useless += not note_event(held, event, kind)
         if useless and not self._flood.take(useless, self._clock()):
@@ -260,7 +260,15 @@ class DeliveryLoop:
         held.outputs = list(outputs) if any(emit.bodies for emit in outputs) else []
         self._deliver(held)
 
+    def _conflict(self, held: HeldInput, problem: Problem) -> None:
+        """Another replica saved first."""
+        self._end(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
+
     def _deliver(self, held: HeldInput) -> None:
+        problem = self._path.save(held) if held.saves else None
+        if problem is not None:
+            self._end(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
+            return
         try:
             self._path.deliver(held)
         except MalformedMessage as error:

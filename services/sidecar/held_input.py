@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from headrace.model.step_snapshot import Save
 from headrace.ports import Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, FailedAttempt
 from services.sidecar.domain.delivery import Problem, Trail
@@ -49,6 +50,7 @@ class HeldInput:
     outputs: list[Any] = field(default_factory=list)
     output_bytes: int = 0
     reply: Any = None
+    saves: list[Save] = field(default_factory=list)
     failure: Any = None
     rebound: Any = None
     refused: Problem | None = None
@@ -60,7 +62,12 @@ class HeldInput:
     """Of a keyed step: the slot it came from, and which pulling of it delivered it last."""
     calls: int = 0
     """Attempts begun here, of this delivery."""
+    key: str = ""
+    """Of a keyed step."""
     # Settling.
+    snapshots: list[tuple[str, bytes]] = field(default_factory=list)
+    snapshot_before: Any = None
+    """Of a keyed step: what is stored with its outputs, by subject; and the state that its call began with."""
     dead: bool = False
     """It ends among the dead letters."""
     pending: int = 0
@@ -112,4 +119,5 @@ class HeldInput:
         self.entered_at_mono_ns = self.left_at_mono_ns = self.written_at_mono_ns = 0
         self.outputs = []
         self.output_bytes = 0
+        self.saves = []
         self.reply = self.failure = self.rebound = self.refused = None

@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.model import subjects
 from headrace.model.message_ids import unreadable_id
+from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Consumption, Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
-from services.sidecar.closing import Closing
+from services.sidecar.closing import REPLY_LOST, Closing
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outputs import LateContext, OutputMaker
+from services.sidecar.plain_snapshots import PlainSnapshots
 from services.sidecar.settlement import Settlement
 from services.sidecar.timers import Timers
 
@@ -47,6 +50,8 @@ class InputPath(Protocol):
     """What the delivery loop needs of a path. `submit` is the loop's: it takes inputs that may be called now."""
 
     submit: Callable[[list[HeldInput]], None]
+    conflict: Callable[[HeldInput, Problem], None]
+    """Also the loop's: what the input saved was refused after its outputs were stored."""
 
     @property
     def held(self) -> int:
@@ -83,6 +88,15 @@ class InputPath(Protocol):
     def extend(self, now: float, every_s: float) -> None:
         """Restarts the ack deadline of what has been held for that long."""
 
+    def close(self) -> None:
+        """Ends at once: what is held is delivered again."""
+
+    def snapshot_of(self, held: HeldInput) -> StepSnapshot | None:
+        """What its step keeps for it; None while nothing is."""
+
+    def save(self, held: HeldInput) -> Problem | None:
+        """Takes what its call saved, to be stored with it; or says why not."""
+
     def deliver(self, held: HeldInput) -> None:
         """Its call is done: its outputs, its reply, its acknowledgement. MalformedMessage for a bad output."""
 
@@ -101,6 +115,7 @@ class PlainPath:
     sequence `redelivered_until` were delivered before. `doubtful` is asked about redelivered ones it does not know."""
 
     submit: Callable[[list[HeldInput]], None]
+    conflict: Callable[[HeldInput, Problem], None]
 
     def __init__(
         self,
@@ -134,14 +149,16 @@ class PlainPath:
         closing = Closing(
             plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
         )
+        self._closing = closing
+        self._snapshots = snapshots = PlainSnapshots(plan, step, lane, timers, counters)
+        self._started = self._stopped = False
         maker = OutputMaker(plan, step)
-        settlement = Settlement(maker, outbox, letters, closing, self._memory, hops, counters, clock=clock)
-        self._settlement = settlement
-        self.deliver, self.give_up, self.publish_late = (
-            settlement.deliver,
-            settlement.give_up,
-            settlement.publish_late,
+        settlement = Settlement(
+            maker, outbox, letters, closing, self._memory, hops, counters, clock=clock, saving=self._saving
         )
+        self.save = snapshots.save
+        self._settlement = settlement
+        self.deliver, self.publish_late = settlement.deliver, settlement.publish_late
 
     @property
     def held(self) -> int:
@@ -168,8 +185,31 @@ class PlainPath:
     def late_context(self, held: HeldInput) -> LateContext:
         return LateContext(held)
 
+    def snapshot_of(self, held: HeldInput) -> StepSnapshot | None:
+        return self._snapshots.latest if self._snapshots.latest.revision else None
+
+    def _saving(self, held: HeldInput, then: Callable[[], None]) -> None:
+        """Its outputs are stored: what it saved is next, and then it is closed."""
+        if held.saves:
+            self._snapshots.outputs_stored(held, then, partial(self.conflict, held))
+        else:
+            then()
+
+    def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
+        self._snapshots.drop(held)
+        self._settlement.give_up(held, problem, dead_letter=dead_letter)
+
+    def close(self) -> None:
+        self._stopped = True
+        self._snapshots.close()
+
     def start_pulling(self) -> None:
-        if self._consumption is None:
+        if not self._started:
+            self._started = True
+            self._snapshots.open(self._pull)
+
+    def _pull(self) -> None:
+        if self._consumption is None and not self._stopped:
             self._consumption = self._lane.consume(
                 subjects.flow_stream(self._plan.workspace, self._plan.flow),
                 subjects.step_consumer(self._plan.deployment, self._step.name),
@@ -178,6 +218,7 @@ class PlainPath:
             )
 
     async def stop_pulling(self) -> None:
+        self._stopped = True
         if self._consumption is not None:
             await self._consumption.stop()
 
@@ -234,6 +275,12 @@ class PlainPath:
         if brought_back or (delivery.attempt > 1 and self._doubtful(delivery)):
             held.in_doubt = True
             self._letters.note_doubt(held)
+        if self._snapshots.was_saved_for(message_id):
+            # Done by a process that died before it could acknowledge; its reply, if any, went with it.
+            self._counters["duplicates"] += 1
+            self._hold(held)
+            self._closing.close_with_error(held, REPLY_LOST)
+            return None
         return self._hold(held)
 
     def _take_unreadable(self, delivery: Delivery, message: str, now: float) -> None:

@@ -39,7 +39,9 @@ class Settlement:
         counters: dict[str, int],
         *,
         clock: Callable[[], float],
+        saving: Callable[[HeldInput, Callable[[], None]], None] = lambda held, then: then(),
     ) -> None:
+        self._saving = saving
         self._outputs = outputs
         self._outbox = outbox
         self._letters = letters
@@ -133,4 +135,4 @@ class Settlement:
     def _one_stored(self, held: HeldInput) -> None:
         held.pending -= 1
         if not held.pending:
-            self._closing.close(held)
+            self._saving(held, partial(self._closing.close, held))

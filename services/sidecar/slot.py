@@ -21,6 +21,7 @@ from headrace.ports import Consumption, Delivery, JetStreamLane
 from services.sidecar.domain.retry_delay import republish_delay_s
 from services.sidecar.domain.slot_order import Arrival, SlotOrder
 from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.keyed_snapshots import KeyedSnapshots
 from services.sidecar.outbox import Blocked, Outgoing
 from services.sidecar.slot_commit import SlotCommit, SlotTaken
 from services.sidecar.slot_results import Result, ResultHost, SlotResults
@@ -88,6 +89,7 @@ class Slot:
         self._stream = subjects.flow_stream(plan.workspace, plan.flow)
         self._consumer = subjects.slot_consumer(plan.deployment, step.name, lease.slot, lease.generation)
         cursor = subjects.cursor_subject(plan.workspace, plan.flow, plan.deployment, step.name, lease.slot)
+        self.snapshots = KeyedSnapshots(plan, step, lane)
         self._results = SlotResults(host, on_stored=self._stored, on_lost=self.lost)
         self._commit = SlotCommit(
             lane,
@@ -238,6 +240,7 @@ class Slot:
     async def _take(self) -> None:
         try:
             self._results.order = SlotOrder(await self._commit.take())
+            await self.snapshots.open()
         except SlotTaken as error:
             self._taking = False
             self.lost(str(error))
@@ -279,8 +282,19 @@ class Slot:
             if len(self._held) == 1:
                 self._host.changed(self)
             if arrival is not Arrival.WAIT:
-                self._host.admit(held)
+                self._admit(held)
         return True
+
+    def _admit(self, held: HeldInput) -> None:
+        """It may be called, once the snapshot of its key is known."""
+        if self.snapshots.is_known(held.key):
+            self._host.admit(held)
+        else:
+            self._tasks.create_task(self._admit_later(held), name=f"snapshot of slot {self.lease.slot}")
+
+    async def _admit_later(self, held: HeldInput) -> None:
+        await self.snapshots.load(held.key)
+        self._host.admit(held)
 
     def _release(self, epoch: int) -> None:
         if epoch == self._epoch and self._consumption is not None:
@@ -298,7 +312,7 @@ class Slot:
         self._results.add(sequence, result)
         following = self._results.order.ended(sequence)
         if following is not None:
-            self._host.admit(self._held[following])
+            self._admit(self._held[following])
         self._commit.pump()
 
     def late(self, outgoing: Outgoing) -> bool:

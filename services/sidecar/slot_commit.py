@@ -56,6 +56,8 @@ class Chunk:
     inputs: list[int] = field(default_factory=list)
     through: int = 0
     effects: bool = False
+    snapshots: dict[str, bytes] = field(default_factory=dict)
+    """What the inputs' step keeps from now on, by subject."""
 
 
 class CommitSource(Protocol):
@@ -183,9 +185,10 @@ class SlotCommit:
             payload = seal(outgoing.payload, outgoing.message_id, unix_ns)
             message = BatchMessage(outgoing.subject, payload, outgoing.message_id, outgoing.traceparent)
             messages.setdefault(outgoing.message_id, message)  # the same id twice is one message: the first
+        snapshots = [BatchMessage(subject, payload, rollup=True) for subject, payload in chunk.snapshots.items()]
         cursor = self._cursor_message(chunk.through or self._through, self._fence)
         try:
-            future = self._lane.publish_batch([*messages.values(), cursor])
+            future = self._lane.publish_batch([*messages.values(), *snapshots, cursor])
         except LaneFull:
             self._again(PROBE_S)
             return

@@ -17,9 +17,10 @@ from headrace.edge.structured_log import get_logger
 from headrace.model.limits import MAX_BATCH_OUTPUTS
 from headrace.model.message_ids import unreadable_id
 from headrace.model.slots import keying
+from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Delivery, JetStreamLane, Stored
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
-from services.sidecar.closing import Closing
+from services.sidecar.closing import REPLY_LOST, Closing
 from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
@@ -42,9 +43,6 @@ log = get_logger(__name__)
 # Held by all slots of an instance together, where every slot is its own.
 MAX_HELD = 1_024
 LOST_KEPT = 64
-REPLY_LOST = Problem(
-    "REPLY_LOST", "the message was processed; its reply was lost with the process that was to send it", 504
-)
 
 
 class SlotPath:
@@ -52,6 +50,7 @@ class SlotPath:
     `leases` shows."""
 
     submit: Callable[[list[HeldInput]], None]
+    conflict: Callable[[HeldInput, Problem], None]
 
     def __init__(
         self,
@@ -223,6 +222,7 @@ class SlotPath:
         placement = self._keying.place(envelope.headers, envelope.body, envelope.id)
         self._counters["keyless"] += placement.keyless
         held = HeldInput(delivery, envelope, envelope.id, now, slot=slot, in_doubt=envelope.in_doubt)
+        held.key = placement.key
         return held, placement.key
 
     def admit(self, held: HeldInput) -> None:
@@ -276,6 +276,16 @@ class SlotPath:
 
     # Outcome
 
+    def snapshot_of(self, held: HeldInput) -> StepSnapshot | None:
+        """See InputPath."""
+        state: StepSnapshot = held.slot.snapshots.state_of(held.key)
+        return state if state.revision else None
+
+    def save(self, held: HeldInput) -> Problem | None:
+        """See InputPath."""
+        problem: Problem | None = held.slot.snapshots.save(held) if held.slot.owns(held) else None
+        return problem
+
     def deliver(self, held: HeldInput) -> None:
         """See InputPath."""
         held.phase = Phase.SETTLING
@@ -283,7 +293,7 @@ class SlotPath:
         messages: list[Outgoing] = []
         for index, emit in enumerate(held.outputs):
             messages += self._maker.make(context, index, emit, _ignore, _ignore)
-        problem = self._too_many(messages)
+        problem = self._too_many(messages, len(held.snapshots))
         if problem is not None:
             held.attempts.append(failed_attempt(held.attempt, problem))
             self._counters["failed"] += 1
@@ -297,6 +307,7 @@ class SlotPath:
         """See InputPath. The dead letter, whose id is the same whoever writes it, comes before the commit."""
         held.phase = Phase.SETTLING
         held.outputs, held.reply = [], None
+        held.slot.snapshots.take_back(held)
         if not self._called(held):
             return
         after = partial(self._gave_up, held, problem)
@@ -343,8 +354,8 @@ class SlotPath:
         if held.slot.owns(held):
             held.slot.result(Result(held, [], partial(self._closing.close_with_error, held, problem)))
 
-    def _too_many(self, messages: list[Outgoing]) -> Problem | None:
-        if len(messages) > MAX_BATCH_OUTPUTS:
+    def _too_many(self, messages: list[Outgoing], snapshots: int) -> Problem | None:
+        if len(messages) + snapshots > MAX_BATCH_OUTPUTS:
             text = f"{len(messages)} messages for one input; a keyed step stores at most {MAX_BATCH_OUTPUTS} at once"
             return Problem("OUTPUT_REFUSED", text)
         limit = self._plan.max_waiting

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.model.limits import MAX_BATCH_OUTPUTS
 from services.sidecar.domain.commit_size import MAX_BYTES, CommitSize
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.slot_order import SlotOrder
@@ -55,7 +56,7 @@ class SlotResults:
 
     def add(self, sequence: int, result: Result) -> None:
         """What an input became, for good."""
-        result.effects = bool(result.messages)
+        result.effects = bool(result.messages or result.held.snapshots)
         self._results[sequence] = result
 
     def add_late(self, outgoing: Outgoing) -> None:
@@ -73,13 +74,21 @@ class SlotResults:
         size_bytes = 0
         for sequence in self.order.committable()[: size.inputs]:
             messages = self._results[sequence].messages
+            snapshots = self._results[sequence].held.snapshots
             room = size.messages - len(chunk.messages)
+            if (
+                chunk.inputs
+                and len(chunk.messages) + len(messages) + len(chunk.snapshots) + len(snapshots) > MAX_BATCH_OUTPUTS
+            ):
+                break
             size_bytes += sum(len(outgoing.payload) for outgoing in messages)
+            size_bytes += sum(len(payload) for _, payload in snapshots)
             if len(messages) > room or (chunk.messages and size_bytes > MAX_BYTES):
                 if not chunk.messages:
                     chunk.messages += messages[:room]  # one by one: one of them is refused
                 break
             chunk.messages += messages
+            chunk.snapshots.update(snapshots)  # of one key the newest
             chunk.effects = chunk.effects or self._results[sequence].effects
             chunk.inputs.append(sequence)
             chunk.through = sequence
@@ -99,7 +108,10 @@ class SlotResults:
         if chunk.inputs:
             self.order.committed(chunk.through)
         for sequence in chunk.inputs:
-            self._results.pop(sequence).close()
+            result = self._results.pop(sequence)
+            if result.held.snapshots:
+                result.held.slot.snapshots.stored(result.held)
+            result.close()
         self._on_stored()
 
     def known(self, chunk: Chunk) -> None:

@@ -16,28 +16,13 @@ import pytest
 from headrace.client import AsyncClient
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
-from tests.support.http_connection import fetch
 from tests.support.jsonl import read_lines
 from tests.support.mesh import RunningMesh
+from tests.support.small_mesh_flow import letters, post, run_flow
 
 SCRIBE = ROOT / "tests" / "support" / "components" / "scribe"
 WEBHOOK = ROOT / "components" / "webhook"
 pytestmark = pytest.mark.timeout(90)
-
-
-async def run_flow(client: AsyncClient, file: Path, text: str) -> str:
-    file.write_text(text)
-    applied = await client.apply(file)
-    name = applied.flow.name.removeprefix("flows/")
-    await client.publish(name)
-    await client.start(name)
-    return name
-
-
-async def post(mesh: RunningMesh, flow: str, body: Any) -> None:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = await fetch(mesh.gateway, "POST", f"/hook/{flow}", raw, {"content-type": "application/json"})
-    assert answer.status == 202, answer.body
 
 
 def bodies(file: Path, step: str) -> list[Any]:
@@ -124,7 +109,7 @@ steps:
         for line in read_lines(out):
             assert line["steps"] == {"receive": {"sku": "a", "n": 3}, "price": {"price": 5}}
         await post(module_mesh, flow, {"sku": "b", "n": 1, "x": "y" * 262_144})
-        [letter] = await eventually(lambda: _letters(client, flow, 1))
+        [letter] = await eventually(lambda: letters(client, flow, 1))
         assert (letter.reason, letter.step) == ("PASSTHROUGH_TOO_LARGE", "receive")
         assert "passthrough), more than 262144: receive 262" in letter.attempts[0].message
         await client.discard_dead_letters(flow, all_letters=True)
@@ -167,8 +152,8 @@ steps:
             await post(module_mesh, flow, number)
         await eventually(lambda: sorted(bodies(out, "write")) == list(range(len(bad))), within_s=30)
         assert time.monotonic() - began < 25
-        letters = await eventually(lambda: _letters(client, flow, len(bad)), within_s=15)
-        told = {json.loads(letter.body): letter for letter in letters}
+        given_up = await eventually(lambda: letters(client, flow, len(bad)), within_s=15)
+        told = {json.loads(letter.body): letter for letter in given_up}
         for word, line in bad.items():
             assert told[word].reason == "EXPRESSION_FAILED"
             [attempt] = told[word].attempts
@@ -234,10 +219,3 @@ def _evaluates(process: psutil.Process) -> bool:
 
 async def _is(found: Any, wanted: int) -> bool:
     return bool(await found == wanted)
-
-
-async def _letters(client: AsyncClient, flow: str, count: int) -> list[Any]:
-    found = await client.list_dead_letters(flow)
-    if len(found.dead_letters) < count:
-        return []
-    return [await client.get_dead_letter(flow, int(letter.name.rpartition("/")[2])) for letter in found.dead_letters]

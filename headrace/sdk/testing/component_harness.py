@@ -94,10 +94,13 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         message_id: str = "",
         execution_id: str = "",
         timeout_s: float = 0.0,
+        snapshot: Any = None,
+        steps: Mapping[str, Any] | None = None,
     ) -> CallResult:
         """One call of a function. Bytes and text go in as they are, any other value as JSON.
 
-        Ids are random unless given; header names become lower-case, as they come from the gateway.
+        `snapshot` is what the step keeps already, `steps` what earlier steps have emitted, by name. Ids are random
+        unless given; header names become lower-case, as they come from the gateway.
         """
         body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
         self._calls += 1
@@ -111,7 +114,10 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
             attempt=attempt,
             wants_reply=wants_reply,
             timeout_ms=round(timeout_s * 1000),
+            passthrough=[_earlier(name, given) for name, given in (steps or {}).items()],
         )
+        if snapshot is not None:
+            source.snapshot.json, source.snapshot.revision = encode_body(snapshot, JSON)[0].decode(), 1
         return await self.call_with(function, source)
 
     async def call_with(self, function: str, source: component_pb2.Input) -> CallResult:
@@ -164,3 +170,8 @@ class _Both:
     def __call__(self, line: LogLine) -> None:
         for lines in self._lists:
             lines.append(line)
+
+
+def _earlier(step: str, value: Any) -> component_pb2.EarlierOutput:
+    body, content_type = encode_body(value, "" if isinstance(value, (bytes, str)) else JSON)
+    return component_pb2.EarlierOutput(step=step, body=body, content_type=content_type)

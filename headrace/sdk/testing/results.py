@@ -51,6 +51,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """One save of the step's snapshot. `if_revision`: only over this revision; None in any case."""
+
+    value: Any
+    merge: bool
+    if_revision: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReboundAsked:
     """The component asks for this input again later."""
 
@@ -93,6 +102,15 @@ class CallResult:
             if event.HasField("rebound"):
                 return ReboundAsked(event.rebound.reason, event.rebound.delay_ms / 1000)
         return None
+
+    @property
+    def saves(self) -> list[Saved]:
+        """What the call saved, in order."""
+        found = (event.snapshot for event in self._events if event.HasField("snapshot"))
+        return [
+            Saved(msgspec.json.decode(s.json), s.merge, s.if_revision if s.HasField("if_revision") else None)
+            for s in found
+        ]
 
     @property
     def value(self) -> Any:

@@ -49,7 +49,7 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
     listed = [subjects.owner_filter(workspace, name, owner) for owner in owners(snapshot)]
     config: dict[str, object] = {
         "name": subjects.flow_stream(workspace, name),
-        "subjects": (*_ingress_subjects(snapshot), *listed),
+        "subjects": (*_ingress_subjects(snapshot), *listed, subjects.snapshot_filter(workspace, name)),
         "retention": "workqueue",
         "storage": "file",
         "discard": "new",

@@ -22,3 +22,14 @@ async def write(body: Any, ctx: Context) -> None:
 async def say(body: Any, ctx: Context) -> None:
     for value in ctx.config.get("emits", [body]):
         await ctx.emit(value, headers=ctx.message.headers)
+
+
+@component.action
+async def count(body: Any, ctx: Context) -> None:
+    """Counts its messages in the snapshot, and emits the number; `save` in the body is saved as it is instead."""
+    if isinstance(body, dict) and "save" in body:
+        await ctx.snapshot.replace(body["save"])
+        return
+    number = (ctx.snapshot.value or {}).get("n", 0) + 1
+    await ctx.snapshot.merge({"n": number}, if_unchanged=bool(ctx.config.get("careful")))
+    await ctx.emit({"n": number, "key": body["key"]})
