@@ -264,6 +264,11 @@ def keep_subject(workspace: str, flow: str) -> str:
     return f"{ROOT}.{workspace}._keep.{flow}"
 
 
+def traffic_request_subject(workspace: str, flow: str) -> str:
+    """Gateways answer a request here with their FlowTraffic of the flow (one each)."""
+    return f"{ROOT}.{workspace}._traffic.{flow}"
+
+
 def gateway_presence_subject(workspace: str) -> str:
     """Gateways answer a request here with their HTTP address (UTF-8 text)."""
     return f"{ROOT}.{workspace}._gateways"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
@@ -51,6 +52,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         self._scope: StepScope | None = None
         self._shut_down = False
         self._stream: ProcessStream | None = None
+        self._initialising: Coroutine[Any, Any, Any] | None = None
         self.stack_signal = 0
         """As in HandshakeResponse; set before it serves."""
         self.stopped = asyncio.Event()
@@ -93,13 +95,14 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         identity = StepIdentity(**{name: getattr(step, name) for name in StepIdentity.__dataclass_fields__})
         scope = StepScope(config, identity, asyncio.Event(), self._log)
         try:
-            await run_hook(self._component.init_hook, scope)
+            self._initialising = run_hook(self._component.init_hook, scope)
+            await self._initialising
         except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self._log.exception("init failed", error)
             await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
-        self._function, self._scope = function, scope
+        self._function, self._scope, self._initialising = function, scope, None
         return component_pb2.InitResponse()
 
     async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
@@ -129,7 +132,8 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         return component_pb2.ShutdownResponse()
 
     async def GetStacks(self, request: Any, context: Any) -> component_pb2.GetStacksResponse:
-        return all_stacks(self._stream.waiting if self._stream is not None else (), request.max_frames)
+        calls = self._stream.waiting if self._stream is not None else ()
+        return all_stacks(calls, self._initialising, request.max_frames)
 
     async def shut_down(self) -> None:
         """Runs the shutdown hook, once; its failure is only logged."""

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,10 +44,15 @@ def answer_signal(socket: str) -> int:
     return int(STACK_SIGNAL)
 
 
-def all_stacks(calls: Iterable[Suspended], max_frames: int = 0) -> component_pb2.GetStacksResponse:
-    """Calls that wait for something, the oldest first, then threads other than the one that asks."""
+def all_stacks(
+    calls: Iterable[Suspended], init: Coroutine[Any, Any, Any] | None, max_frames: int = 0
+) -> component_pb2.GetStacksResponse:
+    """The init hook where it runs, calls that wait for something, the oldest first, then threads other than the one
+    that asks."""
     limit = min(max_frames or DEFAULT_FRAMES, MAX_FRAMES)
     answer = component_pb2.GetStacksResponse()
+    if init is not None:
+        answer.stacks.add(name="init", frames=_awaits(init)[:limit])
     for call in sorted(calls, key=lambda call: call.started_ns)[:MAX_STACKS]:
         answer.stacks.add(call=call.context.call, name="call", frames=_awaits(call.coroutine)[:limit])
     names = {thread.ident: thread.name for thread in threading.enumerate()}

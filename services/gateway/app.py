@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
+from headrace.api.diagnosis.v1.diagnosis_pb2 import FlowTraffic
 from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
 from headrace.edge.faulty_lane import lane_with_faults
 from headrace.edge.hop_recorder import HopResponder
@@ -131,6 +132,7 @@ class Gateway:
         assert self._connection is not None
         workspace = self._settings.workspace
         await self._connection.subscribe(subjects.gateway_presence_subject(workspace), cb=self._answer_presence)
+        await self._connection.subscribe(subjects.traffic_request_subject(workspace, "*"), cb=self._answer_traffic)
         await HopResponder(self._connection, workspace, "*", self._hops.snapshot).start()
         responder = MetricsResponder(self._connection, workspace, self._name, self._tell)
         await responder.start()
@@ -155,6 +157,15 @@ class Gateway:
     async def _answer_presence(self, message: Msg) -> None:
         if message.reply:
             await message.respond(self._address.encode())
+
+    async def _answer_traffic(self, message: Msg) -> None:
+        if not message.reply:
+            return
+        last, refused = self._counts.lately(message.subject.rpartition(".")[2])
+        traffic = FlowTraffic(gateway=self._name, address=self._address, refused=refused)
+        if last:
+            traffic.last_request_time.FromNanoseconds(int(last * 1e9))
+        await message.respond(traffic.SerializeToString())
 
     async def stop(self) -> None:
         """Refuses new requests, waits up to the grace for those in flight, answers the rest 503, closes."""

@@ -193,7 +193,7 @@ class OrchestratorApp:
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
         self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
         server.on_stop(feeds.close)
-        facts = FlowFactReader(assets, letters, history)
+        facts = FlowFactReader(stores, assets, letters, history)
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)

@@ -25,18 +25,20 @@ from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.fact_reader import Answers, FlowFactReader
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.lease import Lease
-from services.orchestrator.mesh_queries import gateway_addresses
+from services.orchestrator.mesh_queries import flow_traffic
 from services.orchestrator.snapshot_reader import SnapshotReader
 
 log = get_logger(__name__)
 
 BETWEEN_LOOKS_S = 0.6
 SNAPSHOT_LIMIT_S = 3.0
-EXAMINE_LIMIT_S = 2.0
+# Of the first look and of the second: one that answers neither is silent.
+EXAMINE_LIMIT_S = (1.0, 2.0)
 AT_ONCE = 32
 MAX_INSTANCES = 500
 OBSERVE_LIMIT_S = 1.5
 LEADER_LIMIT_S = 1.0
+AGENT_LIMIT_S = 1.5
 
 
 @dataclass
@@ -61,18 +63,21 @@ class FactFinder:
                 return Facts(await self._mesh([first], agent_known=self.observer.agent_known, gateways=1))
         async with self._watching() as observer:
             began = time.monotonic()
-            before = await self._look(observer, flow, stacks=False)
-            gateways = await gateway_addresses(self.connection, workspace)
+            before, traffic, agent_answers = await asyncio.gather(
+                self._look(observer, flow, stacks=False),
+                flow_traffic(self.connection, workspace, flow),
+                observer.agent_answers(AGENT_LIMIT_S),
+            )
             await asyncio.sleep(max(0.0, BETWEEN_LOOKS_S - (time.monotonic() - began)))
             second, after = await asyncio.gather(
                 check_broker_now(self.connection, workspace), self._look(observer, flow, stacks=True)
             )
             snapshot = await self._snapshot(flow, observer)
             looked_s = time.monotonic() - began
-            mesh = await self._mesh([first, second], agent_known=observer.agent_known, gateways=len(gateways))
+            mesh = await self._mesh([first, second], agent_known=agent_answers, gateways=len(traffic))
             if snapshot is None:
                 return Facts(mesh, looked_s=looked_s)
-            found, steps = await self.flow_facts.read(snapshot, observer.instances, before, after)
+            found, steps = await self.flow_facts.read(snapshot, observer.instances, before, after, traffic)
             return Facts(mesh, found, steps, looked_s)
 
     async def _mesh(self, looks: Sequence[BrokerFacts], *, agent_known: bool, gateways: int) -> MeshFacts:
@@ -134,7 +139,7 @@ class FactFinder:
 
         async def ask(name: str) -> tuple[sidecar_pb2.ExamineResponse, float] | None:
             async with gate:
-                answer = await observer.examine(name, stacks=stacks, limit_s=EXAMINE_LIMIT_S)
+                answer = await observer.examine(name, stacks=stacks, limit_s=EXAMINE_LIMIT_S[stacks])
                 return (answer, time.time()) if answer is not None else None
 
         answers = await asyncio.gather(*map(ask, names))

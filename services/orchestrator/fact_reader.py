@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from headrace.api.agent.v1 import agent_pb2
+from headrace.api.diagnosis.v1.diagnosis_pb2 import FlowTraffic
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.model import subjects
@@ -25,10 +27,12 @@ from services.orchestrator.domain.facts import (
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept
+from services.orchestrator.domain.tick_plan import wanted_timer
 from services.orchestrator.fact_views import instance_facts
 from services.orchestrator.history_log import HistoryReader
 from services.orchestrator.letter_store import EVERY_LETTER, LetterStore
 from services.orchestrator.slot_view import durables_of
+from services.orchestrator.stores import Stores
 
 # By instance: its answer, and when it came (Unix seconds).
 Answers = Mapping[str, tuple[sidecar_pb2.ExamineResponse, float]]
@@ -41,12 +45,18 @@ OVER = (DeploymentPhase.RETIRED, DeploymentPhase.FAILED)
 class FlowFactReader:
     """What a snapshot does not have is asked for: ages of messages, dead letters, the history's last line."""
 
+    stores: Stores
     assets: JetStreamAssets
     letters: LetterStore
     history: HistoryReader
 
     async def read(
-        self, snapshot: Snapshot, instances: Mapping[str, agent_pb2.Instance], before: Answers, after: Answers
+        self,
+        snapshot: Snapshot,
+        instances: Mapping[str, agent_pb2.Instance],
+        before: Answers,
+        after: Answers,
+        traffic: Sequence[FlowTraffic],
     ) -> tuple[FlowFacts, tuple[StepFacts, ...]]:
         """The flow and the steps of its deployments that are not over, the one that runs first."""
         flow = snapshot.flow
@@ -84,6 +94,8 @@ class FlowFactReader:
             deployments=tuple(_deployment(snapshot, view) for view in alive),
             letters=letters,
             rate_limit=plan.rate_limit if plan is not None else 0.0,
+            refused=_refused(traffic),
+            since_request_s=_since_request(traffic, snapshot.now),
             since_tick_s=tick,
             last_decision=decision,
         )
@@ -182,10 +194,24 @@ class FlowFactReader:
 
     async def _since_tick(self, snapshot: Snapshot) -> float | None:
         """How long ago the timer's last tick was, or the flow began to run without any; None where it is no timer."""
-        from services.orchestrator.domain.tick_plan import wanted_timer
-
         spec = wanted_timer(snapshot)
-        return None if spec is None else snapshot.now - spec.running_since_ns / 1e9
+        if spec is None:
+            return None
+        found = await self.stores.tick_cursor(snapshot.flow.flow)
+        settled_ns = found[0].settled_ns if found is not None else 0
+        return snapshot.now - max(settled_ns, spec.running_since_ns, spec.active_since_ns) / 1e9
+
+
+def _refused(traffic: Sequence[FlowTraffic]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for gateway in traffic:
+        total.update(gateway.refused)
+    return dict(total)
+
+
+def _since_request(traffic: Sequence[FlowTraffic], now: float) -> float | None:
+    seen = [item.last_request_time.ToNanoseconds() for item in traffic if item.HasField("last_request_time")]
+    return max(0.0, now - max(seen) / 1e9) if seen else None
 
 
 def _deployment(snapshot: Snapshot, view: DeploymentView) -> DeploymentFacts:

@@ -153,6 +153,14 @@ class InstanceObserver:
             status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
 
+    async def agent_answers(self, limit_s: float) -> bool:
+        """Whether the agent answers a question now: a watch does not notice one that is stopped."""
+        try:
+            await self._agent.ListInstances(agent_pb2.ListInstancesRequest(), timeout=limit_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
     async def examine(self, name: str, *, stacks: bool, limit_s: float) -> sidecar_pb2.ExamineResponse | None:
         """What an instance works on and waits for; None where it does not answer in time."""
         watch = self._watches.get(name)

@@ -7,6 +7,7 @@ import asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from headrace.api.diagnosis.v1.diagnosis_pb2 import FlowTraffic
 from headrace.api.hop.v1 import hop_pb2
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
@@ -16,6 +17,8 @@ from headrace.wire.hops import decode_snapshot
 log = get_logger(__name__)
 
 GATEWAY_WAIT_S = 0.1
+# A gateway that is busy answers later than one that is gone.
+TRAFFIC_WAIT_S = 0.4
 HOP_QUIET_S = 0.05
 HOP_WAIT_S = 0.3
 MAX_ANSWERS = 10_000
@@ -58,6 +61,13 @@ async def gateway_addresses(connection: Client, workspace: str) -> list[str]:
     subject = subjects.gateway_presence_subject(workspace)
     answers = await gather_answers(connection, subject, b"", quiet_s=GATEWAY_WAIT_S, limit_s=GATEWAY_WAIT_S)
     return sorted({answer.decode(errors="replace") for answer in answers if answer})
+
+
+async def flow_traffic(connection: Client, workspace: str, flow: str) -> list[FlowTraffic]:
+    """What gateways say of a flow's callers, one each of those that answer."""
+    subject = subjects.traffic_request_subject(workspace, flow)
+    answers = await gather_answers(connection, subject, b"", quiet_s=GATEWAY_WAIT_S, limit_s=TRAFFIC_WAIT_S)
+    return [FlowTraffic.FromString(answer) for answer in answers]
 
 
 async def hop_snapshots(connection: Client, workspace: str, flow: str) -> list[hop_pb2.HopSnapshot]:

@@ -1,75 +1,90 @@
-"""A flow whose middle step does what its messages say, and the questions asked about it."""
+"""Flows whose steps do what their messages say, and the questions asked about them."""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from headrace.api.diagnosis.v1 import diagnosis_pb2
 from headrace.api.flow.v1 import flow_pb2
-from headrace.client import AsyncClient, Client
+from headrace.client import AsyncClient
+from headrace.edge.process_table import state_of
 from headrace.model.causes import Cause
 from headrace.model.errors import Exhausted
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 
-MOODY = ROOT / "tests" / "support" / "components" / "moody"
-WITHIN_S = 10.0
+COMPONENTS = (ROOT / "components" / "webhook", ROOT / "tests" / "support" / "components" / "moody")
+CHAIN = {"work": "function: work, to: [last]", "last": "function: last, prefetch: 2"}
 
 
 @dataclass
 class MoodyFlow:
-    """webhook → work → last. Messages wait for `file`; `release` removes it."""
+    """webhook → `first`, and what `steps` say. What waits does so while `file` is there. `client` is open."""
 
     mesh: RunningMesh
     folder: Path
+    client: AsyncClient
+    steps: dict[str, str] = field(default_factory=lambda: dict(CHAIN))
+    first: tuple[str, ...] = ("work",)
     head: str = ""
-    work: str = ""
     name: str = field(default_factory=lambda: f"moody-{secrets.token_hex(3)}")
 
     @property
     def file(self) -> Path:
-        return self.folder / "hold"
+        return self.folder / f"{self.name}.hold"
 
     def write(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}.yaml"
-        path.write_text(
-            f"name: {self.name}\ntype: realtime\n{self.head}\nsteps:\n"
-            f"  entry: {{component: {ROOT}/components/webhook, function: receive, to: [work]}}\n"
-            f"  work: {{component: {MOODY}, function: work, to: [last]{self.work and ', ' + self.work}}}\n"
-            f"  last: {{component: {MOODY}, function: last, prefetch: 2}}\n"
-        )
+        lines = [f"  {name}: {{component: moody, {settings}}}" for name, settings in self.steps.items()]
+        entry = f"  entry: {{component: webhook, function: receive, to: [{', '.join(self.first)}]}}"
+        text = "\n".join([f"name: {self.name}\ntype: realtime\n{self.head}\nsteps:", entry, *lines])
+        path.write_text(text.replace("FILE", str(self.file)) + "\n")
         return path
 
-    def run(self) -> None:
-        with Client(self.mesh.api) as client:
-            client.run(self.write())
+    async def push(self) -> None:
+        """The components; once for all flows."""
+        for folder in COMPONENTS:
+            await self.client.push_component(folder)
 
-    def remove(self) -> None:
+    async def publish(self) -> None:
+        await self.client.apply(self.write())
+        await self.client.publish(self.name)
+
+    async def run(self) -> None:
+        await self.publish()
+        await self.client.start(self.name)
+
+    async def remove(self) -> None:
         self.release()
-        with Client(self.mesh.api) as client:
-            if client.get_status(self.name).state != flow_pb2.FLOW_STATE_STOPPED:
-                client.stop(self.name, drop=True)
-            client.discard_dead_letters(self.name, all_letters=True)
-            client.delete_flow(self.name)
+        for role in ("component", "sidecar"):
+            for step in self.steps:
+                for pid in self.mesh.pids_of(role, self.name, step):
+                    if state_of(pid) == "T":
+                        os.kill(pid, signal.SIGCONT)
+        if (await self.client.get_status(self.name)).state != flow_pb2.FLOW_STATE_STOPPED:
+            await self.client.stop(self.name, drop=True)
+        await self.client.discard_dead_letters(self.name, all_letters=True)
+        await self.client.delete_flow(self.name)
 
-    async def inject(self, count: int = 1, **body: str) -> None:
-        """Messages; `do` says what `work` does with them, `last` what `last` does."""
-        async with AsyncClient(self.mesh.api) as client:
-            for _ in range(count):
-                await eventually(partial(self._one, client, body), within_s=5)
+    async def inject(self, count: int = 1, **do: str) -> None:
+        """Messages that say what each step does with them."""
+        body = json.dumps({"file": str(self.file), "do": do}).encode()
 
-    async def _one(self, client: AsyncClient, body: dict[str, str]) -> bool:
-        try:
-            await client.inject(self.name, json.dumps({"file": str(self.file), **body}).encode())
-        except Exhausted as full:  # for the moment
-            raise AssertionError(full.message) from full
-        return True
+        async def one() -> bool:
+            try:
+                await self.client.inject(self.name, body)
+            except Exhausted as full:  # for the moment
+                raise AssertionError(full.message) from full
+            return True
+
+        for _ in range(count):
+            await eventually(one, within_s=5)
 
     def hold(self) -> None:
         """From now on what waits waits."""
@@ -79,18 +94,18 @@ class MoodyFlow:
         self.file.unlink(missing_ok=True)
 
     async def why(self, step: str = "") -> diagnosis_pb2.ExplainFlowResponse:
-        async with AsyncClient(self.mesh.api) as client:
-            return await client.explain(self.name, step=step)
+        return await self.client.explain(self.name, step=step)
 
-    async def named(self, cause: Cause, step: str = "", *, within_s: float = WITHIN_S) -> diagnosis_pb2.Finding:
-        """The finding, once `why` names this cause first."""
+    async def named(
+        self, cause: Cause, step: str = "", *, asking: str = "", within_s: float = 10.0
+    ) -> diagnosis_pb2.ExplainFlowResponse:
+        """The answer, once `why` names this cause of this step first. `asking` is the step that is asked about."""
 
-        async def first() -> diagnosis_pb2.Finding:
-            answer = await self.why()
+        async def first() -> diagnosis_pb2.ExplainFlowResponse:
+            answer = await self.why(asking)
             found = answer.findings[0]
-            told = [(item.cause, item.step, item.summary, list(item.evidence)) for item in answer.findings]
-            assert (found.cause, found.step) == (cause, step), told
-            return found
+            assert (found.cause, found.step) == (cause, step), told(answer)
+            return answer
 
         return await eventually(first, within_s=within_s, every_s=0.1)
 
@@ -99,7 +114,13 @@ class MoodyFlow:
 
         async def healthy() -> bool:
             answer = await self.why()
-            assert answer.healthy, [(item.cause, item.step, item.summary) for item in answer.findings]
+            assert answer.healthy, told(answer)
             return True
 
         await eventually(healthy, within_s=within_s, every_s=0.2)
+
+
+def told(answer: diagnosis_pb2.ExplainFlowResponse) -> str:
+    """What an answer says, for a failed assertion."""
+    found = (f"{item.cause} {item.step}: {item.summary} ({' | '.join(item.evidence)})" for item in answer.findings)
+    return "; ".join(found)

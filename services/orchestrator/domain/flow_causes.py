@@ -13,6 +13,8 @@ QUIET_S = 10.0
 # A tick may be so much later than it is due (or twice its interval, if that is more).
 TICK_LATE_S = 3.0
 OPERATION_LONG_S = 10.0
+# Reasons of dead letters that took a process down.
+KILLED_BY = ("COMPONENT_DIED", "SIDECAR_DIED")
 LIMIT_REFUSALS = ("RATE_LIMITED",)
 
 
@@ -82,6 +84,10 @@ def _letters(flow: FlowFacts) -> list[Finding]:
     letters = flow.letters
     if letters is None or not letters.lately:
         return []
+    if letters.reason in KILLED_BY:
+        summary = f"a message took the component of step {letters.step!r} down, and was given up"
+        told = (f"dead letter of {shown_s(letters.newest_s)} ago: {letters.reason}", letters.error)
+        return [Finding(Cause.POISON_MESSAGE, Severity.SLOW, summary, told, step=letters.step)]
     summary = f"{counted(letters.lately, 'message')} failed for good in the last minute"
     newest = f"the newest {shown_s(letters.newest_s)} ago in step {letters.step!r}: {letters.reason}"
     evidence = (f"{newest}: {letters.error}" if letters.error else newest,)
