@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import nats.errors
 from nats.aio.client import Client
 
+from headrace.edge.nats_echo import round_trip_ms
 from headrace.model import subjects
 from headrace.model.broker_url import without_password
 
@@ -36,7 +38,7 @@ async def check_broker_now(connection: Client, workspace: str) -> BrokerFacts:
     if not connection.is_connected:
         refuses, problem = _why_down(connection)
         return BrokerFacts(ping_problem=problem, refuses=refuses)
-    ping = await _timed(connection.flush())
+    ping = await _ping(connection)
     if isinstance(ping, str):
         refuses, problem = (False, ping) if connection.is_connected else _why_down(connection)
         return BrokerFacts(ping_problem=f"a ping was not answered within {LIMIT_S:g} s: {problem}", refuses=refuses)
@@ -55,6 +57,15 @@ def _why_down(connection: Client) -> tuple[bool, str]:
     error = connection.last_error
     text = without_password(str(error) or type(error).__name__) if error is not None else "not connected"
     return "authorization" in text.lower(), f"the connection is down: {text}"
+
+
+async def _ping(connection: Client) -> float | str:
+    try:
+        return await round_trip_ms(connection, LIMIT_S)
+    except TimeoutError:
+        return "no answer"
+    except nats.errors.Error as error:
+        return without_password(str(error) or type(error).__name__)
 
 
 async def _timed(work: object) -> float | str:

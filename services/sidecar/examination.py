@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.edge.nats_echo import round_trip_ms
 from headrace.edge.process_table import state_of
 from headrace.model import subjects
 from services.sidecar.domain.lifecycle import Stage
@@ -79,13 +80,10 @@ class Examination:
         connection = self._connection
         if not connection.is_connected:
             return None
-        began = time.perf_counter()
         try:
-            async with asyncio.timeout(BROKER_LIMIT_S):
-                await connection.flush()
-        except Exception:
+            return await round_trip_ms(connection, BROKER_LIMIT_S)
+        except Exception:  # whatever its client says: it did not answer
             return None
-        return (time.perf_counter() - began) * 1000
 
     async def _stacks(self) -> sidecar_pb2.ComponentStacks | None:
         process = self._component_worth_a_look()

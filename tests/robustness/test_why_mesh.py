@@ -4,16 +4,29 @@ by what the command finds out itself."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from headrace.api.diagnosis.v1 import diagnosis_pb2
 from headrace.client import AsyncClient
+from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.model import subjects
+from headrace.model.causes import Cause
+from services.orchestrator.domain.documents import encode
+from services.orchestrator.domain.leadership import LeaseDocument
 from tests.robustness.moody_flow import MoodyFlow
 from tests.support.commands import headrace
+from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 
 pytestmark = pytest.mark.timeout(120)
+WITHIN_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +55,111 @@ async def test_nothing_is_wrong(mesh: RunningMesh, flow_name: str) -> None:
     assert [item.cause for item in answer.findings] == ["NO_INPUT", "NOTHING_WRONG"]
     assert [step.step for step in answer.steps] == ["entry", "work", "last"]
     assert headrace("why", flow_name, data=mesh.data).ok().startswith(f"{flow_name}: nothing is wrong")
+
+
+@contextlib.contextmanager
+def halted(mesh: RunningMesh, *roles: str) -> Iterator[list[int]]:
+    """Processes of the mesh that get no turn meanwhile."""
+    pids = [mesh.kill(role, number=signal.SIGSTOP) for role in roles]
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def named(mesh: RunningMesh, flow: str, cause: Cause) -> diagnosis_pb2.ExplainFlowResponse:
+    """The answer, once this cause is named first."""
+
+    async def first() -> diagnosis_pb2.ExplainFlowResponse:
+        async with AsyncClient(mesh.api, timeout_s=10) as client:
+            answer = await client.explain(flow)
+        assert answer.findings[0].cause == cause, [(item.cause, item.summary) for item in answer.findings]
+        return answer
+
+    return await eventually(first, within_s=WITHIN_S, every_s=0.1)
+
+
+async def healthy(mesh: RunningMesh, flow: str) -> None:
+    async def nothing_wrong() -> bool:
+        async with AsyncClient(mesh.api, timeout_s=10) as client:
+            answer = await client.explain(flow)
+        assert answer.healthy, [(item.cause, item.summary) for item in answer.findings]
+        return True
+
+    await eventually(nothing_wrong, within_s=30, every_s=0.1)
+
+
+async def test_an_orchestrator_that_does_not_answer(mesh: RunningMesh, flow_name: str) -> None:
+    """The command says what it knows without one."""
+    began = time.monotonic()
+    with halted(mesh, "orchestrator") as (pid,):
+        done = await asyncio.to_thread(headrace, "why", flow_name, data=mesh.data)
+    assert done.status == 3
+    assert time.monotonic() - began < 10 + 2
+    assert "1. ORCHESTRATOR_UNREACHABLE" in done.out
+    assert f"orchestrator (process {pid}) is stopped (SIGSTOP)" in done.out
+    await healthy(mesh, flow_name)
+
+
+async def test_a_broker_that_does_not_answer(mesh: RunningMesh, flow_name: str) -> None:
+    with halted(mesh, "broker"):
+        answer = await named(mesh, flow_name, Cause.BROKER_UNREACHABLE)
+        assert not answer.HasField("broker_ms")
+    await healthy(mesh, flow_name)
+
+
+async def test_an_agent_and_gateways_that_do_not_answer(mesh: RunningMesh, flow_name: str) -> None:
+    """Two at once."""
+    with halted(mesh, "agent", "gateway", "gateway-2"):
+        answer = await named(mesh, flow_name, Cause.GATEWAY_GONE)
+        assert "AGENT_GONE" in {item.cause for item in answer.findings}
+    await healthy(mesh, flow_name)
+
+
+@contextlib.asynccontextmanager
+async def held_lease(mesh: RunningMesh) -> AsyncIterator[None]:
+    """Somebody who is not there holds the lease."""
+    connection = await connect_nats(mesh.endpoints.nats, "ghost")
+    bucket = await KvBucket.open(connection, subjects.lease_bucket("default"))
+    ghost = encode(LeaseDocument("ghost", "0" * 12, "127.0.0.1:9", 1))
+
+    async def keep() -> None:
+        while True:
+            await bucket.put("leader", ghost)
+            await asyncio.sleep(0.1)  # tidy: pace
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await close_nats(connection)
+
+
+async def test_no_leader(mesh: RunningMesh, flow_name: str) -> None:
+    async with held_lease(mesh):
+        answer = await named(mesh, flow_name, Cause.NO_LEADER)
+    assert "ghost" in answer.findings[0].summary
+    assert "127.0.0.1:9" in answer.findings[0].evidence[0]
+    await healthy(mesh, flow_name)
+
+
+async def test_a_slow_broker(mesh: RunningMesh, flow_name: str) -> None:
+    """It gets a fifth of the time."""
+    pid = mesh.pid_of("broker")
+
+    async def slow_down() -> None:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.4)  # tidy: pace
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(0.01)  # tidy: pace
+
+    slowing = asyncio.create_task(slow_down())
+    try:
+        await named(mesh, flow_name, Cause.BROKER_SLOW)
+    finally:
+        slowing.cancel()
+        os.kill(pid, signal.SIGCONT)
+    await healthy(mesh, flow_name)
