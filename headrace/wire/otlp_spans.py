@@ -12,6 +12,7 @@ from struct import error as StructError
 
 from headrace.model import trace_context
 from headrace.model.hop_record import HopOutcome, HopRecord, Record, ReplyPart, RootRecord, Site
+from headrace.wire.otlp_common_hop import CommonHop
 from headrace.wire.otlp_fields import (
     SCHEMA_URL,
     Value,
@@ -36,6 +37,9 @@ _ROOT_HEAD = Struct("<2s16s2s8sBQBQ")
 _BYTE = tuple(bytes((number,)) for number in range(256))
 _EXECUTION = id_attribute_prefix("headrace.execution")
 _MESSAGE = id_attribute_prefix("messaging.message.id")
+_ATTEMPT_ONE = attribute("headrace.attempt", 1)
+_PROCESSED = HopOutcome.PROCESSED
+_from_hex = bytes.fromhex
 _SCOPE_FIELD = block(1, text(1, SCOPE))
 _SCHEMA_FIELD = text(3, SCHEMA_URL)
 _KIND_OF_ROOT = {"webhook": SERVER, "injected": SERVER, "tick": INTERNAL, "listener": CONSUMER}
@@ -50,7 +54,19 @@ def _tail(name: str, kind: int, phase: str, pairs: dict[str, Value] | None = Non
 class _SiteBytes:
     """What is the same for all spans of a step."""
 
-    __slots__ = ("ack", "component", "process", "publish_of", "queue", "resource", "sidecar_in", "sidecar_out", "site")
+    __slots__ = (
+        "ack",
+        "common",
+        "common_end",
+        "component",
+        "process",
+        "publish_of",
+        "queue",
+        "resource",
+        "sidecar_in",
+        "sidecar_out",
+        "site",
+    )
 
     def __init__(self, site: Site) -> None:
         self.site = site  # held, so that its identity stays its own
@@ -73,6 +89,9 @@ class _SiteBytes:
         self.sidecar_out = _tail(f"sidecar-out {step}", INTERNAL, "sidecar-out")
         settled: dict[str, Value] = {"messaging.operation.name": "ack", "messaging.operation.type": "settle"}
         self.ack = _tail(f"ack {step}", CLIENT, "publish", consumed | settled)
+        common = (self.queue, _ATTEMPT_ONE + self.process, _MESSAGE, _EXECUTION)
+        self.common = CommonHop(*common, self.sidecar_in, self.component, self.sidecar_out)
+        self.common_end = CommonHop(*common, self.sidecar_in, self.component, self.sidecar_out, self.ack)
         sent: dict[str, Value] = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
         self.publish_of = _tail(
             f"publish {step}", PRODUCER, "publish", _MESSAGING | {"messaging.destination.name": destination} | sent
@@ -82,12 +101,13 @@ class _SiteBytes:
 class _Group:
     """Spans of one resource."""
 
-    __slots__ = ("resource", "site", "spans")
+    __slots__ = ("resource", "site", "size", "spans")
 
     def __init__(self, site: Site, resource: bytes) -> None:
         self.site = site  # held, as above
         self.resource = resource
         self.spans: list[bytes] = []
+        self.size = 0
 
 
 def resource_of(site: Site) -> dict[str, Value]:
@@ -126,7 +146,8 @@ class SpanEncoder:
     def add(self, record: Record) -> None:
         """ValueError (and nothing added) for a record whose ids are no hexadecimal digits of the right number."""
         if isinstance(record, HopRecord):
-            self._add_hop(record)
+            if not self._add_common_hop(record):
+                self._add_hop(record)
         else:
             self._add_root(record)
 
@@ -134,8 +155,13 @@ class SpanEncoder:
         """The bytes of an ExportTraceServiceRequest, and how many spans it holds."""
         parts: list[bytes] = []
         for group in self._groups.values():
-            scope = _SCOPE_FIELD + b"".join(group.spans) + _SCHEMA_FIELD
-            parts.append(block(1, group.resource + block(2, scope) + _SCHEMA_FIELD))
+            # Spans are copied once, here: lengths come before what they are of.
+            scope_bytes = len(_SCOPE_FIELD) + group.size + len(_SCHEMA_FIELD)
+            scope_head = b"\x12" + length(scope_bytes)
+            whole = len(group.resource) + len(scope_head) + scope_bytes + len(_SCHEMA_FIELD)
+            parts += (b"\x0a", length(whole), group.resource, scope_head, _SCOPE_FIELD)
+            parts += group.spans
+            parts += (_SCHEMA_FIELD, _SCHEMA_FIELD)
         spans, self.spans, self.size = self.spans, 0, 0
         self._groups.clear()
         return b"".join(parts), spans
@@ -173,8 +199,40 @@ class SpanEncoder:
             head = _head(ids, min(max(start_ns, 0), MAX_UNIX_NS), min(max(end_ns, 0), MAX_UNIX_NS))
         encoded = b"\x12%b%b%b%b" % (length(len(head) + len(tail) + len(more)), head, tail, more)
         group.spans.append(encoded)
+        group.size += len(encoded)
         self.spans += 1
         self.size += len(encoded)
+
+    def _add_common_hop(self, record: HopRecord) -> bool:
+        """The short way for what went as most does; False, and nothing added, for everything else."""
+        (
+            place, sender, trace_id, parent_id, span_id, _, message, execution, attempt, opens, delivered, in_doubt,
+            outputs, replied, outcome, _, _, _, slot, sent_ns, stored_ns, read_ns, read_mono_ns, _, entered_ns, left_ns,
+            written_ns, ended_ns,
+        ) = record  # fmt: skip
+        if not (attempt == 1 == delivered and outcome is _PROCESSED and opens and sender is not None):
+            return False
+        if in_doubt or slot >= 0 or not len(message) == len(execution) == 32 or len(parent_id) != 16:
+            return False
+        offset_ns = read_ns - read_mono_ns
+        entered_ns, left_ns = offset_ns + entered_ns, offset_ns + left_ns
+        written_ns, ended_ns = offset_ns + written_ns, offset_ns + ended_ns
+        if not 0 < sent_ns <= stored_ns <= read_ns <= entered_ns <= left_ns <= written_ns <= ended_ns <= MAX_UNIX_NS:
+            return False
+        trace, span, parent, raw = _from_hex(trace_id), _from_hex(span_id), _from_hex(parent_id), _from_hex(message)
+        # Of 32 and 16 characters blanks, which are left out, may be some.
+        if not (len(trace) == len(raw) == 16 and len(span) == len(parent) == 8 and execution.isascii()):
+            return False
+        site, group, publish = self._site(place), self._group(place), raw[:8]
+        sent = message.encode()
+        common = site.common if outputs or replied else site.common_end
+        times = (stored_ns, read_ns, entered_ns, left_ns, written_ns, ended_ns)
+        group.size += common.size
+        group.spans.append(common.encode(trace, publish, raw[4:12], span, sent, execution.encode(), times))
+        self._put(self._group(sender), (trace, publish, parent), sent_ns, stored_ns, site.publish_of, _MESSAGE + sent)
+        self.spans += common.spans
+        self.size += common.size
+        return True
 
     def _add_hop(self, record: HopRecord) -> None:
         trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)
@@ -193,7 +251,8 @@ class SpanEncoder:
             before = bytes.fromhex(trace_context.publish_span_id(message))
         more = message_attribute + _id_attribute(_EXECUTION, "headrace.execution", record.execution_id)
         more += _ATTEMPT_ONE if _is_plain(record) else _particulars(record)
-        self._put(group, (trace, span, before), began_ns, offset_ns + end_mono_ns, site.process, more)
+        # What varies comes before what does not, as in CommonHop.
+        self._put(group, (trace, span, before), began_ns, offset_ns + end_mono_ns, more + site.process)
         first, last = span[:7], span[7]
         if entered_ns and left_ns:
             entered_at, left_at = offset_ns + entered_ns, offset_ns + left_ns
@@ -258,12 +317,9 @@ class SpanEncoder:
         self._put(self._group(reply.sender), ids, reply.sent_at_unix_ns, reply.read_at_unix_ns, tail)
 
 
-_ATTEMPT_ONE = attribute("headrace.attempt", 1)
-
-
 def _is_plain(record: HopRecord) -> bool:
     """Nothing to say but that it was processed."""
-    common = record.attempt == 1 and record.outcome is HopOutcome.PROCESSED and record.slot < 0
+    common = record.attempt == 1 == record.delivered and record.outcome is HopOutcome.PROCESSED and record.slot < 0
     return common and not record.in_doubt
 
 
