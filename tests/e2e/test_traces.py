@@ -14,9 +14,10 @@ from statistics import median
 import pytest
 import real_tools
 
-from headrace.cli.http_caller import HttpAnswer
+from headrace.cli.http_caller import HttpAnswer, HttpRequest, call_all
 from headrace.client import Client
 from headrace.edge.process_table import environment_value
+from tests.support import soak
 from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
@@ -221,3 +222,29 @@ async def test_in_jaeger_the_budget_adds_up_and_the_graph_is_the_flow(world: Wor
     edges = {edge for edge in jaeger.dependencies() if len({*edge}) == 2 and edge[0] != "headrace-orchestrator"}
     assert edges == GRAPH
     assert {"headrace-gateway", "webhook", "shop-price", "shop-answer"} <= set(jaeger.services())
+
+
+def load_us(world: World, seconds: float) -> list[float]:
+    """Latencies of requests at 100 a second, all answered; sorted."""
+    host, _, port = world.mesh.gateway.rpartition(":")
+    request = HttpRequest(f"/hook/{world.flow.name}", b"{}", {"content-type": "application/json"})
+    answers = call_all([request] * int(100 * seconds), host=host, port=int(port), connections=8, rate=100)
+    assert {answer.status for answer in answers} == {200}
+    return sorted(answer.latency_us for answer in answers)
+
+
+async def test_a_collector_that_says_nothing_slows_nobody(world: World) -> None:
+    """In the soak for a minute, and by the slowest of a hundred."""
+    seconds, share = (60.0, 99) if soak.ASKED else (1.5, 50)
+    before = await asyncio.to_thread(load_us, world, seconds)
+    world.collector.deaf.set()
+    try:
+        meanwhile = await asyncio.to_thread(load_us, world, seconds)
+    finally:
+        world.collector.deaf.clear()
+    usual, found = (samples[len(samples) * share // 100] for samples in (before, meanwhile))
+    assert found <= usual * 1.5 + 2_000, (usual, found)
+    if soak.ASKED:
+        log = next((world.mesh.data / "logs").rglob("*price*.log")).read_text()
+        assert "spans are not exported" in log
+    await world.trace(world.flow.post())

@@ -109,8 +109,8 @@ def plain(attributes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def otlp_collector() -> Iterator[Collector]:
-    """Serves on a free port of 127.0.0.1."""
+def otlp_collector(tls: tuple[bytes, bytes] | None = None) -> Iterator[Collector]:
+    """Serves on a free port of 127.0.0.1; with key and certificate by TLS."""
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(8))
     handler = grpc.unary_unary_rpc_method_handler(
@@ -119,7 +119,11 @@ def otlp_collector() -> Iterator[Collector]:
     )
     _, service, method = TRACES.split("/")
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
-    collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    if tls is None:
+        collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    else:
+        credentials = grpc.ssl_server_credentials([tls])
+        collector.url = f"https://127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
     server.start()
     try:
         yield collector
