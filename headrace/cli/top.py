@@ -80,7 +80,14 @@ async def _show(client: AsyncClient, flow: str, state: TopState, interval: int) 
     from headrace.cli.top_screen import Screen
 
     ended, renew = asyncio.Event(), asyncio.Event()
-    feed = TopFeed(client, flow, lambda: None)
+    shown: list[FlowView] = []
+
+    def heard() -> None:
+        """What comes first is shown at once, the rest with the next frame."""
+        if not shown or not all(view.status and view.hops for view in shown):
+            renew.set()
+
+    feed = TopFeed(client, flow, heard)
 
     def pressed(key: str) -> None:
         if not state.press(key, shown):
@@ -93,7 +100,6 @@ async def _show(client: AsyncClient, flow: str, state: TopState, interval: int) 
 
     if flow:
         await client.get_flow(flow)  # a wrong name is said before the screen is taken
-    shown: list[FlowView] = []
     watching = asyncio.create_task(feed.run(), name="top")
     watching.add_done_callback(lambda _: end())
     try:

@@ -155,7 +155,8 @@ class TopState:
                 body += self._step(views, rows, width, room - len(body))
             else:
                 body = body[: max(0, room - 2)] if room >= 3 else []
-                body += self._table(rows, width, room - len(body), several=len(views) > 1)
+                table = self._table(rows, width, room - len(body), several=len(views) > 1)
+                body += table if rows else [(self._nothing(views), FAINT)]
         return [*body[:room], *[("", PLAIN)] * (room - len(body)), *foot]
 
     def _head(self, views: Sequence[FlowView], now: float) -> list[Line]:
@@ -187,7 +188,7 @@ class TopState:
 
     def _table(self, rows: Sequence[Row], width: int, room: int, *, several: bool) -> list[Line]:
         if not rows:
-            return [("nothing fits the filter" if self.wanted else "waiting for the mesh to tell of steps", FAINT)]
+            return []
         heading, *lines = steps_table(rows, width, several=several)
         self.page = shown = max(1, room - 1)
         index = self._index(rows)
@@ -196,6 +197,16 @@ class TopState:
         for number in range(self.offset, min(self.offset + shown, len(rows))):
             found.append((lines[number].ljust(width), SELECTED) if number == index else (lines[number], PLAIN))
         return found
+
+    def _nothing(self, views: Sequence[FlowView]) -> str:
+        """Why there is no row."""
+        if self.wanted:
+            return "nothing fits the filter"
+        if not views:
+            return "no flow runs; start one: headrace flow start FLOW"
+        if any(view.status is None for view in views):
+            return "waiting for the mesh to tell of steps"
+        return f"no step runs; start the flow: headrace flow start {views[0].flow}"
 
     def _foot(self) -> str:
         if self.typing:

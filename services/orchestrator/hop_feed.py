@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model import subjects
-from headrace.model.errors import HeadraceError, Unavailable
+from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from headrace.model.hop_windows import HopWindows, Look
 from headrace.wire.hops import look_of
 from services.orchestrator.mesh_queries import readable_snapshot
@@ -89,7 +89,7 @@ class HopFeed:
         due = loop.time()
         try:
             while self.watchers or loop.time() - self.left_at < LINGER_S:
-                await self._check()
+                await self._look_for_flow()
                 await self._tick(inbox)
                 due = max(due + PERIOD_S, loop.time())
                 await asyncio.sleep(due - loop.time())
@@ -102,6 +102,14 @@ class HopFeed:
             self.wake()
             if self._connection.is_connected:
                 await subscription.unsubscribe()
+
+    async def _look_for_flow(self) -> None:
+        try:
+            await self._check()
+        except NotFound:
+            raise
+        except HeadraceError as error:  # the broker is away: the windows go on, with nothing in them
+            log.debug("whether the flow is there is not known", flow=self.flow, error=str(error))
 
     async def _note(self, message: Msg) -> None:
         snapshot = readable_snapshot(message.data) if message.data else None  # empty: nobody listens

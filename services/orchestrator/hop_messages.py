@@ -80,7 +80,7 @@ def _window(windows: HopWindows, span: int, view: View) -> hop_pb2.HopWindow:
 def _steps(present: Iterable[Look], gain: Gain, view: View) -> Iterable[hop_pb2.StepWindow]:
     looks: dict[StepKey, list[Look]] = defaultdict(list)
     for look in present:
-        if look.step:
+        if look.counters:  # else it does not work yet, or no more
             looks[look.step, look.revision].append(look)
     whole: dict[StepKey, HistogramPart] = {}
     for (step, phase, _, revision), part in gain.phases.items():
