@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from headrace.cli.flow_tables import active_deployment, running_instances, state_word, step_word
@@ -66,13 +66,18 @@ def rows_of(view: FlowView, seconds: int) -> list[Row]:
     if (GATEWAY, "") in measured:
         rows.append(_row(view.flow, GATEWAY, "", "-", "", "", measured.pop((GATEWAY, "")), 0))
     status = view.status
+    backlogs = {backlog.step: backlog for backlog in view.hops.backlogs} if view.hops is not None else {}
     for number, step in enumerate(status.steps if status is not None else (), start=1):
         pin = f"{step.pin.component}@{step.pin.revision_number}"
         instances = f"{running_instances(step)}/{max(step.replicas, 1)}"
         found = measured.pop((step.step, step.pin.digest), None)
         waiting = step.waiting, step.in_flight
         state = step_word(step.state)
-        rows.append(_row(view.flow, step.step, step.pin.digest, state, pin, instances, found, number, waiting))
+        row = _row(view.flow, step.step, step.pin.digest, state, pin, instances, found, number, waiting)
+        if step.step in backlogs:  # also what no instance holds
+            oldest_s = backlogs[step.step].oldest_age.ToMicroseconds() / 1e6
+            row = replace(row, oldest_s=max(oldest_s, row.oldest_s or 0.0))
+        rows.append(row)
     pins = dict(_other_pins(status)) if status is not None else {}
     for (name, digest), found in measured.items():
         phase, pin = pins.get((name, digest), ("-", digest.removeprefix("sha256:")[:12]))

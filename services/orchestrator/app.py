@@ -191,7 +191,7 @@ class OrchestratorApp:
         injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
         flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping, injector)
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
-        self._feeds = feeds = HopFeeds(connection, settings.workspace, stores.existing_flow)
+        self._feeds = feeds = HopFeeds(connection, settings.workspace, mesh.backlog)
         server.on_stop(feeds.close)
         facts = FlowFactReader(stores, assets, letters, history)
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))

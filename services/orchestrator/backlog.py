@@ -53,7 +53,7 @@ class Backlogs:
         return found
 
     async def _read_steps(self, flows: list[str]) -> dict[str, tuple[int, Mapping[str, StepBacklog] | None]]:
-        tasks = {flow: asyncio.create_task(self._steps(flow), name=f"backlog {flow}") for flow in flows}
+        tasks = {flow: asyncio.create_task(self.steps_of(flow), name=f"backlog {flow}") for flow in flows}
         if not tasks:
             return {}
         _, late = await asyncio.wait(tasks.values(), timeout=LIMIT_S)
@@ -69,7 +69,8 @@ class Backlogs:
             found[flow] = (sum(step.stored for step in steps.values()) if steps is not None else 0, steps)
         return found
 
-    async def _steps(self, flow: str) -> dict[str, StepBacklog]:
+    async def steps_of(self, flow: str) -> dict[str, StepBacklog]:
+        """Of one flow: the steps for which something is stored. Unavailable when the broker does not answer."""
         stream = subjects.flow_stream(self._workspace, flow)
         async with self._places:
             info = await self._assets.stream_info(stream, f"{subjects.ROOT}.{self._workspace}.{flow}.>")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
@@ -21,6 +21,7 @@ from headrace.model import subjects
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from headrace.model.hop_windows import HopWindows, Look
 from headrace.wire.hops import look_of
+from services.orchestrator.domain.flow_metrics import StepBacklog
 from services.orchestrator.mesh_queries import readable_snapshot
 
 log = get_logger(__name__)
@@ -39,11 +40,15 @@ MOST_INSTANCES = 10_000
 
 
 class HopFeed:
-    """The windows of one flow, and how often they were renewed (`ticks`); `wait` for more."""
+    """The windows of one flow, what is stored for its steps, and how often both were renewed (`ticks`); `wait` for
+    more. `look` reads what is stored, and raises NotFound when the flow is gone."""
 
-    def __init__(self, connection: Client, workspace: str, flow: str, check: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, connection: Client, workspace: str, flow: str, look: Callable[[], Awaitable[Mapping[str, StepBacklog]]]
+    ) -> None:
         self._connection, self._workspace, self.flow = connection, workspace, flow
-        self._check = check
+        self._look = look
+        self.backlogs: Mapping[str, StepBacklog] = {}
         self._changed = asyncio.Event()
         self._answers: dict[str, Look] = {}
         self._heard_at: dict[str, float] = {}
@@ -89,7 +94,7 @@ class HopFeed:
         due = loop.time()
         try:
             while self.watchers or loop.time() - self.left_at < LINGER_S:
-                await self._look_for_flow()
+                await self._look_at_flow()
                 await self._tick(inbox)
                 due = max(due + PERIOD_S, loop.time())
                 await asyncio.sleep(due - loop.time())
@@ -103,13 +108,14 @@ class HopFeed:
             if self._connection.is_connected:
                 await subscription.unsubscribe()
 
-    async def _look_for_flow(self) -> None:
+    async def _look_at_flow(self) -> None:
         try:
-            await self._check()
+            self.backlogs = await self._look()
         except NotFound:
             raise
         except HeadraceError as error:  # the broker is away: the windows go on, with nothing in them
-            log.debug("whether the flow is there is not known", flow=self.flow, error=str(error))
+            self.backlogs = {}
+            log.debug("what is stored for the flow is not known", flow=self.flow, error=str(error))
 
     async def _note(self, message: Msg) -> None:
         snapshot = readable_snapshot(message.data) if message.data else None  # empty: nobody listens
@@ -144,9 +150,11 @@ class HopFeed:
 class HopFeeds:
     """All feeds of one orchestrator. `close` them before the server ends its calls, `stop` after."""
 
-    def __init__(self, connection: Client, workspace: str, check_flow: Callable[[str], Awaitable[object]]) -> None:
-        """`check_flow` raises when there is no such flow (any more)."""
-        self._connection, self._workspace, self._check_flow = connection, workspace, check_flow
+    def __init__(
+        self, connection: Client, workspace: str, look: Callable[[str], Awaitable[Mapping[str, StepBacklog]]]
+    ) -> None:
+        """`look` reads what is stored for a flow's steps; NotFound when there is no such flow (any more)."""
+        self._connection, self._workspace, self._look = connection, workspace, look
         self._feeds: dict[str, HopFeed] = {}
         self._tasks: dict[HopFeed, asyncio.Task[None]] = {}
         self.closed = asyncio.Event()
@@ -156,7 +164,7 @@ class HopFeeds:
         """The flow's feed, which looks at least until this ends."""
         feed = self._feeds.get(flow)
         if feed is None or feed.ended is not None or self._tasks[feed].done():
-            feed = self._feeds[flow] = HopFeed(self._connection, self._workspace, flow, lambda: self._check_flow(flow))
+            feed = self._feeds[flow] = HopFeed(self._connection, self._workspace, flow, lambda: self._look(flow))
             feed.watchers += 1
             task = self._tasks[feed] = asyncio.create_task(feed.run(), name=f"hops of {flow}")
             task.add_done_callback(lambda _: self._forget(feed))

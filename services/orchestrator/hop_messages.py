@@ -53,6 +53,12 @@ def hops_message(feed: HopFeed, view: View) -> hop_pb2.WatchHopsResponse:
     windows = feed.windows
     message = hop_pb2.WatchHopsResponse(instances=sorted(windows.present), silent=feed.silent)
     message.time.FromNanoseconds(feed.time_unix_ns)
+    for step, backlog in sorted(feed.backlogs.items()):
+        if view.step in ("", step):
+            age_s = max(0.0, feed.time_unix_ns / 1e9 - backlog.oldest_at)
+            line = message.backlogs.add(step=step, stored=backlog.stored)
+            if backlog.oldest_at:
+                line.oldest_age.FromMicroseconds(round(age_s * 1e6))
     for span in view.spans:
         message.windows.append(_window(windows, span, view))
     return message

@@ -15,6 +15,8 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import NotFound
 from headrace.model.pages import MAX_ANSWER_BYTES
+from services.orchestrator.backlog import Backlogs
+from services.orchestrator.domain.flow_metrics import StepBacklog
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.tick_plan import wanted_timer
 from services.orchestrator.doubt_records import DoubtRecords
@@ -68,6 +70,11 @@ class MeshView:
         found = await self.reader.stores.tick_cursor(snapshot.flow.flow)
         cursor = found[0] if found is not None else None
         return timer_message(wanted_timer(snapshot), step, cursor, int(snapshot.now * 1e9))
+
+    async def backlog(self, flow: str) -> dict[str, StepBacklog]:
+        """What is stored for each step of a flow; NotFound when there is none."""
+        await self.reader.stores.existing_flow(flow)
+        return await Backlogs(self.reader.assets, self.reader.stores.workspace).steps_of(flow)
 
     async def server_info(self) -> flow_pb2.ServerInfo:
         gateways, flows = await asyncio.gather(self.gateways(), self.reader.stores.all_flows())

@@ -197,9 +197,9 @@ def test_the_real_grpcurl_watches(flow: SmallFlow, grpcurl: str) -> None:
 def test_top_on_a_terminal_follows_its_keys_and_its_size_and_leaves_no_trace(flow: SmallFlow) -> None:
     command = [*COMMAND, "top", flow.name, "--data", str(flow.mesh.data)]
     with TerminalSession(command, columns=120, lines=16) as session:
-        session.until(r"^act ")
+        session.until(r"^act +RUNNING")
         asyncio.run(_post(flow, 10))
-        frame = session.until(r"^act .* [1-9]\S* +\d+\.\d+ ")
+        frame = session.until(r"^act +RUNNING .* [1-9]\S* +\d+\.\d+ ")
         assert len(frame) == 16
         assert frame[0].startswith(f"{flow.name}  RUNNING")
         assert frame[1].split()[:5] == ["STEP", "STATE", "REVISION", "INST", "RATE/s"]

@@ -70,6 +70,13 @@ def test_rows_follow_the_flow_and_older_code_comes_last() -> None:
     assert (rows[2].waiting, rows[2].p50_us, rows[2].oldest_s) == (7, 1600, 0.08)
 
 
+def test_the_oldest_message_counts_also_where_no_instance_holds_it() -> None:
+    found = view()
+    assert found.hops is not None
+    found.hops.backlogs.add(step="price", stored=9).oldest_age.FromSeconds(70)
+    assert [row.oldest_s for row in rows_of(found, 10)][1:3] == [0.04, 70.0]
+
+
 def test_what_is_not_known_yet_is_shown_as_such() -> None:
     fresh = FlowView("orders")
     assert "waiting for the mesh" in "\n".join(shown(TopState(), [fresh]))
