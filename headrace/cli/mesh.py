@@ -33,7 +33,7 @@ from headrace.cli.mesh_plan import (
     service_command,
 )
 from headrace.edge.broker_greeting import check_broker
-from headrace.edge.broker_process import BrokerProcess
+from headrace.edge.broker_process import BrokerProcess, runtime_settings
 from headrace.edge.child_process import ChildProcess, Command, end_adopted, last_lines
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory, DataDirectoryLock, Endpoints, locate
 from headrace.edge.full_disk import FullDisk
@@ -172,7 +172,8 @@ class Mesh:
         )
         arguments = await broker.prepare()
         self._broker, self.broker_version = broker, broker.version
-        command = Command(tuple(arguments), mesh_environment(directory), log_file=self._log_file(BROKER), foreign=True)
+        environment = {**mesh_environment(directory), **runtime_settings(os.environ)}
+        command = Command(tuple(arguments), environment, log_file=self._log_file(BROKER), foreign=True)
 
         async def until_it_answers(child: ChildProcess) -> Facts:
             try:
