@@ -20,6 +20,7 @@ from benchmarks.keyed import keyed, keyed_lines
 from benchmarks.mesh_bench import bench_mesh
 from benchmarks.overload import overload, overload_lines
 from benchmarks.switching import RATE, switching
+from benchmarks.tracing import tracing, tracing_lines
 from benchmarks.validate import validate
 from benchmarks.whole_mesh import whole_mesh, whole_mesh_lines
 from headrace import __version__
@@ -79,6 +80,7 @@ async def run(seconds: float, count: int, overload_s: float, flows: int) -> dict
         hop_us = measured["latency"]["hop"].get("p50_us", 0.0)
         measured["hop_to_floor"] = round(hop_us / floor_us, 2) if floor_us else 0.0
         result["profiles"][profile] = measured
+    result["tracing"] = await tracing(told, count)
     result["validate"] = await asyncio.to_thread(validate)
     return result | await whole_mesh(flows, told)
 
@@ -117,6 +119,7 @@ def table(result: dict[str, Any]) -> str:
         lines += overload_lines(measured)
     errors = [floor["histogram_error_percent"] for floor in _floors(result)]
     lines.append(f"\n  {'histograms against raw samples':<36}{max(errors):>10.2f} % off at most (p50, p95, p99)")
+    lines += tracing_lines(result["tracing"])
     checked = result["validate"]
     lines.append(f"\n  {'validate a flow of 100 steps':<36}{checked['all_ms']:>10.1f} ms")
     return "\n".join(lines + whole_mesh_lines(result))

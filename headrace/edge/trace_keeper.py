@@ -19,7 +19,7 @@ from headrace.edge.trace_responder import TraceResponder
 from headrace.model import subjects
 from headrace.model.hop_record import HopRecord, Record
 from headrace.model.recent_executions import RecentExecutions
-from headrace.model.sampling import DEFAULT_RATIO, CaptureMatcher, Sampling, TailRules, bound_of, is_sampled
+from headrace.model.sampling import DEFAULT_RATIO, SLOWEST, CaptureMatcher, Sampling, TailRules, bound_of, is_sampled
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -81,15 +81,23 @@ class TraceKeeper:
         self.recent.note(records, now)
         exporting, crowded = self._log.exporter is not None, self.recent.level > 0
         worth: dict[str, dict[str, None]] = {}
+        # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
+        slowest: dict[tuple[str, str], str] = {}
         for record in records:
             if record.sampled or not exporting:
                 # It is sent, or nothing is; what went wrong is to be remembered whole all the same.
                 if not crowded or not went_wrong(record):
                     continue
-            elif not self._rules.reason(record):
+            elif not (reason := self._rules.reason(record)):
+                continue
+            elif reason == SLOWEST:
+                slowest[record.site.flow, record.site.step] = record.execution_id
                 continue
             if record.execution_id not in self._kept:
                 worth.setdefault(record.site.flow, {})[record.execution_id] = None
+        for (flow, _), execution in slowest.items():
+            if execution not in self._kept:
+                worth.setdefault(flow, {})[execution] = None
         for flow, executions in worth.items():
             self._keep_whole(list(executions), note=True)
             self._announce(flow, list(executions)[:MAX_ANNOUNCED])

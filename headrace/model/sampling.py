@@ -22,6 +22,7 @@ DEFAULT_CAPTURE_S = 600.0
 LONGEST_CAPTURE_S = 86_400.0
 _IDS = 1 << 64
 MINUTE_NS = 60_000_000_000
+SLOWEST = "slowest"
 
 
 class Capture(msgspec.Struct, frozen=True):
@@ -152,7 +153,7 @@ class TailRules:
             return "retry"
         if record.failed:
             return "error"
-        return "slowest" if slow else ""
+        return SLOWEST if slow else ""
 
     def _is_slowest(self, record: Record) -> bool:
         minute = _end_ns(record) // MINUTE_NS

@@ -117,12 +117,14 @@ async def test_a_callers_context_goes_in_and_out_and_feeds_no_id(world: World) -
 
 
 async def test_what_a_caller_does_not_sample_is_not_sent(world: World) -> None:
-    trace_id = "f" * 32
-    quiet = world.flow.post(traceparent=f"00-{trace_id}-{SPAN}-00")
-    assert quiet.headers["traceparent"].startswith(f"00-{trace_id}-")
-    assert quiet.headers["traceparent"].endswith("-00")
+    """But for the slowest, which are kept whatever anybody says."""
+    unsampled = {f"{number:032x}" for number in range(1, 31)}
+    for trace_id in sorted(unsampled):
+        quiet = world.flow.post(traceparent=f"00-{trace_id}-{SPAN}-00")
+        assert quiet.headers["traceparent"].startswith(f"00-{trace_id}-")
+        assert quiet.headers["traceparent"].endswith("-00")
     await world.trace(world.flow.post())
-    assert not [span for span in world.collector.spans if span.trace_id == trace_id]
+    assert len({span.trace_id for span in world.collector.spans} & unsampled) < 25
 
 
 async def test_attempts_are_spans_of_the_same_hop(world: World) -> None:

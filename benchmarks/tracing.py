@@ -1,0 +1,133 @@
+"""What traces cost: a span's encoding by itself, and throughput of the saturated flow at 0, 1 and 100 %, and without.
+
+The collector is a stand-in that takes requests and looks at no byte of them, in a process of its own on the same cores:
+what a real one does with spans is its own affair. A round of all four goes up and down again, so that a machine that
+gets slower meanwhile favours none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from benchmarks import scenarios
+from benchmarks.mesh_bench import bench_mesh
+from headrace.edge.otlp_target import ENDPOINT_VARIABLE
+from headrace.edge.parent_death import tied_command
+from headrace.model.hop_record import HopOutcome, HopRecord, Site
+from headrace.wire.otlp_spans import SpanEncoder
+
+SINK = "benchmarks.otlp_sink"
+CASES = ("off", "0", "1", "100")
+"""Per cent of executions sampled; `off`: no collector."""
+RATIOS = {"0": 0.0, "1": 0.01, "100": 1.0}
+BATCH = 400
+
+
+def encoding() -> dict[str, float]:
+    """Microseconds of this process's own time to make and to encode a record of a common hop (six spans)."""
+    site, sender = (Site(name, "default", "orders", 1, 1, name, name, "sha256:" + "a" * 64, 1, name) for name in "ab")
+    stored = time.time_ns()
+    values = (
+        site, sender, "ab" * 16, "cd" * 8, "12" * 8, True, "34" * 16, "ef" * 16, 1, True, 1, False, 1, False,
+        HopOutcome.PROCESSED, "", "", 0, -1, stored - 9, stored, stored + 9, 9, 9, 19, 29, 39, 49,
+    )  # fmt: skip
+    encoder = SpanEncoder()
+    sizes = [0, 0]
+
+    def encode() -> None:
+        record = HopRecord(*values)
+        for _ in range(BATCH):
+            encoder.add(record)
+        raw, sizes[1] = encoder.take()
+        sizes[0] = len(raw)
+
+    def record() -> None:
+        for _ in range(BATCH):
+            tuple.__new__(HopRecord, (site, *values[1:]))
+
+    hop_us = _best_us(encode) / BATCH
+    spans = sizes[1] / BATCH
+    return {
+        "record_us": round(_best_us(record) / BATCH, 2),
+        "encode_us_per_hop": round(hop_us, 2),
+        "encode_us_per_span": round(hop_us / spans, 3),
+        "spans_per_hop": spans,
+        "bytes_per_span": round(sizes[0] / sizes[1], 1),
+    }
+
+
+def _best_us(work: Callable[[], None]) -> float:
+    best = float("inf")
+    for _ in range(40):
+        began = time.process_time_ns()
+        work()
+        best = min(best, (time.process_time_ns() - began) / 1000)
+    return best
+
+
+@contextlib.contextmanager
+def sink() -> Iterator[str]:
+    """URL of a collector that looks at nothing."""
+    process = subprocess.Popen(tied_command([sys.executable, "-m", SINK]), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@contextlib.asynccontextmanager
+async def _environment(url: str) -> AsyncIterator[None]:
+    os.environ.pop(ENDPOINT_VARIABLE, None)
+    if url:
+        os.environ[ENDPOINT_VARIABLE] = url
+    try:
+        yield
+    finally:
+        os.environ.pop(ENDPOINT_VARIABLE, None)
+
+
+async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, profile: str = "fast") -> dict[str, Any]:
+    """Medians over rounds, each case in a mesh of its own."""
+    found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
+    with sink() as url:
+        for number in range(rounds):
+            for case in CASES if number % 2 == 0 else CASES[::-1]:
+                told(f"tracing {case}{' %' if case in RATIOS else ''}, round {number + 1} of {rounds}")
+                async with _environment(url if case in RATIOS else ""), bench_mesh(profile, lambda line: None) as bench:
+                    flow = await bench.prepare("opaque")
+                    if case in RATIOS:
+                        await bench.client.set_sampling(flow, ratio=RATIOS[case])
+                    found[case].append(await scenarios.throughput(bench, "opaque", count))
+                await asyncio.sleep(0.5)
+    rates = {case: statistics.median(run["messages_per_s"] for run in runs) for case, runs in found.items()}
+    return {
+        "encoding": encoding(),
+        "messages_per_s": rates,
+        "cost_percent": {case: round(100 * (1 - rates[case] / rates["off"]), 1) for case in RATIOS},
+        "cpu_us_per_message": {
+            case: statistics.median(sum(run["cpu_us_per_message"].values()) for run in runs)
+            for case, runs in found.items()
+        },
+        "rounds": found,
+    }
+
+
+def tracing_lines(measured: dict[str, Any]) -> list[str]:
+    """What a person reads."""
+    cost, rates, one = measured["cost_percent"], measured["messages_per_s"], measured["encoding"]
+    lines = [f"\n  {'throughput without traces':<36}{rates['off']:>10.0f} messages/s"]
+    lines += [
+        f"  {f'traces at {case} %':<36}{rates[case]:>10.0f} messages/s ({cost[case]:+.1f} % cost)" for case in cost
+    ]
+    lines.append(f"  {'a span, encoded':<36}{one['encode_us_per_span']:>10.2f} µs, {one['bytes_per_span']:.0f} bytes")
+    return lines
