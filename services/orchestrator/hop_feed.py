@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
@@ -59,6 +60,7 @@ class HopFeed:
         self.time_unix_ns = 0
         self.watchers = 0
         self.ended: HeadraceError | None = None
+        self.over = False
         self.left_at = 0.0
         self._made: dict[Hashable, Any] = {}
 
@@ -69,8 +71,8 @@ class HopFeed:
     async def wait(self, ticks: int, closed: asyncio.Event) -> None:
         """Returns when there were more ticks than these, or when `closed` is set; raises what ended the feed."""
         while self.ticks <= ticks and not closed.is_set():
-            if self.ended is not None:
-                raise self.ended
+            if self.over:
+                raise self.ended or Unavailable("the watch of hops ended", next_step="Watch again")
             changed = self._changed
             await changed.wait()
 
@@ -88,11 +90,12 @@ class HopFeed:
 
     async def run(self) -> None:
         """Until nobody has watched for a while, or the flow is gone."""
-        inbox = self._connection.new_inbox()
-        subscription = await self._connection.subscribe(inbox, cb=self._note)
+        subscription: Subscription | None = None
         loop = asyncio.get_running_loop()
-        due = loop.time()
         try:
+            inbox = self._connection.new_inbox()
+            subscription = await self._connection.subscribe(inbox, cb=self._note)
+            due = loop.time()
             while self.watchers or loop.time() - self.left_at < LINGER_S:
                 await self._look_at_flow()
                 await self._tick(inbox)
@@ -104,8 +107,9 @@ class HopFeed:
             log.exception("hops are watched no more", flow=self.flow)
             self.ended = Unavailable(f"the watch of hops of {self.flow!r} ended: {error!r}", next_step="Watch again")
         finally:
+            self.over = True  # in the same turn as the last look at `watchers`: nobody joins what ends
             self.wake()
-            if self._connection.is_connected:
+            if subscription is not None and self._connection.is_connected:
                 await subscription.unsubscribe()
 
     async def _look_at_flow(self) -> None:
@@ -163,7 +167,7 @@ class HopFeeds:
     async def watching(self, flow: str) -> AsyncIterator[HopFeed]:
         """The flow's feed, which looks at least until this ends."""
         feed = self._feeds.get(flow)
-        if feed is None or feed.ended is not None or self._tasks[feed].done():
+        if feed is None or feed.over:
             feed = self._feeds[flow] = HopFeed(self._connection, self._workspace, flow, lambda: self._look(flow))
             feed.watchers += 1
             task = self._tasks[feed] = asyncio.create_task(feed.run(), name=f"hops of {flow}")
