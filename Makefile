@@ -79,6 +79,8 @@ docs: stubs
 	@$(BIN)/python -m tools.api_reference
 	@$(BIN)/python -m tools.errors_doc
 	@$(BIN)/python -m tools.file_schemas
+	@$(BIN)/python -m tools.metrics_doc
+	@$(BIN)/python -m tools.grafana_dashboards
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl

@@ -94,7 +94,7 @@ METRICS: tuple[Metric, ...] = (
         ("flow_stored_bytes", "g", "flow", "Size of the flow's stream"),
         ("flow_deployment_start_seconds", "g", "flow stage", "Stages of the running deployment's start: `prepare` is its "
          "warm-up, `activate` the switch to it, `listener_gap` the pause of an exclusive listener"),
-        ("flow_dead_letters", "g", "flow", "Dead letters kept"),
+        ("flow_dead_letters_kept", "g", "flow", "Dead letters kept"),
         ("flow_dead_letters_total", "c", "flow", "Dead letters ever stored"),
         ("flow_dropped_messages_total", "c", "flow", "Messages that people dropped (stops with DROP)"),
         ("flow_ingress_repairs_total", "c", "flow", "Stale switches of the ingress that were put right"),

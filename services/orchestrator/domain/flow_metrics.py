@@ -72,7 +72,7 @@ def put_backlog(
     flow = snapshot.flow.flow
     readings.put("flow_stored_messages", backlog.messages, flow)
     readings.put("flow_stored_bytes", backlog.size, flow)
-    readings.put("flow_dead_letters", backlog.letters_kept, flow)
+    readings.put("flow_dead_letters_kept", backlog.letters_kept, flow)
     readings.put("flow_dead_letters_total", backlog.letters_stored, flow)
     if backlog.steps is None:
         return
