@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "up": ("headrace up", "headrace up --detach", "headrace up --profile fast --data /var/lib/headrace"),
+    "up": (
+        "headrace up",
+        "headrace up --detach",
+        "headrace up --profile fast --data /var/lib/headrace",
+        "headrace up --otlp http://127.0.0.1:4317",
+    ),
     "down": ("headrace down",),
     "status": ("headrace status", "headrace status --json"),
     "health": ("headrace health", "headrace health orders --wait 30", "headrace health --address 127.0.0.1:7400"),
