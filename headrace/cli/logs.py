@@ -39,7 +39,8 @@ def line_text(line: flow_pb2.LogLine) -> str:
     """`12:00:00.123  price  info  greeting  name=Ada`."""
     moment = line.time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
     fields = json.loads(line.fields_json) if line.fields_json else {}
-    fields.pop("message_id", None)  # in --json; the execution is what a person looks for
+    for name in ("message_id", "trace_id", "span_id"):
+        fields.pop(name, None)  # in --json; the execution is what a person looks for
     execution = fields.pop("execution_id", None)
     if execution is not None:
         fields["execution"] = execution

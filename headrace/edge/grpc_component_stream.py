@@ -44,7 +44,8 @@ _HEADER_OVERHEAD = 16
 
 class GrpcComponentStream:
     """`on_events` gets the events of one frame as a list, synchronously on the loop; `on_closed` is called once
-    with the cause when the stream dies by itself, not after `close`. The channel stays its owner's to close."""
+    with the cause when the stream dies by itself, not after `close`. `on_spans` gets spans of
+    the component's own code. The channel stays its owner's to close."""
 
     def __init__(
         self,
@@ -52,10 +53,11 @@ class GrpcComponentStream:
         *,
         on_events: Callable[[list[Event]], None],
         on_closed: Callable[[StreamClosed], None],
+        on_spans: Callable[[Sequence[Any]], None] | None = None,
         max_queued: int = MAX_QUEUED,
     ) -> None:
         self._channel = channel
-        self._on_events, self._on_closed = on_events, on_closed
+        self._on_events, self._on_closed, self._on_spans = on_events, on_closed, on_spans
         self._max_queued = max_queued
         self._queue: deque[ComponentInput] = deque()
         self._queued_bytes = 0
@@ -221,6 +223,8 @@ class GrpcComponentStream:
                 self._on_events(list(response.events))
             except Exception:
                 log.exception("events could not be handed over", count=len(response.events))
+        if response.spans and self._on_spans is not None:
+            self._on_spans(response.spans)
 
     @staticmethod
     def _cause_of(error: BaseException) -> StreamClosed:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from headrace.edge.otlp_target import OtlpRefused
 from headrace.edge.structured_log import get_logger
-from headrace.model.hop_record import Record, SpanCounts
+from headrace.model.hop_record import Exportable, SpanCounts
 from headrace.wire.otlp_spans import SpanEncoder
 
 log = get_logger(__name__)
@@ -42,13 +42,13 @@ class SpanExporter:
         self.counts = counts
         self._first_pause_s = first_pause_s
         self._encoder = SpanEncoder()
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[Exportable] = deque()
         self._work = asyncio.Event()
         self._failures = 0
         self._told_at = -TELL_EVERY_S
         self._told_dropped = 0
 
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Exportable]) -> None:
         """See `Exporter`: the newest are dropped where there is no room."""
         room = MAX_WAITING - len(self._waiting)
         if len(records) > room:

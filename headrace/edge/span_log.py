@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.hop_record import Record, SpanCounts
+from headrace.model.hop_record import Exportable, Record, SpanCounts
 
 log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Sampler(Protocol):
 class Exporter(Protocol):
     """Where kept records go; bounded, never raises."""
 
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Exportable]) -> None:
         """Takes records to be sent; what finds no room is dropped and counted."""
 
 

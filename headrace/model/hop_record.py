@@ -173,6 +173,17 @@ class RootRecord(NamedTuple):
 Record = HopRecord | RootRecord
 
 
+class ComponentSpan(NamedTuple):
+    """A span that a component's own code made with the stock OpenTelemetry SDK."""
+
+    site: Site
+    encoded: bytes
+    """An OTLP Span."""
+
+
+Exportable = Record | ComponentSpan
+
+
 @dataclass(slots=True)
 class SpanCounts:
     """Of one process, since it started. Records become spans: six of a common hop."""

@@ -146,7 +146,8 @@ class TailRules:
         the order in which they ended.
 
         `slowest`: none of its flow and step that ended in this minute took longer so far. So the slowest of each minute
-        is kept for certain, at once, with a few that were the slowest before it (as many as the logarithm).
+        is kept for certain, at once, with a few that were the slowest before it (as many as the logarithm). Where a
+        caller brought a trace of its own, not to be sampled, being slow is no reason to do it all the same.
         """
         slow = self._is_slowest(record)
         if isinstance(record, HopRecord) and (record.outcome is HopOutcome.RETRIED or record.attempt > 1):
@@ -160,6 +161,8 @@ class TailRules:
         if minute > self._minute:
             self._minute = minute
             self._slowest.clear()
+        if record.trace_id != record.execution_id:
+            return False
         site = record.site
         key = (site.flow, site.step)
         took_ns = record.duration_ns

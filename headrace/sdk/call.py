@@ -26,6 +26,9 @@ from headrace.sdk.errors import (
     Rebound,
 )
 from headrace.sdk.function import Function
+from headrace.sdk.telemetry import TELEMETRY
+
+_enter_trace = TELEMETRY.enter
 
 
 class Suspended:
@@ -85,11 +88,13 @@ def begin_call(function: Function, source: CallInput, scope: StepScope, sink: Ev
 
 def _enter(context: Context, coroutine: Coroutine[Any, Any, Any]) -> Any:
     _CURRENT.set(context)
+    _enter_trace(context.message)
     return coroutine.send(None)
 
 
 def _enter_plain(function: Function, value: Any, context: Context) -> Any:
     _CURRENT.set(context)
+    _enter_trace(context.message)
     return function.invoke(value, context)
 
 

@@ -278,7 +278,7 @@ class Context:
     def log(self) -> ComponentLog:
         """`ctx.log.info("priced", sku=sku)`; each line carries message and execution id."""
         message = self._message
-        return self._scope.log.bound(message.execution_id, message.id)
+        return self._scope.log.bound(message.execution_id, message.id, message.traceparent)
 
     def emit(
         self,

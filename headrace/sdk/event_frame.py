@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
-from headrace.api.component.v1 import component_pb2
+from headrace.api.component.v1 import component_pb2, span_pb2
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
 
 # A frame is closed at this size, so that many large bodies of one turn stay below gRPC's message limit.
@@ -79,6 +79,11 @@ class EventFrame:
         end.started_at_mono_ns = started_ns
         end.ended_at_mono_ns = ended_ns
         self.size += 32
+
+    def spans(self, spans: Sequence[span_pb2.Span]) -> None:
+        """Of the component's own code."""
+        self.response.spans.extend(spans)
+        self.size += 1
 
     def pong(self, nonce: int) -> None:
         self.response.pong.nonce = nonce

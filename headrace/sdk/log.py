@@ -1,6 +1,9 @@
 """A component's own log: one JSON object a line on standard output, which the sidecar reads.
 
-{"level": "info", "message": "priced", "fields": {"sku": "A-1"}, "execution_id": "...", "message_id": "..."}
+{"level": "info", "message": "priced", "fields": {"sku": "A-1"}, "execution_id": "...", "message_id": "...",
+ "trace_id": "...", "span_id": "..."}
+
+The span is that of the call's attempt, or the component's own (OpenTelemetry) that is current.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+from headrace.sdk.telemetry import TELEMETRY
 
 LogLine = dict[str, Any]
 WriteLine = Callable[[LogLine], None]
@@ -43,16 +48,19 @@ def _text(line: LogLine) -> str:
 class ComponentLog:
     """`log.info("message", key=value)`."""
 
-    __slots__ = ("_execution_id", "_message_id", "_write")
+    __slots__ = ("_execution_id", "_message_id", "_traceparent", "_write")
 
-    def __init__(self, write: WriteLine = write_stdout, execution_id: str = "", message_id: str = "") -> None:
+    def __init__(
+        self, write: WriteLine = write_stdout, execution_id: str = "", message_id: str = "", traceparent: str = ""
+    ) -> None:
         self._write = write
         self._execution_id = execution_id
         self._message_id = message_id
+        self._traceparent = traceparent
 
-    def bound(self, execution_id: str, message_id: str) -> ComponentLog:
+    def bound(self, execution_id: str, message_id: str, traceparent: str = "") -> ComponentLog:
         """The same log for one call."""
-        return ComponentLog(self._write, execution_id, message_id)
+        return ComponentLog(self._write, execution_id, message_id, traceparent)
 
     def debug(self, message: str, **fields: Any) -> None:
         self._line("debug", message, fields)
@@ -70,16 +78,32 @@ class ComponentLog:
         """An error line with the traceback."""
         self._line("error", message, fields, "".join(traceback.format_exception(error)))
 
+    def ids(self) -> LogLine:
+        """Execution, message, trace and span that a line belongs to, as far as there are any."""
+        found: LogLine = {}
+        if self._message_id:
+            found = {"execution_id": self._execution_id, "message_id": self._message_id}
+        trace_id, span_id = TELEMETRY.current_ids()
+        if not trace_id and len(self._traceparent) == 55:
+            trace_id, span_id = self._traceparent[3:35], self._traceparent[36:52]
+        return found | {"trace_id": trace_id, "span_id": span_id} if trace_id else found
+
     def _line(self, level: str, message: str, fields: dict[str, Any], trace: str = "") -> None:
         line: LogLine = {"level": level, "message": str(message)}
         if fields:
             line["fields"] = fields
-        if self._message_id:
-            line["execution_id"] = self._execution_id
-            line["message_id"] = self._message_id
+        line |= self.ids()
         if trace:
             line["traceback"] = trace
         self._write(line)
+
+
+def _ids_of_call() -> LogLine:
+    """Of the call that is running, if one is."""
+    from headrace.sdk.context import _CURRENT  # which imports this module
+
+    call = _CURRENT.get(None)
+    return call.log.ids() if call is not None else {}
 
 
 class _StandardLogging(logging.Handler):
@@ -89,6 +113,7 @@ class _StandardLogging(logging.Handler):
                 "level": record.levelname.lower().replace("critical", "error"),
                 "message": record.getMessage(),
                 "fields": {"logger": record.name},
+                **_ids_of_call(),
             }
             if record.exc_info and record.exc_info[1] is not None:
                 line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))

@@ -9,17 +9,19 @@ one frame are begun together. How many calls run at once is the sidecar's credit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from time import monotonic_ns
 from typing import Any, Protocol
 
 import grpc
 
-from headrace.api.component.v1 import component_pb2
+from headrace.api.component.v1 import component_pb2, span_pb2
 from headrace.sdk.call import Suspended, begin_call, end_call
 from headrace.sdk.context import StepScope
+from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.function import Function
 from headrace.sdk.outbox import Outbox
+from headrace.sdk.telemetry import TELEMETRY
 from headrace.sdk.threaded_calls import ThreadedCalls
 
 # A turn that takes longer gives back what it has, and lets others run, before it goes on with its frame.
@@ -67,10 +69,12 @@ class ProcessStream:
 
     async def run(self) -> None:
         """Raises what broke the stream; cancelled, it cancels every call."""
+        TELEMETRY.connect(self._loop, self._send_spans)
         self._spawn(self._lead(iter(())))
         try:
             await self._finished
         finally:
+            TELEMETRY.disconnect(self._send_spans)
             self._closing = True
             self._outbox.closed = True
             if self._threads is not None:
@@ -130,6 +134,7 @@ class ProcessStream:
             await self._write_one()
             frame: Any = await self._rpc.read()
             if frame is EOF:
+                TELEMETRY.flush()
                 self._ended = True
                 return
             if frame.HasField("ping"):
@@ -165,6 +170,12 @@ class ProcessStream:
             self._writing = False
         if self._outbox:
             self._start_writing()
+
+    def _send_spans(self, spans: Sequence[span_pb2.Span]) -> None:
+        frame = EventFrame()
+        frame.spans(spans)
+        self._outbox.add_frame(frame)
+        self._start_writing()
 
     def _start_writing(self) -> None:
         if not self._writing and not self._closing and not self._finished.done():

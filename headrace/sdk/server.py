@@ -24,6 +24,7 @@ from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import ProcessStream
 from headrace.sdk.stacks import all_stacks
+from headrace.sdk.telemetry import TELEMETRY
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -102,6 +103,8 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         except BaseException as error:
             self._log.exception("init failed", error)
             await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
+        TELEMETRY.wanted = request.spans_wanted
+        TELEMETRY.prepare()
         self._function, self._scope, self._initialising = function, scope, None
         return component_pb2.InitResponse()
 

@@ -11,7 +11,7 @@ from struct import Struct
 from struct import error as StructError
 
 from headrace.model import trace_context
-from headrace.model.hop_record import HopOutcome, HopRecord, Record, ReplyPart, RootRecord, Site
+from headrace.model.hop_record import ComponentSpan, Exportable, HopOutcome, HopRecord, ReplyPart, RootRecord, Site
 from headrace.wire.otlp_common_hop import CommonHop
 from headrace.wire.otlp_fields import (
     SCHEMA_URL,
@@ -143,13 +143,15 @@ class SpanEncoder:
         self.size = 0
         """Bytes of them, about."""
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Exportable) -> None:
         """ValueError (and nothing added) for a record whose ids are no hexadecimal digits of the right number."""
         if isinstance(record, HopRecord):
             if not self._add_common_hop(record):
                 self._add_hop(record)
-        else:
+        elif isinstance(record, RootRecord):
             self._add_root(record)
+        else:
+            self._add_component(record)
 
     def take(self) -> tuple[bytes, int]:
         """The bytes of an ExportTraceServiceRequest, and how many spans it holds."""
@@ -283,6 +285,12 @@ class SpanEncoder:
             self._put(self._group(record.sender), ids, sent_ns, stored_ns, site.publish_of, message_attribute)
         self._put(group, (trace, queue, before), record.stored_at_unix_ns, record.received_at_unix_ns, site.queue)
         return queue
+
+    def _add_component(self, span: ComponentSpan) -> None:
+        group = self._group(span.site)
+        group.spans.append(block(2, span.encoded))
+        self.spans += 1
+        self.size += len(span.encoded)
 
     def _add_root(self, record: RootRecord) -> None:
         trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)

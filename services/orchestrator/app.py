@@ -28,6 +28,7 @@ from headrace.edge.request_book import RequestBook
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
+from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
@@ -170,7 +171,7 @@ class OrchestratorApp:
         doubts = DoubtRecords(connection, assets, settings.workspace)
         history = HistoryReader(connection, assets, settings.workspace)
         worker = LetterWorker(stores, assets, letters, reader, clock)
-        self._tracing = tracing = Tracing(tasks)
+        self._tracing = tracing = await self._trace(connection, tasks)
         self._scheduler = scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")
         )
@@ -248,6 +249,13 @@ class OrchestratorApp:
             await self._registry.close()
         if self._connection is not None:
             await close_nats(self._connection)
+
+    async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
+        """Traces of ticks and injected messages begin here."""
+        tracing, workspace = Tracing(tasks), self._settings.workspace
+        documents = await KvBucket.open(connection, subjects.deployment_bucket(workspace))
+        await tracing.remember(connection, documents, workspace, ALL_FLOWS, self._settings.name or "orchestrator")
+        return tracing
 
     def _traces(self, tracing: Tracing, kind: str) -> StimulusTraces:
         workspace, instance = self._settings.workspace, self._settings.name or "orchestrator"

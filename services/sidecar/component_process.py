@@ -164,7 +164,7 @@ class ComponentProcess:
             )
         return ComponentFacts(answer.sdk, answer.interpreter)
 
-    async def initialise(self, plan: DeploymentPlan, step: StepPlan, instance: str) -> None:
+    async def initialise(self, plan: DeploymentPlan, step: StepPlan, instance: str, *, spans: bool = False) -> None:
         """Runs the component's init hook with the step's configuration."""
         from headrace.api.component.v1 import component_pb2
 
@@ -178,18 +178,25 @@ class ComponentProcess:
             revision=step.pin.digest,
             instance=instance,
         )
-        request = component_pb2.InitRequest(function=step.function, config_json=json.dumps(step.config), step=identity)
+        request = component_pb2.InitRequest(
+            function=step.function, config_json=json.dumps(step.config), step=identity, spans_wanted=spans
+        )
         await self._call("INIT", self._stub.Init, request, INIT_LIMIT_S)
 
     async def open_stream(
-        self, on_events: Callable[[Sequence[Any]], None], on_closed: Callable[[Exception], None]
+        self,
+        on_events: Callable[[Sequence[Any]], None],
+        on_closed: Callable[[Exception], None],
+        on_spans: Callable[[Sequence[Any]], None] | None = None,
     ) -> ComponentStream:
         """The Process stream, checked by a ping through it."""
         from headrace.edge.faulty_component_stream import events_with_faults, stream_with_faults
         from headrace.edge.grpc_component_stream import GrpcComponentStream
 
         assert self._channel is not None
-        stream = GrpcComponentStream(self._channel, on_events=events_with_faults(on_events), on_closed=on_closed)
+        stream = GrpcComponentStream(
+            self._channel, on_events=events_with_faults(on_events), on_closed=on_closed, on_spans=on_spans
+        )
         self._stream = stream_with_faults(stream)
         try:
             await stream.start(PING_LIMIT_S)

@@ -44,7 +44,8 @@ class Program:
 class SupervisorEvents:
     """Who hears what. `lost` gets the cause as a phrase (`ended (exit status 1)`) and its reason, and answers whether
     one message is to blame; `failed` gets an error that is to be shown, once per failed start or crash loop;
-    `recovered` follows it when the component works again. `busy` tells whether calls run."""
+    `recovered` follows it when the component works again. `busy` tells whether calls run; `spans` gets those of
+    the component's own code, None where they go nowhere."""
 
     progress: Callable[[Happening], None]
     ready: Callable[[ComponentProcess, ComponentStream, ComponentFacts], None]
@@ -53,6 +54,7 @@ class SupervisorEvents:
     recovered: Callable[[], None]
     events: Callable[[Sequence[Any]], None]
     busy: Callable[[], bool]
+    spans: Callable[[Sequence[Any]], None] | None = None
 
 
 class ComponentSupervisor:
@@ -154,7 +156,9 @@ class ComponentSupervisor:
         await self._unless_stopped(process.wait_for_socket())
         self._events.progress(Happening.STARTED)
         facts = await self._unless_stopped(process.handshake(self._step.function))
-        await self._unless_stopped(process.initialise(self._plan, self._step, self._settings.instance))
+        on_spans = self._events.spans
+        instance = self._settings.instance
+        await self._unless_stopped(process.initialise(self._plan, self._step, instance, spans=on_spans is not None))
         self._events.progress(Happening.INITIALISED)
         closed = asyncio.Event()
         cause: list[str] = []
@@ -163,7 +167,7 @@ class ComponentSupervisor:
             cause.append(str(error))
             closed.set()
 
-        stream = await self._unless_stopped(process.open_stream(self._events.events, on_closed))
+        stream = await self._unless_stopped(process.open_stream(self._events.events, on_closed, on_spans))
         self._condemned.clear()
         self._record.started(self._clock())
         self._events.progress(Happening.CHECKED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
+from services.sidecar.component_spans import ComponentSpans
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.domain.doubt import in_doubt
 from services.sidecar.edge_rules import rules_of
@@ -79,6 +80,9 @@ class DataPlane:
         self.outbox = self._make_outbox(plans)
         self._replies = ReplySender(lane, answers)
         hops = HopPhases(plan, step, recorder, span_log=span_log, instance=instance)
+        self.component_spans: ComponentSpans | None = None
+        if span_log is not None and span_log.exporter is not None:
+            self.component_spans = ComponentSpans(span_log.exporter, hops.site, span_log.counts)
         recorder.count_with(lambda: self.counters, self._holding, revision=step.pin.digest)
         self._slots = self._slot_path(plan, plans, hops, restart_consumer, instance, on_leases) if step.keyed else None
         self._path: InputPath = self._slots or PlainPath(

@@ -43,7 +43,7 @@ class HopPhases:
     ) -> None:
         self._log = span_log if span_log is not None and span_log.wanted else None
         self._flow = plan.flow
-        self._site = step_site(plan, step, instance)
+        self.site = self._site = step_site(plan, step, instance)
         self._senders = {known.name: step_site(plan, known) for known in plan.steps}
         self._origins = {
             Origin.ORIGIN_UNSPECIFIED: Site("headrace-gateway", plan.workspace, plan.flow),

@@ -241,6 +241,7 @@ class Instance:
             failed=self._failed,
             recovered=self._recovered,
             events=self.plane.loop.on_events,
+            spans=self.plane.component_spans.take if self.plane.component_spans is not None else None,
             busy=lambda: self.plane is not None and self.plane.loop.calls_run,
         )
         self.supervisor = ComponentSupervisor(
