@@ -288,9 +288,11 @@ class SpanEncoder:
 
     def _add_component(self, span: ComponentSpan) -> None:
         group = self._group(span.site)
-        group.spans.append(block(2, span.encoded))
+        encoded = block(2, span.encoded)
+        group.spans.append(encoded)
+        group.size += len(encoded)
         self.spans += 1
-        self.size += len(span.encoded)
+        self.size += len(encoded)
 
     def _add_root(self, record: RootRecord) -> None:
         trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)
