@@ -133,7 +133,8 @@ class Histogram:
 
     def sparse(self) -> dict[int, int]:
         """Buckets that hold something, by index."""
-        return {index: number for index, number in enumerate(self._buckets) if number}
+        filled = self._buckets[: bucket_of(self.max_ns) + 1]
+        return {index: number for index, number in enumerate(filled) if number}
 
     @classmethod
     def from_sparse(cls, buckets: Mapping[int, int], *, sum_ns: int, max_ns: int, skewed: int) -> Histogram:
