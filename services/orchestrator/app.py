@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.longrunning import operations_pb2_grpc
@@ -43,7 +44,7 @@ from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.health_of_flows import HealthOfFlows
 from services.orchestrator.history_log import HistoryLog, HistoryReader
-from services.orchestrator.hop_feed import HopFeeds
+from services.orchestrator.hop_feed import HopFeed
 from services.orchestrator.injection import Injector
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
@@ -70,7 +71,9 @@ from services.orchestrator.rpc_operations import OperationsRpc
 from services.orchestrator.rpc_snapshot import add_snapshots
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
+from services.orchestrator.shared_feed import SharedFeeds
 from services.orchestrator.snapshot_reader import SnapshotReader
+from services.orchestrator.status_feed import StatusFeed
 from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
@@ -140,7 +143,7 @@ class OrchestratorApp:
         self._lease: Lease | None = None
         self._gate: LeaderGate | None = None
         self._term: Term | None = None
-        self._feeds: HopFeeds | None = None
+        self._feeds: tuple[SharedFeeds[Any], ...] = ()
         self._operators: OperatorPorts | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tracing: Tracing | None = None
@@ -190,19 +193,21 @@ class OrchestratorApp:
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
         injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
-        flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping, injector)
+        hops = SharedFeeds(lambda flow: HopFeed(connection, settings.workspace, flow, mesh.backlog))
+        statuses = SharedFeeds(lambda flow: StatusFeed(flow, mesh.flow_status, loops.watching))
+        self._feeds = (hops, statuses)
+        flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping, injector, statuses)
         given_up = DeadLetterRpc(letters, worker, doubts, reader, requests, self._stopping)
-        self._feeds = feeds = HopFeeds(connection, settings.workspace, mesh.backlog)
-        server.on_stop(feeds.close)
         facts = FlowFactReader(stores, assets, letters, history)
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_snapshots(server, stores, assets)
-        add_services(server, flows, given_up, HopRpc(service, connection, feeds), traces, operations, why)
+        add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
-        server.on_stop(self._stopping.set)
+        for close in (self._stopping.set, hops.close, statuses.close):
+            server.on_stop(close)
         figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server)
         self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
@@ -231,8 +236,8 @@ class OrchestratorApp:
         if self._operators is not None:
             await self._operators.stop()
         await end_tasks(self._tasks)
-        if self._feeds is not None:
-            await self._feeds.stop()
+        for feeds in self._feeds:
+            await feeds.stop()
         if self._gate is not None:
             await self._gate.close()
         if self._loops is not None:

@@ -34,12 +34,11 @@ from services.orchestrator.rpc_history import HistoryRpc
 from services.orchestrator.rpc_interventions import InterventionRpc
 from services.orchestrator.rpc_rollouts import RolloutRpc, flow_of
 from services.orchestrator.rpc_watches import WatchRpc
+from services.orchestrator.shared_feed import SharedFeeds
+from services.orchestrator.status_feed import StatusFeed
 from services.orchestrator.verb_call import verb_call
 
 STATUS_EVERY_S = 5.0
-# Counts of waiting messages change without a report: they are looked at this often while somebody watches.
-STATUS_LOOK_S = 0.5
-STATUS_LEAST_PAUSE_S = 0.1
 
 
 class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.FlowServiceServicer):  # type: ignore[misc]
@@ -52,7 +51,9 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         requests: RequestBook,
         stopping: asyncio.Event,
         injector: Injector,
+        statuses: SharedFeeds[StatusFeed],
     ) -> None:
+        self._statuses = statuses
         self._requests = requests
         self._history = history
         self._service = service
@@ -155,17 +156,16 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         loop = asyncio.get_running_loop()
         last: flow_pb2.FlowStatus | None = None
         sent_at = 0.0
-        with self._service.loops.watching(flow) as changed:
-            while not self._stopping.is_set():
-                changed.clear()
-                status = await self._mesh.flow_status(flow)
-                if status != last or loop.time() - sent_at >= STATUS_EVERY_S:
-                    yield flow_pb2.WatchFlowStatusResponse(status=status)
-                    last, sent_at = status, loop.time()
-                await asyncio.sleep(STATUS_LEAST_PAUSE_S)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(STATUS_LOOK_S):
-                        await changed.wait()
+        async with self._statuses.watching(flow) as feed:
+            told = feed.look_now()
+            while True:
+                await feed.wait(told, self._statuses.closed)
+                if self._statuses.closed.is_set():
+                    return
+                told = feed.told
+                if feed.status != last or loop.time() - sent_at >= STATUS_EVERY_S:
+                    last, sent_at = feed.status, loop.time()
+                    yield flow_pb2.WatchFlowStatusResponse(status=last)
 
     async def InjectMessage(  # type: ignore[override]
         self, request: flow_pb2.InjectMessageRequest, context: Any

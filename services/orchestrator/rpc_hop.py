@@ -11,15 +11,16 @@ from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
 from headrace.model.names import check_name, parse_resource
 from headrace.wire.hops import merge_snapshots
 from services.orchestrator.flow_service import FlowService
-from services.orchestrator.hop_feed import HopFeeds
+from services.orchestrator.hop_feed import HopFeed
 from services.orchestrator.hop_messages import hops_message, period_of, view_of
 from services.orchestrator.mesh_queries import hop_snapshots
+from services.orchestrator.shared_feed import SharedFeeds
 
 
 class HopRpc(hop_pb2_grpc.HopServiceServicer):
     """Answered by every orchestrator, leader or not: instances are asked over the broker."""
 
-    def __init__(self, service: FlowService, connection: Client, feeds: HopFeeds) -> None:
+    def __init__(self, service: FlowService, connection: Client, feeds: SharedFeeds[HopFeed]) -> None:
         self._service = service
         self._connection = connection
         self._feeds = feeds
@@ -48,6 +49,6 @@ class HopRpc(hop_pb2_grpc.HopServiceServicer):
                 if self._feeds.closed.is_set():
                     return
                 yield feed.made(view, hops_message)
-                ticks = feed.ticks + period - 1
+                ticks = feed.told + period - 1
                 if left and (left := left - 1) == 0:
                     return

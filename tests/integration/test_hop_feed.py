@@ -17,8 +17,9 @@ from headrace.model import subjects
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from services.orchestrator import hop_feed
 from services.orchestrator.domain.flow_metrics import StepBacklog
-from services.orchestrator.hop_feed import HopFeed, HopFeeds
-from tests.support.eventually import eventually
+from services.orchestrator.hop_feed import HopFeed
+from services.orchestrator.shared_feed import SharedFeeds
+from tests.support.eventually import eventually, remains
 
 PERIOD_S = 0.15
 SUBJECT = subjects.hop_request_subject("default", "orders")
@@ -44,7 +45,7 @@ class Instance:
     async def _answer(self, message: Any) -> None:
         self.asked += 1
         if not self.silent:
-            await asyncio.sleep(self.late_s)
+            await asyncio.sleep(self.late_s)  # tidy: pace
             await message.respond(self.recorder.snapshot().SerializeToString())
 
     def work(self, count: int) -> None:
@@ -55,7 +56,7 @@ class Instance:
 @dataclass
 class World:
     connection: Client
-    feeds: HopFeeds
+    feeds: SharedFeeds[HopFeed]
     problem: list[HeadraceError] = field(default_factory=list)
     backlog: dict[str, StepBacklog] = field(default_factory=dict)
 
@@ -71,7 +72,7 @@ async def world(broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch) -> Async
             raise made.problem[0]
         return made.backlog
 
-    made = World(connection, HopFeeds(connection, "default", look))
+    made = World(connection, SharedFeeds(lambda flow: HopFeed(connection, "default", flow, look)))
     yield made
     await made.feeds.stop()
     await close_nats(connection)
@@ -119,11 +120,10 @@ async def test_what_is_no_snapshot_is_left_out_and_a_slow_watcher_skips(world: W
         assert feed is same
         await feed.wait(1, world.feeds.closed)
         price.work(2)
-        await asyncio.sleep(4 * PERIOD_S)
-        seen = feed.ticks
-        assert seen >= 3
+        await eventually(lambda: feed.told >= 4)
+        seen = feed.told
         await feed.wait(seen - 1, world.feeds.closed)  # at once, and with the newest
-        assert feed.ticks == seen
+        assert feed.told == seen
         assert counted(feed, "price") == 2
 
 
@@ -133,8 +133,8 @@ async def test_it_outlives_a_broker_that_is_away_and_ends_with_its_flow(world: W
         await feed.wait(1, world.feeds.closed)
         assert feed.backlogs == {"price": StepBacklog(7, 1.0)}
         world.problem.append(Unavailable("the broker does not answer"))
-        ticks = feed.ticks
-        await eventually(lambda: feed.ticks > ticks + 2)
+        ticks = feed.told
+        await eventually(lambda: feed.told > ticks + 2)
         assert feed.backlogs == {}
         world.problem[:] = [NotFound("there is no flow 'orders'")]
         with pytest.raises(NotFound):
@@ -151,13 +151,11 @@ async def test_nobody_is_asked_while_nobody_watches_and_watches_end_in_good_orde
         await feed.wait(1, world.feeds.closed)
     async with world.feeds.watching("orders") as soon:
         assert soon is feed, "who comes back soon finds it filled"
-    await eventually(lambda: not world.feeds._tasks)
+    await eventually(lambda: not world.feeds.running)
     asked = price.asked
-    await asyncio.sleep(3 * PERIOD_S)
-    assert price.asked == asked
+    await remains(lambda: price.asked == asked, for_s=3 * PERIOD_S)
     async with world.feeds.watching("orders") as last:
         waiting = asyncio.create_task(last.wait(10**9, world.feeds.closed))
-        await asyncio.sleep(0)
         world.feeds.close()
         async with asyncio.timeout(2):
             await waiting
