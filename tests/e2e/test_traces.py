@@ -22,7 +22,7 @@ from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
 from tests.support.otlp_collector import Collector, SeenSpan, otlp_collector
-from tests.support.traced_flow import TracedFlow
+from tests.support.traced_flow import TracedFlow, start_without_callers
 from tools.jaeger import Jaeger, Span, jaeger_server
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -172,6 +172,38 @@ async def test_injected_messages_have_a_root(world: World) -> None:
     assert (ack.phase, ack.parent_id) == ("publish", named(trace, "process answer").span_id)
 
 
+async def test_ticks_and_listeners_have_roots(world: World, tmp_path: Path) -> None:
+    answer = world.mesh.data.parent / "flow" / "answer"
+    start_without_callers(world.mesh, tmp_path, answer, f"00-{'c' * 32}-{SPAN}-01")
+
+    def heard() -> list[SeenSpan]:
+        found = [span for span in world.collector.spans if span.trace_id == "c" * 32]
+        return found if len(found) >= 1 + 2 * 7 else []
+
+    trace = await eventually(heard, within_s=20.0)
+    emit = named(trace, "emit listen")
+    assert (emit.service, emit.parent_id) == ("ear", SPAN)
+    for step in ("left", "right"):
+        publish = named(trace, f"publish {step}")
+        assert (publish.service, publish.parent_id) == ("ear", emit.span_id)
+        assert named(trace, f"queue {step}").parent_id == publish.span_id
+
+    def ticked() -> list[SeenSpan]:
+        for root in [span for span in world.collector.spans if span.name == "tick tick"]:
+            found = world.collector.trace_of(root.attributes["headrace.execution"])
+            if len(found) == 1 + 6 + 7:
+                return found
+        return []
+
+    trace = await eventually(ticked, within_s=20.0)
+    root = named(trace, "tick tick")
+    assert (root.service, named(trace, "publish tick").parent_id) == ("headrace-orchestrator", root.span_id)
+    assert named(trace, "process answer").attributes["messaging.destination.partition.id"] in ("0", "1")
+    with Client(world.mesh.api) as client:
+        for name in ("ticking", "heard"):
+            client.stop(name, drop=True)
+
+
 async def test_secrets_go_by_the_environment_alone(world: World) -> None:
     await eventually(lambda: world.collector.headers.get("x-api-key") == f"{SECRET} it is")
     for pid in world.mesh.processes():
@@ -221,7 +253,11 @@ async def test_in_jaeger_the_budget_adds_up_and_the_graph_is_the_flow(world: Wor
     # This process, too, loses its processor between its clock and its socket now and then.
     assert median(unexplained) <= 1, unexplained
     # Jaeger's memory store also counts spans whose parent is of the same service.
-    edges = {edge for edge in jaeger.dependencies() if len({*edge}) == 2 and edge[0] != "headrace-orchestrator"}
+    edges = {
+        edge
+        for edge in jaeger.dependencies()
+        if len({*edge}) == 2 and edge[0] not in ("headrace-orchestrator", "ear", "timer")
+    }
     assert edges == GRAPH
     assert {"headrace-gateway", "webhook", "shop-price", "shop-answer"} <= set(jaeger.services())
 

@@ -71,3 +71,38 @@ class TracedFlow:
             return connection.call(HttpRequest(f"/hook/{self.name}", json.dumps(body or {}).encode(), given))
         finally:
             connection.close()
+
+
+LISTENER = """
+from headrace.sdk import Component, Context
+
+component = Component()
+
+
+@component.listener
+async def listen(ctx: Context) -> None:
+    await ctx.emit({"n": 1}, source_id="1", headers={"traceparent": ctx.config["traceparent"], "baggage": "a=b"})
+    await ctx.draining.wait()
+"""
+
+
+def start_without_callers(mesh: RunningMesh, folder: Path, answer: Path, traceparent: str) -> None:
+    """Two flows that nobody calls: `ticking` (timer → a keyed step) and `heard` (a listener that emits once → both ways
+    to the same component)."""
+    (folder / "ear").mkdir(parents=True)
+    config = "{type: object, properties: {traceparent: {type: string}}}"
+    manifest = f"name: ear\nfunctions: {{listen: {{kind: listener, config: {config}}}}}\n"
+    (folder / "ear" / "component.yaml").write_text(manifest)
+    (folder / "ear" / "component.py").write_text(LISTENER)
+    (folder / "ticking.yaml").write_text(
+        "name: ticking\ntype: realtime\nsteps:\n"
+        f"  tick: {{component: {ROOT / 'components' / 'timer'}, function: tick, every: 200ms, to: [answer]}}\n"
+        f"  answer: {{component: {answer}, key: 'body:/every', slots: 2}}\n"
+    )
+    (folder / "heard.yaml").write_text(
+        "name: heard\ntype: realtime\nsteps:\n"
+        f"  listen: {{component: ./ear, config: {{traceparent: {traceparent}}}, to: [left, right]}}\n"
+        f"  left: {{component: {answer}, function: answer}}\n  right: {{component: {answer}, function: answer}}\n"
+    )
+    for name in ("ticking", "heard"):
+        headrace("flow", "apply", folder / f"{name}.yaml", "--run", data=mesh.data).ok()
