@@ -15,7 +15,7 @@ from headrace.cli.invocation import AddressOption, DataOption, print_json, run_w
 from headrace.cli.top_feed import TopFeed
 from headrace.cli.top_rows import FlowView
 from headrace.cli.top_state import TopState
-from headrace.cli.top_text import head_line, steps_table
+from headrace.cli.top_text import head_line, nothing_line, steps_table
 
 if TYPE_CHECKING:
     from headrace.client import AsyncClient
@@ -64,6 +64,8 @@ def top(
     state = TopState(seconds=int(window), sort=str(sort), wanted=wanted)
 
     async def work(client: AsyncClient) -> None:
+        # A wrong name, or a mesh that is not there, is said at once.
+        await (client.get_flow(flow) if flow else client.server_info())
         if once or as_json or not is_a_screen():
             await _print(client, flow, state, interval, once=once, as_json=as_json)
         else:
@@ -98,8 +100,6 @@ async def _show(client: AsyncClient, flow: str, state: TopState, interval: int) 
         ended.set()
         renew.set()
 
-    if flow:
-        await client.get_flow(flow)  # a wrong name is said before the screen is taken
     watching = asyncio.create_task(feed.run(), name="top")
     watching.add_done_callback(lambda _: end())
     try:
@@ -146,7 +146,7 @@ async def _print(client: AsyncClient, flow: str, state: TopState, interval: int,
     try:
         while not watching.done():
             complete = all(view.problem or (view.status and view.window(state.seconds)) for view in feed.views)
-            if (feed.views and complete) or loop.time() - begun > FIRST_LIMIT_S:
+            if (feed.chosen and complete) or loop.time() - begun > FIRST_LIMIT_S:
                 if as_json:
                     print_json(facts_of(feed.views, state))
                 else:
@@ -167,14 +167,14 @@ async def _print(client: AsyncClient, flow: str, state: TopState, interval: int,
 def text_of(views: list[FlowView], state: TopState, left_out: int = 0) -> str:
     """A table of each flow, or what there is to say instead."""
     if not views:
-        return "no flow runs. Start one: headrace flow start FLOW"
+        return nothing_line(views, state.wanted)
     parts = []
     for view in views:
         rows = state.rows([view])
         lines = [view.problem or head_line(view, state.seconds)]
         if view.status is not None:
             lines += [f"problem: {problem}" for problem in view.status.problems]
-        lines += steps_table(rows, 10_000, several=False) if rows else []
+        lines += steps_table(rows, 10_000, several=False) if rows else [nothing_line([view], state.wanted)]
         parts.append("\n".join(lines))
     if left_out:
         parts.append(f"and {left_out} more flows; name one")

@@ -28,9 +28,11 @@ class TopFeed:
     def __init__(self, client: AsyncClient, flow: str, on_news: Callable[[], None]) -> None:
         """`flow` empty: all that are not stopped, at most 20, by name."""
         self._client, self._flow, self._on_news = client, flow.removeprefix("flows/"), on_news
-        self._views: dict[str, FlowView] = {}
+        self._views: dict[str, FlowView] = {self._flow: FlowView(self._flow)} if flow else {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self.left_out = 0
+        self.chosen = bool(flow)
+        """Whether it is known which flows there are to watch."""
 
     @property
     def views(self) -> list[FlowView]:
@@ -41,7 +43,6 @@ class TopFeed:
         """Until a watch ends for good: raises why."""
         try:
             if self._flow:
-                self._views[self._flow] = FlowView(self._flow)
                 await self._watch(self._flow)
             else:
                 await self._watch_flows()
@@ -88,6 +89,7 @@ class TopFeed:
             if name not in self._watches:
                 self._views[name] = FlowView(name)
                 self._watches[name] = asyncio.create_task(self._watch_alone(name), name=f"top of {name}")
+        self.chosen = True
         self._on_news()
 
     async def _watch_alone(self, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headrace.cli.top_rows import SORTS, FlowView, Row, arranged, exemplars_of, rows_of, trace_command
-from headrace.cli.top_text import head_line, step_lines, steps_table
+from headrace.cli.top_text import head_line, nothing_line, step_lines, steps_table
 
 WINDOWS_S = (1, 10, 60)
 AWAY_S = 3.0
@@ -156,7 +156,7 @@ class TopState:
             else:
                 body = body[: max(0, room - 2)] if room >= 3 else []
                 table = self._table(rows, width, room - len(body), several=len(views) > 1)
-                body += table if rows else [(self._nothing(views), FAINT)]
+                body += table if rows else [(nothing_line(views, self.wanted), FAINT)]
         return [*body[:room], *[("", PLAIN)] * (room - len(body)), *foot]
 
     def _head(self, views: Sequence[FlowView], now: float) -> list[Line]:
@@ -197,16 +197,6 @@ class TopState:
         for number in range(self.offset, min(self.offset + shown, len(rows))):
             found.append((lines[number].ljust(width), SELECTED) if number == index else (lines[number], PLAIN))
         return found
-
-    def _nothing(self, views: Sequence[FlowView]) -> str:
-        """Why there is no row."""
-        if self.wanted:
-            return "nothing fits the filter"
-        if not views:
-            return "no flow runs; start one: headrace flow start FLOW"
-        if any(view.status is None for view in views):
-            return "waiting for the mesh to tell of steps"
-        return f"no step runs; start the flow: headrace flow start {views[0].flow}"
 
     def _foot(self) -> str:
         if self.typing:

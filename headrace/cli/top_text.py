@@ -51,6 +51,17 @@ def steps_table(rows: Sequence[Row], width: int, *, several: bool) -> list[str]:
         columns.remove(min(columns, key=lambda column: column.keep))
 
 
+def nothing_line(views: Sequence[FlowView], wanted: str) -> str:
+    """Why there is no row, and what to type."""
+    if not views:
+        return "no flow runs; start one: headrace flow start FLOW"
+    if wanted:
+        return "nothing fits the filter"
+    if any(view.status is None for view in views):
+        return "waiting for the mesh to tell of steps"
+    return f"no step runs; start the flow: headrace flow start {views[0].flow}"
+
+
 def head_line(view: FlowView, seconds: int) -> str:
     """`orders  RUNNING  version 3  deployment 7  last 10 s`."""
     window = view.window(seconds)

@@ -169,6 +169,7 @@ async def test_a_flow_that_is_deleted_ends_its_watch_and_one_that_is_not_there_b
     short = SmallFlow.write(module_mesh, tmp_path, HEAD + CODE)
     short.publish()
     async with AsyncClient(module_mesh.api) as client:
+        assert "no step runs" in headrace("top", short.name, "--once", data=module_mesh.data).ok()
         async with watching(client, short.name) as watch:
             assert not watch.messages[-1].instances, "it is stopped"
             await client.delete_flow(short.name)
@@ -247,6 +248,7 @@ def test_top_elsewhere_is_text_or_json(flow: SmallFlow) -> None:
     found = next(item for item in facts["flows"] if item["flow"] == flow.name)
     assert {"step", "rate", "p99_us", "waiting", "digest"} <= found["steps"][1].keys()
     assert "there is no flow" in headrace("top", "nothing-here", data=flow.mesh.data).refused()
+    assert "no mesh answers" in headrace("top", "--address", "127.0.0.1:1", "--once").refused(3)
 
 
 async def _post(flow: SmallFlow, count: int) -> None:
