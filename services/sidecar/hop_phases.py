@@ -164,8 +164,7 @@ class HopPhases:
             self.began(held)
             if not held.span_id:
                 return
-        problem = held.problem
-        outcome = HopOutcome.PROCESSED
+        problem, outcome = held.problem, _PROCESSED
         if problem is not None:
             outcome = HopOutcome.DEAD_LETTERED if held.dead else HopOutcome.REJECTED
         self._tell(held, outcome, problem, held.written_at_mono_ns or written_at_mono_ns, time.monotonic_ns(), 0)
@@ -181,15 +180,17 @@ class HopPhases:
     ) -> None:
         assert self._log is not None
         delivery, envelope, context = held.delivery, held.envelope, held.traceparent
-        parent = delivery.traceparent
+        parent, sender, keyed = delivery.traceparent, envelope.sender, self._keyed
+        code, text = (problem.code, problem.message) if problem is not None else ("", "")
         self._log.add(
             _new_record(
                 HopRecord,
                 (
                     self._site,
-                    self._senders.get(envelope.sender) if envelope.sender else self._origins.get(envelope.origin),
+                    self._senders.get(sender) if sender else self._origins.get(envelope.origin),
                     context[3:35],
-                    parent[36:52] if trace_context.looks_like_traceparent(parent) else "",
+                    # Where the message had none, one was made up that has no parent.
+                    parent[36:52] if parent[35:36] == "-" else "",
                     held.span_id,
                     context[54] in "13579bdf",
                     held.message_id,
@@ -201,10 +202,10 @@ class HopPhases:
                     len(held.outputs) if self._has_receivers else 0,
                     held.replied,
                     outcome,
-                    problem.code if problem is not None else "",
-                    problem.message if problem is not None else "",
+                    code,
+                    text,
                     retry_after_ns,
-                    held.slot.lease.slot if self._keyed and held.slot is not None else -1,
+                    held.slot.lease.slot if keyed and held.slot is not None else -1,
                     envelope.sent_at_unix_ns,
                     delivery.stored_at_unix_ns,
                     delivery.received_at_unix_ns,
@@ -220,6 +221,7 @@ class HopPhases:
         held.told = True
 
 
+_PROCESSED = HopOutcome.PROCESSED
 # A NamedTuple from a tuple that has its fields in order: half the cost of calling the class.
 _new_record = tuple.__new__
 
