@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import AddressOption, DataOption, run_with_client
+from headrace.model.durations import parse_duration
+from headrace.model.errors import HeadraceError
 
 if TYPE_CHECKING:
     from headrace.api.flow.v1 import flow_pb2
     from headrace.client import AsyncClient
+
+DEFAULT_LINES, MOST = 50, 1000
 
 
 def logs(
     flow: FlowArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     step: Annotated[str, typer.Option(help="Only this step.")] = "",
-    lines: Annotated[int, typer.Option(help="Lines of the past.", min=1, max=1000)] = 50,
+    execution: Annotated[str, typer.Option(help="Only lines written in calls of this execution.")] = "",
+    level: Annotated[str, typer.Option(help="Only this level and above: debug, info, warning, error.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Only lines since then: 10m, 2h, or 2026-11-21T15:04:05Z.")
+    ] = "",
+    lines: Annotated[
+        int | None, typer.Option(help="Lines of the past; 50, with --since or --execution 1000.", min=1, max=1000)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
-    """Print log lines, oldest first."""
+    """Print log lines, oldest first: what components and sidecars wrote, secrets masked."""
+    begin = moment(since) if since else None
+    wanted = lines or (MOST if since or execution else DEFAULT_LINES)
+
+    def say_gone() -> None:
+        print("headrace: older lines than these were kept no longer", file=sys.stderr)
 
     async def work(client: AsyncClient) -> None:
-        async with aclosing(client.tail_logs(flow, step=step, lines=lines, follow=follow)) as stream:
+        tail = client.tail_logs(
+            flow,
+            step=step,
+            lines=wanted,
+            follow=follow,
+            execution=execution,
+            level=level,
+            since=begin,
+            on_gone=say_gone,
+        )
+        async with aclosing(tail) as stream:
             async for line in stream:
                 print(json.dumps(line_facts(line), ensure_ascii=False) if as_json else line_text(line), flush=True)
 
@@ -39,13 +67,23 @@ def line_text(line: flow_pb2.LogLine) -> str:
     """`12:00:00.123  price  info  greeting  name=Ada`."""
     moment = line.time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
     fields = json.loads(line.fields_json) if line.fields_json else {}
-    for name in ("message_id", "trace_id", "span_id"):
-        fields.pop(name, None)  # in --json; the execution is what a person looks for
-    execution = fields.pop("execution_id", None)
-    if execution is not None:
-        fields["execution"] = execution
+    if line.execution_id:  # the rest is in --json; the execution is what a person looks for
+        fields["execution"] = line.execution_id
     rest = "".join(f"  {key}={_value(value)}" for key, value in fields.items())
     return f"{moment}  {line.step or '-':<12} {line.level:<7} {line.message}{rest}"
+
+
+def moment(text: str) -> datetime:
+    """`10m` (ago), or a time in ISO 8601; without a zone it is this machine's. Wrong usage else."""
+    now = datetime.now().astimezone()
+    try:
+        return (
+            now - timedelta(seconds=parse_duration("since", text))
+            if text[-1].isalpha() and text[-1] != "Z"
+            else (datetime.fromisoformat(text).astimezone())
+        )
+    except (ValueError, HeadraceError):
+        raise typer.BadParameter(f"{text!r} is no time: write 10m, 2h or 2026-11-21T15:04:05Z") from None
 
 
 def _value(value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Unpack
 
 from headrace.api.flow.v1 import flow_pb2
@@ -171,11 +172,28 @@ class FlowCalls(InterventionCalls):
         return await self._call(self._flows().InjectMessage, request)
 
     async def tail_logs(
-        self, flow: str, *, step: str = "", lines: int = 50, follow: bool = False
+        self,
+        flow: str,
+        *,
+        step: str = "",
+        lines: int = 50,
+        follow: bool = False,
+        execution: str = "",
+        level: str = "",
+        since: datetime | None = None,
+        on_gone: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[flow_pb2.LogLine, None]:
-        """Log lines, oldest first: `lines` of the past (at most 1000), then new ones with `follow`."""
-        request = flow_pb2.TailLogsRequest(name=resource("flows", flow), step=step, lines=lines, follow=follow)
+        """Log lines, oldest first: `lines` of the past (at most 1000), then new ones with `follow`. Only those of an
+        execution, of a level (`debug`, `info`, `warning`, `error`) and above, written since then (with a time zone).
+        `on_gone` is called if lines since then were kept no longer: the mesh keeps so many bytes."""
+        request = flow_pb2.TailLogsRequest(
+            name=resource("flows", flow), step=step, lines=lines, follow=follow, execution_id=execution, level=level
+        )
+        if since is not None:
+            request.since.FromDatetime(since)
         async for message in self._stream(self._flows().TailLogs, request):
+            if message.older_lines_are_gone:
+                on_gone()
             for line in message.lines:
                 yield line
 

@@ -16,7 +16,7 @@ JAEGER_PORT = 16686
 
 HANDED_ON = (
     *("OTEL_EXPORTER_OTLP_", "OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"),
-    *("OTEL_METRICS_EXPORTER", "OTEL_METRIC_EXPORT_INTERVAL"),
+    *("OTEL_METRICS_EXPORTER", "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_LOGS_EXPORTER"),
 )
 """Beginnings of the variables that are a matter of the whole mesh. They go from process to process in the environment,
 never on a command line: headers are secrets."""

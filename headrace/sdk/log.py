@@ -3,7 +3,8 @@
 {"level": "info", "message": "priced", "fields": {"sku": "A-1"}, "execution_id": "...", "message_id": "...",
  "trace_id": "...", "span_id": "..."}
 
-The span is that of the call's attempt, or the component's own (OpenTelemetry) that is current.
+The span is that of the call's attempt, or the component's own (OpenTelemetry) that is current. What a call prints, or
+writes through `logging`, is joined to it in the same way.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 def write_stdout(line: LogLine) -> None:
     """Writes one line and flushes it, so that a killed process has lost none."""
-    sys.stdout.write(_text(line) + "\n")
+    sys.stdout.write(line_text(line) + "\n")
     sys.stdout.flush()
 
 
-def _text(line: LogLine) -> str:
+def line_text(line: LogLine) -> str:
+    """One line without its end; what cannot be encoded, or is too long, is told instead."""
     try:
         text = _encoder.encode(line).decode()
     except Exception:

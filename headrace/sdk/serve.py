@@ -22,6 +22,7 @@ from headrace.edge.readiness import report_ready
 from headrace.sdk.component import Component
 from headrace.sdk.loading import load_component
 from headrace.sdk.log import ComponentLog, capture_standard_logging
+from headrace.sdk.printed import PrintedLines
 
 SOCKET_VARIABLE = "HEADRACE_COMPONENT_SOCKET"
 EXIT_BAD_COMPONENT = 3
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
     capture_standard_logging()
+    sys.stdout = cast(TextIO, PrintedLines(sys.stdout))
     component = _import_component(given.bundle, given.entrypoint)
     if component is None:
         return EXIT_BAD_COMPONENT

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import nats.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from headrace.api.flow.v1 import flow_pb2
@@ -26,6 +29,7 @@ MAX_LINES = 1000
 MAX_DOUBTS = 1000
 DOUBT_AGE_S = 30 * 24 * 3600.0
 BATCH = 200
+LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 POLL_S = 0.5
 READ_LIMIT_S = 10.0
 
@@ -55,17 +59,43 @@ async def ensure_shared_streams(assets: JetStreamAssets, workspace: str) -> None
     await asyncio.gather(assets.ensure_stream(logs), assets.ensure_stream(doubts))
 
 
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which lines of a flow: empty fields fit all. `since` is Unix seconds."""
+
+    step: str = ""
+    execution: str = ""
+    level: str = ""
+    since: float = 0.0
+
+    def fits(self, line: flow_pb2.LogLine) -> bool:
+        """Whether execution, level and time fit; the broker looks at the step."""
+        if self.execution and line.execution_id != self.execution:
+            return False
+        if self.level and LEVELS.get(line.level, 1) < LEVELS[self.level]:
+            return False
+        return not self.since or line.time.ToNanoseconds() >= self.since * 1e9
+
+
 async def tail(
-    connection: Client, workspace: str, flow: str, step: str, lines: int, *, follow: bool, stopping: asyncio.Event
-) -> AsyncIterator[list[flow_pb2.LogLine]]:
-    """The last `lines` lines of a flow (or step), oldest first; then, with `follow`, each new one."""
+    connection: Client,
+    workspace: str,
+    flow: str,
+    wanted_lines: LogFilter,
+    lines: int,
+    *,
+    follow: bool,
+    stopping: asyncio.Event,
+) -> AsyncIterator[flow_pb2.TailLogsResponse]:
+    """The last `lines` lines that fit, oldest first; then, with `follow`, each new one."""
     wanted = min(lines or DEFAULT_LINES, MAX_LINES)
+    since = wanted_lines.since
     stream = connection.jetstream(timeout=5.0)
     reader = await stream.subscribe(
-        subjects.log_filter(workspace, flow, step),
+        subjects.log_filter(workspace, flow, wanted_lines.step),
         stream=subjects.log_stream(workspace),
         ordered_consumer=True,
-        config=ConsumerConfig(deliver_policy=DeliverPolicy.ALL),
+        config=_from(since),
         pending_msgs_limit=100_000,
     )
     try:
@@ -79,26 +109,48 @@ async def tail(
                 except nats.errors.TimeoutError:
                     break
                 left = message.metadata.num_pending
-                _take(last, message)
-        if last:
-            yield list(last)
+                _take(last, message, wanted_lines)
+        gone = bool(since) and await _older_are_gone(stream, workspace, since)
+        if last or gone:
+            yield flow_pb2.TailLogsResponse(lines=last, older_lines_are_gone=gone)
         while follow and not stopping.is_set():
             try:
                 message = await reader.next_msg(timeout=POLL_S)
             except nats.errors.TimeoutError:
                 continue
             batch: deque[flow_pb2.LogLine] = deque(maxlen=BATCH)
-            _take(batch, message)
+            _take(batch, message, wanted_lines)
             while reader.pending_msgs and len(batch) < BATCH:
-                _take(batch, await reader.next_msg(timeout=POLL_S))
+                _take(batch, await reader.next_msg(timeout=POLL_S), wanted_lines)
             if batch:
-                yield list(batch)
+                yield flow_pb2.TailLogsResponse(lines=batch)
     finally:
         await reader.unsubscribe()
 
 
-def _take(lines: deque[flow_pb2.LogLine], message: Msg) -> None:
+def _from(since: float) -> ConsumerConfig:
+    if not since:
+        return ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
+    # A line is stored a moment after it was written.
+    begin = datetime.fromtimestamp(since, tz=UTC).isoformat().replace("+00:00", "Z")
+    return ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=begin)  # type: ignore[arg-type]
+
+
+async def _older_are_gone(stream: JetStreamContext, workspace: str, since: float) -> bool:
+    """Whether the oldest line that is kept, of any flow, is younger, and older ones were pushed out."""
+    info = await stream.stream_info(subjects.log_stream(workspace))
+    if info.state.first_seq <= 1 or not info.state.messages:
+        return False
+    oldest = await stream.get_msg(subjects.log_stream(workspace), info.state.first_seq)
+    stored = oldest.time
+    return stored is not None and stored.timestamp() > since
+
+
+def _take(lines: deque[flow_pb2.LogLine], message: Msg, wanted: LogFilter) -> None:
     try:
-        lines.append(flow_pb2.LogLine.FromString(message.data))
+        line = flow_pb2.LogLine.FromString(message.data)
     except DecodeError:
         log.warning("a log line cannot be read", subject=message.subject)
+        return
+    if wanted.fits(line):
+        lines.append(line)

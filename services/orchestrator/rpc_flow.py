@@ -27,7 +27,7 @@ from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryReader
 from services.orchestrator.injection import Injector
 from services.orchestrator.interventions import Interventions
-from services.orchestrator.log_tail import MAX_LINES, tail
+from services.orchestrator.log_tail import LEVELS, MAX_LINES, LogFilter, tail
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_history import HistoryRpc
@@ -191,18 +191,21 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
             raise InvalidInput.at("lines", request.lines, f"is more than {MAX_LINES}")
         if request.step:  # it becomes part of a subject
             check_name("step", request.step)
+        if request.level and request.level not in LEVELS:
+            raise InvalidInput.at("level", request.level, f"is not a level. Write one of {', '.join(LEVELS)}")
+        wanted = LogFilter(request.step, request.execution_id, request.level, request.since.ToNanoseconds() / 1e9)
         lines = tail(
             self._mesh.connection,
             self._service.stores.workspace,
             flow,
-            request.step,
+            wanted,
             request.lines,
             follow=request.follow,
             stopping=self._stopping,
         )
         async with contextlib.aclosing(lines) as batches:  # type: ignore[type-var]
             async for batch in batches:
-                yield flow_pb2.TailLogsResponse(lines=batch)
+                yield batch
 
     async def GetFileSchema(  # type: ignore[override]
         self, request: flow_pb2.GetFileSchemaRequest, context: Any

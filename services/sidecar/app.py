@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.edge.child_process import adopt_orphans
+from headrace.edge.log_exporting import LogExporting
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.edge.tracing import Tracing
@@ -57,6 +58,7 @@ class SidecarService:
         self._hops: Any = None
         self._metrics: Any = None
         self._tracing: Tracing | None = None
+        self._exporting: LogExporting | None = None
         self._answers: KvBucket | None = None
         self._broker: Any = None
         self._owned: list[asyncio.Task[None]] = []
@@ -70,7 +72,11 @@ class SidecarService:
         bundles = BundleCache(settings.cache_dir, settings.registry)
         environments = EnvironmentCache(settings.cache_dir)
         logs = LogCapture(
-            flow=settings.flow, step=settings.step, deployment=settings.deployment, instance=settings.instance
+            flow=settings.flow,
+            step=settings.step,
+            deployment=settings.deployment,
+            instance=settings.instance,
+            later=asyncio.get_running_loop().call_later,
         )
         settings.remove_stale_sockets()
         # What is wrong with plan or bundle is told by the instance when it is wanted.
@@ -82,6 +88,8 @@ class SidecarService:
                 plan = await plans.plan()
                 self._first = start_early(settings, plan, bundles, environments, logs, self._spare)
         await self._open_lane(logs)
+        exporting = self._exporting = LogExporting(tasks, settings.workspace)
+        logs.export = exporting.exporter.put if exporting.exporter is not None else None
         tracing = self._tracing = Tracing(tasks)
         await tracing.remember(self._connection, plans.bucket, settings.workspace, settings.flow, settings.instance)
         await self._serve(tasks, plans, bundles, environments, logs)
@@ -112,9 +120,7 @@ class SidecarService:
         subject = subjects.log_subject(self._settings.workspace, self._settings.flow, self._settings.step)
 
         def publish(line: bytes) -> None:
-            # A log line is not worth waiting for: past the lane's bound it is dropped.
-            with contextlib.suppress(Exception):
-                lane.send(subject, line)
+            lane.send(subject, line)  # past the lane's bound it is dropped, and counted
 
         logs.publish = publish
 
@@ -259,6 +265,8 @@ class SidecarService:
             await self._first.end()
         for task in self._owned:
             task.cancel()
+        if self._exporting is not None:
+            await self._exporting.close()
         if self._tracing is not None:
             await self._tracing.close()
         for responder in (self._hops, self._metrics):
@@ -287,6 +295,7 @@ def start_early(
     if plan is None:
         return None
     step = step_of(plan, settings.step)
+    logs.of(plan, step)
     bundle = bundles.find(step.pin.digest)
     python = environments.find(bundle.path) if bundle is not None else None
     if bundle is None or python is None:

@@ -79,6 +79,7 @@ class ComponentSupervisor:
         self._step = step
         self._program = program
         self._logs = logs
+        logs.of(plan, step)
         self._events = events
         self._first = first
         self._spare = spare

@@ -59,7 +59,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         component_pid=supervisor.pid if supervisor is not None else 0,
         sdk=board.sdk,
         interpreter=board.interpreter,
-        counters=plane.counters if plane is not None else {},
+        counters=_counters(instance),
         gave_way=instance.gave_way,
         resumed=instance.resumed,
         slots=[
@@ -72,6 +72,13 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         status.stuck_message.CopyFrom(_stuck_message(stuck[0]))
     status.change_time.FromNanoseconds(board.changed_at_unix_ns)
     return status
+
+
+def _counters(instance: Instance) -> dict[str, int]:
+    counters = dict(instance.plane.counters) if instance.plane is not None else {}
+    if instance.logs.dropped:
+        counters["log_lines_dropped"] = instance.logs.dropped
+    return counters
 
 
 def _stuck_message(item: StuckInput) -> sidecar_pb2.StuckMessage:

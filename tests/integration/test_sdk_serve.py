@@ -175,11 +175,12 @@ async def test_logs_are_lines(tmp_path: Path) -> None:
         await stream.write(pb.ProcessRequest(inputs=[message(1, {"do": "log"})]))
         await events_until_ended(stream, 1)
         lines = it.output.read_text().splitlines()
-        assert json.loads(lines[0]) == {
-            "level": "info", "message": "priced", "fields": {"sku": "A"}, "execution_id": "e", "message_id": "m1",
-        }  # fmt: skip
-        assert json.loads(lines[1]) == {"level": "warning", "message": "careful", "fields": {"logger": "lib"}}
-        assert lines[2] == "plain"
+        call = {"execution_id": "e", "message_id": "m1"}
+        assert [json.loads(line) for line in lines] == [
+            {"level": "info", "message": "priced", "fields": {"sku": "A"}, **call},
+            {"level": "warning", "message": "careful", "fields": {"logger": "lib"}, **call},
+            {"level": "info", "message": "plain", **call},
+        ]
 
 
 async def test_init_that_fails_says_why(tmp_path: Path) -> None:

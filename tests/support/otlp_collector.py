@@ -11,11 +11,16 @@ from typing import Any
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
+from headrace.edge.log_export import LOGS
 from headrace.edge.otlp_channel import TRACES
 
 
@@ -51,6 +56,7 @@ class Collector:
 
     url: str = ""
     spans: list[SeenSpan] = field(default_factory=list)
+    records: list[SeenRecord] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     calls: int = 0
     deaf: threading.Event = field(default_factory=threading.Event)
@@ -64,6 +70,10 @@ class Collector:
         found = {span.trace_id for span in self.spans if span.attributes.get("headrace.execution") == execution}
         return [span for span in self.spans if span.trace_id in found]
 
+    def export_logs(self, raw: bytes, context: grpc.ServicerContext) -> ExportLogsServiceResponse:
+        self.records += read_records(ExportLogsServiceRequest.FromString(raw))
+        return ExportLogsServiceResponse()
+
     def export(self, raw: bytes, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
         self.calls += 1
         while self.deaf.is_set() and not self.closing.wait(0.05):
@@ -74,6 +84,35 @@ class Collector:
             with grpc.insecure_channel(self.forward_to) as channel:
                 channel.unary_unary(TRACES)(raw, timeout=5.0)
         return ExportTraceServiceResponse()
+
+
+@dataclass(frozen=True)
+class SeenRecord:
+    """A log record as it arrived; ids are hexadecimal."""
+
+    body: str
+    severity: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+
+
+def read_records(request: ExportLogsServiceRequest) -> list[SeenRecord]:
+    """Log records of a request."""
+    return [
+        SeenRecord(
+            item.body.string_value,
+            item.severity_text,
+            item.trace_id.hex(),
+            item.span_id.hex(),
+            plain(item.attributes),
+            plain(group.resource.attributes),
+        )
+        for group in request.resource_logs
+        for scope in group.scope_logs
+        for item in scope.log_records
+    ]
 
 
 def read_spans(request: ExportTraceServiceRequest) -> list[SeenSpan]:
@@ -119,6 +158,11 @@ def otlp_collector(tls: tuple[bytes, bytes] | None = None) -> Iterator[Collector
     )
     _, service, method = TRACES.split("/")
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
+    logs = grpc.unary_unary_rpc_method_handler(
+        collector.export_logs, response_serializer=ExportLogsServiceResponse.SerializeToString
+    )
+    _, service, method = LOGS.split("/")
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: logs})])
     if tls is None:
         collector.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     else:

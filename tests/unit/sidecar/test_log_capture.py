@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.ports import LaneFull
 from services.sidecar.log_capture import BURST_LINES, MAX_LINE_BYTES, LogCapture
 
 
@@ -77,3 +78,54 @@ def test_long_lines_are_cut_and_fast_ones_counted() -> None:
     logs.feed(b"again\n")
     assert lines[-2].source == "sidecar"
     assert lines[-1].message == "again"
+
+
+def test_a_line_says_which_call_it_belongs_to_and_hides_secrets() -> None:
+    logs, lines = capture()
+    logs.mask.learn({"db": {"password": "hunter2-x"}})
+    logs.feed(
+        json.dumps(
+            {
+                "level": "warning",
+                "message": "login with hunter2-x",
+                "fields": {"headers": {"authorization": "Bearer abcdefgh"}, "user": "ada"},
+                "execution_id": "e-1",
+                "message_id": "m-1",
+                "trace_id": "a" * 32,
+                "span_id": "b" * 16,
+            }
+        ).encode()
+        + b"\nhunter2-x again\n"
+    )
+    first, second = lines
+    assert (first.execution_id, first.message_id) == ("e-1", "m-1")
+    assert (first.trace_id, first.span_id) == ("a" * 32, "b" * 16)
+    assert (first.level, first.message) == ("warning", "login with ***")
+    assert json.loads(first.fields_json) == {"headers": {"authorization": "***"}, "user": "ada"}
+    assert (second.message, second.execution_id) == ("*** again", "")
+    assert "hunter2-x" not in " ".join(logs.last_lines)
+
+
+def test_what_a_flood_lost_is_said_though_nothing_follows() -> None:
+    now = [0.0]
+    due = []
+    logs, lines = capture(now)
+    logs._later = lambda delay_s, call: due.append(call)
+    logs.feed(b"x\n" * (BURST_LINES + 7))
+    assert len(due) == 1
+    due[0]()
+    assert json.loads(lines[-1].fields_json) == {"dropped": 7}
+    assert (lines[-1].source, logs.dropped) == ("sidecar", 7)
+    logs.feed(b"x\n" * 3)
+    logs.end()
+    assert json.loads(lines[-1].fields_json) == {"dropped": 3}
+
+
+def test_lines_that_the_lane_has_no_room_for_are_counted() -> None:
+    def full(raw: bytes) -> None:
+        raise LaneFull("no room")
+
+    logs, _ = capture()
+    logs.publish = full
+    logs.feed(b"one\ntwo\n")
+    assert logs.dropped >= 2
