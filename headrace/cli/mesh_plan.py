@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
-from headrace.edge.otlp_target import ENDPOINT_VARIABLE, parse_endpoint, read_target
+from headrace.edge.otlp_target import ENDPOINT_VARIABLE, read_target
 from headrace.edge.replication import ALLOWED, VARIABLE
 from headrace.model.errors import InvalidInput
 from headrace.model.names import check_name
@@ -98,7 +99,7 @@ def check_options(options: MeshOptions) -> None:
     if options.replicas not in (0, *ALLOWED):
         raise InvalidInput.at("replicas", options.replicas, "is not 1, 3 or 5 (or 0: 3 on a cluster)")
     if options.otlp:
-        parse_endpoint(options.otlp)
+        read_target({**os.environ, ENDPOINT_VARIABLE: options.otlp})
     if options.profile not in ("durable", "fast"):
         raise InvalidInput.at("profile", options.profile, "is not a profile", next_step="Use durable or fast")
     for field, port, count in (
@@ -181,8 +182,12 @@ def telemetry(options: MeshOptions) -> dict[str, str | None]:
 
 
 def collector(options: MeshOptions, environ: Mapping[str, str]) -> str:
-    """URL of the collector that spans go to, without secrets; "" for none. InvalidInput for a wrong one."""
-    target = read_target({**environ, **({ENDPOINT_VARIABLE: options.otlp} if options.otlp else {})})
+    """URL of the collector that spans go to, without secrets; "" for none, also where the environment makes no sense:
+    services say so in their logs, and run without."""
+    try:
+        target = read_target({**environ, **({ENDPOINT_VARIABLE: options.otlp} if options.otlp else {})})
+    except InvalidInput:
+        return ""
     return target.url if target is not None else ""
 
 

@@ -41,6 +41,8 @@ class OtlpChannel:
         except grpc.aio.AioRpcError as error:
             code = error.code().name
             raise OtlpRefused(f"{code}: {(error.details() or '')[:LONGEST_CAUSE]}", again=code in _REPEATABLE) from None
+        except Exception as error:  # never a reason to end; its own words would hold the headers
+            raise OtlpRefused(f"the request cannot be sent ({type(error).__name__})", again=False) from None
         return rejected_items(answer)
 
     async def close(self) -> None:

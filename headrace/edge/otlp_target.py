@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,11 @@ HANDED_ON = (
 )
 """Beginnings of the variables that are a matter of the whole mesh. They go from process to process in the environment,
 never on a command line: headers are secrets."""
+
+
+# gRPC metadata that is text; `-bin` names hold bytes, `grpc-` ones are its own.
+_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
+_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +116,11 @@ def parse_endpoint(endpoint: str, *, insecure: bool = False) -> tuple[str, bool]
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
-    """`name=value,name=value`, values percent-encoded, as gRPC metadata. What is no pair is left out."""
+    """`name=value,name=value`, values percent-encoded, as gRPC metadata. What is no pair, or cannot be sent, is left
+    out."""
     pairs = (part.partition("=") for part in text.split(",") if "=" in part)
-    return tuple((name.strip().lower(), unquote(value.strip())) for name, _, value in pairs if name.strip())
+    found = ((name.strip().lower(), unquote(value.strip())) for name, _, value in pairs)
+    return tuple((name, value) for name, value in found if _NAME.fullmatch(name) and _VALUE.fullmatch(value))
 
 
 def handed_on(environ: Mapping[str, str]) -> dict[str, str]:

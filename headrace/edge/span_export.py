@@ -79,6 +79,8 @@ class SpanExporter:
     async def _send_one_batch(self) -> None:
         records = await self._encode_some()
         request, spans = self._encoder.take()
+        if not spans:
+            return
         for tries in range(1, TRIES + 1):
             try:
                 rejected = await self._send(request)

@@ -22,6 +22,9 @@ from tests.support.eventually import eventually
 from tests.support.otlp_collector import otlp_collector
 from tests.unit.test_otlp_spans import hop
 
+# One that can be sent, and what cannot.
+HEADERS = "X-Key=a%2Cb,broken,two words=x,line=a%0Ab,key-bin=x,grpc-x=y,=z,n%C3%A4me=x"
+
 
 @asynccontextmanager
 async def exporting(url: str, timeout_ms: int = 300) -> AsyncIterator[SpanExporter]:
@@ -44,7 +47,7 @@ async def exporting(url: str, timeout_ms: int = 300) -> AsyncIterator[SpanExport
 
 async def test_a_process_sends_what_its_environment_says(caplog: pytest.LogCaptureFixture) -> None:
     with otlp_collector() as collector:
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_HEADERS": "X-Key=a%2Cb,broken"}
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_HEADERS": HEADERS}
         async with asyncio.TaskGroup() as tasks:
             tracing = Tracing(tasks, environ)
             assert tracing.log.wanted
@@ -66,6 +69,26 @@ async def test_without_an_endpoint_nobody_wants_records(caplog: pytest.LogCaptur
         assert not Tracing(tasks, {"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://user:pw@x"}).log.wanted
     assert "ftp://...@x" in str([getattr(record, "fields", {}) for record in caplog.records])
     assert "pw" not in str([getattr(record, "fields", {}) for record in caplog.records])
+
+
+async def test_what_cannot_be_sent_is_no_reason_to_end_and_tells_no_secret() -> None:
+    async def unsendable(request: bytes) -> int:
+        return await channel.send(request)
+
+    target = OtlpTarget(f"127.0.0.1:{free_port()}", headers=(("Bad Name", "s3cret"),), timeout_s=0.5)
+    channel = OtlpChannel(target)
+    exporter = SpanExporter(unsendable, SpanCounts(), first_pause_s=0.01)
+    task = asyncio.create_task(exporter.run())
+    exporter.put([hop(trace_id="no hexadecimal number")])
+    await eventually(lambda: exporter.counts.dropped == 1)
+    exporter.put([hop()])
+    await eventually(lambda: exporter.counts.dropped == 2)
+    assert not task.done()
+    assert "cannot be sent" in exporter.counts.problem
+    assert "s3cret" not in exporter.counts.problem
+    task.cancel()
+    await exporter.close()
+    await channel.close()
 
 
 async def test_nobody_there_costs_what_waits_and_nothing_else() -> None:
