@@ -106,7 +106,7 @@ async def _show(client: AsyncClient, flow: str, state: TopState, interval: int) 
         with Screen(pressed, renew.set, end) as screen:
             while not ended.is_set():
                 if not state.paused:
-                    shown = feed.views
+                    shown, state.left_out = feed.views, feed.left_out
                 width, height = screen.size
                 screen.draw(state.screen(shown, width, height, time.monotonic()))
                 renew.clear()

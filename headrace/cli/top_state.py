@@ -46,6 +46,8 @@ class TopState:
     message: str = ""
     offset: int = 0
     scrolled: int = 0
+    left_out: int = 0
+    """Flows that run and are not shown."""
     traces: list[str] = field(default_factory=list)
     page: int = 10
 
@@ -164,6 +166,7 @@ class TopState:
             text = head_line(views[0], self.seconds)
         else:
             text = f"{len(views)} flows  last {self.seconds} s"
+            text += f"  and {self.left_out} more: name one" if self.left_out else ""
         heard = [view.heard_at for view in views if view.heard_at]
         away_s = now - max(heard) if heard else 0.0
         if self.paused:
