@@ -19,7 +19,9 @@ from headrace.cli.invocation import (
     require_yes,
     run_with_client,
 )
+from headrace.cli.letter_edit import edit
 from headrace.cli.letter_tables import DOUBT_HEADINGS, HEADINGS, counts_line, doubt_row, letter_row, letter_text
+from headrace.cli.moments import moment
 from headrace.cli.tables import byte_size, short_digest, table
 from headrace.cli.terminal import show_text
 
@@ -31,13 +33,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, show, replay and discard messages that a flow gave up. Each flow keeps its newest ones.",
+    help="List, show, edit, replay and discard messages that a flow gave up. Each flow keeps its newest ones.",
 )
 
 NumbersArgument = Annotated[list[int] | None, typer.Argument(help="Numbers of letters, as listed.", min=1)]
 StepOption = Annotated[str, typer.Option("--step", metavar="STEP", help="Only those of this step.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="REASON", help="Only those of this reason.")]
-AllOption = Annotated[bool, typer.Option("--all", help="All letters, or all of --step and --reason.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All letters, or all that fit the filters.")]
+SinceOption = Annotated[
+    str, typer.Option("--since", metavar="TIME", help="Only given up since then: 10m, 2h, or 2026-11-21T15:04:05Z.")
+]
+UntilOption = Annotated[str, typer.Option("--until", metavar="TIME", help="Only given up before then.")]
+TextOption = Annotated[
+    str, typer.Option("--text", metavar="TEXT", help="Only with this text in an error, a header or the body.")
+]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 MOST_LINES = 20
 
 
@@ -46,6 +56,9 @@ def list_letters(
     flow: Annotated[str, typer.Argument(help="Name of the flow; if left out: how many each flow keeps.")] = "",
     step: StepOption = "",
     reason: ReasonOption = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    text: TextOption = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new ones as they come.")] = False,
     as_json: JsonOption = False,
@@ -56,9 +69,10 @@ def list_letters(
     if not flow:
         _print_all_flows(as_json, address, data)
         return
+    wanted = _filter(step, reason, since, until, text)
 
     async def work(client: AsyncClient) -> None:
-        found = await client.list_dead_letters(flow, step=step, reason=reason, limit=limit)
+        found = await client.list_dead_letters(flow, **wanted, limit=limit)
         _print_list(flow, found, limit, as_json)
         if follow:
             sys.stdout.flush()
@@ -89,6 +103,9 @@ def show(
         print(f"replay it: headrace dead-letters replay {flow_id(flow)} {number}")
 
 
+app.command("edit")(edit)
+
+
 @app.command()
 def replay(
     flow: FlowArgument,
@@ -96,20 +113,24 @@ def replay(
     all_letters: AllOption = False,
     step: StepOption = "",
     reason: ReasonOption = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    text: TextOption = "",
+    dry_run: DryOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
     """Send letters again to the step that failed them, oldest first. They go to their own deployment while that is
     live, else to the one that runs; the answer says which."""
-    _check_choice(numbers, all_letters, step, reason)
+    wanted = _choice(numbers, all_letters, _filter(step, reason, since, until, text), dry_run)
 
     async def work(client: AsyncClient) -> dead_letter_pb2.ReplayDeadLettersResponse:
-        return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
+        return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, **wanted)
 
     answer = run_with_client(work, address=address, data=data, as_json=as_json)
     if not printed_as_json(answer, as_json):
-        print(f"{flow_id(flow)}: {answer.replayed} replayed")
+        print(f"{flow_id(flow)}: {answer.replayed} {'would be ' if dry_run else ''}replayed")
         _print_targets(answer.replays)
         _print_refusals(answer.refusals)
     if answer.remaining and not as_json:
@@ -125,22 +146,27 @@ def discard(
     all_letters: AllOption = False,
     step: StepOption = "",
     reason: ReasonOption = "",
+    since: SinceOption = "",
+    until: UntilOption = "",
+    text: TextOption = "",
+    dry_run: DryOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
     """Delete letters for good; the flow's history and counts keep how many, and who did it."""
-    _check_choice(numbers, all_letters, step, reason)
-    which = f"{len(numbers)} dead letters" if numbers else "all dead letters" + _filter_words(step, reason)
-    require_yes(yes, f"Delete {which} of {flow} for good?")
+    filters = _filter(step, reason, since, until, text)
+    wanted = _choice(numbers, all_letters, filters, dry_run)
+    which = f"{len(numbers)} dead letters" if numbers else "all dead letters" + _filter_words(filters)
+    require_yes(yes or dry_run, f"Delete {which} of {flow} for good?")
 
     async def work(client: AsyncClient) -> dead_letter_pb2.DiscardDeadLettersResponse:
-        return await client.discard_dead_letters(flow, numbers or (), all_letters=all_letters, step=step, reason=reason)
+        return await client.discard_dead_letters(flow, numbers or (), all_letters=all_letters, **wanted)
 
     answer = run_with_client(work, address=address, data=data, as_json=as_json)
     if not printed_as_json(answer, as_json):
-        print(f"{flow_id(flow)}: {answer.discarded} discarded")
+        print(f"{flow_id(flow)}: {answer.discarded} {'would be ' if dry_run else ''}discarded")
         _print_refusals(answer.refusals)
     if answer.refusals and not answer.discarded:
         raise typer.Exit(FAILED)
@@ -220,6 +246,7 @@ def _print_targets(replays: Sequence[dead_letter_pb2.Replay]) -> None:
     counts: dict[tuple[str, int, int, str], int] = {}
     for item in replays:
         revision = "the revision that failed it" if item.same_revision else f"revision {short_digest(item.revision)}"
+        revision += ", as edited" if item.edited else ""
         key = (item.step, item.deployment, item.version, revision)
         counts[key] = counts.get(key, 0) + 1
     for (step, deployment, version, revision), count in sorted(counts.items()):
@@ -233,12 +260,19 @@ def _print_refusals(refusals: Sequence[dead_letter_pb2.Refusal]) -> None:
         print(f"  and {len(refusals) - MOST_LINES} more")
 
 
-def _check_choice(numbers: list[int] | None, all_letters: bool, step: str, reason: str) -> None:
+def _filter(step: str, reason: str, since: str, until: str, text: str) -> dict[str, Any]:
+    times = {"since": moment(since) if since else None, "until": moment(until) if until else None}
+    return {"step": step, "reason": reason, **times, "text": text}
+
+
+def _choice(numbers: list[int] | None, all_letters: bool, filters: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    """What the client's call takes besides; wrong usage where it is not clear which letters are meant."""
     if bool(numbers) == all_letters:
         print_usage("give numbers of letters, or --all")
-    if numbers and (step or reason):
-        print_usage("--step and --reason need --all")
+    if numbers and any(filters.values()):
+        print_usage("--step, --reason, --since, --until and --text need --all")
+    return {**filters, "validate_only": dry_run}
 
 
-def _filter_words(step: str, reason: str) -> str:
-    return (f" of step {step}" if step else "") + (f" of reason {reason}" if reason else "")
+def _filter_words(filters: dict[str, Any]) -> str:
+    return "".join(f" of {name} {value}" for name, value in filters.items() if value)

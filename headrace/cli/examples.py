@@ -64,9 +64,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "snapshot show": ("headrace snapshot show orders", "headrace snapshot show orders count --key a1"),
     "snapshot reset": ("headrace snapshot reset orders count", "headrace snapshot reset orders count --key a1 --yes"),
     "dead-letters show": ("headrace dead-letters show orders 7",),
+    "dead-letters edit": (
+        "headrace dead-letters edit orders 7 --set /customer=17",
+        "headrace dead-letters edit orders 7 --body corrected.json",
+        "headrace dead-letters edit orders 7 --revert",
+    ),
     "dead-letters replay": (
         "headrace dead-letters replay orders 7 8",
-        "headrace dead-letters replay orders --all --reason TIMEOUT",
+        "headrace dead-letters replay orders --all --reason TIMEOUT --since 2h --dry-run",
     ),
     "dead-letters discard": ("headrace dead-letters discard orders 7",),
     "dead-letters in-doubt": ("headrace dead-letters in-doubt orders",),

@@ -49,6 +49,12 @@ def letter_text(letter: dead_letter_pb2.DeadLetter) -> str:
     cut = f", the first {byte_size(len(letter.body))}" if letter.body_truncated else ""
     lines.append(f"body {letter.content_type or 'of no type'}, {byte_size(letter.body_size)}{cut}")
     lines.append(letter.body.decode(errors="backslashreplace"))
+    if letter.HasField("edit"):
+        edit = letter.edit
+        lines += ["", f"a replay sends instead (edited by {edit.editor}, {_moment(edit.time)}):"]
+        lines += [f"{name}: {value}" for name, value in sorted(edit.headers.items())]
+        lines.append(f"body {edit.content_type or 'of no type'}, {byte_size(len(edit.body))}")
+        lines.append(edit.body.decode(errors="backslashreplace"))
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dead-letters": (
         "headrace.cli.dead_letters",
         "app",
-        "Messages that were given up: look, replay, discard.",
+        "Messages that were given up: look, edit, replay, discard.",
     ),
     "snapshot": ("headrace.cli.snapshots", "app", "What steps keep between messages: look, reset."),
     "schema": ("headrace.cli.flow_check", "schema", "JSON Schemas of flow and component files, for editors."),

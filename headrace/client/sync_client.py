@@ -174,6 +174,7 @@ class Client:
     list_dead_letters = _sync(AsyncClient.list_dead_letters)
     get_dead_letter = _sync(AsyncClient.get_dead_letter)
     replay_dead_letters = _sync(AsyncClient.replay_dead_letters)
+    edit_dead_letter = _sync(AsyncClient.edit_dead_letter)
     discard_dead_letters = _sync(AsyncClient.discard_dead_letters)
     list_in_doubt = _sync(AsyncClient.list_in_doubt)
     watch_dead_letters = _sync_stream(AsyncClient.watch_dead_letters)

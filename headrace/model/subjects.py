@@ -315,6 +315,11 @@ def request_bucket(workspace: str) -> str:
     return f"hr_{workspace}_requests"
 
 
+def edit_bucket(workspace: str) -> str:
+    """Orchestrator: what people made of dead letters, `<flow>.<number>`, with the TTL of the letters."""
+    return f"hr_{workspace}_edits"
+
+
 def lease_bucket(workspace: str) -> str:
     return f"hr_{workspace}_lease"
 

@@ -49,6 +49,7 @@ from services.orchestrator.injection import Injector
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
+from services.orchestrator.letter_edits import LetterEdits
 from services.orchestrator.letter_store import LetterStore
 from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.log_tail import ensure_shared_streams
@@ -173,7 +174,8 @@ class OrchestratorApp:
         letters = LetterStore(connection, assets, settings.workspace)
         doubts = DoubtRecords(connection, assets, settings.workspace)
         history = HistoryReader(connection, assets, settings.workspace)
-        worker = LetterWorker(stores, assets, letters, reader, clock)
+        edits = LetterEdits(connection, settings.workspace, settings.letter_limits.age_s, lease.check)
+        worker = LetterWorker(stores, assets, letters, edits, reader, clock)
         self._tracing = tracing = await self._trace(connection, tasks)
         self._scheduler = scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace.api.deadletter.v1 import dead_letter_pb2
 from services.orchestrator.domain.dead_letters import LetterLimits, LettersView, pushed_out
+from services.orchestrator.domain.letter_edit import LetterEdit
 from services.orchestrator.domain.letter_ledger import LetterLedger
 from services.orchestrator.letter_replay import Replayed, letter_name
 from services.orchestrator.letter_store import Letter
@@ -40,8 +41,10 @@ def letter_message(letter: Letter, ledger: LetterLedger) -> dead_letter_pb2.Dead
     return message
 
 
-def whole_letter(letter: Letter, ledger: LetterLedger, max_body: int) -> dead_letter_pb2.DeadLetter:
-    """With all there is; the body up to a bound."""
+def whole_letter(
+    letter: Letter, ledger: LetterLedger, max_body: int, edit: LetterEdit | None, etag: str
+) -> dead_letter_pb2.DeadLetter:
+    """With all there is; the original's body up to a bound."""
     message, content = letter_message(letter, ledger), letter.content
     message.body = content.original.body[:max_body]
     message.body_truncated = len(content.original.body) > max_body
@@ -52,6 +55,12 @@ def whole_letter(letter: Letter, ledger: LetterLedger, max_body: int) -> dead_le
     message.pins.update(content.pins)
     message.traceparent = content.traceparent
     message.parent_id = content.original.parent_id
+    message.etag = etag
+    if edit is not None:
+        message.edit.body, message.edit.content_type = edit.body, edit.content_type
+        message.edit.headers.update(edit.headers)
+        message.edit.editor = edit.editor
+        message.edit.time.FromNanoseconds(int(edit.at * 1e9))
     return message
 
 
@@ -85,6 +94,7 @@ def replay_message(flow: str, told: Replayed) -> dead_letter_pb2.Replay:
         same_revision=told.same_revision,
         message_id=told.message_id,
         execution_id=told.execution_id,
+        edited=told.edited,
     )
 
 

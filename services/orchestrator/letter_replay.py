@@ -8,6 +8,7 @@ from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.message_ids import replayed_message_id
 from services.orchestrator.domain.dead_letters import ReplayTarget
+from services.orchestrator.domain.letter_edit import LetterEdit
 from services.orchestrator.letter_store import Letter
 from services.orchestrator.sent_again import sent_again, slot_at
 
@@ -28,6 +29,7 @@ class Replayed:
     same_revision: bool
     message_id: str
     execution_id: str
+    edited: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,19 @@ def letter_name(flow: str, number: int) -> str:
 
 
 def replay_envelope(
-    workspace: str, target: ReplayTarget, letter: Letter, incarnation: int, now: float
+    workspace: str, target: ReplayTarget, letter: Letter, incarnation: int, now: float, edit: LetterEdit | None
 ) -> ReplayMessage:
-    """NoSuchStep where the target has no such step. Nobody waits for a reply any more."""
+    """NoSuchStep where the target has no such step. Nobody waits for a reply any more. An edit takes the place of the
+    original's body and headers, and so may move it to another slot."""
     content, plan = letter.content, target.plan
     step = _step(plan, content.step)
     own_id = replayed_message_id(content.original.id, step.name, incarnation)
     envelope = sent_again(content.original, own_id, incarnation, int(now * 1e9))
     envelope.ClearField("reply_to")
+    if edit is not None:
+        envelope.body, envelope.content_type = edit.body, edit.content_type
+        envelope.headers.clear()
+        envelope.headers.update(edit.headers)
     envelope.replayed.dead_letter = letter_name(content.flow, letter.number)
     envelope.replayed.id = content.original.id
     envelope.replayed.at_unix_ns = int(now * 1e9)
@@ -70,6 +77,7 @@ def replay_envelope(
         step.pin.digest == content.revision,
         envelope.id,
         envelope.execution_id,
+        edit is not None,
     )
     return ReplayMessage(subject, envelope.SerializeToString(), headers, told)
 

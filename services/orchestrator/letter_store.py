@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from nats.aio.client import Client
 
@@ -39,10 +40,28 @@ class LetterFilter:
 
     step: str = ""
     reason: str = ""
+    since_ns: int = 0
+    until_ns: int = 0
+    text: str = ""
 
     def fits(self, letter: Letter) -> bool:
-        """Whether the reason fits; the broker looks at the step."""
-        return not self.reason or letter.content.reason == self.reason
+        """Whether all but the step fits; the broker looks at the step."""
+        content = letter.content
+        return (
+            (not self.reason or content.reason == self.reason)
+            and content.at_unix_ns >= self.since_ns
+            and (not self.until_ns or content.at_unix_ns < self.until_ns)
+            and (not self.text or _has_text(content, self.text))
+        )
+
+    def words(self) -> str:
+        """For the history."""
+        parts = [f"step {self.step}"] if self.step else []
+        parts += [f"reason {self.reason}"] if self.reason else []
+        parts += [f"since {_moment(self.since_ns)}"] if self.since_ns else []
+        parts += [f"until {_moment(self.until_ns)}"] if self.until_ns else []
+        parts += [f"text {self.text!r}"] if self.text else []
+        return " and ".join(parts) or "all"
 
 
 EVERY_LETTER = LetterFilter()
@@ -82,7 +101,7 @@ class LetterStore:
     async def page(self, flow: str, wanted: LetterFilter, size: int, token: str) -> tuple[list[Letter], str]:
         """Up to `size` letters older than the token, newest first, and the token of the next page (empty at the
         end). A page of a filter may be shorter than asked for although a next one follows."""
-        kind = f"the dead letters of {flow} {wanted.step} {wanted.reason}".rstrip()
+        kind = f"the dead letters of {flow}: {wanted.words()}"
         page = Page.asked(kind, size, token, default=DEFAULT_PAGE, most=MAX_PAGE)
         size = page.size
         first, last = await self.bounds(flow)
@@ -109,6 +128,19 @@ class LetterStore:
                 break
             number = last
         return found
+
+
+def _has_text(content: DeadLetter, text: str) -> bool:
+    original = content.original
+    return (
+        text.encode() in original.body
+        or any(text in item.message or text in item.code for item in content.attempts)
+        or any(text in value for value in original.headers.values())
+    )
+
+
+def _moment(unix_ns: int) -> str:
+    return datetime.fromtimestamp(unix_ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
 def _letter(message: StoredMessage) -> Letter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from services.orchestrator.domain import letter_ledger as ledgers
 from services.orchestrator.domain.dead_letters import ReplayTarget, replay_target
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.letter_ledger import LetterLedger
-from services.orchestrator.letter_replay import NoSuchStep, Replayed, replay_envelope
+from services.orchestrator.letter_edits import LetterEdits
+from services.orchestrator.letter_replay import NoSuchStep, Replayed, ReplayMessage, replay_envelope
 from services.orchestrator.letter_store import EVERY_LETTER, Letter, LetterFilter, LetterStore
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
@@ -52,9 +54,7 @@ class Selection:
         if self.numbers:
             shown = ", ".join(str(number) for number in self.numbers[:10])
             return shown + (f" and {len(self.numbers) - 10} more" if len(self.numbers) > 10 else "")
-        parts = [f"step {self.wanted.step}"] if self.wanted.step else []
-        parts += [f"reason {self.wanted.reason}"] if self.wanted.reason else []
-        return " and ".join(parts) or "all"
+        return self.wanted.words()
 
 
 @dataclass(slots=True)
@@ -80,6 +80,7 @@ class LetterWorker:
     stores: Stores
     assets: JetStreamAssets
     letters: LetterStore
+    edits: LetterEdits
     reader: SnapshotReader
     clock: WallClock
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -99,6 +100,14 @@ class LetterWorker:
             report = WorkReport()
             await self._batches(flow, action, selection, report)
             await self._change(flow, ledgers.ended)
+        return report
+
+    async def preview(self, flow: str, action: str, selection: Selection) -> WorkReport:
+        """What `run` would do, of the same letters at a time; nothing is changed."""
+        if action == ledgers.REPLAY:
+            await self._target(flow, 0)
+        report = WorkReport()
+        await self._batches(flow, action, selection, report, dry=True)
         return report
 
     async def finish(self, flow: str) -> None:
@@ -121,7 +130,9 @@ class LetterWorker:
         finally:
             lock.release()
 
-    async def _batches(self, flow: str, action: str, selection: Selection, report: WorkReport) -> None:
+    async def _batches(
+        self, flow: str, action: str, selection: Selection, report: WorkReport, *, dry: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_LIMIT_S
         number, named, seen = selection.after, list(selection.numbers), 0
@@ -135,13 +146,27 @@ class LetterWorker:
                 remaining = pending if last < selection.through else 0
             seen += max(1, len(batch))
             batch = await self._accepted(flow, action, batch, report, named=bool(selection.numbers))
-            if batch and not await self._do(flow, action, batch, report, deadline):
+            if dry:
+                await self._preview(flow, action, batch, report)
+                number = number if selection.numbers else last
+            elif batch and not await self._do(flow, action, batch, report, deadline):
                 remaining = max(1, remaining)  # the step that was full is tried again from here
             elif not selection.numbers:
                 number = last
             report.remaining, report.after = remaining, number
             if not remaining or seen >= MOST_LETTERS or loop.time() >= deadline:
                 return
+
+    async def _preview(self, flow: str, action: str, batch: list[Letter], report: WorkReport) -> None:
+        for letter in batch:
+            if action == ledgers.REPLAY:
+                try:
+                    told = (await self._message(flow, letter, 0, letter.content.deployment))[0].told
+                except NoSuchStep as error:
+                    report.refused.append((letter.number, "NO_SUCH_STEP", str(error)))
+                    continue
+                report.replays.append(dataclasses.replace(told, message_id=""))
+            report.done += 1
 
     async def _named(self, flow: str, numbers: Sequence[int], report: WorkReport) -> list[Letter]:
         found = []
@@ -219,8 +244,7 @@ class LetterWorker:
         loop = asyncio.get_running_loop()
         closed = False
         while True:
-            target = await self._target(flow, 0 if closed else letter.content.deployment)
-            message = replay_envelope(self.stores.workspace, target, letter, incarnation, self.clock.now())
+            message, target = await self._message(flow, letter, incarnation, 0 if closed else letter.content.deployment)
             try:
                 await self.assets.publish(message.subject, message.payload, message.headers)
                 return message.told
@@ -236,6 +260,14 @@ class LetterWorker:
                         f"flow {flow!r} takes no messages at present", next_step="Try again in a moment"
                     ) from error
                 closed = True  # its own deployment has just been closed: to the one that runs
+
+    async def _message(
+        self, flow: str, letter: Letter, incarnation: int, deployment: int
+    ) -> tuple[ReplayMessage, ReplayTarget]:
+        target = await self._target(flow, deployment)
+        edit, _ = await self.edits.of(flow, letter)
+        message = replay_envelope(self.stores.workspace, target, letter, incarnation, self.clock.now(), edit)
+        return message, target
 
     async def _target(self, flow: str, deployment: int) -> ReplayTarget:
         document, _ = await self.stores.existing_flow(flow)
@@ -269,6 +301,7 @@ class LetterWorker:
     async def _delete(self, flow: str, numbers: list[int]) -> None:
         stream = subjects.dead_letter_stream(self.stores.workspace, flow)
         await asyncio.gather(*(self.assets.delete_message(stream, number) for number in numbers))
+        await self.edits.forget(flow, numbers)
 
     async def _change(self, flow: str, edit: Callable[[LetterLedger], LetterLedger]) -> None:
         async def changed(document: FlowDocument) -> FlowDocument:

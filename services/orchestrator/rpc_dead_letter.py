@@ -10,8 +10,10 @@ from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
 from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
+from services.orchestrator.caller import current_caller
 from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
 from services.orchestrator.doubt_records import DoubtRecords
+from services.orchestrator.letter_edits import NO_EDIT, edited, edited_meanwhile
 from services.orchestrator.letter_messages import (
     DEFAULT_BODY,
     MAX_BODY,
@@ -21,11 +23,12 @@ from services.orchestrator.letter_messages import (
     whole_letter,
 )
 from services.orchestrator.letter_replay import letter_name
-from services.orchestrator.letter_store import READ_AT_ONCE, LetterFilter, LetterStore
+from services.orchestrator.letter_store import EVERY_LETTER, READ_AT_ONCE, Letter, LetterFilter, LetterStore
 from services.orchestrator.letter_work import MOST_LETTERS, LetterWorker, Selection, WorkReport
 from services.orchestrator.rpc_rollouts import flow_of
 from services.orchestrator.snapshot_reader import SnapshotReader
 
+MAX_TEXT = 200
 WATCH_LOOK_S = 0.3
 WATCH_EVERY_S = 5.0
 
@@ -52,7 +55,7 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     ) -> dead_letter_pb2.ListDeadLettersResponse:
         flow = flow_of(request.parent, "parent")
         counts, ledger = await self._counts(flow)
-        wanted = LetterFilter(request.step, request.reason)
+        wanted = _filter(request)
         found, token = await self._letters.page(flow, wanted, request.page_size, request.page_token)
         return dead_letter_pb2.ListDeadLettersResponse(
             dead_letters=[letter_message(letter, ledger) for letter in found], next_page_token=token, counts=counts
@@ -61,9 +64,38 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     async def GetDeadLetter(  # type: ignore[override]
         self, request: dead_letter_pb2.GetDeadLetterRequest, context: Any
     ) -> dead_letter_pb2.DeadLetter:
-        flow, number = parse_resource("name", request.name, "flows", "deadLetters")
         if request.max_body_bytes > MAX_BODY:
             raise InvalidInput.at("max_body_bytes", request.max_body_bytes, f"is more than {MAX_BODY}")
+        flow, letter, ledger = await self._existing(request.name)
+        edit, etag = await self._worker.edits.of(flow, letter)
+        return whole_letter(letter, ledger, request.max_body_bytes or DEFAULT_BODY, edit, etag)
+
+    async def EditDeadLetter(  # type: ignore[override]
+        self, request: dead_letter_pb2.EditDeadLetterRequest, context: Any
+    ) -> dead_letter_pb2.DeadLetter:
+        flow, letter, ledger = await self._existing(request.name)
+        if letter.content.unreadable:
+            raise InvalidInput.at(
+                "name",
+                request.name,
+                "is no envelope: it cannot be sent again, so there is nothing to edit",
+                next_step=f"Discard it: headrace dead-letters discard {flow} {letter.number}",
+                reason="UNREADABLE",
+            )
+        before, etag = await self._worker.edits.of(flow, letter)
+        edit = edited(request, letter, before, current_caller(), self._worker.clock.now())
+        if request.etag not in ("", etag):
+            raise edited_meanwhile(flow, letter.number)
+        if not request.validate_only:
+            if edit is None:
+                await self._worker.edits.revert(flow, letter.number, request.etag)
+                etag = NO_EDIT
+            else:
+                etag = await self._worker.edits.write(flow, letter.number, edit, request.etag)
+        return whole_letter(letter, ledger, DEFAULT_BODY, edit, etag)
+
+    async def _existing(self, name: str) -> tuple[str, Letter, LetterLedger]:
+        flow, number = parse_resource("name", name, "flows", "deadLetters")
         document, _ = await self._reader.stores.existing_flow(flow)
         letter = await self._letters.letter(flow, int(number))
         if letter is None:
@@ -72,14 +104,14 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
                 reason="DEAD_LETTER_NOT_FOUND",
                 next_step=f"List them: headrace dead-letters list {flow}; see also: headrace history {flow}",
             )
-        return whole_letter(letter, document.letters, request.max_body_bytes or DEFAULT_BODY)
+        return flow, letter, document.letters
 
     async def ReplayDeadLetters(  # type: ignore[override]
         self, request: dead_letter_pb2.ReplayDeadLettersRequest, context: Any
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
         async def replay(ticket: Ticket) -> dead_letter_pb2.ReplayDeadLettersResponse:
             flow, selection = await self._selection(request, ticket)
-            report = await self._worker.run(flow, REPLAY, selection)
+            report = await self._work(flow, REPLAY, selection, request.validate_only)
             return dead_letter_pb2.ReplayDeadLettersResponse(
                 replayed=report.done,
                 replays=[replay_message(flow, told) for told in report.replays],
@@ -97,7 +129,7 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     ) -> dead_letter_pb2.DiscardDeadLettersResponse:
         async def discard(ticket: Ticket) -> dead_letter_pb2.DiscardDeadLettersResponse:
             flow, selection = await self._selection(request, ticket)
-            report = await self._worker.run(flow, DISCARD, selection)
+            report = await self._work(flow, DISCARD, selection, request.validate_only)
             return dead_letter_pb2.DiscardDeadLettersResponse(
                 discarded=report.done,
                 refusals=_refusals(flow, report),
@@ -108,6 +140,10 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
 
         kind = dead_letter_pb2.DiscardDeadLettersResponse
         return await self._requests.once("DeadLetterService/DiscardDeadLetters", request, kind, discard)
+
+    async def _work(self, flow: str, action: str, selection: Selection, dry: bool) -> WorkReport:
+        work = self._worker.preview if dry else self._worker.run
+        return await work(flow, action, selection)
 
     async def ListInDoubt(  # type: ignore[override]
         self, request: dead_letter_pb2.ListInDoubtRequest, context: Any
@@ -153,10 +189,11 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
                 "names" if request.names else "all",
                 request.all,
                 "does not say which letters",
-                next_step="Give names, or all with a filter (step, reason), but not both",
+                next_step="Give names, or all with a filter (step, reason, since, until, text), but not both",
             )
-        if request.names and (request.step or request.reason):
-            raise InvalidInput.at("step" if request.step else "reason", request.step or request.reason, "needs all")
+        wanted = _filter(request)
+        if request.names and wanted != EVERY_LETTER:
+            raise InvalidInput.at("names", len(request.names), f"cannot go with a filter ({wanted.words()})")
         if len(request.names) > MOST_LETTERS:
             raise InvalidInput.at("names", len(request.names), f"is more than {MOST_LETTERS}")
         if not request.all:
@@ -165,7 +202,23 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
         # A repeat works on the letters of the first call, and not on those that failed since.
         through = int(ticket.note or min(request.through or newest, newest))
         await ticket.write(str(through))
-        return flow, Selection((), LetterFilter(request.step, request.reason), request.after, through)
+        return flow, Selection((), wanted, request.after, through)
+
+
+_Filtered = (
+    dead_letter_pb2.ListDeadLettersRequest
+    | dead_letter_pb2.ReplayDeadLettersRequest
+    | dead_letter_pb2.DiscardDeadLettersRequest
+)
+
+
+def _filter(request: _Filtered) -> LetterFilter:
+    since, until = request.since.ToNanoseconds(), request.until.ToNanoseconds()
+    if until and until <= since:
+        raise InvalidInput.at("until", request.until.ToJsonString(), "is not after since")
+    if len(request.text) > MAX_TEXT:
+        raise InvalidInput.at("text", request.text[:60], f"is longer than {MAX_TEXT} characters")
+    return LetterFilter(request.step, request.reason, since, until, request.text)
 
 
 def _number(flow: str, name: str) -> int:

@@ -44,6 +44,10 @@ SECTION = Section(
         row("inject-too-large", "inject 1 MB", "InjectMessage", "INVALID_ARGUMENT", "BODY_TOO_LARGE", "is more than 524288 bytes", "Store it elsewhere", lambda client: client.inject("running", b"x" * 1_000_000), "body"),
         row("inject-malformed", "inject JSON that is none", "InjectMessage", "INVALID_ARGUMENT", "MALFORMED_JSON", "is not JSON", "another content type", lambda client: client.inject("running", b"{nonsense"), "body"),
         row("unknown-component-name", "a component there is not", "GetComponent", "NOT_FOUND", "COMPONENT_NOT_FOUND", "nowhere", "headrace component", lambda client: client.get_component("nowhere")),
+        row("edit-unknown-letter", "edit a dead letter there is not", "EditDeadLetter", "NOT_FOUND", "DEAD_LETTER_NOT_FOUND", "keeps no dead letter 99", "headrace dead-letters list running", lambda client: client.edit_dead_letter("running", 99, body=b"{}")),
+        row("replay-both", "replay letters by number and all of a step", "ReplayDeadLetters", "INVALID_ARGUMENT", "INVALID_ARGUMENT", "does not say which letters", "not both", lambda client: client.replay_dead_letters("running", [1], all_letters=True), "names"),
+        row("replay-stopped", "replay letters of a stopped flow", "ReplayDeadLetters", STATE, "FLOW_NOT_RUNNING", "cannot be replayed", "headrace flow start resting", lambda client: client.replay_dead_letters("resting", all_letters=True)),
+        Row("edit-breaks-json", "an edit that breaks the JSON of a letter", "`EditDeadLetter`", "INVALID_ARGUMENT", "MALFORMED_JSON", "body", ("is not JSON, as its content type says",), "another content type", shown_by="tests/e2e/test_dead_letter_commands.py::test_letters_are_looked_at_replayed_and_discarded"),
         Row("two-publishes", "two publishes at once", "`PublishFlow`", STATE, "BUSY", "", ("names the operation at work",), "--queue", shown_by="tests/integration/test_interventions.py::test_a_second_verb_is_refused_naming_the_first_or_waits_for_it"),
     ),
 )  # fmt: skip

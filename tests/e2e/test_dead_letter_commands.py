@@ -18,14 +18,37 @@ CODE = """
 async def act(order: dict, ctx: Context) -> None:
     if Path(r'%s').exists():
         raise ComponentError('OUT_OF_STOCK', f"none of {order['item']} is left", retryable=False)
+    with Path(r'%s').open('a') as seen:
+        print(order['item'], file=seen)
 """
+
+
+def edits_and_refusals(name: str, data: Path) -> None:
+    """One letter is edited, and edited again; what cannot be is refused and changes nothing."""
+
+    def edit(*words: str, status: int = 0) -> str:
+        run = headrace("dead-letters", "edit", name, *words, data=data)
+        return run.refused(status) if status else run.ok()
+
+    assert f"headrace dead-letters replay {name} 2" in edit("2", "--set", '/item="cocoa"')
+    edit("2", "--set", '/item="coffee"', "--header", "shop=west")
+    shown = headrace("dead-letters", "show", name, "2", data=data).ok()
+    assert '{"item": "tea-' in shown
+    assert '{"item": "coffee"}' in shown
+    assert "a replay sends instead" in shown
+    assert "the original again" in edit("3", "--revert")
+    assert "is not JSON" in edit("3", "--body", str(Path(__file__)), status=1)
+    assert "leads nowhere at 'a'" in edit("3", "--set", "/a/b/c=1", status=1)
+    assert "a text needs quotes" in edit("3", "--set", "/item=tea", status=2)
+    assert "say what changes" in edit("3", status=2)
+    assert "keeps no dead letter 99" in edit("99", "--revert", status=1)
 
 
 @pytest.mark.timeout(150)
 async def test_letters_are_looked_at_replayed_and_discarded(module_mesh: RunningMesh, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.touch()
-    flow = SmallFlow.write(module_mesh, tmp_path / "flow", HEAD + CODE % broken, head="")
+    flow = SmallFlow.write(module_mesh, tmp_path / "flow", HEAD + CODE % (broken, tmp_path / "seen"), head="")
     flow.run()
     data = module_mesh.data
     assert "dead letters 0" in headrace("dead-letters", "list", flow.name, data=data).ok()
@@ -57,9 +80,17 @@ async def test_letters_are_looked_at_replayed_and_discarded(module_mesh: Running
             assert (await follower.stdout.readline()).split()[0] == b"4"
             follower.terminate()
             await follower.wait()
+        name = flow.name
+        replay_all = ("dead-letters", "replay", name, "--all", "--dry-run")
+        assert "3 would be replayed" in headrace(*replay_all, "--text", "tea-", "--since", "1h", data=data).ok()
+        assert "0 would be replayed" in headrace(*replay_all, "--until", "1h", data=data).ok()
+        assert client.get_status(name).dead_letters.waiting == 3
+        edits_and_refusals(name, data)
         broken.unlink()
         done = headrace("dead-letters", "replay", flow.name, "--all", "--json", data=data).json()
         assert (done["replayed"], done["refusals"]) == (3, [])
+        assert [item["edited"] for item in done["replays"]].count(True) == 1
+        await eventually(lambda: "coffee\n" in (tmp_path / "seen").read_text(), within_s=20)
         broken.touch()
         client.inject(flow.name, b'{"item": "tea-9"}', request_id="r9")
         await eventually(lambda: client.get_status(flow.name).dead_letters.waiting == 1, within_s=20)
