@@ -7,12 +7,16 @@ from headrace.sdk import Component
 component = Component()
 
 
-class Tick(msgspec.Struct):
-    """`instant` is RFC 3339 in UTC, for example 2026-11-21T07:00:00.000Z; `every` the interval, for example 5s."""
+class Tick(msgspec.Struct, omit_defaults=True):
+    """`instant` is RFC 3339 in UTC, for example 2026-11-21T07:00:00.000Z; `every` the interval, for example 5s,
+    or `cron` the schedule with its zone. `run_now`: a person asked for this tick."""
 
     instant: str
     unix_ms: int
-    every: str
+    every: str = ""
+    cron: str = ""
+    time_zone: str = ""
+    run_now: bool = False
 
 
 @component.trigger

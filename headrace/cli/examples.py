@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flow delete-version": ("headrace flow delete-version orders 2",),
     "top": ("headrace top", "headrace top orders", "headrace top orders --once --sort p99", "headrace top --json"),
     "schema": ("headrace schema flow", "headrace schema component --output component.schema.json"),
+    "flow run-now": ("headrace flow run-now reports",),
     "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --since 10m --level warning"),
     "why": ("headrace why orders", "headrace why orders/price --json"),

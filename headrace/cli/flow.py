@@ -14,6 +14,7 @@ from headrace.cli import trace as tracing
 from headrace.cli.component import pushed_words
 from headrace.cli.flow_check import validate
 from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
+from headrace.cli.inject import run_now
 from headrace.cli.intervention import waiting_words
 from headrace.cli.invocation import (
     AddressOption,
@@ -174,6 +175,7 @@ app.command()(intervention.scale)
 app.command()(intervention.cancel)
 app.command("drain-choice")(intervention.drain_choice)
 app.command()(history.history)
+app.command("run-now")(run_now)
 app.command("trace")(tracing.flow_trace)
 
 

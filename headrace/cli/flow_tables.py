@@ -53,7 +53,9 @@ def active_deployment(status: flow_pb2.FlowStatus) -> flow_pb2.Deployment | None
 
 
 def _timer_line(timer: flow_pb2.TimerStatus) -> str:
-    words = [f"timer {timer.step} every {format_duration(timer.every.ToTimedelta().total_seconds())}"]
+    words = [f"timer {timer.step} at {timer.cron} {timer.time_zone}"]
+    if not timer.cron:
+        words = [f"timer {timer.step} every {format_duration(timer.every.ToTimedelta().total_seconds())}"]
     if timer.HasField("next_instant"):
         words.append(f"next {_moment(timer.next_instant)}")
     words.append(f"{timer.ticks} ticks")
@@ -223,6 +225,8 @@ def _graph(spec: flow_pb2.FlowSpec) -> str:
 
 
 def _every(step: flow_pb2.Step) -> str:
+    if step.cron:
+        return f" at {step.cron}"
     if not step.HasField("every"):
         return ""
     return f" every {format_duration(step.every.ToTimedelta().total_seconds())}"

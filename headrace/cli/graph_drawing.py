@@ -69,6 +69,8 @@ def step_words(step: StepSpec) -> list[str]:
     words = [f"{step.component} {step.function}".strip()]
     if step.every_s:
         words.append(f"every {format_duration(step.every_s)}")
+    if step.cron:
+        words.append(f"at {step.cron} {step.time_zone}")
     if step.replicas > 1:
         words.append(f"{step.replicas} replicas")
     if step.key:

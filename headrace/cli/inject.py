@@ -48,6 +48,17 @@ def inject(
         print(f"execution {answer.execution_id}{' (had it already)' if answer.duplicate else ''}")
 
 
+def run_now(
+    flow: FlowArgument, as_json: JsonOption = False, address: AddressOption = None, data: DataOption = None
+) -> None:
+    """Send a flow that is started by a timer one tick now, beside those that are due."""
+    answer = run_with_client(lambda client: client.run_now(flow), address=address, data=data, as_json=as_json)
+    if as_json:
+        print_json({"execution_id": answer.execution_id, "duplicate": answer.duplicate})
+    else:
+        print(f"execution {answer.execution_id}")
+
+
 def _message(body: str | None, file: Path | None) -> bytes:
     if (body is None) == (file is None):
         print_usage("give the message, or --file FILE")

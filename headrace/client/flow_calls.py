@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Unpack
@@ -170,6 +171,11 @@ class FlowCalls(InterventionCalls):
             request_id=request_id,
         )
         return await self._call(self._flows().InjectMessage, request)
+
+    async def run_now(self, flow: str, *, request_id: str = "") -> flow_pb2.RunFlowNowResponse:
+        """One tick now for a flow that a timer starts. The same `request_id` sends one."""
+        request = flow_pb2.RunFlowNowRequest(name=resource("flows", flow), request_id=request_id or uuid.uuid4().hex)
+        return await self._call(self._flows().RunFlowNow, request)
 
     async def tail_logs(
         self,

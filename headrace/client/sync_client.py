@@ -169,6 +169,7 @@ class Client:
     get_status = _sync(AsyncClient.get_status)
     watch_status = _sync_stream(AsyncClient.watch_status)
     inject = _sync(AsyncClient.inject)
+    run_now = _sync(AsyncClient.run_now)
     list_snapshots = _sync(AsyncClient.list_snapshots)
     reset_snapshots = _sync(AsyncClient.reset_snapshots)
     list_dead_letters = _sync(AsyncClient.list_dead_letters)

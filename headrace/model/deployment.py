@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from headrace.model.flow_spec import DEAD_LETTER, EdgeSpec, RetryPolicy
+from headrace.model.cron import DEFAULT_ZONE
+from headrace.model.flow_spec import DEAD_LETTER, LATEST, EdgeSpec, RetryPolicy
 
 
 class DeploymentPhase(StrEnum):
@@ -63,6 +64,14 @@ class StepPlan(msgspec.Struct, frozen=True):
     on_error: str = DEAD_LETTER
     # By receiver: see `flow_spec.EdgeSpec`.
     edges: dict[str, EdgeSpec] = {}
+    cron: str = ""
+    time_zone: str = DEFAULT_ZONE
+    catch_up: str = LATEST
+
+    @property
+    def is_timer(self) -> bool:
+        """The mesh sends it ticks."""
+        return bool(self.every_s or self.cron)
 
     @property
     def keyed(self) -> bool:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.model.cron import DEFAULT_ZONE, cron_problem, zone_problem
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
 from headrace.model.expressions import MAX_FLOW_EXPRESSIONS, syntax_problem
 from headrace.model.flow_spec import (
+    CATCH_UP,
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_FLOW_SLOTS,
@@ -119,6 +121,7 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
         problems += _within(f"{path}.every", step.every_s, MIN_EVERY_S, MAX_EVERY_S)
         if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
             problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
+    problems += _check_cron(path, step)
     problems += _check_key(path, step)
     if step.on_error not in ON_ERROR:
         problems.append(
@@ -130,6 +133,24 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
     size = len(msgspec.json.encode(step.config))
     if size > MAX_CONFIG_BYTES:
         problems.append(_Problem(f"{path}.config", f"is {size} bytes, more than {MAX_CONFIG_BYTES}", "CONFIG_TOO_BIG"))
+    return problems
+
+
+def _check_cron(path: str, step: StepSpec) -> list[_Problem]:
+    problems: list[_Problem] = []
+    if step.cron and step.every_s:
+        text = f"{step.cron!r} stands beside `every`: a timer goes by one of them"
+        problems.append(_Problem(f"{path}.cron", text, "TWO_SCHEDULES"))
+    elif step.cron and (wrong := cron_problem(step.cron)):
+        problems.append(_Problem(f"{path}.cron", f"{step.cron!r} {wrong}", "BAD_CRON"))
+    if step.time_zone != DEFAULT_ZONE and not step.cron:
+        text = f"{step.time_zone!r} has a meaning only with cron"
+        problems.append(_Problem(f"{path}.time_zone", text, "BAD_TIME_ZONE"))
+    elif wrong := zone_problem(step.time_zone):
+        problems.append(_Problem(f"{path}.time_zone", f"{step.time_zone!r} {wrong}", "BAD_TIME_ZONE"))
+    if step.catch_up not in CATCH_UP:
+        text = f"{step.catch_up!r} is not one of {', '.join(CATCH_UP)}"
+        problems.append(_Problem(f"{path}.catch_up", text, "BAD_VALUE"))
     return problems
 
 
@@ -239,10 +260,12 @@ def _check_shape(spec: FlowSpec) -> list[_Problem]:
     sources = _sources(spec)
     problems = [
         _Problem(
-            f"steps[{index}].every", f"step {step.name!r} receives from other steps: it is no timer", "NOT_A_TIMER"
+            f"steps[{index}].{'cron' if step.cron else 'every'}",
+            f"step {step.name!r} receives from other steps: it is no timer",
+            "NOT_A_TIMER",
         )
         for index, step in enumerate(spec.steps)
-        if step.every_s and step not in sources
+        if (step.every_s or step.cron) and step not in sources
     ]
     # Without a cycle there is a step that receives from nobody, and what it does not reach has another one.
     trigger = next((step for step in sources if step.to), sources[0])

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.model.cron import DEFAULT_ZONE
 from headrace.model.slots import DEFAULT_SLOTS
 
 DEFAULT_PREFETCH = 64
@@ -22,6 +23,9 @@ MAX_FLOW_SLOTS = 640
 # Of a timer.
 MIN_EVERY_S = 0.01
 MAX_EVERY_S = 86_400.0
+# What becomes of ticks that nobody could send in time (an outage).
+LATEST, NONE, ALL = "latest", "none", "all"
+CATCH_UP = (LATEST, NONE, ALL)
 # Messages per second.
 MIN_RATE = 1 / 3600
 MAX_RATE = 100_000.0
@@ -62,6 +66,8 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     it counts every message as a key of its own. `slots` 0 means the default.
     `rate_limit`: calls per second of all its replicas together (0: no limit).
     `on_error`: a message that fails for good becomes a dead letter, or waits and suspends the flow.
+    `cron` makes a trigger a timer too, with the clock of `time_zone`; `catch_up` says what becomes of ticks that an
+    outage held up.
     `edges`: by receiver, those edges that have a condition or a mapping.
     """
 
@@ -81,6 +87,9 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exactly_once: bool = False
     on_error: str = DEAD_LETTER
     edges: dict[str, EdgeSpec] = {}
+    cron: str = ""
+    time_zone: str = DEFAULT_ZONE
+    catch_up: str = LATEST
 
     @property
     def keyed(self) -> bool:

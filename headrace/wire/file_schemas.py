@@ -12,10 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.model.cron import DEFAULT_ZONE
 from headrace.model.durations import DURATION_PATTERN, format_duration
 from headrace.model.expressions import MAX_EXPRESSION_CHARACTERS
 from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_WAITING_LIMIT
 from headrace.model.flow_spec import (
+    CATCH_UP,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
@@ -110,6 +112,15 @@ def _step() -> dict[str, Any]:
         "timeout": _duration("How long one call may take, at most 1h.", DEFAULT_TIMEOUT_S),
         "retry": {"$ref": "#/definitions/retry"},
         "every": _duration("Makes the trigger a timer: a tick at each multiple of the interval, 10ms to 24h."),
+        "cron": {
+            "type": "string", "pattern": r"^\s*(\S+\s+){4,5}\S+\s*$",
+            "description": "Makes the trigger a timer by the clock: minute hour day month weekday, or second first.",
+        },
+        "time_zone": {"type": "string", "default": DEFAULT_ZONE, "description": "Of cron, such as Europe/Berlin."},
+        "catch_up": {
+            "enum": list(CATCH_UP), "default": CATCH_UP[0],
+            "description": "Which of the ticks that an outage held up are sent after it.",
+        },
         "rate_limit": _rate("Most calls of all replicas together."),
         "key": {
             "type": "string", "pattern": f"^(header:{HEADER_PATTERN}|body:/([^~]|~[01])*)$",

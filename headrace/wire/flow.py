@@ -8,11 +8,15 @@ from google.protobuf import duration_pb2, struct_pb2
 from google.protobuf.message import Message
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.model.cron import DEFAULT_ZONE
 from headrace.model.flow_spec import (
+    ALL,
     DEAD_LETTER,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    LATEST,
+    NONE,
     SUSPEND_FLOW,
     EdgeSpec,
     FlowSpec,
@@ -32,6 +36,14 @@ _ON_ERROR: dict[int, str] = {
     flow_pb2.ON_ERROR_UNSPECIFIED: DEAD_LETTER,
     flow_pb2.ON_ERROR_DEAD_LETTER: DEAD_LETTER,
     flow_pb2.ON_ERROR_SUSPEND_FLOW: SUSPEND_FLOW,
+}
+
+
+_CATCH_UP: dict[int, str] = {
+    flow_pb2.CATCH_UP_UNSPECIFIED: LATEST,
+    flow_pb2.CATCH_UP_LATEST: LATEST,
+    flow_pb2.CATCH_UP_NONE: NONE,
+    flow_pb2.CATCH_UP_ALL: ALL,
 }
 
 
@@ -99,6 +111,9 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         exactly_once=step.exactly_once,
         rate_limit=step.rate_limit,
         on_error=on_error_from_proto(step.on_error),
+        cron=step.cron,
+        time_zone=step.time_zone or DEFAULT_ZONE,
+        catch_up=catch_up_from_proto(step.catch_up),
         edges={name: EdgeSpec(edge.condition, edge.mapping) for name, edge in sorted(step.edges.items())},
     )
 
@@ -110,6 +125,15 @@ def on_error_from_proto(value: int) -> str:
 
 def on_error_to_proto(value: str) -> Any:
     return flow_pb2.OnError.Value(f"ON_ERROR_{value.replace('-', '_').upper()}")
+
+
+def catch_up_from_proto(value: int) -> str:
+    """An unknown number stays one, so that validation names it."""
+    return _CATCH_UP.get(value, str(value))
+
+
+def catch_up_to_proto(value: str) -> Any:
+    return flow_pb2.CatchUp.Value(f"CATCH_UP_{value.upper()}")
 
 
 def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
@@ -127,6 +151,9 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         retry=retry_policy_to_proto(step.retry),
         rate_limit=step.rate_limit,
         on_error=on_error_to_proto(step.on_error),
+        cron=step.cron,
+        time_zone=step.time_zone if step.cron else "",
+        catch_up=catch_up_to_proto(step.catch_up if step.cron or step.every_s else "unspecified"),
         edges={name: flow_pb2.Edge(condition=e.condition, mapping=e.mapping) for name, e in step.edges.items()},
     )
     if step.every_s:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.model.cron import DEFAULT_ZONE, cron_problem, zone_problem
 from headrace.model.durations import format_duration
 from headrace.model.expressions import syntax_problem
 from headrace.model.flow_graph import (
@@ -16,10 +17,12 @@ from headrace.model.flow_graph import (
     MAX_WAITING_LIMIT,
 )
 from headrace.model.flow_spec import (
+    CATCH_UP,
     DEAD_LETTER,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    LATEST,
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_PREFETCH,
@@ -44,7 +47,7 @@ from headrace.wire.field_reader import FieldReader
 FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "passthrough", "steps")
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
-    "key", "slots", "exactly_once", "on_error",
+    "key", "slots", "exactly_once", "on_error", "cron", "time_zone", "catch_up",
 )  # fmt: skip
 EDGE_KEYS = ("step", "condition", "mapping")
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
@@ -110,6 +113,7 @@ class FlowReader(FieldReader):
             problem = f"is not more than 0 and at most {MAX_STEP_TIMEOUT_S:g} seconds"
             self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         key, slots, exactly_once = self._keying(field, step)
+        cron, time_zone, catch_up = self._cron(field, step, steps, name)
         to, edges = self._receivers(f"{field}.to", _given(step, "to", []), steps)
         replicas = self.count("replicas", step, 1, 1, MAX_REPLICAS, field)
         if slots and replicas > slots:
@@ -122,6 +126,9 @@ class FlowReader(FieldReader):
             config=self._config(f"{field}.config", _given(step, "config", {})),
             to=to,
             edges=edges,
+            cron=cron,
+            time_zone=time_zone,
+            catch_up=catch_up,
             prefetch=self.count("prefetch", step, DEFAULT_PREFETCH, 1, MAX_PREFETCH, field),
             replicas=replicas,
             timeout_s=timeout_s,
@@ -176,11 +183,36 @@ class FlowReader(FieldReader):
         if not MIN_EVERY_S <= seconds <= MAX_EVERY_S or abs(seconds * 1000 - round(seconds * 1000)) > 1e-6:
             problem = "is not between 10ms and 24h in whole milliseconds"
             self.fail(path, step["every"], problem, "Write for example 5s")
-        sender = next((other for other, value in steps.items() if _sends_to(value, name)), None)
+        self._first(path, step["every"], steps, name)
+        return seconds
+
+    def _first(self, path: str, value: Any, steps: Mapping[str, Any], name: str) -> None:
+        sender = next((other for other, step in steps.items() if _sends_to(step, name)), None)
         if sender is not None:
             problem = f"makes a timer of a step that receives from {sender!r}"
-            self.fail(path, step["every"], problem, "Only the flow's first step can be a timer")
-        return seconds
+            self.fail(path, value, problem, "Only the flow's first step can be a timer")
+
+    def _cron(self, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+        """Schedule, zone and what becomes of late ticks."""
+        cron = self.text(f"{field}.cron", step.get("cron", ""))
+        zone = self.text(f"{field}.time_zone", step.get("time_zone", DEFAULT_ZONE))
+        catch_up = self.text(f"{field}.catch_up", step.get("catch_up", LATEST))
+        if "cron" in step:
+            if "every" in step:
+                self.fail(f"{field}.cron", cron, "stands beside `every`", "A timer goes by one of them")
+            if problem := cron_problem(cron):
+                next_step = "Write for example `cron: 30 6 * * MON-FRI`, or with seconds `*/10 * * * * *`"
+                self.fail(f"{field}.cron", cron, problem, next_step, "BAD_CRON")
+            self._first(f"{field}.cron", cron, steps, name)
+        elif "time_zone" in step:
+            self.fail(f"{field}.time_zone", zone, "has no meaning without cron", "", "BAD_TIME_ZONE")
+        if problem := zone_problem(zone):
+            self.fail(f"{field}.time_zone", zone, problem, "Names are those of the IANA database", "BAD_TIME_ZONE")
+        if "catch_up" in step and not {"cron", "every"} & {*step}:
+            self.fail(f"{field}.catch_up", catch_up, "has a meaning only for a timer", "Add `cron` or `every`")
+        if catch_up not in CATCH_UP:
+            self.fail(f"{field}.catch_up", catch_up, f"is not one of {', '.join(CATCH_UP)}", "Leave it out for latest")
+        return cron, zone, catch_up
 
     def _retry(self, field: str, value: Any) -> RetryPolicy:
         retry = self.mapping(field, value, RETRY_KEYS)

@@ -115,11 +115,11 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 next_step="Give a `key` to the steps that receive from it",
             )
         )
-    if step.every_s and kind != "trigger":
+    if (step.every_s or step.cron) and kind != "trigger":
         problems.append(
             InvalidInput.at(
-                f"{path}.every",
-                step.every_s,
+                f"{path}.cron" if step.cron else f"{path}.every",
+                step.cron or step.every_s,
                 f"makes step {step.name!r} a timer, but {function.name!r} is a {kind}; name a trigger, such as timer",
                 reason="NOT_A_TRIGGER",
                 next_step="Use the stock component timer",

@@ -13,7 +13,8 @@ from headrace.api.diagnosis.v1.diagnosis_pb2 import FlowTraffic
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPhase
+from headrace.model.cron import CronSchedule
+from headrace.model.deployment import DeploymentPhase, StepPlan
 from headrace.model.errors import HeadraceError
 from headrace.model.pages import Page
 from services.orchestrator.domain.drain_choice import drain_problem
@@ -125,7 +126,7 @@ class FlowFactReader:
                     view.number,
                     receivers=step.receivers,
                     kind=step.kind,
-                    every_s=step.every_s,
+                    every_s=step.every_s or _cron_gap_s(step, snapshot.now),
                     rate_limit=step.rate_limit,
                     timeout_s=step.timeout_s,
                     max_waiting=view.plan.max_waiting,
@@ -223,3 +224,12 @@ def _deployment(snapshot: Snapshot, view: DeploymentView) -> DeploymentFacts:
     return DeploymentFacts(
         view.number, str(view.state.phase), max(0.0, snapshot.now - since), waiting, past_limit=bool(problem)
     )
+
+
+def _cron_gap_s(step: StepPlan, now: float) -> float:
+    """Between the next two ticks; 0 where it goes by no clock."""
+    if not step.cron:
+        return 0.0
+    schedule = CronSchedule(step.cron, step.time_zone)
+    first = schedule.next_after(int(now * 1e9))
+    return (schedule.next_after(first) - first) / 1e9

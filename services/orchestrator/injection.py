@@ -11,6 +11,7 @@ from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.stimulus_traces import StimulusTraces
+from headrace.model.cron import CronSchedule
 from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, Unavailable, WrongState
 from headrace.model.flow_graph import find_trigger
 from headrace.model.flow_rates import FlowRates
@@ -24,6 +25,8 @@ from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed,
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
+from services.orchestrator.domain.tick_body import tick_body
+from services.orchestrator.domain.tick_plan import TimerSpec
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -108,6 +111,32 @@ class Injector:
             raise
         self._traces.end(trace, duplicate=stored.duplicate)
         return envelope.execution_id, stored.duplicate
+
+    async def run_now(self, name: str, request_id: str) -> tuple[str, bool]:
+        """A tick at once, beside those that are due; answers as `inject`. WrongState where no timer starts the flow."""
+        document, _ = await self._stores.existing_flow(name)
+        version = document.active_version or document.target_version
+        if not version:
+            raise wrong_state(name, document.state, "run")
+        spec = (await self._reader.version(name, version)).spec
+        step = next(item for item in spec.steps if item.name == find_trigger(spec))
+        if not (step.every_s or step.cron):
+            raise WrongState(
+                f"flow {name!r} has no timer: its trigger {step.name!r} waits for messages",
+                reason="NOT_A_TIMER",
+                next_step=f"Send it one: headrace inject {name} --body '{{}}'",
+            )
+        now_ns = int(self._clock.now() * 1000) * 1_000_000
+        timer = TimerSpec(
+            name,
+            step.name,
+            every_ns=round(step.every_s * 1e9),
+            running_since_ns=0,
+            active_since_ns=0,
+            schedule=CronSchedule(step.cron, step.time_zone) if step.cron else None,
+        )
+        body = tick_body(now_ns, timer, run_now=True)
+        return await self.inject(name, body, "application/json", {}, f"run-now:{request_id or uuid.uuid4().hex}")
 
     def _check_rate(self, name: str, rate: float) -> None:
         wait_s = self._rates.enter(name, rate, time.monotonic())

@@ -65,7 +65,7 @@ class MeshView:
     async def _timer(self, snapshot: Snapshot) -> flow_pb2.TimerStatus | None:
         view = snapshot.deployments.get(snapshot.flow.active or snapshot.flow.target)
         step = view.plan.step(view.plan.trigger) if view is not None and view.plan is not None else None
-        if step is None or not step.every_s:
+        if step is None or not step.is_timer:
             return None
         found = await self.reader.stores.tick_cursor(snapshot.flow.flow)
         cursor = found[0] if found is not None else None

@@ -211,6 +211,9 @@ def make_plan(
             rate_limit=item.step.rate_limit,
             on_error=item.step.on_error,
             edges=item.step.edges,
+            cron=item.step.cron,
+            time_zone=item.step.time_zone,
+            catch_up=item.step.catch_up,
         )
         for item in found
     )

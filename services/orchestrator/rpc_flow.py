@@ -182,6 +182,12 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
 
+    async def RunFlowNow(  # type: ignore[override]
+        self, request: flow_pb2.RunFlowNowRequest, context: Any
+    ) -> flow_pb2.RunFlowNowResponse:
+        execution, duplicate = await self._injector.run_now(flow_of(request.name), request.request_id)
+        return flow_pb2.RunFlowNowResponse(execution_id=execution, duplicate=duplicate)
+
     async def TailLogs(  # type: ignore[override]
         self, request: flow_pb2.TailLogsRequest, context: Any
     ) -> AsyncIterator[flow_pb2.TailLogsResponse]:

@@ -14,7 +14,6 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -24,7 +23,6 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
-from headrace.model.durations import format_duration
 from headrace.model.errors import Conflict, HeadraceError
 from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
@@ -33,11 +31,12 @@ from headrace.model.slots import keying
 from headrace.ports import PublishRefused, PublishUnknown
 from headrace.wire.envelope import Origin, encode_envelope
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.domain.tick_body import tick_body
 from services.orchestrator.domain.tick_plan import (
     NANOS,
     TickCursor,
     TimerSpec,
-    due_ticks,
+    due,
     settled_at_start,
     wanted_timer,
 )
@@ -51,18 +50,6 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 # The heap is looked at this often while it holds anything, since the wall clock may be set.
 LONGEST_SLEEP_S = 60.0
-
-
-def tick_body(instant_ns: int, every_ns: int) -> bytes:
-    """What the trigger gets: JSON, the same for every attempt to publish it."""
-    moment = datetime.fromtimestamp(instant_ns // NANOS, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    millis = instant_ns // 1_000_000
-    body = {
-        "instant": f"{moment}.{millis % 1000:03d}Z",
-        "unix_ms": millis,
-        "every": format_duration(every_ns / NANOS),
-    }
-    return msgspec.json.encode(body)
 
 
 @dataclass
@@ -202,19 +189,19 @@ class Scheduler:
             await self._take_over(timer)
         while self._is_leader():
             assert timer.cursor is not None
-            due = due_ticks(timer.cursor.settled_ns, spec.every_ns, self._clock_ns(), BATCH)
-            if due.skipped:
-                log.warning("ticks skipped, they are too late", flow=spec.flow, step=spec.step, count=due.skipped)
+            now_due = due(spec, timer.cursor.settled_ns, self._clock_ns(), BATCH)
+            if now_due.skipped:
+                log.warning("ticks skipped, they are too late", flow=spec.flow, step=spec.step, count=now_due.skipped)
                 timer.cursor = msgspec.structs.replace(
-                    timer.cursor, settled_ns=due.skipped_to_ns, skipped=timer.cursor.skipped + due.skipped
+                    timer.cursor, settled_ns=now_due.skipped_to_ns, skipped=timer.cursor.skipped + now_due.skipped
                 )
-            for instant in due.instants:
+            for instant in now_due.instants:
                 if not self._is_leader():
                     break
                 await self._send(timer, instant)
             await self._note_now_and_then(timer)
-            if due.next_ns > self._clock_ns():
-                return due.next_ns
+            if now_due.next_ns > self._clock_ns():
+                return now_due.next_ns
         timer.cursor = None  # another one's now
         return self._clock_ns()
 
@@ -232,7 +219,7 @@ class Scheduler:
         assert cursor is not None
         stimulus = stimulus_id(spec.flow, "tick", f"{spec.step}:{instant}")
         message_id = first_message_id(stimulus, spec.step)
-        body = tick_body(instant, spec.every_ns)
+        body = tick_body(instant, spec)
         execution = execution_id(stimulus)
         trace = self._traces.begin(f"tick {spec.step}", spec.flow, execution=execution, stimulus=stimulus)
         envelope = encode_envelope(

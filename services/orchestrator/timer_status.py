@@ -5,18 +5,20 @@ from __future__ import annotations
 from headrace.api.flow.v1 import flow_pb2
 from headrace.model.deployment import StepPlan
 from headrace.wire.flow import duration_from_seconds
-from services.orchestrator.domain.tick_plan import TickCursor, TimerSpec, next_instant
+from services.orchestrator.domain.tick_plan import TickCursor, TimerSpec, next_tick
 
 
 def timer_message(
     spec: TimerSpec | None, step: StepPlan, cursor: TickCursor | None, now_ns: int
 ) -> flow_pb2.TimerStatus:
     """`spec` None: the flow does not run, so no instant comes next."""
-    message = flow_pb2.TimerStatus(step=step.name, every=duration_from_seconds(step.every_s))
+    message = flow_pb2.TimerStatus(step=step.name, cron=step.cron, time_zone=step.time_zone if step.cron else "")
+    if step.every_s:
+        message.every.CopyFrom(duration_from_seconds(step.every_s))
     if cursor is not None:
         message.ticks, message.skipped, message.edge_full = cursor.ticks, cursor.skipped, cursor.edge_full
         message.last_instant.FromNanoseconds(cursor.settled_ns)
     if spec is not None:
         settled = cursor.settled_ns if cursor is not None else 0
-        message.next_instant.FromNanoseconds(next_instant(settled, spec.every_ns, now_ns))
+        message.next_instant.FromNanoseconds(next_tick(spec, settled, now_ns))
     return message

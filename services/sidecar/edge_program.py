@@ -120,14 +120,13 @@ class EdgeProgram:
 
 
 def _readable(body: bytes, content_type: str) -> dict[str, Any]:
-    """`body` as expressions see it: JSON decoded, text as text; nothing where it is neither. ValueError for bytes that
-    are not the JSON they are said to be."""
-    is_json = "json" in content_type
-    if is_json or not content_type:
+    """`body` as expressions see it: decoded where it is JSON and not said to be text, else text; nothing where it is
+    neither. ValueError for bytes that are not the JSON they are said to be."""
+    if not content_type.startswith("text/"):
         try:
             return {"body": _decode(body)}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if is_json:
+            if "json" in content_type:
                 raise ValueError(str(error)) from None
     try:
         return {"body": body.decode()}

@@ -124,6 +124,21 @@ FILES = (
     file_row(
         "edge-field", "a misspelt field of an edge", steps("a: {component: webhook, function: receive, to: [{step: b, conditon: 'true'}]}", "b: {component: webhook}"),
         "UNKNOWN_FIELD", "steps.a.to[0].conditon", (":3:61:", "is not a known key"), "Did you mean `condition`?"),
+    file_row(
+        "bad-cron", "a schedule with a minute 60", steps("a: {component: timer, cron: '60 * * * *'}"),
+        "BAD_CRON", "steps.a.cron", (":3:25:", "'60 * * * *' has a minute that is none"), "cron: 30 6 * * MON-FRI"),
+    file_row(
+        "cron-fields", "a schedule of four fields", steps("a: {component: timer, cron: '* * * *'}"),
+        "BAD_CRON", "steps.a.cron", (":3:25:", "has not five fields (minute hour day month weekday), nor six"), "cron: 30 6 * * MON-FRI"),
+    file_row(
+        "cron-never", "a schedule that never fires", steps("a: {component: timer, cron: '0 0 30 2 *'}"),
+        "BAD_CRON", "steps.a.cron", (":3:25:", "'0 0 30 2 *' never fires: no month of it has such a day"), "cron: 30 6 * * MON-FRI"),
+    file_row(
+        "time-zone", "a time zone there is not", steps("a: {component: timer, cron: '0 6 * * *', time_zone: Europe/Berlim}"),
+        "BAD_TIME_ZONE", "steps.a.time_zone", (":3:44:", "'Europe/Berlim' is not a time zone"), "IANA"),
+    file_row(
+        "two-schedules", "cron beside every", steps("a: {component: timer, cron: '0 6 * * *', every: 5s}"),
+        "BAD_FLOW_FILE", "steps.a.cron", (":3:25:", "stands beside `every`"), "A timer goes by one of them"),
     Row("no-file", "a file that does not exist", APPLY, "NOT_FOUND", "FLOW_FILE_NOT_FOUND", "", ("No such file",), "Name a flow file"),
 )  # fmt: skip
 HOOK = {"name": "a", "component": "webhook", "function": "receive"}
@@ -142,6 +157,8 @@ API = (
             "BAD_EXPRESSION", "steps[0].to[0].mapping", ("`{` is no JSONata: ",), "Correct the flow"),
     api_row("api-expressions", "70 000 characters of expressions", lambda: spec({**HOOK, "to": ["b"], "edges": {"b": {"mapping": "1" + "+1" * 4000}}}, *({"name": f"s{n}", "component": "x", "to": ["b"], "edges": {"b": {"mapping": "1" + "+1" * 4000}}} for n in range(9)), {"name": "b", "component": "x"}),
             "EXPRESSIONS_TOO_LONG", "steps", ("more than 65536",), "Correct the flow"),
+    api_row("api-cron-never", "a schedule that never fires", spec({"name": "a", "component": "timer", "cron": "0 0 31 2,4 *"}),
+            "BAD_CRON", "steps[0].cron", ("'0 0 31 2,4 *' never fires",), "Correct the flow"),
     api_row("api-bad-name", "a step's name with a slash", spec({**HOOK, "name": "a/b"}), "BAD_NAME", "steps[0].name", ("'a/b' is not a name",), "Correct the flow"),
     api_row("api-no-type", "no type", {"steps": [HOOK]}, "BAD_TYPE", "type", ("is not a flow type",), "Correct the flow"),
     api_row("api-thousand-steps", "1 000 steps", lambda: spec(*({**HOOK, "name": f"s{n}"} for n in range(1000))), "TOO_MANY_STEPS", "steps", ("1000 steps are more than 100",), "Correct the flow"),

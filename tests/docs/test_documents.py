@@ -18,7 +18,7 @@ from tests.support.mesh import RunningMesh
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(150)  # many commands, one after the other
 WITH_GRPCURL = ("grpcurl.md",)
-PLAIN = ("concepts.md", "flows.md", "http.md", "troubleshooting.md")
+PLAIN = ("concepts.md", "flows.md", "http.md", "integration.md", "troubleshooting.md")
 
 
 @pytest.fixture

@@ -99,10 +99,12 @@ async def rig(broker: BrokerProcess) -> AsyncIterator[Rig]:
     await close_nats(connection)
 
 
-def snapshot(every_s: float, *, state: FlowState = FlowState.RUNNING, since: float | None = None) -> Snapshot:
+def snapshot(
+    every_s: float, *, state: FlowState = FlowState.RUNNING, since: float | None = None, **timer: str
+) -> Snapshot:
     """A flow whose timer has run since then (now, unless said otherwise)."""
     pin = PinPlan("timer", 1, "sha256:00", "", "", "")
-    step = StepPlan("tick", "trigger", "tick", pin, {}, (), 64, 60.0, RetryPolicy(), every_s=every_s)
+    step = StepPlan("tick", "trigger", "tick", pin, {}, (), 64, 60.0, RetryPolicy(), every_s=every_s, **timer)
     plan = DeploymentPlan("default", FLOW, "realtime", 1, 1, "tick", (step,), 1000, 0.0, 1)
     began = time.time() if since is None else since
     phase = DeploymentState(DeploymentPhase.ACTIVE, 1, {"tick": 1}, created_at=began, changed_at=began)
@@ -137,6 +139,23 @@ async def test_two_schedulers_store_every_instant_once_and_in_order(rig: Rig) ->
 
 async def _more_than(rig: Rig, count: int) -> bool:
     return await rig.stored() > count
+
+
+async def test_a_schedule_by_the_clock_is_sent_once_by_two_schedulers_and_made_up_for(rig: Rig) -> None:
+    """Two that both think they lead, after an outage of a minute: all of it, once each, in order."""
+    await rig.make_stream()
+    settled_ns = int(time.time() - 60) * 1_000_000_000
+    await rig.stores.write_tick_cursor(FLOW, TickCursor("tick", settled_ns), 0)
+    running = snapshot(0.0, since=time.time() - 3600, cron="* * * * * *", catch_up="all")
+    for _ in range(2):
+        rig.scheduler().observe(running)
+    await eventually(lambda: _more_than(rig, 61))
+    for scheduler in rig.schedulers:
+        await scheduler.stop()
+    instants = await rig.instants()
+    assert sorted(set(instants)) == sorted(instants)
+    assert min(instants) == settled_ns // 1_000_000 + 1000
+    assert_contiguous(sorted(instants), 1000)
 
 
 async def test_who_takes_over_goes_on_with_the_same_instants(rig: Rig) -> None:

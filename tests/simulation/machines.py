@@ -138,11 +138,15 @@ class FencedAgent(AgentRpc):
         return answer
 
 
+async def _not_asked(*, stacks: bool) -> Any:
+    raise AssertionError("nobody asks why in a simulation")
+
+
 class FencedSidecar(LifecycleRpc):
     """The real service; what it accepted is checked."""
 
     def __init__(self, world: World, name: str, life: Instance) -> None:
-        super().__init__(name, life)
+        super().__init__(name, life, _not_asked)
         self._fenced = Fenced(world)
 
     async def Prepare(self, request: Any, context: Any) -> Any:

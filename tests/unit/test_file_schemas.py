@@ -71,7 +71,12 @@ max_waiting: 500
 passthrough: true
 rate_limit: 100/s
 steps:
-  order: {component: webhook, function: receive, to: [price]}
+  order:
+    component: timer
+    to: [price]
+    cron: 30 6 * * MON-FRI
+    time_zone: Europe/Berlin
+    catch_up: all
   price:
     component: price@1.2.0
     to: [check]
@@ -121,6 +126,9 @@ WRONG = [
     ("exactly_once: true", "exactly_once: 1"),
     ("on_error: suspend-flow", "on_error: stop"),
     ("passthrough: true", "passthrough: 1"),
+    ("cron: 30 6 * * MON-FRI", "cron: 30 6 *"),
+    ("time_zone: Europe/Berlin", "time_zone: 1"),
+    ("catch_up: all", "catch_up: some"),
     ("{step: check, cond", "{stp: check, cond"),
     ("step: check, cond", "cond"),
     ("condition: body.total > 1", "condition: ''"),

@@ -71,7 +71,7 @@ def test_a_difference_is_told_by_the_names_of_a_flow_file() -> None:
     assert '~ steps.price.component: "price@3" -> "price@4"' in lines
     assert '~ steps.price.to: ["check","notify"] -> ["check","extra"]' in lines
     assert "- steps.notify" in lines
-    assert any(line.startswith('+ steps.extra: {"component":"extra","config":{"path":"/tmp/x"}') for line in lines)
+    assert any(line.startswith("+ steps.extra: ") and '"config":{"path":"/tmp/x"}' in line for line in lines)
     assert len(lines) == 5
     assert compare_specs(spec(), spec()) == []
 

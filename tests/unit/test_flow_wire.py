@@ -51,6 +51,9 @@ steps = st.builds(
     exactly_once=st.booleans(),
     on_error=st.sampled_from(["dead-letter", "suspend-flow"]),
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
+    cron=st.just("30 6 * * MON-FRI"),
+    time_zone=st.sampled_from(["UTC", "Europe/Berlin"]),
+    catch_up=st.sampled_from(["latest", "none", "all"]),
     edges=st.dictionaries(st.sampled_from(["a", "b"]), st.builds(EdgeSpec, st.text(max_size=5), st.text(max_size=5))),
 )
 specs = st.builds(

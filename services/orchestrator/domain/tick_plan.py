@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.model.cron import CronSchedule
+from headrace.model.flow_spec import ALL, LATEST, NONE
 from services.orchestrator.domain.documents import FlowDocument, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import Snapshot
@@ -17,6 +19,8 @@ NANOS = 1_000_000_000
 # Ticks at most this late are made up for; of older ones only the newest is, the others are skipped and counted.
 # Far inside the broker's duplicate window, so that a tick in doubt can be repeated.
 CATCH_UP_NS = 30 * NANOS
+# Of `catch_up: all`.
+MAX_MADE_UP = 1_000
 # A cursor this far ahead of the clock comes from a clock that was set back since.
 CLOCK_SLACK_NS = 60 * NANOS
 TICKING_STATES = frozenset({FlowState.RUNNING, FlowState.SLEEPING})
@@ -44,6 +48,9 @@ class TimerSpec:
     # Of the trigger: they place a tick.
     key: str = ""
     slots: int = 1
+    # Instead of the interval (0 then).
+    schedule: CronSchedule | None = None
+    catch_up: str = LATEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
     if not takes_ticks(flow) or view is None or view.plan is None:
         return None
     step = view.plan.step(view.plan.trigger)
-    if not step.every_s:
+    if not step.is_timer:
         return None
     return TimerSpec(
         flow.flow,
@@ -86,6 +93,8 @@ def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
         active_since_ns=int((view.state.changed_at if view.state else 0.0) * NANOS),
         key=step.key,
         slots=step.slots,
+        schedule=CronSchedule(step.cron, step.time_zone) if step.cron else None,
+        catch_up=step.catch_up,
     )
 
 
@@ -110,20 +119,49 @@ def settled_at_start(spec: TimerSpec, cursor: TickCursor | None, now_ns: int) ->
     return cursor.settled_ns
 
 
-def due_ticks(settled_ns: int, every_ns: int, now_ns: int, limit: int) -> DueTicks:
+def due(spec: TimerSpec, settled_ns: int, now_ns: int, limit: int) -> DueTicks:
     """At most `limit` instants; call again for the rest."""
+    if spec.schedule is None:
+        return due_ticks(settled_ns, spec.every_ns, now_ns, limit, spec.catch_up)
+    owed, complete = spec.schedule.between(settled_ns, now_ns, MAX_MADE_UP)
+    wanted = [instant for instant in owed if instant >= now_ns - CATCH_UP_NS]
+    if spec.catch_up == ALL:
+        wanted = owed
+    elif spec.catch_up == LATEST and not wanted:
+        wanted = owed[-1:]
+    skipped = len(owed) - len(wanted) + (0 if complete else 1)  # of those before them nobody knows how many
+    skipped_to = settled_ns if not skipped else wanted[0] - 1 if wanted else owed[-1]
+    sent = tuple(wanted[:limit])
+    following = wanted[limit] if len(wanted) > limit else spec.schedule.next_after(max(now_ns, settled_ns))
+    return DueTicks(sent, skipped, skipped_to, following)
+
+
+def due_ticks(settled_ns: int, every_ns: int, now_ns: int, limit: int, catch_up: str = LATEST) -> DueTicks:
+    """As `due`, of a timer with an interval."""
     newest = now_ns // every_ns * every_ns
     if newest <= settled_ns:
         return DueTicks((), 0, settled_ns, (settled_ns // every_ns + 1) * every_ns)
     oldest = (settled_ns // every_ns + 1) * every_ns
     in_time = -((CATCH_UP_NS - now_ns) // every_ns) * every_ns  # first instant that is not too late
     first = min(max(oldest, in_time), newest)
+    if catch_up == ALL:
+        first = max(oldest, newest - (MAX_MADE_UP - 1) * every_ns)
+    elif catch_up == NONE and in_time > newest:
+        skipped = (newest - oldest) // every_ns + 1
+        return DueTicks((), skipped, newest, newest + every_ns)
     skipped = (first - oldest) // every_ns
     count = min(limit, (newest - first) // every_ns + 1)
     instants = tuple(first + index * every_ns for index in range(count))
     return DueTicks(instants, skipped, first - every_ns if skipped else settled_ns, instants[-1] + every_ns)
 
 
-def next_instant(settled_ns: int, every_ns: int, now_ns: int) -> int:
+def next_tick(spec: TimerSpec, settled_ns: int, now_ns: int) -> int:
     """The next instant that a person should expect."""
+    if spec.schedule is not None:
+        return spec.schedule.next_after(max(settled_ns, now_ns))
+    return next_instant(settled_ns, spec.every_ns, now_ns)
+
+
+def next_instant(settled_ns: int, every_ns: int, now_ns: int) -> int:
+    """The same, of an interval."""
     return (max(settled_ns, now_ns) // every_ns + 1) * every_ns

@@ -86,6 +86,8 @@ def test_a_mapping_that_fails_says_where_and_why(mapping: str, told: str) -> Non
 def test_a_body_that_is_no_json_is_text_or_nothing() -> None:
     assert route("body = 'plain'", body=b"plain", kind="text/plain") is True
     assert route("body = 'plain'", body=b"plain", kind="") is True
+    assert route("body = '12'", body=b"12", kind="text/plain") is True
+    assert route("body.n = 12", body=b'{"n": 12}', kind="application/x-www-form-urlencoded") is True  # what curl says
     assert route("$not($exists(body)) and headers.tenant = 't'", body=b"\xff", kind="image/png") is True
     with pytest.raises(AssertionError, match="the body is not JSON, as its content type 'application/json' says"):
         route("true", body=b"{nope")
