@@ -18,7 +18,7 @@ from headrace.cli.invocation import (
     print_json,
     run_with_client,
 )
-from headrace.cli.tables import table
+from headrace.cli.status_text import as_text
 from headrace.cli.terminal import show_text
 from headrace.model.errors import HeadraceError, NotFound
 
@@ -30,7 +30,7 @@ ANSWER_LIMIT_S = 3.0
 
 
 def status(data: DataOption = None, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """Show processes, addresses, durability profile and flows with their states."""
+    """Show the mesh in one screen: processes, leader, broker, flows with what waits and fails, and what is wrong."""
     if address:
         facts = run_with_client(read_mesh, address=address, data=data, as_json=as_json)
         problem = None
@@ -83,6 +83,7 @@ def local_facts(endpoints: Endpoints) -> dict[str, Any]:
         "pid": endpoints.pid,
         "profile": endpoints.profile,
         "otlp": endpoints.otlp,
+        "metrics": endpoints.metrics,
         "processes": [
             {
                 "role": role,
@@ -96,23 +97,60 @@ def local_facts(endpoints: Endpoints) -> dict[str, Any]:
 
 
 async def read_mesh(client: AsyncClient) -> dict[str, Any]:
-    """What the API says: version, profile, flows. Unavailable when it does not answer."""
-    info = await client.server_info()
-    flows = await client.list_flows()
+    """What the API says: version, leader, broker, flows, alarms. While nobody leads, what every orchestrator knows.
+    Unavailable when none answers."""
+    from headrace.cli.plain import plain
+
+    try:
+        status = await client.mesh_status()
+    except HeadraceError:
+        info, flows = await client.server_info(), await client.list_flows()
+        return _server_facts(client, info) | {"flows": [_stored_facts(flow) for flow in flows]}
+    return _server_facts(client, status.server) | {
+        "broker": plain(status.broker),
+        "flows": [_flow_facts(flow) for flow in status.flows],
+        "alarms": [
+            {"flow": alarm.flow.removeprefix("flows/"), "message": alarm.message, "next_step": alarm.next_step}
+            for alarm in status.alarms
+        ],
+    }
+
+
+def _server_facts(client: AsyncClient, info: Any) -> dict[str, Any]:
     return {
         "version": info.version,
         "api": client.address,
         "profile": info.profile,
+        "broker_version": info.broker_version,
         "leader": info.leader,
         "leader_address": info.leader_address,
         "epoch": info.epoch,
         "ingress_repairs": info.ingress_repairs,
         "strays_moved": info.strays_moved,
-        "flows": [_flow_facts(flow) for flow in flows],
     }
 
 
 def _flow_facts(flow: Any) -> dict[str, Any]:
+    from headrace.api.flow.v1 import flow_pb2
+
+    return {
+        "flow": flow.flow.removeprefix("flows/"),
+        "state": flow_pb2.FlowState.Name(flow.state).removeprefix("FLOW_STATE_"),
+        "health": flow.health,
+        "version": flow.version,
+        "deployment": flow.deployment,
+        "draft": flow.draft,
+        "waiting": flow.waiting,
+        "in_flight": flow.in_flight,
+        "oldest_age_s": flow.oldest_age.ToMilliseconds() / 1000,
+        "processed": flow.processed,
+        "failed_attempts": flow.failed_attempts,
+        "dead_letters": flow.dead_letters,
+    }
+
+
+def _stored_facts(flow: Any) -> dict[str, Any]:
+    """Of a flow as it is stored: who leads knows more, and nobody does."""
     from headrace.cli.plain import plain
 
     facts = plain(flow)
@@ -123,26 +161,3 @@ def _flow_facts(flow: Any) -> dict[str, Any]:
         "deployment": facts.get("active_deployment", 0),
         "draft": "draft" in facts,
     }
-
-
-def as_text(facts: dict[str, Any]) -> str:
-    """Two tables and what they are about."""
-    head = [f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version", "otlp") if facts.get(name)]
-    if facts.get("epoch"):
-        head.append(f"leader: {facts['leader'] or 'none'} at {facts['leader_address']} (epoch {facts['epoch']})")
-    if facts.get("ingress_repairs") or facts.get("strays_moved"):
-        repairs = f"{facts['ingress_repairs']} stale ingress switches, {facts['strays_moved']} stray messages"
-        head.append(f"put right: {repairs}")
-    parts = ["\n".join(head)]
-    if "processes" in facts:
-        rows = [(item["role"], item["state"], item["pid"] or "-", item["address"]) for item in facts["processes"]]
-        parts.append(table(("PROCESS", "STATE", "PID", "ADDRESS"), rows))
-    if facts.get("flows"):
-        flows = [
-            (item["flow"], item["state"], item["version"] or "-", item["deployment"] or "-", "yes" * item["draft"])
-            for item in facts["flows"]
-        ]
-        parts.append(table(("FLOW", "STATE", "VERSION", "DEPLOYMENT", "DRAFT"), flows))
-    elif "flows" in facts:
-        parts.append("no flows; write one and type: headrace flow apply FLOW.yaml")
-    return "\n\n".join(parts)

@@ -248,6 +248,10 @@ class FlowCalls(InterventionCalls):
             if not token or len(found) >= limit:
                 return found, token
 
+    async def mesh_status(self) -> flow_pb2.MeshStatus:
+        """Leader, broker, all flows in a line each, and what is wrong: as the leader sees it."""
+        return await self._call(self._flows().GetMeshStatus, flow_pb2.GetMeshStatusRequest())
+
     async def server_info(self) -> flow_pb2.ServerInfo:
         """Version, broker, durability profile, number of gateways."""
         return await self._call(self._flows().GetServerInfo, flow_pb2.GetServerInfoRequest())

@@ -192,4 +192,5 @@ class Client:
     hops = _sync(AsyncClient.hops)
     watch_hops = _sync_stream(AsyncClient.watch_hops)
     explain = _sync(AsyncClient.explain)
+    mesh_status = _sync(AsyncClient.mesh_status)
     server_info = _sync(AsyncClient.server_info)

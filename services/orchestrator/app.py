@@ -54,6 +54,7 @@ from services.orchestrator.letter_store import LetterStore
 from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_metrics import MeshMetrics
+from services.orchestrator.mesh_status import MeshStatusReader
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
@@ -211,6 +212,7 @@ class OrchestratorApp:
         for close in (self._stopping.set, hops.close, statuses.close):
             server.on_stop(close)
         figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server)
+        flows.read_mesh = MeshStatusReader(stores, mesh, figures, board).read
         self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
         self.address = await server.start(settings.listen)

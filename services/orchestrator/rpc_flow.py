@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
@@ -62,6 +62,13 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
         self._injector = injector
         self._mesh = mesh
         self._stopping = stopping
+        self.read_mesh: Callable[[], Awaitable[flow_pb2.MeshStatus]] | None = None
+
+    async def GetMeshStatus(  # type: ignore[override]
+        self, request: flow_pb2.GetMeshStatusRequest, context: Any
+    ) -> flow_pb2.MeshStatus:
+        assert self.read_mesh is not None
+        return await self.read_mesh()
 
     async def CreateFlow(self, request: flow_pb2.CreateFlowRequest, context: Any) -> flow_pb2.Flow:  # type: ignore[override]
         spec = flow_spec_from_proto(request.spec)
