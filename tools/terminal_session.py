@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-HOME = "\x1b[H"
+FRAME_BEGIN, FRAME_END = "\x1b[?2026h", "\x1b[?2026l"
 ALTERNATE_ON, ALTERNATE_OFF = "\x1b[?1049h", "\x1b[?1049l"
 CURSOR_ON, CURSOR_OFF = "\x1b[?25h", "\x1b[?25l"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -86,9 +86,8 @@ class TerminalSession:
     @property
     def frame(self) -> list[str]:
         """The last whole frame, its lines without colours; empty before there is one."""
-        frames = self.output.split(HOME)[1:]
-        whole = frames[-1] if frames and ALTERNATE_OFF in frames[-1] else frames[-2] if len(frames) > 1 else ""
-        return [line.rstrip() for line in _CONTROL.sub("", whole.partition(ALTERNATE_OFF)[0]).splitlines()]
+        whole = self.output.rpartition(FRAME_END)[0].rpartition(FRAME_BEGIN)[2]
+        return [line.rstrip() for line in _CONTROL.sub("", whole).splitlines()]
 
     def until(self, pattern: str, *, lines: int = 0, limit_s: float = LIMIT_S) -> list[str]:
         """The first frame that has it (and so many lines); AssertionError with the last one when it does not come."""

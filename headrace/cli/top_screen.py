@@ -34,6 +34,8 @@ NAMES = {
 }  # fmt: skip
 _KEY = re.compile(rb"\x1b\[[0-9;]*[~A-Za-z]|\x1bO[A-Z]|\x1b|[\xc2-\xf4][\x80-\xbf]+|.", re.DOTALL)
 LONGEST_READ = 1024
+# Synchronized output: a terminal that knows it shows a frame when it is whole; others ignore it.
+FRAME_BEGIN, FRAME_END = "\x1b[?2026h", "\x1b[?2026l"
 
 
 def keys_in(raw: bytes) -> list[str]:
@@ -132,8 +134,11 @@ class Screen:
 
         width, height = self.size
         whole = Text("\n").join(self._styled(text, style, width) for text, style in lines[:height])
+        self._console.file.write(FRAME_BEGIN)
         self._console.control(Control.home())
         self._console.print(whole, end="", no_wrap=True, overflow="crop", crop=True)
+        self._console.file.write(FRAME_END)
+        self._console.file.flush()
 
     def _styled(self, text: str, style: str, width: int) -> Text:
         from rich.text import Text
