@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import real_tools
 
+from headrace.api.flow.v1 import flow_pb2
 from headrace.api.trace.v1 import trace_pb2
 from headrace.client import Client
 from headrace.model.errors import InvalidInput, NotFound
@@ -230,11 +231,11 @@ async def test_spans_of_a_components_own_code_stand_under_its_call(world: World,
 
     with Client(world.mesh.api) as client:
 
-        def lines() -> dict[str, dict[str, str]]:
-            found = client.tail_logs("own", lines=50)
-            return {line.message: json.loads(line.fields_json or "{}") for line in found}
+        def lines() -> dict[str, flow_pb2.LogLine]:
+            return {line.message: line for line in client.tail_logs("own", lines=50)}
 
         told = await eventually(lambda: found if {"inside", "no span"} <= (found := lines()).keys() else None)
-    assert (told["inside"]["trace_id"], told["inside"]["span_id"]) == (outer.trace_id, outer.span_id)
-    assert told["inside"]["execution_id"] == execution
-    assert (told["no span"]["trace_id"], told["no span"]["span_id"]) == (execution, spans["process plain"].span_id)
+    inside, outside = told["inside"], told["no span"]
+    assert (inside.trace_id, inside.span_id) == (outer.trace_id, outer.span_id)
+    assert inside.execution_id == execution
+    assert (outside.trace_id, outside.span_id) == (execution, spans["process plain"].span_id)
