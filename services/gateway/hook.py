@@ -322,6 +322,7 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roo
         stimulus=stimulus,
         trigger=route.trigger,
         arrival=arrival,
+        keyed=bool(headers.idempotency_key),
     )
     return _Work(
         route=route,

@@ -6,6 +6,7 @@ anybody who takes records the caller's context is passed on as it came.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,9 +51,19 @@ class RootSpans:
         self._steps: dict[tuple[str, str, int], Site] = {}
 
     def begin(
-        self, *, name: str, flow: str, given: str, execution: str, stimulus: str, trigger: str, arrival: SocketRead
+        self,
+        *,
+        name: str,
+        flow: str,
+        given: str,
+        execution: str,
+        stimulus: str,
+        trigger: str,
+        arrival: SocketRead,
+        keyed: bool,
     ) -> Root:
-        """`given` is the caller's traceparent, `name` says what was asked in few words."""
+        """`given` is the caller's traceparent, `name` says what was asked in few words. Of a `keyed` one there may be
+        several with the same stimulus."""
         caller = trace_context.parse_traceparent(given) if given else None
         begun = time.time_ns()
         if self._log is None:
@@ -63,7 +74,8 @@ class RootSpans:
             trace_id, parent_id, sampled = execution, "", self._log.sampler.begins(flow, execution)
         else:
             trace_id, parent_id, sampled = caller
-        context = trace_context.TraceContext(trace_id, trace_context.root_span_id(stimulus), sampled)
+        span_id = os.urandom(8).hex() if keyed else trace_context.root_span_id(stimulus)
+        context = trace_context.TraceContext(trace_id, span_id, sampled)
         return Root(name, flow, execution, context, parent_id, arrival, begun)
 
     def recorded_trace(self, root: Root) -> bytes:
