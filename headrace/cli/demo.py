@@ -37,7 +37,8 @@ def demo(
     ] = 100,
 ) -> None:
     """Start a fresh mesh, run the orders example on it, check every answer and effect, show every hop; then push,
-    restart, roll back and kill -9 while orders keep flowing, and show which code answered."""
+    restart, roll back and kill -9 while orders keep flowing, and show which code answered; then correct an order that
+    was given up and send it again."""
     from headrace.cli.demo_run import DemoRun
     from headrace.cli.mesh_plan import MeshOptions
     from headrace.cli.mesh_session import run_in_mesh
@@ -70,6 +71,9 @@ def _tell_json(result: DemoResult, last: bool) -> None:
 def _tell_text(result: DemoResult, last: bool) -> None:
     from headrace.cli.demo_report import pinning_text, report_text
 
+    if result.letters is not None:
+        print(flush=True)  # the act has told it all, line by line
+        return
     print(f"\n{pinning_text(result.pinning) if result.pinning else report_text(result)}\n", flush=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2
+from headrace.cli.demo_letters import LettersResult, letters_json
 from headrace.cli.flow_tables import revision_words, running_instances, step_word, steps_table
 from headrace.cli.latency_budget import CALLER, PHASES, PUBLISH, Budget, in_flow_order, make_budget, percentile
 from headrace.cli.order_check import Difference
@@ -38,6 +39,8 @@ class DemoResult:
     """Per step: the stages of its instance's start."""
     pinning: PinningResult | None = None
     """What the second act found; None before it, or without one."""
+    letters: LettersResult | None = None
+    """What the third act found."""
 
     @property
     def correct(self) -> int:
@@ -45,7 +48,8 @@ class DemoResult:
 
     @property
     def ok(self) -> bool:
-        return not self.differences and self.orders > 0 and (self.pinning is None or self.pinning.ok)
+        acts_ok = all(act is None or act.ok for act in (self.pinning, self.letters))
+        return not self.differences and self.orders > 0 and acts_ok
 
     @property
     def phases(self) -> list[hop_pb2.HopPhase]:
@@ -246,6 +250,7 @@ def report_json(result: DemoResult) -> dict[str, Any]:
         },
         "effects": result.effects,
         "pinning": pinning_json(result.pinning),
+        "letters": letters_json(result.letters),
         "differing": [
             {"order": item.order, "what": item.what, "expected": item.expected, "got": item.got}
             for item in result.differences

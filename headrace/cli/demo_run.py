@@ -11,6 +11,7 @@ from pathlib import Path
 from headrace.api.flow.v1 import flow_pb2
 from headrace.cli.component import pushed_words
 from headrace.cli.demo_example import Example, load_example
+from headrace.cli.demo_letters import LettersAct, has_third_act
 from headrace.cli.demo_pinning import PinningAct, has_second_act
 from headrace.cli.demo_report import DemoResult, next_text
 from headrace.cli.http_caller import HttpAnswer, call_all
@@ -63,6 +64,11 @@ class DemoRun:
                 host, port = await self._webhook(client, example)
                 self._say("second act: orders keep flowing while new code is pushed")
                 result.pinning = await PinningAct(mesh, client, example, host, port, self._say).run()
+                goes_on = result.ok and has_third_act(example)
+                self._tell(result, not goes_on)
+            if goes_on:
+                self._say("third act: an order that cannot be priced is corrected and sent again")
+                result.letters = await LettersAct(client, example, self._say).run()
                 self._tell(result, True)
         if self._stay:
             url = result.status.webhook_url

@@ -58,6 +58,9 @@ def test_every_order_is_answered_as_expected_and_every_hop_is_measured(whole_dem
             row = measured[step, phase]
             assert row["count"] > 0
             assert 0 <= row["p50_us"] <= row["p95_us"] <= row["p99_us"]
+    letters = result["letters"]
+    assert (letters["ok"], letters["effects"], letters["left"]) == (True, 1, 0)
+    assert letters["total_cents"] == letters["expected_cents"] > 0
     pinning = result["pinning"]
     assert pinning["publishes"] == 2
     assert set(pinning["answered_by_revision"]) == {"price-r1", "price-r2"}
