@@ -52,6 +52,10 @@ class HopRecorder:
             histogram = self._phases[key] = Histogram()
         return histogram
 
+    def forget(self, step: str, phase: str, receiver: str = "", revision: str = "") -> None:
+        """Its samples are not told any more; a handle that is left does nothing to the snapshot."""
+        self._phases.pop((step, phase, receiver, revision), None)
+
     def record(self, step: str, phase: str, receiver: str, revision: str, ns: int) -> None:
         """For where no handle is at hand."""
         self.phase(step, phase, receiver, revision).record(ns)

@@ -11,6 +11,8 @@ from headrace.wire.envelope import Reply
 from services.gateway.socket_reader import SocketRead
 
 GATEWAY_STEP = "gateway"
+# Replying steps' revisions of a flow that are told of, the newest; each costs 16 kB, and its part of every snapshot.
+MOST_REVISIONS = 32
 
 
 class _FlowLog:
@@ -33,11 +35,18 @@ class _FlowLog:
         key = (step, revision)
         found = self._replies.get(key)
         if found is None:
+            if len(self._replies) >= MOST_REVISIONS:
+                self._forget(*next(iter(self._replies)))
             found = self._replies[key] = (
                 self.recorder.phase(step, "publish", GATEWAY_STEP, revision),
                 self.recorder.phase(step, "hop", GATEWAY_STEP, revision),
             )
         return found
+
+    def _forget(self, step: str, revision: str) -> None:
+        del self._replies[step, revision]
+        for phase in ("publish", "hop"):
+            self.recorder.forget(step, phase, GATEWAY_STEP, revision)
 
 
 class HopLog:

@@ -19,8 +19,9 @@ log = get_logger(__name__)
 GATEWAY_WAIT_S = 0.1
 # A gateway that is busy answers later than one that is gone.
 TRAFFIC_WAIT_S = 0.4
-HOP_QUIET_S = 0.05
-HOP_WAIT_S = 0.3
+# Where many work on few processors an answer may be that much later than the one before.
+HOP_QUIET_S = 0.1
+HOP_WAIT_S = 0.5
 MAX_ANSWERS = 10_000
 
 
