@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from headrace.edge.parent_death import tie_to_parent
-from services.sidecar.edge_program import CPU_LIMIT_S, EdgeProgram, TooLong
+from headrace.wire.edge_program import CPU_LIMIT_S, EdgeProgram, TooLong
 
 MEMORY_LIMIT_BYTES = 256 * 1024 * 1024
 RECURSION_LIMIT = 5_000

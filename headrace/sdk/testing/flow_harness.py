@@ -18,13 +18,14 @@ import msgspec
 from headrace.api.component.v1 import component_pb2
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import StepSpec
-from headrace.model.message_ids import execution_id, first_message_id, output_message_id, stimulus_id
+from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity
 from headrace.sdk.log import LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.component_harness import ComponentHarness
+from headrace.sdk.testing.flow_edges import EdgeFailed, FlowEdges, KeptSnapshots
 from headrace.sdk.testing.results import CallResult, Failure, Output, Reply
 from headrace.wire.flow_file import load_flow_file
 
@@ -74,6 +75,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         self._components = dict(components or {})
         self._config = dict(config or {})
         self._steps = {step.name: step for step in self._file.spec.steps}
+        self._edges, self._kept = FlowEdges(self._file.spec), KeptSnapshots()
         self._trigger = self._file.check().trigger
         self._harnesses: dict[str, ComponentHarness] = {}
         for given in (self._components, self._config):
@@ -133,9 +135,13 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         waiting = deque([(self._steps[self._trigger], first)])
         while waiting:
             step, message = waiting.popleft()
-            for output_index, output in enumerate(await self._handle(step, message, result)):
-                for receiver in step.to:
-                    waiting.append((self._steps[receiver], _passed_on(message, step, receiver, output_index, output)))
+            outputs = await self._handle(step, message, result)
+            try:
+                passed = self._edges.pass_on(step, message, outputs)
+            except EdgeFailed as error:
+                self._give_up(step, message, result, Failure(error.code, str(error), 0, False), message.attempt)
+                continue
+            waiting.extend((self._steps[receiver], given) for receiver, given in passed)
             if len(result.order) > MAX_CALLS:
                 raise RuntimeError(f"more than {MAX_CALLS} messages from one request")
         return result
@@ -153,9 +159,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
             result.logs += called.logs
             if failure is not None:
                 result.order.append(step.name)
-                result.errors.append(StepError(step.name, failure, attempts))
-                if message.wants_reply and result.reply is None:
-                    result.reply = _error_reply(failure, result.execution_id)
+                self._give_up(step, message, result, failure, attempts)
                 return []
             outputs = called.outputs
         result.order.append(step.name)
@@ -164,6 +168,13 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
             result.reply = called.reply
         return outputs
 
+    def _give_up(
+        self, step: StepSpec, message: component_pb2.Input, result: FlowResult, failure: Failure, attempts: int
+    ) -> None:
+        result.errors.append(StepError(step.name, failure, attempts))
+        if message.wants_reply and result.reply is None:
+            result.reply = _error_reply(failure, result.execution_id)
+
     async def _attempts(
         self, harness: ComponentHarness, function: str, step: StepSpec, message: component_pb2.Input
     ) -> tuple[CallResult, Failure | None, int]:
@@ -171,7 +182,8 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         message.timeout_ms = round(step.timeout_s * 1000)
         while True:
             message.attempt = failures + rebounds + 1
-            called = await harness.call_with(function, message)
+            self._kept.give(step, message)
+            called = self._kept.save(step, message, await harness.call_with(function, message))
             if called.rebound is not None:
                 rebounds += 1
                 if rebounds > REBOUNDS_AT_ONCE:
@@ -197,20 +209,6 @@ class BlockingFlowHarness:
 
     def send(self, value: Any = b"", **options: Any) -> FlowResult:
         return self._loop_thread.run(self._harness.send(value, **options))
-
-
-def _passed_on(
-    parent: component_pb2.Input, step: StepSpec, receiver: str, index: int, output: Output
-) -> component_pb2.Input:
-    name = f"k:{output.key}" if output.key else str(index)
-    return component_pb2.Input(
-        body=output.body,
-        content_type=output.content_type,
-        headers=output.headers,
-        message_id=output_message_id(parent.message_id, step.name, name, receiver),
-        execution_id=parent.execution_id,
-        wants_reply=parent.wants_reply,
-    )
 
 
 def _error_reply(failure: Failure, execution: str) -> Reply:

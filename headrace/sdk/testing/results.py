@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.model.step_snapshot import Save
 from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.log import LogLine
 
@@ -102,6 +103,12 @@ class CallResult:
             if event.HasField("rebound"):
                 return ReboundAsked(event.rebound.reason, event.rebound.delay_ms / 1000)
         return None
+
+    @property
+    def raw_saves(self) -> list[Save]:
+        """As the mesh gets them."""
+        found = (event.snapshot for event in self._events if event.HasField("snapshot"))
+        return [Save(s.json.encode(), s.merge, s.if_revision if s.HasField("if_revision") else None) for s in found]
 
     @property
     def saves(self) -> list[Saved]:

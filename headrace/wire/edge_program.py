@@ -1,4 +1,8 @@
-"""What the edges of a step make of one output: their expressions, compiled once. Runs in `expression_worker`."""
+"""What the edges of a step make of one output: their expressions, compiled once.
+
+In the mesh it runs in a process of its own (`services/sidecar/expression_worker.py`), which bounds it; in the SDK's
+test harness in the test itself.
+"""
 
 from __future__ import annotations
 

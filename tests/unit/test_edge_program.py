@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.sidecar.edge_program import EdgeProgram
+from headrace.wire.edge_program import EdgeProgram
 
 BODY = {"sku": "a1", "n": 3, "none": None, "empty": [], "zero": 0, "lines": [{"p": 1}, {"p": 2}]}
 MESSAGE = {"id": "m1", "execution": "x1", "sender": "price"}
