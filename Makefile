@@ -78,6 +78,7 @@ docs: stubs
 	@$(BIN)/python -m tools.commands_doc
 	@$(BIN)/python -m tools.api_reference
 	@$(BIN)/python -m tools.errors_doc
+	@$(BIN)/python -m tools.troubleshooting_doc
 	@$(BIN)/python -m tools.file_schemas
 	@$(BIN)/python -m tools.metrics_doc
 	@$(BIN)/python -m tools.grafana_dashboards

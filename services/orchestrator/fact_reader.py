@@ -191,7 +191,8 @@ class FlowFactReader:
         if not lines:
             return ""
         entry = lines[0][1]
-        return " ".join(part for part in (entry.what, f"by {entry.who}", entry.detail.partition("\n")[0]) if part)
+        detail = entry.detail.partition("\n")[0]
+        return f"{entry.what} by {entry.who}" + (f": {detail}" if detail else "")
 
     async def _since_tick(self, snapshot: Snapshot) -> float | None:
         """How long ago the timer's last tick was, or the flow began to run without any; None where it is no timer."""
