@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from headrace.edge.otlp_target import OtlpRefused
 from headrace.edge.structured_log import get_logger
+from headrace.edge.task_ending import end_tasks
 from headrace.model.hop_record import Exportable, SpanCounts
 from headrace.wire.otlp_spans import SpanEncoder
 
@@ -28,14 +29,14 @@ TRIES = 3
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 TELL_EVERY_S = 30.0
-FLUSH_LIMIT_S = 1.0
+FLUSH_LIMIT_S = 0.5
 
 Send = Callable[[bytes], Awaitable[int]]
 """Sends a request; answers how many spans were rejected. OtlpRefused; must end within a limit."""
 
 
 class SpanExporter:
-    """Implements `Exporter`. Give `run` to a TaskGroup, and end it with `close`."""
+    """Implements `Exporter`. Give `run` to a TaskGroup, and end its task with `close`."""
 
     def __init__(self, send: Send, counts: SpanCounts, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
         self._send = send
@@ -43,7 +44,8 @@ class SpanExporter:
         self._first_pause_s = first_pause_s
         self._encoder = SpanEncoder()
         self._waiting: deque[Exportable] = deque()
-        self._work = asyncio.Event()
+        self._work, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
         self._failures = 0
         self._told_at = -TELL_EVERY_S
         self._told_dropped = 0
@@ -56,6 +58,7 @@ class SpanExporter:
             records = records[:room]
         self._waiting.extend(records)
         if self._waiting:
+            self._idle.clear()
             self._work.set()
 
     async def run(self) -> None:
@@ -65,13 +68,16 @@ class SpanExporter:
             self._work.clear()
             while self._waiting:
                 await self._send_one_batch()
+            self._idle.set()
 
-    async def close(self, limit_s: float = FLUSH_LIMIT_S) -> None:
-        """Sends what waits, for as long; what is left then is counted as dropped. Call it after `run` was ended."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while self._waiting and not self._failures:
-                    await self._send_one_batch()
+    async def close(self, running: asyncio.Task[None], limit_s: float = FLUSH_LIMIT_S) -> None:
+        """Lets `run` send what waits, for as long, unless the collector takes nothing anyway; then ends it. What is
+        left is counted as dropped."""
+        if not self._failures:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    await self._idle.wait()
+        await end_tasks([running])
         self.counts.dropped += len(self._waiting)
         self._waiting.clear()
         self._tell()

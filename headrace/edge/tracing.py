@@ -59,12 +59,11 @@ class Tracing:
         self._following.append(self._tasks.create_task(keeper.follow(), name="sampling"))
 
     async def close(self) -> None:
-        """Sends what is there, within a second, and ends."""
+        """Sends what is there, within half a second, and ends."""
         self.log.hand_over()
         await end_tasks(self._following)
         if self._task is not None and self._exporter is not None and self._channel is not None:
-            await end_tasks([self._task])
-            await self._exporter.close()
+            await self._exporter.close(self._task)
             await self._channel.close()
 
 

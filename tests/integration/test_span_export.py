@@ -38,9 +38,8 @@ async def exporting(url: str, timeout_ms: int = 300) -> AsyncIterator[SpanExport
         yield exporter
     finally:
         began = time.monotonic()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await exporter.close()
+        await exporter.close(task)
+        assert task.done()
         await channel.close()
         assert time.monotonic() - began < 2.0
 
@@ -86,8 +85,7 @@ async def test_what_cannot_be_sent_is_no_reason_to_end_and_tells_no_secret() -> 
     assert not task.done()
     assert "cannot be sent" in exporter.counts.problem
     assert "s3cret" not in exporter.counts.problem
-    task.cancel()
-    await exporter.close()
+    await exporter.close(task)
     await channel.close()
 
 
@@ -160,7 +158,7 @@ async def test_tls_by_scheme(certificate: Path) -> None:
             counts = SpanCounts()
             exporter = SpanExporter(channel.send, counts, first_pause_s=0.01)
             exporter.put([hop()])
-            await exporter.close(5.0)
+            await exporter.close(asyncio.create_task(exporter.run()), 5.0)
             await channel.close()
             assert counts.exported == taken
 
