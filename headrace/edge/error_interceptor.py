@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, timestamp_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -162,10 +163,26 @@ async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _checked(request: Any) -> Any:
-    """The request, or the stream of requests; InvalidInput for bytes that are none."""
+    """The request, or the stream of requests; InvalidInput for bytes that are none, and for moments that are none."""
     if isinstance(request, _Undecodable):
         raise undecodable()
-    return _decoded(request) if hasattr(request, "__aiter__") else request
+    if hasattr(request, "__aiter__"):
+        return _decoded(request)
+    for name in _moments(getattr(request, "DESCRIPTOR", None)):
+        try:
+            getattr(request, name).ToNanoseconds()
+        except ValueError as error:
+            raise InvalidInput.at(name, str(error), "is not a moment", next_step="Write RFC 3339") from None
+    return request
+
+
+@lru_cache(maxsize=512)
+def _moments(descriptor: Any) -> tuple[str, ...]:
+    """Fields of a request that are timestamps; whoever reads one goes by its being valid."""
+    if descriptor is None:
+        return ()
+    kind = timestamp_pb2.Timestamp.DESCRIPTOR
+    return tuple(field.name for field in descriptor.fields if field.message_type is kind and not field.is_repeated)
 
 
 def _wrap_unary(inner: Any, method: str) -> Any:
