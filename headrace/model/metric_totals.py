@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from headrace.model.histogram import Histogram
+from headrace.model.histogram import Histogram, bucket_bounds
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -90,18 +90,21 @@ class HistogramTotals(Generic[Key]):
         self._counts.next_look(now)
 
     def items(self) -> dict[Key, Histogram]:
-        """A histogram for each key; their longest sample is not known."""
+        """A histogram for each key; the longest sample is known to its bucket only."""
         buckets: dict[Key, dict[int, int]] = {}
         rest: dict[tuple[Key, int], int] = {}
         for (key, bucket), number in self._counts.items().items():
+            found = buckets.setdefault(key, {})
             if bucket >= 0:
-                buckets.setdefault(key, {})[bucket] = number
+                found[bucket] = number
             else:
-                buckets.setdefault(key, {})
                 rest[key, bucket] = number
         return {
             key: Histogram.from_sparse(
-                counts, sum_ns=rest.get((key, _SUM), 0), max_ns=0, skewed=rest.get((key, _SKEWED), 0)
+                counts,
+                sum_ns=rest.get((key, _SUM), 0),
+                max_ns=bucket_bounds(max(counts, default=0))[1],
+                skewed=rest.get((key, _SKEWED), 0),
             )
             for key, counts in buckets.items()
         }

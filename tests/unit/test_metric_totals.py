@@ -60,6 +60,8 @@ def test_histograms_are_added_bucket_by_bucket_with_negative_samples() -> None:
     totals.take("p", "2", {"phase": second})
     found = totals.items()["phase"]
     assert (found.count, found.sum_ns, found.skewed) == (3, 1000 - 50_000 + 7, 1)
+    assert sum(found.sparse().values()) == 3
+    assert found.max_ns >= 1000
 
 
 def report(name: str, flows: int) -> ProcessMetrics:
