@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks import scenarios
 from benchmarks.mesh_bench import bench_mesh
+from benchmarks.recent_executions import recent_executions, recent_lines
 from headrace.edge.otlp_target import ENDPOINT_VARIABLE
 from headrace.edge.parent_death import tied_command
 from headrace.model.hop_record import HopOutcome, HopRecord, Site
@@ -112,6 +113,7 @@ async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, prof
     rates = {case: statistics.median(run["messages_per_s"] for run in runs) for case, runs in found.items()}
     return {
         "encoding": encoding(),
+        "recent_executions": recent_executions(),
         "messages_per_s": rates,
         "cost_percent": {case: round(100 * (1 - rates[case] / rates["off"]), 1) for case in RATIOS},
         "cpu_us_per_message": {
@@ -130,4 +132,4 @@ def tracing_lines(measured: dict[str, Any]) -> list[str]:
         f"  {f'traces at {case} %':<36}{rates[case]:>10.0f} messages/s ({cost[case]:+.1f} % cost)" for case in cost
     ]
     lines.append(f"  {'a span, encoded':<36}{one['encode_us_per_span']:>10.2f} µs, {one['bytes_per_span']:.0f} bytes")
-    return lines
+    return lines + recent_lines(measured["recent_executions"])

@@ -54,11 +54,29 @@ def demo(
     )
     try:
         with _fresh_folder(data) as folder:
-            status = run_in_mesh(MeshOptions(folder, profile=profile.value), run)
+            status = run_in_mesh(MeshOptions(folder, profile=profile.value, otlp=jaeger_here()), run)
     except HeadraceError as error:
         print_error(error)
         raise typer.Exit(FAILED) from None
     raise typer.Exit(status)
+
+
+def jaeger_here() -> str:
+    """Collector of a Jaeger that runs on this machine's usual ports; empty without one, and where the environment says
+    where traces go."""
+    import os
+    import socket
+
+    from headrace.edge.otlp_target import DEFAULT_PORT, ENDPOINT_VARIABLE, JAEGER_PORT
+
+    if os.environ.get(ENDPOINT_VARIABLE):
+        return ""
+    try:
+        for port in (DEFAULT_PORT, JAEGER_PORT):
+            socket.create_connection(("127.0.0.1", port), timeout=0.2).close()
+    except OSError:
+        return ""
+    return f"http://127.0.0.1:{DEFAULT_PORT}"
 
 
 def _tell_json(result: DemoResult, last: bool) -> None:

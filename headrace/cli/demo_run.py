@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from headrace.api.flow.v1 import flow_pb2
@@ -19,11 +20,12 @@ from headrace.cli.mesh import Mesh
 from headrace.cli.order_check import check_orders
 from headrace.client import AsyncClient
 from headrace.client.apply import AppliedComponent
-from headrace.model.errors import DeadlineExceeded, InvalidInput
+from headrace.model.errors import DeadlineExceeded, HeadraceError, InvalidInput
 
 ANSWER_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 15.0
 SETTLE_LOOK_S = 0.05
+EXECUTION = "headrace-execution"
 
 
 class DemoRun:
@@ -117,6 +119,7 @@ class DemoRun:
         over = f"over {self._connections} connections" if self._connections > 1 else "over one connection"
         self._say(f"orders: {len(answers)} posted {over}, {pace}, in {took_s:.2f} s")
         status = await self._settled(client, example)
+        await self._say_slowest(client, answers)
         effects = example.read_effects()
         return DemoResult(
             profile=status.profile or profile,
@@ -130,6 +133,14 @@ class DemoRun:
             effects=len(effects),
             stage_ms=_stages(status),
         )
+
+    async def _say_slowest(self, client: AsyncClient, answers: Sequence[HttpAnswer]) -> None:
+        """Where a Jaeger is known: the trace of the order that took longest."""
+        slowest = max(filter(_through_the_flow, answers), key=lambda answer: answer.latency_us, default=None)
+        with contextlib.suppress(HeadraceError):
+            link = (await client.get_trace(slowest.headers[EXECUTION])).link if slowest is not None else ""
+            if link and slowest is not None:
+                self._say(f"the slowest order took {slowest.latency_us / 1000:.1f} ms; its trace: {link}")
 
     async def _webhook(self, client: AsyncClient, example: Example) -> tuple[str, int]:
         url = (await client.get_status(example.flow)).webhook_url

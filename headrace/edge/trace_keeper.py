@@ -33,6 +33,7 @@ log = get_logger(__name__)
 MAX_ANNOUNCED = 64
 """Executions of one lot (a fifth of a second) that others are told of; past it only the record itself is kept."""
 MAX_HEARD = 256
+HEARD_S = 0.1
 MAX_KEPT = 2_048
 ALL_FLOWS = "*"
 
@@ -54,6 +55,8 @@ class TraceKeeper:
         self._connection: Client | None = None
         self._documents: SamplingDocuments | None = None
         self._pending: set[asyncio.Task[None]] = set()
+        self._asked: dict[str, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         span_log.taps.append(self._take)
         span_log.sampler = self
 
@@ -81,8 +84,9 @@ class TraceKeeper:
         self.recent.note(records, now)
         exporting, crowded = self._log.exporter is not None, self.recent.level > 0
         worth: dict[str, dict[str, None]] = {}
+        own: list[Record] = []
         # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
-        slowest: dict[tuple[str, str], str] = {}
+        slowest: dict[tuple[str, str], Record] = {}
         for record in records:
             if record.sampled or not exporting:
                 # It is sent, or nothing is; what went wrong is to be remembered whole all the same.
@@ -91,39 +95,36 @@ class TraceKeeper:
             elif not (reason := self._rules.reason(record)):
                 continue
             elif reason == SLOWEST:
-                slowest[record.site.flow, record.site.step] = record.execution_id
+                slowest[record.site.flow, record.site.step] = record
                 continue
+            own.append(record)
+        for record in (*own, *slowest.values()):
             if record.execution_id not in self._kept:
                 worth.setdefault(record.site.flow, {})[record.execution_id] = None
-        for (flow, _), execution in slowest.items():
-            if execution not in self._kept:
-                worth.setdefault(flow, {})[execution] = None
+        own += slowest.values()
         for flow, executions in worth.items():
-            self._keep_whole(list(executions), note=True)
+            self._earlier += self._kept_whole(executions, own)
             self._announce(flow, list(executions)[:MAX_ANNOUNCED])
         for flow, matcher in self._matchers.items():
             if matcher.capture.open(time.time()) and (found := matcher.found(records)) and self._documents is not None:
                 self._documents.claim(flow, found)
 
-    def _keep_whole(self, executions: Collection[str], *, note: bool) -> None:
-        """What is remembered of these, and not sent, is; now, or (`note`) with the lot that is being handed over."""
+    def _kept_whole(self, executions: Collection[str], own: Sequence[Record] = ()) -> list[Record]:
+        """From now on these are kept; answers what is there of them to be sent. `own`: records of this very lot, of
+        which a large one pushes out its own beginning."""
         self.recent.mark(executions)
         for execution in executions:
             self._kept.setdefault(execution, set())
+        found: list[Record] = []
+        if self._log.exporter is not None:
+            for record in (*own, *self.recent.of(executions)):
+                sent = self._kept.get(record.execution_id)
+                if not record.sampled and sent is not None and record.span_id not in sent:
+                    sent.add(record.span_id)
+                    found.append(record)
         while len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
-        if self._log.exporter is None:
-            return
-        found: list[Record] = []
-        for record in self.recent.of(executions):
-            sent = self._kept.get(record.execution_id)
-            if not record.sampled and sent is not None and record.span_id not in sent:
-                sent.add(record.span_id)
-                found.append(record)
-        if note:
-            self._earlier += found
-        elif found:
-            self._log.exporter.put(found)
+        return found
 
     def _announce(self, flow: str, executions: list[str]) -> None:
         if self._connection is None or not self._connection.is_connected:
@@ -153,9 +154,18 @@ class TraceKeeper:
 
     async def _heard(self, message: Msg) -> None:
         executions = message.data.decode("ascii", "replace").split("\n")[:MAX_HEARD]
+        self._asked.update(dict.fromkeys(execution for execution in executions if execution not in self._kept))
+        if self._asked and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HEARD_S, self._keep_asked)
+
+    def _keep_asked(self) -> None:
+        """However many ask: what is remembered is looked through a few times a second at most."""
+        self._timer = None
+        asked, self._asked = list(self._asked)[:MAX_KEPT], {}
         self._log.hand_over()
-        if new := [execution for execution in executions if execution not in self._kept]:
-            self._keep_whole(new, note=False)
+        found = self._kept_whole(asked)
+        if found and self._log.exporter is not None:
+            self._log.exporter.put(found)
 
     def _changed(self, flow: str, sampling: Sampling) -> None:
         self._bounds[flow] = bound_of(sampling.ratio)
@@ -167,9 +177,9 @@ class TraceKeeper:
         if known is None or known.capture.since != capture.since or known.capture.where != capture.where:
             known = self._matchers[flow] = CaptureMatcher(capture)
         known.capture = capture
-        if new := [execution for execution in capture.caught if execution not in self._kept]:
-            self._log.hand_over()
-            self._keep_whole(new, note=False)
+        self._asked.update(dict.fromkeys(execution for execution in capture.caught if execution not in self._kept))
+        if self._asked:
+            self._keep_asked()
 
 
 def went_wrong(record: Record) -> bool:

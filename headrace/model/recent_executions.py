@@ -22,6 +22,7 @@ MAX_SITES = 1_000
 MAX_LEVEL = 16
 LOOK_S = 5.0
 MAX_MARKED = 4_096
+KEY_BYTES = 32
 
 _ROOT, _HOP = 0, 1
 _encoder = msgspec.msgpack.Encoder()
@@ -73,10 +74,9 @@ class RecentExecutions:
     def of(self, executions: Collection[str]) -> list[Record]:
         """All that is known of these executions, oldest first."""
         wanted = frozenset(executions)
-        raw = [execution.encode() for execution in wanted]
-        found = [self._unpack(packed) for packed in self._packed if any(each in packed for each in raw)]
-        found += [record for record in self._newest if record.execution_id in wanted]
-        return [record for record in found if record.execution_id in wanted]
+        keys = frozenset(map(_key, wanted))
+        found = [self._unpack(packed) for packed in self._packed if packed[:KEY_BYTES] in keys]
+        return [record for record in (*found, *self._newest) if record.execution_id in wanted]
 
     def all(self) -> Iterator[Record]:
         """Everything that is known, newest first."""
@@ -111,14 +111,15 @@ class RecentExecutions:
     def _pack(self, record: Record) -> bytes:
         if isinstance(record, HopRecord):
             sender = -1 if record.sender is None else self._number(record.sender)
-            return _encoder.encode((_HOP, self._number(record.site), sender, *record[2:]))
+            return _key(record.execution_id) + _encoder.encode((_HOP, self._number(record.site), sender, *record[2:]))
         reply = record.reply
         part = (self._number(reply.sender), *reply[1:]) if reply is not None else None
         index = _REPLY_AT
-        return _encoder.encode((_ROOT, self._number(record.site), *record[1:index], part, *record[index + 1 :]))
+        packed = _encoder.encode((_ROOT, self._number(record.site), *record[1:index], part, *record[index + 1 :]))
+        return _key(record.execution_id) + packed
 
     def _unpack(self, packed: bytes) -> Record:
-        kind, site, *rest = _decoder.decode(packed)
+        kind, site, *rest = _decoder.decode(memoryview(packed)[KEY_BYTES:])
         if kind == _HOP:
             sender, *values = rest
             values[_OUTCOME_AT] = HopOutcome(values[_OUTCOME_AT])
@@ -144,6 +145,11 @@ class RecentExecutions:
 _OUTCOME_AT = HopRecord._fields.index("outcome") - 2
 _PHASES_AT = RootRecord._fields.index("phases")
 _REPLY_AT = RootRecord._fields.index("reply")
+
+
+def _key(execution: str) -> bytes:
+    """What a packed record begins with, so that those of an execution are found without unpacking."""
+    return execution.encode()[:KEY_BYTES].ljust(KEY_BYTES)
 
 
 def is_chosen(execution: str, level: int) -> bool:
