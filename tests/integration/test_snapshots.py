@@ -47,7 +47,7 @@ STEPS = {
 
 async def test_every_message_is_counted_once_through_kills(module_mesh: RunningMesh, tmp_path: Path) -> None:
     """A plain step one message after the other, one that saves only over what it read, and one with a key."""
-    keys, each = ["a", "b", "c"], 30
+    keys, each = ["a", "b", "c"], 18
     async with AsyncClient(module_mesh.api) as client:
         flows = [
             await run_flow(client, tmp_path / f"{name}.yaml", counting(f"count-{name}", tmp_path / name, settings))
@@ -56,9 +56,9 @@ async def test_every_message_is_counted_once_through_kills(module_mesh: RunningM
         for number in range(each):
             for flow in flows:
                 await post(module_mesh, flow, {"key": keys[number % 3], "n": number})
-                if number in (8, 20):
+                if number in (4, 12):
                     await eventually(partial(module_mesh.kill, "sidecar", flow, "count"))
-                if number == 14:
+                if number == 8:
                     await eventually(partial(module_mesh.kill, "component", flow, "count"))
         for flow, name in zip(flows, STEPS, strict=True):
             wanted = {"": {"n": each}} if name != "keyed" else {key: {"n": each // 3} for key in keys}
