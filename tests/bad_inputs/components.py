@@ -131,8 +131,8 @@ CODE_ROWS = (
     elsewhere("never-ends", "a call that never ends", WORK, "dead letter, 504", "TIMEOUT", "took longer than 1 s", "docs/outcomes.md", HOSTILE),
     elsewhere("segfault", "a component that crashes", WORK, "dead letter, 502", "COMPONENT_DIED", "SIGSEGV", "docs/outcomes.md", HOSTILE),
 )  # fmt: skip
-EDGES = "tests/integration/test_edge_rules.py::test_a_failing_expression_costs_its_message_only"
-SAVES = "tests/integration/test_snapshots.py::test_what_may_not_be_saved_fails_its_message"
+EDGES = "tests/integration/test_between_steps.py::test_a_failing_expression_costs_its_message_only"
+SAVES = "tests/integration/test_between_steps.py::test_what_may_not_be_saved_fails_its_message"
 BETWEEN = (
     elsewhere("expression-loops", "a mapping that loops", WORK, "dead letter, 500", "EXPRESSION_FAILED", "took more than 1 s of processor time, with edge, expression and place", "docs/integration.md", EDGES),
     elsewhere("expression-recurses", "a mapping that recurses without end", WORK, "dead letter, 500", "EXPRESSION_FAILED", "recurses too deeply", "docs/integration.md", EDGES),
@@ -140,8 +140,8 @@ BETWEEN = (
     elsewhere("expression-100-mb", "a mapping that yields 100 MB", WORK, "dead letter, 500", "EXPRESSION_FAILED", "bytes, memory or time, whichever ends first", "docs/integration.md", EDGES),
     elsewhere("expression-nothing", "a mapping that yields no value", WORK, "dead letter, 500", "EXPRESSION_FAILED", "yields no value; for JSON's null write null, to send nothing add a condition", "docs/integration.md", EDGES),
     elsewhere("expression-type", "an expression that fails on one message", WORK, "dead letter, 500", "EXPRESSION_FAILED", "(at line 8, character", "docs/integration.md", EDGES),
-    elsewhere("no-condition-holds", "an output for which no condition holds", WORK, "-", "-", "goes nowhere, counted (unrouted) and shown", "headrace flow status", "tests/integration/test_edge_rules.py::test_each_receiver_gets_what_its_edge_says"),
-    elsewhere("passthrough-too-large", "outputs of more than 256 KiB to be passed through", WORK, "dead letter, 500", "PASSTHROUGH_TOO_LARGE", "more than 262144: receive 262", "Emit less, or take passthrough out", "tests/integration/test_edge_rules.py::test_earlier_outputs_are_there_for_expressions_and_components"),
+    elsewhere("no-condition-holds", "an output for which no condition holds", WORK, "-", "-", "goes nowhere, counted (unrouted) and shown", "headrace flow status", "tests/integration/test_between_steps.py::test_each_receiver_gets_what_its_edge_says"),
+    elsewhere("passthrough-too-large", "outputs of more than 256 KiB to be passed through", WORK, "dead letter, 500", "PASSTHROUGH_TOO_LARGE", "more than 262144: receive 262", "Emit less, or take passthrough out", "tests/integration/test_between_steps.py::test_earlier_outputs_are_there_for_expressions_and_components"),
     elsewhere("snapshot-too-large", "a snapshot of more than 64 KiB", WORK, "dead letter, 500", "SNAPSHOT_REFUSED", "more than 65536", "docs/integration.md", SAVES),
 )  # fmt: skip
 SECTION = Section(
