@@ -12,7 +12,7 @@ from headrace.api.agent.v1 import agent_pb2
 from headrace.edge.jetstream_assets import PAUSED_UNTIL, JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPhase, encode_plan, plan_digest
+from headrace.model.deployment import DeploymentPhase
 from headrace.model.errors import Conflict
 from headrace.model.ingress_owner import IngressOwner
 from services.orchestrator.caller import ORCHESTRATOR
@@ -258,7 +258,7 @@ class Applier:
             deployment=action.instance.deployment,
             step=action.instance.step,
             replica=action.instance.replica,
-            plan_digest=plan_digest(encode_plan(plan)),
+            plan_digest=self._stores.digest_of(plan),
         )
         await self._observer.start_instance(spec, action.generation)
 

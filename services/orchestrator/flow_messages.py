@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.error_interceptor import status_of
-from headrace.model.deployment import DeploymentPlan, DeploymentState, PinPlan, encode_plan, plan_digest
+from headrace.model.deployment import DeploymentPlan, DeploymentState, PinPlan
 from headrace.model.errors import (
     Cancelled,
     Conflict,
@@ -82,12 +82,13 @@ def pin_message(step: str, pin: PinPlan) -> flow_pb2.Pin:
 
 
 def deployment_message(
-    flow: str, number: int, plan: DeploymentPlan | None, state: DeploymentState | None
+    flow: str, number: int, plan: DeploymentPlan | None, state: DeploymentState | None, plan_digest: str
 ) -> flow_pb2.Deployment:
+    """`plan_digest`: of the plan as it is stored."""
     message = flow_pb2.Deployment(name=f"flows/{flow}/deployments/{number}", number=number)
     if plan is not None:
         message.version = plan.version
-        message.plan_digest = plan_digest(encode_plan(plan))
+        message.plan_digest = plan_digest
         message.pins.extend(pin_message(step.name, step.pin) for step in plan.steps)
     if state is not None:
         message.phase = flow_pb2.DeploymentPhase.Value(f"DEPLOYMENT_PHASE_{state.phase}")

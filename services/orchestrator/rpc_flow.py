@@ -145,7 +145,8 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
                 self._service.reader.plan(flow, number), self._service.stores.state(flow, number)
             )
             if plan is not None or state is not None:  # else it belonged to a deleted flow of this name
-                found.append(deployment_message(flow, number, plan, state[0] if state else None))
+                digest = self._service.stores.digest_of(plan) if plan is not None else ""
+                found.append(deployment_message(flow, number, plan, state[0] if state else None, digest))
         shown = bounded(found)
         last = shown[-1].number if shown else number
         more = len(shown) < len(found) or number < document.next_deployment - 1

@@ -61,7 +61,8 @@ class WatchRpc:
                     answer.deleted.append(f"flows/{of}/deployments/{number}")
                     continue
                 plan = await self._service.reader.plan(of, int(number))
-                answer.deployments.append(deployment_message(of, int(number), plan, decode_state(entry.value)))
+                digest = self._service.stores.digest_of(plan) if plan is not None else ""
+                answer.deployments.append(deployment_message(of, int(number), plan, decode_state(entry.value), digest))
             return answer
 
         async for answer in messages_of(watch, request.revision, self._stopping, message):

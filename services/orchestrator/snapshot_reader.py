@@ -112,7 +112,8 @@ class SnapshotReader:
         plan, state = await asyncio.gather(self.plan(flow, number), self.stores.state(flow, number))
         if state is not None and plan is None:
             plan = await self.plan(flow, number)  # written before the state: it may just have come
-        return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0)
+        digest = self.stores.digest_of(plan) if plan is not None else ""
+        return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0, digest)
 
     async def _streams(self, document: FlowDocument) -> tuple[StreamView | None, LettersView | None]:
         return await asyncio.gather(self._stream(document), self.letters(document))

@@ -76,7 +76,7 @@ def _deployment_status(snapshot: Snapshot, view: DeploymentView) -> flow_pb2.Dep
     in_flight = sum(consumer.in_flight for name, consumer in snapshot.consumers.items() if name.startswith(prefix))
     waiting = max(0, snapshot.waiting_of(view.number) - in_flight)
     message = flow_pb2.DeploymentStatus(
-        deployment=deployment_message(snapshot.flow.flow, view.number, view.plan, view.state),
+        deployment=deployment_message(snapshot.flow.flow, view.number, view.plan, view.state, view.plan_digest),
         waiting=waiting,
         in_flight=in_flight,
     )

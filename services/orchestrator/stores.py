@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -67,6 +67,7 @@ class Stores:
     routes: Bucket
     pins: Bucket
     now: Callable[[], float] = time.time
+    _plan_digests: dict[tuple[str, int], str] = field(default_factory=dict)
 
     @classmethod
     async def open(cls, connection: Client, workspace: str, guard: Callable[[], None] = lambda: None) -> Stores:
@@ -186,7 +187,16 @@ class Stores:
 
     async def plan(self, flow: str, number: int) -> DeploymentPlan | None:
         entry = await self.deployments.get(subjects.plan_key(flow, number))
-        return decode_plan(entry.value or b"") if entry else None
+        if entry is None:
+            return None
+        raw = entry.value or b""
+        self._plan_digests[flow, number] = plan_digest(raw)
+        return decode_plan(raw)
+
+    def digest_of(self, plan: DeploymentPlan) -> str:
+        """Digest of a plan's bytes as they are stored. An older version of Headrace wrote other bytes for it (a field
+        less) than this one would, and sidecars hold what they read against it."""
+        return self._plan_digests.get((plan.flow, plan.deployment)) or plan_digest(encode_plan(plan))
 
     async def create_plan(self, plan: DeploymentPlan) -> str:
         """Writes the plan once; an equal one that is there already is a success. Answers its digest."""
@@ -197,6 +207,7 @@ class Stores:
             entry = await self.deployments.get(subjects.plan_key(plan.flow, plan.deployment))
             if entry is None or entry.value != raw:
                 raise
+        self._plan_digests[plan.flow, plan.deployment] = plan_digest(raw)
         return plan_digest(raw)
 
     async def state(self, flow: str, number: int) -> tuple[DeploymentState, int] | None:

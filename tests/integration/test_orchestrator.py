@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPhase
+from headrace.model.deployment import DeploymentPhase, plan_digest
 from headrace.model.errors import AlreadyExists, Conflict, Exhausted, HeadraceError, InvalidInput, NotFound, WrongState
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.route import Route
@@ -246,6 +247,26 @@ async def test_what_is_lost_or_changed_is_repaired(rig: OrchestratorRig) -> None
         await eventually(lambda: all(item.status.progress == 7 for item in rig.agent.of("orders-10", 1)))
         await client.inject("orders-10", b"{}")
         await eventually(lambda: len(rig.agent.handled) == 1)
+
+
+async def test_a_plan_written_by_an_older_version_goes_by_the_digest_of_its_own_bytes(rig: OrchestratorRig) -> None:
+    async with rig.client() as client:
+        await published(rig, client, "orders-14", chain("order"))
+        await client.start("orders-14")
+        key = subjects.plan_key("orders-14", 1)
+        entry = await rig.stores.deployments.get(key)
+        assert entry is not None
+        written = json.loads(entry.value or b"")
+        del written["passthrough"]  # as if this had come later
+        older = json.dumps(written).encode()
+        await rig.kill()
+        await rig.stores.deployments.update(key, older, entry.revision)
+        await rig.restart()
+        await rig.agent.lose_all()
+        await eventually(lambda: [item.status.progress for item in rig.agent.of("orders-14", 1)] == [7], within_s=12)
+        assert [item.spec.plan_digest for item in rig.agent.of("orders-14", 1)] == [plan_digest(older)]
+        (deployment,) = await client.list_deployments("orders-14")
+        assert deployment.plan_digest == plan_digest(older)
 
 
 async def test_a_stop_overtakes_a_start(rig: OrchestratorRig) -> None:

@@ -148,6 +148,8 @@ class DeploymentView:
     plan: DeploymentPlan | None
     state: DeploymentState | None
     state_revision: int = 0
+    # Of the plan as it is stored.
+    plan_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
