@@ -71,6 +71,8 @@ class SamplingDocuments:
         self._look = True
         self._known: set[str] = set()
         self._claims: dict[str, dict[str, None]] = {}
+        self.read = asyncio.Event()
+        """Set once all were read for the first time."""
 
     def claim(self, flow: str, executions: Iterable[str]) -> None:
         """These were caught; told to everybody by the document, a moment later."""
@@ -89,6 +91,7 @@ class SamplingDocuments:
                     if self._look:
                         self._look = False
                         await self._read()
+                        self.read.set()
                 except HeadraceError as error:
                     self._look = True
                     log.debug("sampling not read", error=str(error)[:300])

@@ -152,6 +152,13 @@ class TraceKeeper:
         assert self._documents is not None
         await self._documents.follow()
 
+    async def until_read(self, limit_s: float) -> None:
+        """Until `follow` has read the documents for the first time, at most so long."""
+        assert self._documents is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._documents.read.wait()
+
     async def _heard(self, message: Msg) -> None:
         executions = message.data.decode("ascii", "replace").split("\n")[:MAX_HEARD]
         self._asked.update(dict.fromkeys(execution for execution in executions if execution not in self._kept))

@@ -11,7 +11,7 @@ from headrace.edge.otlp_target import OtlpTarget, read_target
 from headrace.edge.span_log import SpanLog
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
-from headrace.edge.trace_keeper import TraceKeeper
+from headrace.edge.trace_keeper import ALL_FLOWS, TraceKeeper
 from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import SpanCounts
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from headrace.edge.span_export import SpanExporter
 
 log = get_logger(__name__)
+
+READ_LIMIT_S = 2.0
 
 
 class Tracing:
@@ -57,6 +59,8 @@ class Tracing:
         keeper = TraceKeeper(self.log, workspace, flow, instance)
         await keeper.start(connection, bucket)
         self._following.append(self._tasks.create_task(keeper.follow(), name="sampling"))
+        if flow == ALL_FLOWS:
+            await keeper.until_read(READ_LIMIT_S)  # an instance's start is not held up: only listeners begin traces
 
     async def close(self) -> None:
         """Sends what is there, within half a second, and ends."""

@@ -15,7 +15,7 @@ import real_tools
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.trace.v1 import trace_pb2
 from headrace.client import Client
-from headrace.model.errors import InvalidInput, NotFound
+from headrace.model.errors import HeadraceError, InvalidInput, NotFound
 from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh, start_mesh
@@ -239,3 +239,22 @@ async def test_spans_of_a_components_own_code_stand_under_its_call(world: World,
     assert (inside.trace_id, inside.span_id) == (outer.trace_id, outer.span_id)
     assert inside.execution_id == execution
     assert (outside.trace_id, outside.span_id) == (execution, spans["process plain"].span_id)
+
+
+async def test_after_the_broker_was_killed_all_is_as_before(world: World) -> None:
+    await quiet(world)
+    broker = world.mesh.kill("broker")
+    await eventually(lambda: world.mesh.endpoints.processes["broker"] not in (0, broker), within_s=15.0)
+    await eventually(lambda: world.flow.post().status == 200, within_s=20.0)
+    assert world.flow.post().headers["traceparent"].endswith("-00")
+    with Client(world.mesh.api) as client:
+        await eventually(lambda: sampled(client, 1.0), within_s=15.0)
+        await eventually(lambda: world.flow.post().headers["traceparent"].endswith("-01"))
+        execution = world.execution()
+        await eventually(lambda: traced(client, execution, 3))
+
+
+def sampled(client: Client, ratio: float) -> bool:
+    with contextlib.suppress(HeadraceError):
+        return client.set_sampling("shop", ratio).ratio == ratio
+    return False
