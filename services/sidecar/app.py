@@ -55,6 +55,7 @@ class SidecarService:
         self._rpc: Any = None
         self._connection: Any = None
         self._lane: Any = None
+        self._link: Any = None
         self._hops: Any = None
         self._metrics: Any = None
         self._tracing: Tracing | None = None
@@ -115,6 +116,7 @@ class SidecarService:
         from headrace.edge.nats_link import NatsLink
 
         link = await NatsLink.connect(self._settings.nats_url, self._settings.instance)
+        self._link = link
         lane = self._lane = lane_with_faults(NatsLane(link))
         await lane.start()
         subject = subjects.log_subject(self._settings.workspace, self._settings.flow, self._settings.step)
@@ -185,7 +187,7 @@ class SidecarService:
             tasks.create_task(self._until_shutdown(instance), name="shutdown"),
             tasks.create_task(self._watch_connection(), name="connection"),
         ]
-        examination = Examination(settings.instance, instance, self._connection)
+        examination = Examination(settings.instance, instance, self._connection, self._link)
         await self._serve_lifecycle(LifecycleRpc(settings.instance, instance, examination.examine))
 
     async def _serve_lifecycle(self, rpc: LifecycleRpc) -> None:

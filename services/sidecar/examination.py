@@ -28,10 +28,10 @@ LONG_CALL_S = 1.0
 
 
 class Examination:
-    """`connection` is the client's connection to the broker."""
+    """`connection` is the control plane's connection to the broker, `link` the data plane's."""
 
-    def __init__(self, name: str, instance: Instance, connection: Any) -> None:
-        self._name, self._instance, self._connection = name, instance, connection
+    def __init__(self, name: str, instance: Instance, connection: Any, link: Any) -> None:
+        self._name, self._instance, self._connection, self._link = name, instance, connection, link
 
     async def examine(self, *, stacks: bool) -> sidecar_pb2.ExamineResponse:
         """At most a second and a half, whatever broker and component do."""
@@ -39,7 +39,7 @@ class Examination:
         answer = sidecar_pb2.ExamineResponse(status=status_message(self._name, self._instance))
         self._tell_held(answer)
         self._tell_component(answer)
-        answer.broker_connected = bool(self._connection.is_connected)
+        answer.broker_connected = bool(self._connection.is_connected and self._link.up)
         if broker is not None:
             answer.broker_ms = broker
         if found is not None:

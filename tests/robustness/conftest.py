@@ -19,6 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]
 
 
+# What has no short form.
+collect_ignore = [] if soak.ASKED else ["test_why_soak.py"]
+
 CACHE_BYTES = 64 << 20
 
 

@@ -6,27 +6,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from headrace.api.diagnosis.v1 import diagnosis_pb2
 from headrace.client import AsyncClient
-from headrace.edge.kv_bucket import KvBucket
-from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
 from headrace.model.causes import Cause
-from services.orchestrator.domain.documents import encode
-from services.orchestrator.domain.leadership import LeaseDocument
-from tests.robustness.moody_flow import MoodyFlow
+from tests.robustness.moody_flow import MoodyFlow, told
+from tests.support import soak
 from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.mesh import RunningMesh
 
 pytestmark = pytest.mark.timeout(120)
-WITHIN_S = 15.0
+WITHIN_S = 60.0 if soak.ASKED else 15.0
+LOAD_S = 600.0 if soak.ASKED else 2.5
 
 
 @pytest.fixture(scope="module")
@@ -117,34 +115,6 @@ async def test_an_agent_and_gateways_that_do_not_answer(mesh: RunningMesh, flow_
     await healthy(mesh, flow_name)
 
 
-@contextlib.asynccontextmanager
-async def held_lease(mesh: RunningMesh) -> AsyncIterator[None]:
-    """Somebody who is not there holds the lease."""
-    connection = await connect_nats(mesh.endpoints.nats, "ghost")
-    bucket = await KvBucket.open(connection, subjects.lease_bucket("default"))
-    ghost = encode(LeaseDocument("ghost", "0" * 12, "127.0.0.1:9", 1))
-
-    async def keep() -> None:
-        while True:
-            await bucket.put("leader", ghost)
-            await asyncio.sleep(0.1)  # tidy: pace
-
-    keeping = asyncio.create_task(keep())
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        await close_nats(connection)
-
-
-async def test_no_leader(mesh: RunningMesh, flow_name: str) -> None:
-    async with held_lease(mesh):
-        answer = await named(mesh, flow_name, Cause.NO_LEADER)
-    assert "ghost" in answer.findings[0].summary
-    assert "127.0.0.1:9" in answer.findings[0].evidence[0]
-    await healthy(mesh, flow_name)
-
-
 async def test_a_slow_broker(mesh: RunningMesh, flow_name: str) -> None:
     """It gets a fifth of the time."""
     pid = mesh.pid_of("broker")
@@ -163,3 +133,30 @@ async def test_a_slow_broker(mesh: RunningMesh, flow_name: str) -> None:
         slowing.cancel()
         os.kill(pid, signal.SIGCONT)
     await healthy(mesh, flow_name)
+
+
+async def test_no_alarm_under_varied_load(mesh: RunningMesh, flow_name: str) -> None:
+    """Bursts, pauses, and single messages."""
+    await no_alarm(mesh, flow_name, LOAD_S)
+
+
+async def no_alarm(mesh: RunningMesh, flow: str, for_s: float) -> int:
+    """Answers how often it was asked; AssertionError at the first alarm."""
+    asked, deadline = 0, time.monotonic() + for_s
+    async with AsyncClient(mesh.api, timeout_s=30) as client:
+        load = asyncio.create_task(_varied(client, flow))
+        try:
+            while time.monotonic() < deadline:
+                answer = await client.explain(flow)
+                assert answer.healthy, told(answer)
+                asked += 1
+        finally:
+            load.cancel()
+    return asked
+
+
+async def _varied(client: AsyncClient, flow: str) -> None:
+    chance = random.Random(7)
+    while True:
+        await asyncio.gather(*(client.inject(flow, b"{}") for _ in range(chance.choice((1, 3, 50, 200)))))
+        await asyncio.sleep(chance.choice((0.0, 0.05, 0.5, 2.0)))  # tidy: pace
