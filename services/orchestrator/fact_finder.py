@@ -65,7 +65,7 @@ class FactFinder:
             began = time.monotonic()
             before, traffic, agent_answers = await asyncio.gather(
                 self._look(observer, flow, stacks=False),
-                flow_traffic(self.connection, workspace, flow),
+                flow_traffic(self.connection, workspace, flow, first.ping_ms or 0.0),
                 observer.agent_answers(AGENT_LIMIT_S),
             )
             await asyncio.sleep(max(0.0, BETWEEN_LOOKS_S - (time.monotonic() - began)))

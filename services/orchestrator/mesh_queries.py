@@ -19,6 +19,7 @@ log = get_logger(__name__)
 GATEWAY_WAIT_S = 0.1
 # A gateway that is busy answers later than one that is gone.
 TRAFFIC_WAIT_S = 0.4
+LONGEST_TRAFFIC_WAIT_S = 3.0
 # Where many work on few processors an answer may be that much later than the one before.
 HOP_QUIET_S = 0.1
 HOP_WAIT_S = 0.5
@@ -64,10 +65,11 @@ async def gateway_addresses(connection: Client, workspace: str) -> list[str]:
     return sorted({answer.decode(errors="replace") for answer in answers if answer})
 
 
-async def flow_traffic(connection: Client, workspace: str, flow: str) -> list[FlowTraffic]:
-    """What gateways say of a flow's callers, one each of those that answer."""
+async def flow_traffic(connection: Client, workspace: str, flow: str, broker_ms: float) -> list[FlowTraffic]:
+    """What gateways say of a flow's callers, one each of those that answer; a slow broker is waited for."""
+    limit_s = min(LONGEST_TRAFFIC_WAIT_S, TRAFFIC_WAIT_S + 6 * broker_ms / 1000)
     subject = subjects.traffic_request_subject(workspace, flow)
-    answers = await gather_answers(connection, subject, b"", quiet_s=GATEWAY_WAIT_S, limit_s=TRAFFIC_WAIT_S)
+    answers = await gather_answers(connection, subject, b"", quiet_s=GATEWAY_WAIT_S, limit_s=limit_s)
     return [FlowTraffic.FromString(answer) for answer in answers]
 
 
