@@ -50,6 +50,8 @@ class MetricsExport:
         read: Callable[[], Awaitable[Readings]],
         service: str,
         tasks: asyncio.TaskGroup,
+        *,
+        shortest_s: float = SHORTEST_S,
     ) -> MetricsExport | None:
         """None where the environment names no collector for metrics, or one that cannot be used (the log says why)."""
         try:
@@ -66,7 +68,7 @@ class MetricsExport:
         except OSError as error:
             log.error("metrics are not exported: the certificate cannot be read", error=str(error))
             return None
-        export = cls(channel, read, service, interval_s(environ))
+        export = cls(channel, read, service, max(shortest_s, interval_s(environ)))
         export._task = tasks.create_task(export._run(), name="metrics export")
         log.info("metrics are exported", collector=target.url)
         return export
@@ -97,7 +99,7 @@ class MetricsExport:
 def interval_s(environ: Mapping[str, str]) -> float:
     """OTEL_METRIC_EXPORT_INTERVAL is in milliseconds."""
     given = environ.get(INTERVAL_VARIABLE, "")
-    return max(SHORTEST_S, int(given) / 1000) if given.isdigit() else INTERVAL_S
+    return int(given) / 1000 if given.isdigit() else INTERVAL_S
 
 
 def encode(readings: Readings, service: str, began_ns: int, now_ns: int) -> bytes:

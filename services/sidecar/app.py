@@ -21,6 +21,7 @@ from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.bundle_cache import BundleCache
 from services.sidecar.component_process import ComponentProcess
+from services.sidecar.domain.lifecycle import State
 from services.sidecar.environment import EnvironmentCache
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.plan_source import PlanSource, step_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from headrace.api.metrics.v1.metrics_pb2 import ProcessMetrics
     from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.kv_bucket import KvBucket
+    from headrace.edge.metrics_responder import MetricsResponder
+    from headrace.edge.own_metrics import OwnMetrics
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.data_plane import DataPlane
     from services.sidecar.instance import Instance
@@ -58,6 +61,7 @@ class SidecarService:
         self._link: Any = None
         self._hops: Any = None
         self._metrics: Any = None
+        self._own_metrics: OwnMetrics | None = None
         self._tracing: Tracing | None = None
         self._exporting: LogExporting | None = None
         self._answers: KvBucket | None = None
@@ -220,6 +224,21 @@ class SidecarService:
         self._metrics = MetricsResponder(self._connection, settings.workspace, settings.instance, tell)
         await self._hops.start()
         await self._metrics.start()
+        if settings.metrics:
+            await self._serve_metrics(settings.metrics, self._metrics)
+
+    async def _serve_metrics(self, address: str, responder: MetricsResponder) -> None:
+        """A port that cannot be had is told in the log: it is no reason for an instance not to work."""
+        from headrace.edge.own_metrics import OwnMetrics
+
+        def ready() -> bool:
+            return self._instance is not None and self._instance.status.state is State.RUNNING
+
+        self._own_metrics = OwnMetrics(ready, report=responder.present)
+        try:
+            await self._own_metrics.start(address)
+        except HeadraceError as error:
+            log.error("metrics are not served", error=str(error))
 
     def _go_on(self, plans: PlanSource, instance: Instance) -> None:
         """What the deployment's state says of this instance, before anybody calls."""
@@ -271,7 +290,7 @@ class SidecarService:
             await self._exporting.close()
         if self._tracing is not None:
             await self._tracing.close()
-        for responder in (self._hops, self._metrics):
+        for responder in (self._hops, self._metrics, self._own_metrics):
             if responder is not None:
                 await responder.stop()
         if self._server is not None:

@@ -19,6 +19,7 @@ MEMORY_VARIABLE = "HEADRACE_COMPONENT_MEMORY_MB"
 PROCESSES_VARIABLE = "HEADRACE_COMPONENT_PROCESSES"
 DEFAULT_MEMORY_MB = 2048
 DEFAULT_PROCESSES = 128
+METRICS_VARIABLE = "HEADRACE_METRICS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Settings:
     """The longest back-off before a component that died is started again."""
     component_limits: ProcessLimits = field(default_factory=ProcessLimits)
     """What the component's processes may use."""
+    metrics: str = ""
+    """Where this instance serves /metrics and probes of its own (HOST:PORT); empty: nowhere, the leader tells of it."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -73,6 +76,7 @@ class Settings:
                 memory_bytes=_number(environ, MEMORY_VARIABLE, str(DEFAULT_MEMORY_MB)) * MEBIBYTE,
                 processes=_number(environ, PROCESSES_VARIABLE, str(DEFAULT_PROCESSES)),
             ),
+            metrics=environ.get(METRICS_VARIABLE, ""),
         )
 
     @property

@@ -84,12 +84,13 @@ async def test_a_stop_is_ordered(rig: GatewayRig) -> None:
     gateway = await rig.gateway("--grace", "4")
     idle = await HttpConnection.open(gateway.address)
     assert (await idle.request("GET", "/healthz")).status == 200
+    assert (await idle.request("GET", "/readyz")).status == 200
     waiting = [asyncio.create_task(fetch(gateway.address, "POST", PATH, b"%d" % n)) for n in range(2)]
     await eventually(lambda: len(responder.seen) == 2)
     gateway.child.signal(signal.SIGTERM)
 
     async def stopping() -> bool:
-        return (await fetch(gateway.address, "GET", "/healthz")).status == 503
+        return (await fetch(gateway.address, "GET", "/readyz")).status == 503
 
     await eventually(stopping)
     # New requests are refused while those in flight may finish ...
