@@ -15,11 +15,12 @@ import secrets
 from collections.abc import Callable
 
 from headrace.edge.broker_address import AddressBook, BrokerAddress
+from headrace.edge.gathered_writes import GatheredWrites
 from headrace.edge.nats_session import NatsSession, SessionRefused, said
 from headrace.edge.structured_log import get_logger
 from headrace.model.broker_url import without_password
 from headrace.model.errors import Unavailable
-from headrace.wire.nats_protocol import PING, PONG, Frame, ProtocolError, read_info
+from headrace.wire.nats_protocol import PONG, Frame, ProtocolError, read_info
 
 log = get_logger(__name__)
 
@@ -55,9 +56,10 @@ class NatsLink:
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
         self._withdrawn: set[int] = set()
         self._sid = 0
-        self._out: list[bytes] = []
-        self._ping: asyncio.Future[bool] | None = None
-        self._pongs: list[asyncio.Future[bool] | None] = []
+        self._writes = GatheredWrites()
+        self.write = self._writes.write
+        """Queues whole commands; all of one turn of the loop leave in one write. Lost if the connection breaks."""
+        self.write_now = self._writes.write_now
         self._came_up: asyncio.Future[None] | None = None
         self._heart: asyncio.TimerHandle | None = None
         self._redial: asyncio.Task[None] | None = None
@@ -94,7 +96,7 @@ class NatsLink:
         """Writes what waits, within the limit, then ends. Never raises."""
         if self._closed:
             return
-        if self.up and (self._out or self.write_backlog):
+        if self.up and self._writes.waiting:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await asyncio.shield(self.ping())
@@ -124,8 +126,7 @@ class NatsLink:
     @property
     def write_backlog(self) -> int:
         """Bytes the operating system has not taken yet."""
-        session = self._session
-        return int(session.transport.get_write_buffer_size()) if session is not None else 0
+        return self._writes.backlog
 
     def subscribe(self, subject: str, handler: Handler) -> int:
         """Written in order with what else is written; restored after a reconnect."""
@@ -147,36 +148,10 @@ class NatsLink:
         self._subscriptions.pop(sid, None)
         self._withdrawn.discard(sid)
 
-    def write(self, command: bytes) -> None:
-        """Queues whole commands; all of one turn of the loop leave in one write. Lost if the connection breaks."""
-        out = self._out
-        if not out:
-            self._loop.call_soon(self.write_now)
-        out.append(command)
-
-    def write_now(self) -> None:
-        out, ping, session = self._out, self._ping, self._session
-        if ping is not None:
-            self._ping = None
-            out.append(PING)
-        if not out:
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        if session is not None and self.up:
-            session.transport.write(data)
-            if ping is not None:
-                self._pongs.append(ping)
-        elif ping is not None:
-            _break(ping)
-
     def ping(self) -> asyncio.Future[bool]:
         """Resolves when the server has read everything written up to the end of this turn of the loop (which
         all callers of this turn share); ConnectionError if the connection breaks first. Shield it."""
-        if self._ping is None:
-            self._ping = self._loop.create_future()
-            self.write(b"")
-        return self._ping
+        return self._writes.ping()
 
     async def wait_up(self) -> None:
         """Returns when the connection stands; ConnectionError if it is closed for good."""
@@ -209,9 +184,7 @@ class NatsLink:
         if verb == b"PING":
             self.write(PONG)
         elif verb == b"PONG":
-            pong = self._pongs.pop(0) if self._pongs else None
-            if pong is not None and not pong.done():
-                pong.set_result(True)
+            self._writes.ponged()
         elif verb == b"INFO":
             self._learn(text)
         elif verb == b"-ERR":
@@ -250,14 +223,7 @@ class NatsLink:
             self._heart.cancel()
             self._heart = None
         was_up, self.up = self.up, False
-        self._out.clear()
-        pings, self._pongs = self._pongs, []
-        if self._ping is not None:
-            pings.append(self._ping)
-            self._ping = None
-        for ping in pings:
-            if ping is not None:
-                _break(ping)
+        self._writes.close()
         if was_up:
             self._on_down()
 
@@ -290,8 +256,9 @@ class NatsLink:
         for sid in self._withdrawn:
             self._subscriptions.pop(sid, None)
         self._withdrawn.clear()
+        self._writes.open(session.transport)
         for sid, (subject, _) in self._subscriptions.items():
-            self._out.append(b"SUB %b %d\r\n" % (subject.encode(), sid))
+            self.write(b"SUB %b %d\r\n" % (subject.encode(), sid))
         self.up = True
         self.write_now()
         self._heart = self._loop.call_later(self._ping_s, self._beat)
@@ -302,20 +269,11 @@ class NatsLink:
         session = self._session
         if session is None:
             return
-        if sum(pong is None for pong in self._pongs) >= SILENT_PINGS:
+        if self._writes.beat() > SILENT_PINGS:
             log.warning("broker is silent", connection=self._name)
             session.abort()
             return
-        self.write_now()
-        session.transport.write(PING)
-        self._pongs.append(None)
         self._heart = self._loop.call_later(self._ping_s, self._beat)
-
-
-def _break(ping: asyncio.Future[bool]) -> None:
-    if not ping.done():
-        ping.set_exception(ConnectionError("the connection to the broker broke"))
-        ping.exception()  # nobody need be waiting any more
 
 
 def _nothing() -> None:
