@@ -22,7 +22,9 @@ from headrace.sdk.telemetry import TELEMETRY
 LogLine = dict[str, Any]
 WriteLine = Callable[[LogLine], None]
 
-MAX_LINE_CHARACTERS = 32_000
+# A sidecar cuts lines at 8 KiB, and a line that is cut is no JSON.
+MAX_LINE_BYTES = 8_000
+MAX_PART_BYTES = 3_500
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
@@ -33,18 +35,25 @@ def write_stdout(line: LogLine) -> None:
 
 
 def line_text(line: LogLine) -> str:
-    """One line without its end; what cannot be encoded, or is too long, is told instead."""
+    """One line without its end; what cannot be encoded, or is longer than a sidecar takes, is told instead."""
     try:
-        text = _encoder.encode(line).decode()
+        text = _encoder.encode(line)
     except Exception:
         # Fields that no encoder takes (cycles, odd keys) must not fail the call that logs them.
-        text = _encoder.encode({**line, "fields": {"unprintable": repr(line.get("fields"))[:2000]}}).decode()
-    if len(text) <= MAX_LINE_CHARACTERS:
-        return text
-    cut = {**line, "message": str(line.get("message"))[:8000], "fields": {"cut": f"{len(text)} characters"}}
+        text = _encoder.encode({**line, "fields": {"unprintable": repr(line.get("fields"))[:2000]}})
+    if len(text) <= MAX_LINE_BYTES:
+        return text.decode()
+    cut = {**line, "message": _begin(str(line.get("message"))), "fields": {"cut": f"{len(text)} bytes"}}
     if "traceback" in line:
-        cut["traceback"] = str(line["traceback"])[-8000:]
+        cut["traceback"] = _begin(str(line["traceback"])[::-1])[::-1]  # where it broke is at its end
     return _encoder.encode(cut).decode()
+
+
+def _begin(text: str) -> str:
+    """As much of it as two of them leave room for the rest of a line, however its characters are written."""
+    while len(_encoder.encode(text)) > MAX_PART_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 class ComponentLog:

@@ -7,7 +7,7 @@ import json
 from contextvars import copy_context
 
 from headrace.sdk.context import _CURRENT
-from headrace.sdk.log import ComponentLog
+from headrace.sdk.log import MAX_LINE_BYTES, ComponentLog, line_text
 from headrace.sdk.printed import MAX_PARTIAL, PrintedLines
 
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -55,3 +55,13 @@ def _prints() -> None:
     assert written[2] == '{"message": "own"}'
     assert [json.loads(line)["message"][:10] for line in written[3:]] == ["half whole", "rest", "z" * 10]
     assert {json.loads(line)["execution_id"] for line in written[3:]} == {"e1"}
+
+
+def test_a_line_is_never_longer_than_a_sidecar_takes() -> None:
+    for message in ("x" * 20_000, "ü" * 9_000, '"' * 9_000, "\x01" * 9_000):
+        text = line_text({"level": "error", "message": message, "traceback": message + "end", "execution_id": "e"})
+        assert len(text.encode()) <= MAX_LINE_BYTES
+        line = json.loads(text)
+        assert message.startswith(line["message"])
+        assert line["traceback"].endswith("end")
+        assert line["execution_id"] == "e"
