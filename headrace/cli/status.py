@@ -14,6 +14,7 @@ from headrace.cli.invocation import (
     DataOption,
     JsonOption,
     error_facts,
+    hint,
     print_error,
     print_json,
     run_with_client,
@@ -42,6 +43,8 @@ def status(data: DataOption = None, address: AddressOption = None, as_json: Json
         show_text(as_text(facts))
         if problem:
             print_error(problem)
+        elif facts.get("flows") and not facts.get("alarms"):
+            hint("headrace top")
     raise typer.Exit(UNREACHABLE if problem else 0)
 
 

@@ -82,7 +82,7 @@ class MeshView:
         return flow_pb2.ServerInfo(
             version=headrace.__version__,
             workspace=self.reader.stores.workspace,
-            broker_version=str(self.connection.connected_server_version),
+            broker_version=broker_version(self.connection),
             profile=self.profile,
             leader=leader.name if leader is not None else "",
             leader_address=leader.address if leader is not None else "",
@@ -122,6 +122,12 @@ class MeshView:
             log.debug("newest revision is not known", component=component, error=repr(error)[:200])
         self._newest[component] = (time.monotonic(), number)
         return number
+
+
+def broker_version(connection: Client) -> str:
+    """`2.15.1`; empty while no server is connected."""
+    found = connection.connected_server_version
+    return f"{found.major}.{found.minor}.{found.patch}" if found is not None else ""
 
 
 def _http(address: str) -> str:

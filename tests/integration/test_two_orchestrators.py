@@ -7,9 +7,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
+import grpc
 import msgspec
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.message.v1 import message_pb2
@@ -46,6 +50,14 @@ async def whats(client: AsyncClient, flow: str = "") -> list[str]:
     return [entry.what for entry in reversed(entries)]
 
 
+async def health_by(address: str, service: str) -> str:
+    """grpc.health.v1 of a service, as the orchestrator at that address tells it."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
 async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: OrchestratorRig) -> None:
     standby = await rig.add_orchestrator("orchestrator-2")
     async with AsyncClient(standby.address, user="ann") as client:
@@ -57,6 +69,10 @@ async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: Orc
         before = (await client.list_deployments("orders"))[0]
         assert before.generation >= GENERATIONS_PER_EPOCH
         assert (await client.get_status("orders")).state == flow_pb2.FLOW_STATE_RUNNING
+        assert [(flow.flow, flow.health) for flow in (await client.mesh_status()).flows] == [
+            ("flows/orders", "SERVING")
+        ]
+        assert await health_by(standby.address, "flows/orders") == "SERVING"
 
         started = list(rig.agent.started)
         began = time.monotonic()
