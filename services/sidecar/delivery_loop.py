@@ -204,7 +204,6 @@ class DeliveryLoop:
             self._careful.ended(held.message_id)
         decision = decide(outcome, held.trail(), self._step.retry, random.random())  # noqa: S311
         if decision.deliver:
-            self._hops.called(held)
             if self._step.receivers:
                 self._ended.add(held.call, self._path.late_context(held), self._clock())
             self._route(held)
@@ -241,7 +240,7 @@ class DeliveryLoop:
         if self._passes and self._step.receivers:
             problem = passthrough_problem(held.envelope.passthrough, self._step.name, held.outputs)
             if problem is not None:
-                self._end(held, Outcome(Ending.OUTPUT_REFUSED, problem))
+                self._undone(held, Outcome(Ending.OUTPUT_REFUSED, problem))
                 return
         if self._rules is None or not held.outputs:
             self._deliver(held)
@@ -254,7 +253,7 @@ class DeliveryLoop:
         if self._closed:
             return
         if problem is not None:
-            self._end(held, Outcome(Ending.EXPRESSION_FAILED, problem))
+            self._undone(held, Outcome(Ending.EXPRESSION_FAILED, problem))
             return
         # An output keeps its index, from which its id is made, whether or not those before it go anywhere.
         held.outputs = list(outputs) if any(emit.bodies for emit in outputs) else []
@@ -262,13 +261,19 @@ class DeliveryLoop:
 
     def _conflict(self, held: HeldInput, problem: Problem) -> None:
         """Another replica saved first."""
-        self._end(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
+        self._undone(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
+
+    def _undone(self, held: HeldInput, outcome: Outcome) -> None:
+        """A call that ended well fails all the same: what it did cannot go on."""
+        self._ended.forget(held.call)
+        self._end(held, outcome)
 
     def _deliver(self, held: HeldInput) -> None:
         problem = self._path.save(held) if held.saves else None
         if problem is not None:
-            self._end(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
+            self._undone(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
             return
+        self._hops.called(held)
         try:
             self._path.deliver(held)
         except MalformedMessage as error:

@@ -34,6 +34,10 @@ class EndedCalls(Generic[T]):
         found = self._calls.get(call)
         return None if found is None else found[1]
 
+    def forget(self, call: int) -> None:
+        """The call failed after all: nothing more of it counts."""
+        self._calls.pop(call, None)
+
     def clear(self) -> None:
         self._calls.clear()
 
