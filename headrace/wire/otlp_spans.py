@@ -12,7 +12,6 @@ from struct import error as StructError
 
 from headrace.model import trace_context
 from headrace.model.hop_record import ComponentSpan, Exportable, HopOutcome, HopRecord, ReplyPart, RootRecord, Site
-from headrace.wire.otlp_common_hop import CommonHop
 from headrace.wire.otlp_fields import (
     SCHEMA_URL,
     Value,
@@ -21,81 +20,34 @@ from headrace.wire.otlp_fields import (
     block,
     error_status,
     event,
-    id_attribute_prefix,
     length,
     link,
-    resource_prefix,
     text,
 )
+from headrace.wire.otlp_sites import (
+    ATTEMPT_ONE,
+    CONSUMER,
+    EXECUTION,
+    INTERNAL,
+    MESSAGE,
+    MESSAGING,
+    PRODUCER,
+    SERVER,
+    SiteBytes,
+    span_tail,
+)
 
-INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
 SCOPE = "headrace"
 MAX_UNIX_NS = (1 << 63) - 1
 
 _HEAD = Struct("<2s16s2s8s2s8sBQBQ")
 _ROOT_HEAD = Struct("<2s16s2s8sBQBQ")
 _BYTE = tuple(bytes((number,)) for number in range(256))
-_EXECUTION = id_attribute_prefix("headrace.execution")
-_MESSAGE = id_attribute_prefix("messaging.message.id")
-_ATTEMPT_ONE = attribute("headrace.attempt", 1)
 _PROCESSED = HopOutcome.PROCESSED
 _from_hex = bytes.fromhex
 _SCOPE_FIELD = block(1, text(1, SCOPE))
 _SCHEMA_FIELD = text(3, SCHEMA_URL)
 _KIND_OF_ROOT = {"webhook": SERVER, "injected": SERVER, "tick": INTERNAL, "listener": CONSUMER}
-_MESSAGING: dict[str, Value] = {"messaging.system": "nats"}
-
-
-def _tail(name: str, kind: int, phase: str, pairs: dict[str, Value] | None = None) -> bytes:
-    shown: dict[str, Value] = {"headrace.phase": phase} if phase else {}
-    return text(5, name) + b"\x30" + _BYTE[kind] + attributes(shown | (pairs or {}))
-
-
-class _SiteBytes:
-    """What is the same for all spans of a step."""
-
-    __slots__ = (
-        "ack",
-        "common",
-        "common_end",
-        "component",
-        "process",
-        "publish_of",
-        "queue",
-        "resource",
-        "sidecar_in",
-        "sidecar_out",
-        "site",
-    )
-
-    def __init__(self, site: Site) -> None:
-        self.site = site  # held, so that its identity stays its own
-        self.resource = resource_prefix(resource_of(site))
-        step = site.step
-        destination = f"hr.{site.workspace}.{site.flow}.d{site.deployment}.{step}"
-        consumed = _MESSAGING | {
-            "messaging.destination.name": destination,
-            "messaging.consumer.group.name": f"d{site.deployment}_{step}",
-        }
-        self.queue = _tail(f"queue {step}", INTERNAL, "queue")
-        self.process = _tail(
-            f"process {step}",
-            CONSUMER,
-            "process",
-            consumed | {"messaging.operation.name": "process", "messaging.operation.type": "process"},
-        )
-        self.sidecar_in = _tail(f"sidecar-in {step}", INTERNAL, "sidecar-in")
-        self.component = _tail(f"component {step}", INTERNAL, "component")
-        self.sidecar_out = _tail(f"sidecar-out {step}", INTERNAL, "sidecar-out")
-        settled: dict[str, Value] = {"messaging.operation.name": "ack", "messaging.operation.type": "settle"}
-        self.ack = _tail(f"ack {step}", CLIENT, "publish", consumed | settled)
-        common = (self.queue, _ATTEMPT_ONE + self.process, _MESSAGE, _EXECUTION)
-        self.common = CommonHop(*common, self.sidecar_in, self.component, self.sidecar_out)
-        self.common_end = CommonHop(*common, self.sidecar_in, self.component, self.sidecar_out, self.ack)
-        sent: dict[str, Value] = {"messaging.operation.name": "publish", "messaging.operation.type": "send"}
-        self.publish_of = _tail(
-            f"publish {step}", PRODUCER, "publish", _MESSAGING | {"messaging.destination.name": destination} | sent
-        )
 
 
 class _Group:
@@ -104,39 +56,17 @@ class _Group:
     __slots__ = ("resource", "site", "size", "spans")
 
     def __init__(self, site: Site, resource: bytes) -> None:
-        self.site = site  # held, as above
+        self.site = site  # held, so that its identity stays its own
         self.resource = resource
         self.spans: list[bytes] = []
         self.size = 0
-
-
-def resource_of(site: Site) -> dict[str, Value]:
-    """Attributes of a site's resource."""
-    found: dict[str, Value] = {
-        "service.name": site.service,
-        "service.namespace": site.workspace,
-        "service.instance.id": site.instance,
-        "headrace.workspace": site.workspace,
-        "headrace.flow": site.flow,
-        "headrace.step": site.step,
-        "headrace.component": site.component,
-        "headrace.revision": site.revision,
-        "headrace.instance": site.instance,
-    }
-    for key, number in (("headrace.version", site.version), ("headrace.deployment", site.deployment)):
-        if number:
-            found[key] = number
-    if site.revision_number:
-        found["service.version"] = str(site.revision_number)
-        found["headrace.revision_number"] = site.revision_number
-    return found
 
 
 class SpanEncoder:
     """Collects spans; `take` gives the request's bytes and begins anew."""
 
     def __init__(self) -> None:
-        self._sites: dict[int, _SiteBytes] = {}
+        self._sites: dict[int, SiteBytes] = {}
         self._groups: dict[int, _Group] = {}
         self.spans = 0
         """Collected since the last `take`."""
@@ -168,12 +98,12 @@ class SpanEncoder:
         self._groups.clear()
         return b"".join(parts), spans
 
-    def _site(self, site: Site) -> _SiteBytes:
+    def _site(self, site: Site) -> SiteBytes:
         known = self._sites.get(id(site))
         if known is None:
             if len(self._sites) >= 1_000:
                 self._sites.clear()
-            known = self._sites[id(site)] = _SiteBytes(site)
+            known = self._sites[id(site)] = SiteBytes(site)
         return known
 
     def _group(self, site: Site) -> _Group:
@@ -231,7 +161,7 @@ class SpanEncoder:
         times = (stored_ns, read_ns, entered_ns, left_ns, written_ns, ended_ns)
         group.size += common.size
         group.spans.append(common.encode(trace, publish, raw[4:12], span, sent, execution.encode(), times))
-        self._put(self._group(sender), (trace, publish, parent), sent_ns, stored_ns, site.publish_of, _MESSAGE + sent)
+        self._put(self._group(sender), (trace, publish, parent), sent_ns, stored_ns, site.publish_of, MESSAGE + sent)
         self.spans += common.spans
         self.size += common.size
         return True
@@ -245,14 +175,14 @@ class SpanEncoder:
         entered_ns, left_ns = record.entered_at_mono_ns, record.left_at_mono_ns
         end_mono_ns = record.written_at_mono_ns or record.ended_at_mono_ns
         began_ns = read_ns if record.opens else offset_ns + record.began_at_mono_ns
-        message_attribute = _id_attribute(_MESSAGE, "messaging.message.id", message)
+        message_attribute = _id_attribute(MESSAGE, "messaging.message.id", message)
         before = parent
         if record.opens:
             before = self._put_way_in(record, group, trace, parent, message_attribute)
         elif len(message) == 32:
             before = bytes.fromhex(trace_context.publish_span_id(message))
-        more = message_attribute + _id_attribute(_EXECUTION, "headrace.execution", record.execution_id)
-        more += _ATTEMPT_ONE if _is_plain(record) else _particulars(record)
+        more = message_attribute + _id_attribute(EXECUTION, "headrace.execution", record.execution_id)
+        more += ATTEMPT_ONE if _is_plain(record) else _particulars(record)
         # What varies comes before what does not, as in CommonHop.
         self._put(group, (trace, span, before), began_ns, offset_ns + end_mono_ns, more + site.process)
         first, last = span[:7], span[7]
@@ -297,7 +227,7 @@ class SpanEncoder:
     def _add_root(self, record: RootRecord) -> None:
         trace, span, parent = _ids(record.trace_id, record.span_id, record.parent_id)
         group = self._group(record.site)
-        more = _id_attribute(_EXECUTION, "headrace.execution", record.execution_id)
+        more = _id_attribute(EXECUTION, "headrace.execution", record.execution_id)
         pairs: dict[str, Value] = {"headrace.stimulus": record.kind}
         if record.status:
             pairs["http.response.status_code"] = record.status
@@ -312,17 +242,17 @@ class SpanEncoder:
         other = trace_context.parse_traceparent(record.link) if record.link else None
         if other is not None:
             more += link(bytes.fromhex(other.trace_id), bytes.fromhex(other.span_id))
-        tail = _tail(record.name, _KIND_OF_ROOT.get(record.kind, INTERNAL), "", pairs)
+        tail = span_tail(record.name, _KIND_OF_ROOT.get(record.kind, INTERNAL), "", pairs)
         self._put(group, (trace, span, parent), record.started_at_unix_ns, record.ended_at_unix_ns, tail, more)
         for number, (name, start_ns, end_ns) in enumerate(record.phases, 1):
             ids = (trace, span[:7] + _BYTE[span[7] ^ number], span)
-            self._put(group, ids, start_ns, end_ns, _tail(name, INTERNAL, name))
+            self._put(group, ids, start_ns, end_ns, span_tail(name, INTERNAL, name))
         if record.reply is not None:
             self._put_reply(record.reply, trace)
 
     def _put_reply(self, reply: ReplyPart, trace: bytes) -> None:
         sent: dict[str, Value] = {"messaging.operation.name": "reply", "messaging.operation.type": "send"}
-        tail = _tail(f"reply {reply.sender.step}", PRODUCER, "publish", _MESSAGING | sent)
+        tail = span_tail(f"reply {reply.sender.step}", PRODUCER, "publish", MESSAGING | sent)
         ids = (trace, _id_beside(reply.parent_id, 6), bytes.fromhex(reply.parent_id))
         self._put(self._group(reply.sender), ids, reply.sent_at_unix_ns, reply.read_at_unix_ns, tail)
 
