@@ -20,6 +20,7 @@ from headrace.model.histogram_part import HistogramPart, gained
 
 SPANS_S = (1, 10, 60)
 EXEMPLARS = 3
+PRESENT_TICKS = 5
 
 # step, phase, receiver, revision
 PhaseKey = tuple[str, str, str, str]
@@ -94,8 +95,11 @@ class HopWindows:
         self._began_s: float | None = None
         self._last_s = 0.0
         self._number = 0
-        self.present: dict[str, Look] = {}
-        """The looks of the last tick, by instance."""
+
+    @property
+    def present(self) -> dict[str, Look]:
+        """The newest look at each instance that answered in one of the last ticks: who is late once is still there."""
+        return {name: seen.look for name, seen in self._seen.items() if self._number - seen.tick < PRESENT_TICKS}
 
     @property
     def ticks(self) -> int:
@@ -106,9 +110,7 @@ class HopWindows:
         """One second more. An instance that is not among the looks did not answer."""
         self._number += 1
         gain = Gain(now_s - self._last_s if self._began_s is not None else 0.0)
-        self.present = {}
         for look in looks:
-            self.present[look.instance] = look
             seen = self._seen.get(look.instance)
             if seen is not None:
                 gain.note(look, seen.look if seen.look.incarnation == look.incarnation else None)

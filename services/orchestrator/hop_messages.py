@@ -51,7 +51,8 @@ def period_of(request: hop_pb2.WatchHopsRequest) -> int:
 def hops_message(feed: HopFeed, view: View) -> hop_pb2.WatchHopsResponse:
     """The feed as it is now."""
     windows = feed.windows
-    message = hop_pb2.WatchHopsResponse(instances=sorted(windows.present), silent=feed.silent)
+    answered = windows.present.keys() - set(feed.silent)
+    message = hop_pb2.WatchHopsResponse(instances=sorted(answered), silent=feed.silent)
     message.time.FromNanoseconds(feed.time_unix_ns)
     for step, backlog in sorted(feed.backlogs.items()):
         if view.step in ("", step):

@@ -239,11 +239,8 @@ def test_top_gives_the_terminal_back_at_control_c(flow: SmallFlow) -> None:
 def test_top_elsewhere_is_text_or_json(flow: SmallFlow) -> None:
     once = headrace("top", flow.name, "--once", data=flow.mesh.data).ok().splitlines()
     assert once[0].startswith(f"{flow.name}  RUNNING  version 1  deployment")
-    assert [line.split()[0] for line in once[1:] if line.split()[0] in ("STEP", "gateway", "receive", "act")][:3] == [
-        "STEP",
-        "gateway",
-        "receive",
-    ]
+    shown = [line.split()[0] for line in once[1:]]
+    assert [word for word in shown if word in ("STEP", "receive", "act")] == ["STEP", "receive", "act"]
     facts = headrace("top", "--json", "--once", "--window", "60", data=flow.mesh.data).json()
     found = next(item for item in facts["flows"] if item["flow"] == flow.name)
     assert {"step", "rate", "p99_us", "waiting", "digest"} <= found["steps"][1].keys()
