@@ -52,15 +52,16 @@ class BrokerFigures:
 
 
 async def read_broker(assets: JetStreamAssets, monitors: Sequence[str]) -> BrokerFigures:
-    """Asks both, within 5 s. `monitors` are URLs as `http://127.0.0.1:8222`."""
+    """Asks both, within some 2 s. `monitors` are URLs as `http://127.0.0.1:8222`."""
     began = time.monotonic()
     loop = asyncio.get_running_loop()
     asked = [loop.run_in_executor(None, read_server, url) for url in monitors[:MOST_SERVERS]]
     account, answer_s = {}, None
     try:
-        account = await assets.account()
+        async with asyncio.timeout(LIMIT_S):
+            account = await assets.account()
         answer_s = time.monotonic() - began
-    except (Unavailable, JetStreamApiError) as error:
+    except (Unavailable, JetStreamApiError, TimeoutError) as error:
         log.debug("the broker's account does not answer", error=str(error)[:200])
     servers = dict(zip(monitors, await asyncio.gather(*asked), strict=False))
     return BrokerFigures(
@@ -108,11 +109,17 @@ def _disk_of(store: str, url: str) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
-def put_broker(figures: BrokerFigures, readings: Readings) -> None:
-    """Adds them to what is told; what is not known is left out."""
+def put_reach(figures: BrokerFigures, readings: Readings) -> None:
+    """Whether the broker answers this process: that is told by each, also by one that does not lead."""
     readings.put("broker_up", figures.answer_s is not None)
     if figures.answer_s is not None:
         readings.put("broker_answer_seconds", figures.answer_s)
+
+
+def put_broker(figures: BrokerFigures, readings: Readings) -> None:
+    """Adds them to what is told; what is not known is left out."""
+    put_reach(figures, readings)
+    if figures.answer_s is not None:
         readings.put("broker_streams", figures.streams)
         readings.put("broker_consumers", figures.consumers)
         readings.put("broker_stored_bytes", figures.stored)

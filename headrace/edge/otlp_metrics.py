@@ -81,19 +81,21 @@ class MetricsExport:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            readings = await self._read()
-            request = await asyncio.to_thread(encode, readings, self._service, self._began_ns, time.time_ns())
             try:
+                readings = await self._read()
+                request = await asyncio.to_thread(encode, readings, self._service, self._began_ns, time.time_ns())
                 await self._channel.send(request)
                 problem = ""
             except OtlpRefused as error:
                 problem = str(error)
+            except Exception as error:  # metrics are no reason for a service to end
+                problem = repr(error)[:300]
             if problem != self._problem:  # told once, not every minute
                 self._problem = problem
                 if problem:
-                    log.warning("the collector does not take metrics", error=problem)
+                    log.warning("metrics are not exported now", error=problem)
                 else:
-                    log.info("the collector takes metrics")
+                    log.info("metrics are exported again")
 
 
 def interval_s(environ: Mapping[str, str]) -> float:

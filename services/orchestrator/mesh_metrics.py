@@ -11,11 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import nats.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 
 from headrace.api.metrics.v1.metrics_pb2 import ProcessMetrics
-from headrace.edge.broker_figures import put_broker, read_broker
+from headrace.edge.broker_figures import put_broker, put_reach, read_broker
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.edge.structured_log import get_logger
@@ -74,6 +75,8 @@ class MeshMetrics:
             self._put_own(readings)
             if self.lease.leading:
                 await self._put_mesh(readings)
+            else:
+                put_reach(await read_broker(self.assets, ()), readings)
             readings.put("metrics_collect_seconds", time.monotonic() - began)
             readings.finish()
             self._newest = (time.monotonic(), readings)
@@ -113,7 +116,11 @@ class MeshMetrics:
 
     async def _ask_processes(self) -> list[ProcessMetrics]:
         subject = subjects.metrics_request_subject(self.workspace)
-        answers = await gather_answers(self.connection, subject, b"", quiet_s=QUIET_S, limit_s=ANSWER_LIMIT_S)
+        try:
+            answers = await gather_answers(self.connection, subject, b"", quiet_s=QUIET_S, limit_s=ANSWER_LIMIT_S)
+        except (nats.errors.Error, OSError) as error:
+            log.warning("sidecars and gateways cannot be asked", error=repr(error)[:300])
+            return []
         found: list[ProcessMetrics] = []
         for answer in answers:
             try:
