@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -199,6 +200,9 @@ def _await_health(jaeger: Jaeger, process: subprocess.Popen[bytes], output: Path
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         with contextlib.suppress(OSError):
+            # Its parts begin to serve one by one.
+            for port in (jaeger.ports.otlp_grpc, jaeger.ports.otlp_http):
+                socket.create_connection(("127.0.0.1", port), ANSWER_LIMIT_S).close()
             jaeger.services()
             return
         if process.poll() is not None or time.monotonic() > deadline:
