@@ -12,7 +12,7 @@ from tools.generated_files import keep
 PLACE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 BEGIN = "<!-- The causes: made by tools/troubleshooting_doc.py from headrace/model/causes.py. -->"
 END = "<!-- End of the causes. -->"
-NAMES = {"flow": "FLOW", "step": "STEP", "deployment": "N", "pid": "PID", "receiver": "RECEIVER"}
+NAMES = {"flow": "FLOW", "step": "STEP", "deployment": "N", "pid": "PID", "receiver": "RECEIVER", "more": "N"}
 
 
 def causes_table() -> str:

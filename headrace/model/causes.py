@@ -59,8 +59,8 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CauseRule:
-    """What people see, what it comes from, what it is known by, and what they type next (`{flow}`, `{step}` and
-    `{deployment}` are filled in)."""
+    """What people see, what it comes from, what it is known by, and what they type next (`{flow}`, `{step}`,
+    `{deployment}`, and `{more}`, one instance more than there are, are filled in)."""
 
     symptom: str
     meaning: str
@@ -215,7 +215,7 @@ CAUSES: Mapping[Cause, CauseRule] = MappingProxyType(
             "messages wait for a step",
             "calls of its component take long",
             "the call that runs for longest, its message, and where it stands",
-            ("headrace flow scale {flow} {step}=2", _LOGS),
+            ("headrace flow scale {flow} {step}={more}", _LOGS),
         ),
         Cause.WRONG_CREDENTIALS: CauseRule(
             "calls of a step fail, or it does not start",
@@ -257,7 +257,7 @@ CAUSES: Mapping[Cause, CauseRule] = MappingProxyType(
             "more and more messages wait for a step; callers get 429",
             "more comes than the step gets done",
             "how many wait, for how long, and how many are done per second",
-            ("headrace flow scale {flow} {step}=2", "headrace flow status {flow} --policy"),
+            ("headrace flow scale {flow} {step}={more}", "headrace flow status {flow} --policy"),
         ),
         Cause.DOWNSTREAM_FULL: CauseRule(
             "a step's messages stay in flight though its calls are done",

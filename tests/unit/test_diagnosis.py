@@ -195,3 +195,8 @@ def test_every_cause_has_a_rule_and_every_cause_of_the_api_is_tried() -> None:
     tried = {cause for cause, _ in (*STEP_CAUSES, *MESH_CAUSES, *FLOW_CAUSES)}
     elsewhere = {C.MESH_NOT_RUNNING, C.ORCHESTRATOR_UNREACHABLE, C.DOWNSTREAM_FULL, C.TIMER_LATE, C.NO_INPUT}
     assert tried | elsewhere | {C.NOTHING_WRONG} == set(Cause)
+
+
+def test_what_is_typed_asks_for_one_instance_more_than_there_are() -> None:
+    two = replace(step("price", waiting=3), instances=(InstanceFacts("a", running=(replace(CALL, runs_s=9.0),)),) * 2)
+    assert explain(facts(two))[0].commands("f")[0] == "headrace flow scale f price=3"

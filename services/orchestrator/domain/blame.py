@@ -86,7 +86,7 @@ def _own(step: StepFacts, waits_for: dict[str, set[str]]) -> Finding | None:
         summary = f"more comes to step {step.name!r} than it gets done"
         return Finding(
             Cause.STEP_TOO_SLOW, Severity.SLOW, summary, evidence, step=step.name, deployment=step.deployment,
-            weight=weight,
+            weight=weight, replicas=len(step.instances),
         )  # fmt: skip
     if step.moving or step.oldest_s is None or step.oldest_s < STANDS_S:
         return None
@@ -94,7 +94,7 @@ def _own(step: StepFacts, waits_for: dict[str, set[str]]) -> Finding | None:
     summary = f"{counted(weight, 'message')} of step {step.name!r} wait, and nothing goes on"
     return Finding(
         Cause.UNEXPLAINED, Severity.STALLED, summary, evidence, step=step.name, deployment=step.deployment,
-        weight=weight,
+        weight=weight, replicas=len(step.instances),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Finding:
     affects: tuple[str, ...] = ()
     pid: int = 0
     receiver: str = ""
+    replicas: int = 0
     weight: int = 0
 
     @property
@@ -45,6 +46,7 @@ class Finding:
             "deployment": self.deployment or "",
             "pid": self.pid or "",
             "receiver": self.receiver,
+            "more": self.replicas + 1,
         }
         found = []
         for command in CAUSES[self.cause].commands:

@@ -62,6 +62,7 @@ def _finding(
     return Finding(
         cause, severity or worst, summary, told, step=step.name, instance=name, deployment=step.deployment,
         weight=step.waiting + step.in_flight,
+        replicas=len(step.instances),
     )  # fmt: skip
 
 
