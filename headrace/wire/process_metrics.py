@@ -110,7 +110,7 @@ class ProcessTotals:
             if histogram.skewed:
                 readings.add("hop_clock_skew_total", histogram.skewed, *labels[:3])
         for name in ("spans_sent_total", "spans_dropped_total"):
-            readings.put(name, 0)
+            readings.add(name, 0)
         for (name, *rest), count in self._counters.items().items():
             readings.add(name, count, *rest)
         if self._gateways:

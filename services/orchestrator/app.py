@@ -211,7 +211,7 @@ class OrchestratorApp:
         server.announce(REGISTRY_SERVICE)
         for close in (self._stopping.set, hops.close, statuses.close):
             server.on_stop(close)
-        figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server)
+        figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server, tracing.counts)
         flows.read_mesh = MeshStatusReader(stores, mesh, figures, board).read
         self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)

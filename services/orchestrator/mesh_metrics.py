@@ -22,6 +22,7 @@ from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
+from headrace.model.hop_record import SpanCounts
 from headrace.model.metric_readings import Readings, SeriesBound
 from headrace.model.metric_totals import Totals
 from headrace.wire.process_metrics import ProcessTotals
@@ -53,6 +54,8 @@ class MeshMetrics:
     observer: InstanceObserver
     board: FlowBoard
     server: GrpcServer
+    # Of this process: ticks and injected messages.
+    spans: SpanCounts
     # Monitoring addresses of the broker's servers.
     monitors: Sequence[str] = ()
     series: SeriesBound = field(default_factory=SeriesBound)
@@ -85,6 +88,8 @@ class MeshMetrics:
     def _put_own(self, readings: Readings) -> None:
         readings.put("leader", self.lease.leading)
         readings.put("leader_epoch", self.lease.epoch)
+        readings.add("spans_sent_total", self.spans.exported)
+        readings.add("spans_dropped_total", self.spans.dropped + self.spans.rejected)
         readings.put("api_open_streams", self.server.bounds.open_streams)
         for (method, code), count in self.server.calls.counts.items():
             readings.put("api_calls_total", count, method, code)
