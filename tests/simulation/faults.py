@@ -25,6 +25,9 @@ STALE = (0.0, 0.0, 0.1)
 CHANGES = ("STREAM.UPDATE", "STREAM.PURGE", "CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.PAUSE")
 
 
+MISTAKES = (TypeError, AttributeError, NameError)
+
+
 @dataclass
 class Faults:
     """Probabilities per call; all 0 once `heal` was called."""
@@ -73,8 +76,17 @@ class Host:
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, MISTAKES):
+            # What crosses the network looks like a server that went away: without this a whole simulation in which
+            # nothing works, because what is simulated has changed, would break no law.
+            told = {"message": f"a mistake in {self.name}: {error!r}", "exception": error, "task": task}
+            asyncio.get_running_loop().call_exception_handler(told)
 
     def kill(self) -> None:
         self.server = None

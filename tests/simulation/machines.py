@@ -56,7 +56,7 @@ class Life(Instance):
 
     def __init__(self, sidecar: Sidecar, settings: Settings, plans: Plans) -> None:
         self._sidecar = sidecar
-        logs: Any = SimpleNamespace(last_lines=["it broke"])
+        logs: Any = SimpleNamespace(last_lines=["it broke"], dropped=0)
         nothing: Any = None
         super().__init__(settings, plans, nothing, nothing, logs, nothing)
 

@@ -68,6 +68,10 @@ class Registry:
         manifest = registry_pb2.Manifest(component=component, functions=[function])
         return registry_pb2.Revision(number=number, digest=known[number - 1], manifest=manifest)
 
+    async def GetComponent(self, request: Any, context: Any) -> registry_pb2.Component:
+        component = request.name.removeprefix("components/")
+        return registry_pb2.Component(name=request.name, latest_revision=len(self.revisions[component]))
+
 
 class SkewedClock(WallClock):
     """A wall clock that is off."""

@@ -7,12 +7,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Any
 
 from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.verb_call import VerbCall
-from tests.simulation.faults import LONGEST_LATE_S, Faults
+from tests.simulation.faults import LONGEST_LATE_S, MISTAKES, Faults
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World, spec
 from tests.support.virtual_time import run_in_virtual_time
@@ -182,11 +183,17 @@ class Breaker:
         self._world.registry.push(rng.choice(("hook", "work")), broken=rng.random() < 0.2)
 
 
+def _mistaken(world: World, told: dict[str, Any]) -> None:
+    if isinstance(told.get("exception"), MISTAKES):
+        world.violated(f"{told['message']}: {told['exception']!r}")
+
+
 async def _simulate(seed: int) -> World:
     world = World(seed)
     rng = Random(seed + 1)
     person = Person(world)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, told: _mistaken(world, told))
     faults, world.network.faults = world.network.faults, Faults()
     others: list[asyncio.Task[None]] = []
     try:
