@@ -257,13 +257,16 @@ class Slot:
             delivery.attempt = 2  # the broker's own count began anew with the consumer
         known = self._held.get(sequence)
         found = None
-        if known is None and sequence > self._results.order.covered:
+        order = self._results.order
+        if known is None and not order.is_covered(sequence):
             found = self._host.read(self, delivery)
-        arrival = self._results.order.arrive(
-            sequence, delivery.consumer_sequence, found[1] if found is not None else ""
-        )
+        holes = order.holes
+        arrival = order.arrive(sequence, delivery.consumer_sequence, found[1] if found is not None else "")
         if arrival is Arrival.GAP:
             return False
+        if order.holes > holes:
+            self._counters["slot_holes"] += 1
+            log.warning("a message was passed over, and is taken in now", slot=self.lease.slot, sequence=sequence)
         self._restarts = 0
         self._counters["received"] += 1
         self._counters["redelivered"] += delivery.attempt > 1

@@ -186,7 +186,7 @@ class SlotCommit:
             message = BatchMessage(outgoing.subject, payload, outgoing.message_id, outgoing.traceparent)
             messages.setdefault(outgoing.message_id, message)  # the same id twice is one message: the first
         snapshots = [BatchMessage(subject, payload, rollup=True) for subject, payload in chunk.snapshots.items()]
-        cursor = self._cursor_message(chunk.through or self._through, self._fence)
+        cursor = self._cursor_message(max(chunk.through, self._through), self._fence)
         try:
             future = self._lane.publish_batch([*messages.values(), *snapshots, cursor])
         except LaneFull:

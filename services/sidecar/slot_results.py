@@ -106,7 +106,7 @@ class SlotResults:
         if stored != len(chunk.messages):
             self._forget(chunk.messages)  # late emits, or a part of an input's outputs
         if chunk.inputs:
-            self.order.committed(chunk.through)
+            self.order.committed(chunk.inputs)
         for sequence in chunk.inputs:
             result = self._results.pop(sequence)
             if result.held.snapshots:

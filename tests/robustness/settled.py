@@ -80,7 +80,7 @@ class Inspector:
         assert info is not None
         owners = {subject.split(".")[3] for subject in info["config"]["subjects"]}
         kept = {owner for owner in owners if not owner.startswith("p")}
-        assert kept == {"in", f"d{active}", f"c{active}"}, owners
+        assert kept == {"in", subjects.SNAPSHOTS, f"d{active}", f"c{active}"}, owners
         names = {str(consumer["name"]) for consumer in await self._assets.consumers(stream)}
         wanted = {subjects.step_consumer(active, step) for step in ("hook", "work", "effect")}
         assert names == wanted, f"consumers {sorted(names ^ wanted)} are too many or missing"

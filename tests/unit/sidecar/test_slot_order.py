@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.sidecar.domain.commit_size import MAX_INPUTS, CommitSize
-from services.sidecar.domain.slot_order import Arrival, SlotOrder
+from services.sidecar.domain.slot_order import REMEMBERED, Arrival, SlotOrder
 
 
 class OneSlot(RuleBasedStateMachine):
@@ -81,7 +81,7 @@ class OneSlot(RuleBasedStateMachine):
         found = self.order.committable()
         assert found == expected
         if found[:most]:
-            self.order.committed(found[:most][-1])
+            self.order.committed(found[:most])
             self.state.update(dict.fromkeys(found[:most], "committed"))
 
     @invariant()
@@ -108,7 +108,54 @@ def test_what_the_cursor_covers_is_only_acknowledged() -> None:
     assert order.arrive(10, 2, "a") is Arrival.COVERED
     assert order.arrive(11, 3, "a") is Arrival.CALL
     assert order.arrive(13, 4, "a") is Arrival.WAIT
-    assert order.arrive(12, 5, "b") is Arrival.GAP, "older than what was taken: never out of order"
+
+
+def end(order: SlotOrder, *sequences: int) -> None:
+    for sequence in sequences:
+        order.ended(sequence)
+
+
+def test_what_was_passed_over_is_taken_in_at_its_place_and_not_lost() -> None:
+    order = SlotOrder(covered=10)
+    assert order.arrive(13, 1, "a") is Arrival.CALL
+    assert order.arrive(12, 2, "b") is Arrival.CALL, "before what is not committed yet"
+    end(order, 13)
+    assert order.committable() == []
+    end(order, 12)
+    assert order.committable() == [12, 13]
+    assert order.arrive(14, 3, "a") is Arrival.CALL
+    end(order, 14)
+    order.committed([12, 13, 14])
+    assert order.arrive(11, 4, "a") is Arrival.CALL, "behind the cursor: late is better than never"
+    assert order.arrive(13, 5, "a") is Arrival.COVERED
+    assert order.arrive(10, 6, "a") is Arrival.COVERED, "of the owner before"
+    end(order, 11)
+    order.committed(order.committable())
+    assert (order.covered, order.holes, len(order)) == (14, 2, 0)
+    assert order.arrive(11, 7, "a") is Arrival.COVERED
+
+
+def test_a_commit_under_way_does_not_speak_for_what_came_meanwhile() -> None:
+    order = SlotOrder()
+    assert order.arrive(5, 1, "a") is Arrival.CALL
+    end(order, 5)
+    chunk = order.committable()
+    assert order.arrive(3, 2, "a") is Arrival.CALL
+    order.committed(chunk)
+    end(order, 3)
+    assert order.committable() == [3]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    order = SlotOrder()
+    for number in range(1, 2 * REMEMBERED + 1):
+        order.arrive(number, number, "a")
+        order.ended(number)
+        order.committed([number])
+    assert order.is_covered(1), "forgotten: an old one counts as done"
+    assert order.is_covered(2 * REMEMBERED)
+    assert not order.is_covered(2 * REMEMBERED + 1)
+    assert len(order._known) == len(order._committed) == REMEMBERED
 
 
 @given(st.lists(st.sampled_from(["stored", "full", "at fault"]), max_size=60))
