@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from headrace.model.broker_url import without_password
 LIMIT_S = 1.0
 # Where the stored message goes: the bounded stream of logs, as a line of no flow.
 PROBE_FLOW, PROBE_STEP = "_mesh", "_probe"
+
+BREATH_S = (0.03, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ async def check_broker_now(connection: Client, workspace: str) -> BrokerFacts:
     if isinstance(ping, str):
         refuses, problem = (False, ping) if connection.is_connected else _why_down(connection)
         return BrokerFacts(ping_problem=f"a ping was not answered within {LIMIT_S:g} s: {problem}", refuses=refuses)
+    # A broker that gets the processor now and then has it when it answers: what is asked in the same breath is quick.
+    await asyncio.sleep(random.uniform(*BREATH_S))  # noqa: S311
     (store_ms, store_problem), ahead = await asyncio.gather(
         _store(connection, workspace), _clock(connection, workspace)
     )
