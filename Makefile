@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
-	@echo "make test [JOBS=2]   set up, then run all tests; names at the end what could not run here"
+	@echo "make test [JOBS=3]   set up, then run all tests; names at the end what could not run here"
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
 	@echo "make soak [ROUNDS=100]  fault rounds, a line a minute, a ledger at the end; 2000: about two hours"
 	@echo "make bench           measure; writes build/bench.json"
@@ -37,8 +37,8 @@ stubs: $(VENV)/.stamp
 demo: stubs
 	@$(BIN)/headrace demo $(if $(ONCE),--once)
 
-# Two at once: most tests wait for processes more than they work. Whoever debugs one says JOBS=0.
-JOBS ?= 2
+# Three at once: most tests wait for processes more than they work. Whoever debugs one says JOBS=0.
+JOBS ?= 3
 test: stubs
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
