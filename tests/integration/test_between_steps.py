@@ -195,13 +195,13 @@ steps:
             if number % 20 == 10:
                 os.kill(evaluator_of(sidecar), signal.SIGKILL)
                 await eventually(lambda: evaluator_of(sidecar) != 0)
-        await eventually(lambda: len(read_lines(out)) == 60)
+        await eventually(lambda: len(read_lines(out)) == 60, within_s=30)
         assert sorted(body["n"] for body in bodies(out, "write")) == list(range(60))
         assert module_mesh.pids_of("sidecar", flow, "receive") == [sidecar]
         os.kill(sidecar, signal.SIGKILL)
-        await eventually(lambda: module_mesh.pids_of("sidecar", flow, "receive") not in ([], [sidecar]))
+        await eventually(lambda: module_mesh.pids_of("sidecar", flow, "receive") not in ([], [sidecar]), within_s=20)
         await post(module_mesh, flow, 60)
-        await eventually(lambda: len(read_lines(out)) == 61)
+        await eventually(lambda: len(read_lines(out)) == 61, within_s=30)
         await client.stop(flow)
         await eventually(lambda: not module_mesh.pids_of("sidecar", flow, "receive"))
     assert not [p for p in psutil.process_iter(["cmdline"]) if _evaluates(p) and p.ppid() == 1]
