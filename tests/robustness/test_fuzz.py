@@ -74,7 +74,7 @@ async def test_envelopes(broker: BrokerProcess, tmp_path: Path, capsys: pytest.C
                 del headers["Nats-Msg-Id"]
             await bench.connection.publish(bench.edge(STEP), payload, headers=headers)
             tried += 1
-        await bench.connection.flush()
+        await all_received(bench, tried)
         await bench.until_done(within_s=25)  # the ack deadline is 30 s
         before = await bench.waiting()
         await bench.inject(b"fine")
@@ -97,7 +97,7 @@ async def test_copies_of_a_message_that_is_being_acknowledged_do_not_wait_for_th
         for number in range(3000):
             raw = encode_envelope(message_id=f"m{number // 6}", execution_id="e" * 32, sent_at_unix_ns=1, body=b"x")
             await bench.connection.publish(bench.edge(STEP), raw, headers={"Nats-Msg-Id": f"copy{number}"})
-        await bench.connection.flush()
+        await all_received(bench, 3000)
         await bench.until_done(within_s=20)  # the ack deadline is 30 s
         assert len({found.message_id for found in await bench.take(500)}) == 500
 
@@ -122,6 +122,11 @@ def an_envelope(rng: random.Random, number: int) -> bytes:
             return bytes(envelope.SerializeToString())
         case _:
             return good
+
+
+async def all_received(bench: SidecarBench, count: int) -> None:
+    """Without acknowledgements nobody says when the broker has stored what was published."""
+    await bench.until(lambda status: status.counters["received"] >= count)
 
 
 async def one_more(bench: SidecarBench, before: int) -> bool:
