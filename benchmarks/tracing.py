@@ -25,6 +25,7 @@ from headrace.edge.parent_death import tied_command
 from headrace.model.hop_record import HopOutcome, HopRecord, Site
 from headrace.wire.otlp_spans import SpanEncoder
 
+LATENCY_S = 5.0
 SINK = "benchmarks.otlp_sink"
 CASES = ("off", "0", "1", "100")
 """Per cent of executions sampled; `off`: no collector."""
@@ -100,6 +101,7 @@ async def _environment(url: str) -> AsyncIterator[None]:
 async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, profile: str = "fast") -> dict[str, Any]:
     """Medians over rounds, each case in a mesh of its own."""
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
+    hops: dict[str, Any] = {}
     with sink() as url:
         for number in range(rounds):
             for case in CASES if number % 2 == 0 else CASES[::-1]:
@@ -108,6 +110,8 @@ async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, prof
                     flow = await bench.prepare("opaque")
                     if case in RATIOS:
                         await bench.client.set_sampling(flow, ratio=RATIOS[case])
+                    if case not in hops:
+                        hops[case] = (await scenarios.latency(bench, LATENCY_S))["hop"]
                     found[case].append(await scenarios.throughput(bench, "opaque", count))
                 await asyncio.sleep(0.5)
     rates = {case: statistics.median(run["messages_per_s"] for run in runs) for case, runs in found.items()}
@@ -115,6 +119,7 @@ async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, prof
         "encoding": encoding(),
         "recent_executions": recent_executions(),
         "messages_per_s": rates,
+        "hop_at_200_per_s": hops,
         "cost_percent": {case: round(100 * (1 - rates[case] / rates["off"]), 1) for case in RATIOS},
         "cpu_us_per_message": {
             case: statistics.median(sum(run["cpu_us_per_message"].values()) for run in runs)
