@@ -13,6 +13,7 @@ from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
+    header_pair,
     print_json,
     print_usage,
     run_with_client,
@@ -36,7 +37,7 @@ def inject(
 ) -> None:
     """Publish one message to a flow's trigger."""
     message = _message(body, file)
-    headers = dict(_header(text) for text in header or [])
+    headers = dict(header_pair(text) for text in header or [])
 
     async def work(client: AsyncClient) -> flow_pb2.InjectMessageResponse:
         return await client.inject(flow, message, content_type=content_type, headers=headers, request_id=request_id)
@@ -70,10 +71,3 @@ def _message(body: str | None, file: Path | None) -> bytes:
     if body == "-":
         return sys.stdin.buffer.read()
     return (body or "").encode()
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        print_usage(f"--header {text}: write NAME=VALUE")
-    return name.lower(), value

@@ -158,3 +158,11 @@ def require_yes(yes: bool, question: str) -> None:
         raise typer.Exit(WRONG_USAGE)
     if not typer.confirm(question):
         raise typer.Exit(FAILED)
+
+
+def header_pair(text: str) -> tuple[str, str]:
+    """A `--header NAME=VALUE`, its name in lower case; wrong usage else."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        print_usage(f"--header {text}: write NAME=VALUE")
+    return name.lower(), value

@@ -15,6 +15,7 @@ from headrace.cli.invocation import (
     AddressOption,
     DataOption,
     JsonOption,
+    header_pair,
     print_usage,
     printed_as_json,
     run_with_client,
@@ -50,7 +51,7 @@ def edit(
         print_usage("give --body or --set, not both")
     given = _read(body)
     places = [_place(text) for text in change or ()]
-    headers = dict(_header(text) for text in header or ())
+    headers = dict(header_pair(text) for text in header or ())
     by_hand = not (given is not None or places or headers or content_type is not None or revert)
     if by_hand and not sys.stdin.isatty():
         print_usage("say what changes: --body FILE, --set POINTER=JSON, --header NAME=VALUE, or --revert")
@@ -95,13 +96,6 @@ def _place(text: str) -> tuple[str, Any]:
         return pointer, json.loads(value)
     except ValueError:
         print_usage(f"--set {text}: {value} is not JSON; a text needs quotes: '{pointer}=\"{value}\"'")
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        print_usage(f"--header {text}: write NAME=VALUE")
-    return name, value
 
 
 def _with_places(body: bytes, places: list[tuple[str, Any]]) -> bytes:

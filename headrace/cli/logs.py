@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import aclosing
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import AddressOption, DataOption, run_with_client
-from headrace.model.durations import parse_duration
-from headrace.model.errors import HeadraceError
+from headrace.cli.moments import moment
 
 if TYPE_CHECKING:
     from headrace.api.flow.v1 import flow_pb2
@@ -71,19 +69,6 @@ def line_text(line: flow_pb2.LogLine) -> str:
         fields["execution"] = line.execution_id
     rest = "".join(f"  {key}={_value(value)}" for key, value in fields.items())
     return f"{moment}  {line.step or '-':<12} {line.level:<7} {line.message}{rest}"
-
-
-def moment(text: str) -> datetime:
-    """`10m` (ago), or a time in ISO 8601; without a zone it is this machine's. Wrong usage else."""
-    now = datetime.now().astimezone()
-    try:
-        return (
-            now - timedelta(seconds=parse_duration("since", text))
-            if text[-1].isalpha() and text[-1] != "Z"
-            else (datetime.fromisoformat(text).astimezone())
-        )
-    except (ValueError, HeadraceError):
-        raise typer.BadParameter(f"{text!r} is no time: write 10m, 2h or 2026-11-21T15:04:05Z") from None
 
 
 def _value(value: object) -> str:

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 import nats.errors
 from nats.aio.client import Client
 
+from headrace.edge.broker_address import DEFAULT_PORT
 from headrace.edge.broker_process import check_reported_version
 from headrace.model.broker_url import without_password
 from headrace.model.errors import InvalidInput, Unavailable
-
-DEFAULT_PORT = 4222
 
 
 async def check_broker(urls: str, *, timeout_s: float = 3.0) -> str:

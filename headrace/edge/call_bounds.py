@@ -15,6 +15,7 @@ from typing import Any
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 
+from headrace.edge.wrapped_handler import wrapped_handler
 from headrace.model.errors import DeadlineExceeded, Exhausted
 
 # Of a unary call whose caller set no deadline.
@@ -57,17 +58,9 @@ class CallBounds(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or str(handler_call_details.method).startswith(_INFRASTRUCTURE):
             return handler
-        decode, encode = handler.request_deserializer, handler.response_serializer
-        made: grpc.RpcMethodHandler[Any, Any]
-        if handler.response_streaming and handler.request_streaming:
-            made = grpc.stream_stream_rpc_method_handler(self._stream(handler.stream_stream), decode, encode)
-        elif handler.response_streaming:
-            made = grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream), decode, encode)
-        elif handler.request_streaming:
+        if handler.request_streaming and not handler.response_streaming:
             return handler  # a push: it has limits of its own
-        else:
-            made = grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), decode, encode)
-        return made
+        return wrapped_handler(handler, unary=self._unary, stream=self._stream)
 
     def _unary(self, inner: Any) -> Any:
         async def call(request: Any, context: Any) -> Any:

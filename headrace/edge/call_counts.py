@@ -10,6 +10,8 @@ from typing import Any
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 
+from headrace.edge.wrapped_handler import wrapped_handler
+
 # Health, reflection, channelz.
 _INFRASTRUCTURE = "/grpc."
 
@@ -37,14 +39,9 @@ class CallCounts(grpc.aio.ServerInterceptor):
             return handler
         service, _, verb = method.rpartition("/")
         name = f"{service.rpartition('.')[2]}/{verb}"
-        decode, encode = handler.request_deserializer, handler.response_serializer
-        if handler.response_streaming and handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(handler.stream_stream, name), decode, encode)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream, name), decode, encode)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._unary(handler.stream_unary, name), decode, encode)
-        return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary, name), decode, encode)
+        return wrapped_handler(
+            handler, unary=lambda inner: self._unary(inner, name), stream=lambda inner: self._stream(inner, name)
+        )
 
     def _unary(self, inner: Any, name: str) -> Any:
         async def call(request: Any, context: Any) -> Any:

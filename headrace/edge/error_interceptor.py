@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from headrace.edge.status_size import fitting
 from headrace.edge.structured_log import get_logger
+from headrace.edge.wrapped_handler import wrapped_handler
 from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, WrongState
 
 log = get_logger(__name__)
@@ -112,24 +113,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = str(handler_call_details.method)
-        if handler.response_streaming:
-            inner_stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            wrapped = _wrap_stream(inner_stream, method)
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-        else:
-            inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-            wrapped = _wrap_unary(inner, method)
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
         decode = handler.request_deserializer
-        return make(wrapped, decode and _tolerant(decode), handler.response_serializer)  # type: ignore[arg-type]
+        return wrapped_handler(
+            handler,
+            unary=lambda inner: _wrap_unary(inner, method),
+            stream=lambda inner: _wrap_stream(inner, method),
+            decode=decode and _tolerant(decode),
+        )
 
 
 def undecodable() -> InvalidInput:

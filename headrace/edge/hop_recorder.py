@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from headrace.api.hop.v1.hop_pb2 import HopSnapshot
+from headrace.edge.nats_responder import NatsResponder
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.histogram import Histogram
@@ -86,7 +85,7 @@ class HopRecorder:
         )
 
 
-class HopResponder:
+class HopResponder(NatsResponder):
     """Answers requests on `hr.<workspace>._hops.<flow>` with a snapshot.
 
     `flow` may be `*`; `snapshot_of(flow)` is then asked with the flow of the request and may answer None (no
@@ -96,23 +95,10 @@ class HopResponder:
     def __init__(
         self, connection: Client, workspace: str, flow: str, snapshot_of: Callable[[str], HopSnapshot | None]
     ) -> None:
-        self._connection = connection
-        self._subject = subjects.hop_request_subject(workspace, flow)
+        super().__init__(connection, subjects.hop_request_subject(workspace, flow))
         self._snapshot_of = snapshot_of
-        self._subscription: Subscription | None = None
 
-    async def start(self) -> None:
-        self._subscription = await self._connection.subscribe(self._subject, cb=self._answer)
-
-    async def stop(self) -> None:
-        """Does nothing when the connection is gone already."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None and self._connection.is_connected:
-            await subscription.unsubscribe()
-
-    async def _answer(self, message: Msg) -> None:
-        if not message.reply:
-            return
-        snapshot = self._snapshot_of(message.subject.rpartition(".")[2])
-        if snapshot is not None:
-            await self._connection.publish(message.reply, snapshot.SerializeToString())
+    def answers(self, asked: str) -> list[bytes]:
+        """See NatsResponder."""
+        snapshot = self._snapshot_of(asked)
+        return [] if snapshot is None else [snapshot.SerializeToString()]

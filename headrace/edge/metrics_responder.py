@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from headrace.api.metrics.v1.metrics_pb2 import ProcessMetrics
+from headrace.edge.nats_responder import NatsResponder
 from headrace.model import subjects
 from headrace.model.hop_record import SpanCounts
 from headrace.wire.process_metrics import parts
 
 
-class MetricsResponder:
+class MetricsResponder(NatsResponder):
     """Answers requests on `hr.<workspace>._metrics`, in several messages where one would be too large.
 
     `fill` writes the present counts into a message that names the process already.
@@ -25,21 +24,10 @@ class MetricsResponder:
     def __init__(
         self, connection: Client, workspace: str, process: str, fill: Callable[[ProcessMetrics], None]
     ) -> None:
-        self._connection = connection
-        self._subject = subjects.metrics_request_subject(workspace)
+        super().__init__(connection, subjects.metrics_request_subject(workspace))
         self._process, self._fill = process, fill
         # Two processes never share both, so that counts which begin anew are seen to do so.
         self._incarnation = f"{os.getpid()}.{time.time_ns():x}"
-        self._subscription: Subscription | None = None
-
-    async def start(self) -> None:
-        self._subscription = await self._connection.subscribe(self._subject, cb=self._answer)
-
-    async def stop(self) -> None:
-        """Does nothing when the connection is gone already."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None and self._connection.is_connected:
-            await subscription.unsubscribe()
 
     def present(self) -> ProcessMetrics:
         """What this process would answer now."""
@@ -47,10 +35,9 @@ class MetricsResponder:
         self._fill(report)
         return report
 
-    async def _answer(self, message: Msg) -> None:
-        if message.reply:
-            for part in parts(self.present()):
-                await self._connection.publish(message.reply, part.SerializeToString())
+    def answers(self, asked: str) -> Iterable[bytes]:
+        """See NatsResponder."""
+        return (part.SerializeToString() for part in parts(self.present()))
 
 
 def tell_spans(report: ProcessMetrics, counts: SpanCounts) -> None:

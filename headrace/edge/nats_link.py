@@ -115,10 +115,6 @@ class NatsLink:
         return f"_INBOX.{secrets.token_hex(11)}"
 
     @property
-    def is_closed(self) -> bool:
-        return self._closed
-
-    @property
     def server(self) -> str:
         """The server of the present or last connection, without credentials; empty before the first."""
         return repr(self._address) if self._address is not None else ""

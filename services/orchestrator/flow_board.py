@@ -5,12 +5,11 @@ Filled by the reconcile loops, which look at a flow whenever something of it cha
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from services.orchestrator.domain.flow_health import Health, flow_health
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.flow_events import FlowEvents
 from services.orchestrator.instance_observer import InstanceObserver
 
 
@@ -21,15 +20,16 @@ class FlowBoard:
         """Each look is passed on to whoever else wants it."""
         self._observer, self._pass_on = observer, pass_on
         self._newest: dict[str, Snapshot] = {}
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._events = FlowEvents()
+        self.watching = self._events.watching
+        """An event that is set by the next look at a flow: its health may be another one then."""
         self.knows: Callable[[str], bool] = lambda flow: True
 
     def observe(self, snapshot: Snapshot) -> None:
         """A loop has looked at its flow."""
         flow = snapshot.flow.flow
         self._newest[flow] = snapshot
-        for event in self._watchers.get(flow, ()):
-            event.set()
+        self._events.announce(flow)
         self._pass_on(snapshot)
 
     def flows(self) -> dict[str, Snapshot]:
@@ -45,15 +45,3 @@ class FlowBoard:
             return None
         _, statuses = self._observer.views_of(flow)
         return flow_health(snapshot, statuses, agent_known=self._observer.agent_known)
-
-    @contextlib.contextmanager
-    def watching(self, flow: str) -> Iterator[asyncio.Event]:
-        """An event that is set by the next look at the flow: its health may be another one then."""
-        event = asyncio.Event()
-        self._watchers.setdefault(flow, set()).add(event)
-        try:
-            yield event
-        finally:
-            self._watchers[flow].discard(event)
-            if not self._watchers[flow]:
-                del self._watchers[flow]

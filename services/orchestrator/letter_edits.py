@@ -23,7 +23,7 @@ DELETED_AT_ONCE = 20
 @dataclass
 class LetterEdits:
     """`ttl_s` is how long letters are kept, so that the edit of one that was pushed out goes too. The bucket is made
-    when the first letter is edited."""
+    when a letter is first looked at."""
 
     connection: Client
     workspace: str
@@ -34,8 +34,7 @@ class LetterEdits:
 
     async def of(self, flow: str, letter: Letter) -> tuple[LetterEdit | None, str]:
         """The edit, or None, and its etag."""
-        bucket = await self._open(make=False)
-        entry = await bucket.get(_key(flow, letter.number)) if bucket is not None else None
+        entry = await (await self._open()).get(_key(flow, letter.number))
         if entry is None or not entry.value:
             return None, NO_EDIT
         edit = msgspec.json.decode(entry.value, type=LetterEdit)
@@ -47,8 +46,7 @@ class LetterEdits:
     async def write(self, flow: str, number: int, edit: LetterEdit, etag: str) -> str:
         """Keeps it if the letter's edit is the one of `etag` (empty: whatever is there). Answers the new etag; Conflict
         where somebody was faster."""
-        bucket = await self._open(make=True)
-        assert bucket is not None
+        bucket = await self._open()
         key, raw = _key(flow, number), msgspec.json.encode(edit)
         try:
             if not etag:
@@ -61,9 +59,7 @@ class LetterEdits:
 
     async def revert(self, flow: str, number: int, etag: str) -> None:
         """Forgets it."""
-        bucket = await self._open(make=False)
-        if bucket is None:
-            return
+        bucket = await self._open()
         try:
             await bucket.delete(_key(flow, number), int(etag) if etag not in ("", NO_EDIT) else None)
         except Conflict as error:
@@ -71,20 +67,17 @@ class LetterEdits:
 
     async def forget(self, flow: str, numbers: Sequence[int]) -> None:
         """The letters are gone."""
-        bucket = await self._open(make=False)
-        if bucket is None:
-            return
+        bucket = await self._open()
         wanted = {_key(flow, number) for number in numbers}
         known = [key for key in await bucket.keys(f"{flow}.*") if key in wanted]
         for at in range(0, len(known), DELETED_AT_ONCE):
             await asyncio.gather(*(bucket.purge(key) for key in known[at : at + DELETED_AT_ONCE]))
 
-    async def _open(self, *, make: bool) -> KvBucket | None:
+    async def _open(self) -> KvBucket:
         async with self._opening:
             if self._bucket is None:
                 name = subjects.edit_bucket(self.workspace)
-                if make or await KvBucket.exists(self.connection, name):
-                    self._bucket = await KvBucket.open(self.connection, name, ttl_s=self.ttl_s, guard=self.guard)
+                self._bucket = await KvBucket.open(self.connection, name, ttl_s=self.ttl_s, guard=self.guard)
             return self._bucket
 
 

@@ -7,7 +7,6 @@ Slow actions (calls to agent, sidecars, registry) run beside the loop, one per t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from services.orchestrator.applier import Applier, touches
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain.planner import make_plan
 from services.orchestrator.domain.snapshot import Snapshot
+from services.orchestrator.flow_events import FlowEvents
 from services.orchestrator.snapshot_reader import SnapshotReader
 
 log = get_logger(__name__)
@@ -170,13 +170,16 @@ class FlowLoops:
         self._observe = observe
         self._applier = applier
         self._loops: dict[str, FlowLoop] = {}
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._events = FlowEvents()
+        self.announce = self._events.announce
+        self.watching = self._events.watching
+        """An event that is set whenever something of a flow may have changed."""
         self.stopped = False
 
     def wake(self, flow: str) -> None:
         """Wakes a flow's loop, and whoever watches that flow. Empty: all loops."""
         if self.stopped:
-            for name in [flow] if flow else list(self._watchers):
+            for name in [flow] if flow else self._events.watched:
                 self.announce(name)
             return
         for name in [flow] if flow else list(self._loops):
@@ -191,22 +194,6 @@ class FlowLoops:
     def knows(self, flow: str) -> bool:
         loop = self._loops.get(flow)
         return loop is not None and not loop.gone
-
-    def announce(self, flow: str) -> None:
-        for event in self._watchers.get(flow, ()):
-            event.set()
-
-    @contextlib.contextmanager
-    def watching(self, flow: str):  # type: ignore[no-untyped-def]
-        """An event that is set whenever something of the flow may have changed."""
-        event = asyncio.Event()
-        self._watchers.setdefault(flow, set()).add(event)
-        try:
-            yield event
-        finally:
-            self._watchers[flow].discard(event)
-            if not self._watchers[flow]:
-                del self._watchers[flow]
 
     def start(self) -> None:
         """Loops may be begun (again)."""
