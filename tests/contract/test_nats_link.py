@@ -162,8 +162,10 @@ async def test_a_server_that_is_killed_is_left_for_another_and_subscriptions_go_
             )
             heard = Heard(connected, "s")
             await say(connected, "s", b"1")
-            await first.end()
+            first.process.send_signal(signal.SIGSTOP)  # or the link would be at the other one before it asks
             unanswered = connected.ping()
+            connected.write_now()
+            await first.end()
             with pytest.raises(ConnectionError):
                 await asyncio.shield(unanswered)
             async with asyncio.timeout(5):
