@@ -52,7 +52,7 @@ async def _look(path: Path, local: bool, address: str | None, data: Path | None)
     from headrace.wire.flow_file import load_flow_file
 
     file = load_flow_file(path)
-    pushed = sorted({step.component for step in file.spec.steps if step.name not in file.folders})
+    pushed = sorted({step.component for step in file.spec.steps if step.has_process and step.name not in file.folders})
     if pushed and not local:
         from headrace.client import AsyncClient
 

@@ -218,7 +218,7 @@ def _values(field: flow_pb2.FieldDifference) -> str:
 
 def _graph(spec: flow_pb2.FlowSpec) -> str:
     rows = [
-        (step.name, step.component + _every(step), step.function or "-", ", ".join(step.to) or "-")
+        (step.name, (step.component or "(mesh)") + _every(step), step.function or "-", ", ".join(step.to) or "-")
         for step in spec.steps
     ]
     return table(("STEP", "COMPONENT", "FUNCTION", "TO"), rows)

@@ -66,7 +66,7 @@ def draw_mermaid(name: str, spec: FlowSpec) -> str:
 
 def step_words(step: StepSpec) -> list[str]:
     """Component and function, and what is not as usual."""
-    words = [f"{step.component} {step.function}".strip()]
+    words = [f"{step.runs} {step.function}".strip()]
     if step.every_s:
         words.append(f"every {format_duration(step.every_s)}")
     if step.cron:

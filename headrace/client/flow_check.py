@@ -27,11 +27,13 @@ async def check_flow_file(file: FlowFile, resolve: Resolve | None) -> None:
     from headrace.wire.step_checks import choose_function, merged, problems_of  # only here: slow to import
 
     graph = file.check()
-    components = list(dict.fromkeys(step.component for step in file.spec.steps))
+    components = list(dict.fromkeys(step.component for step in file.spec.steps if step.has_process))
     answers = await asyncio.gather(*(_manifest(file, component, resolve) for component in components))
     manifests = dict(zip(components, answers, strict=True))
     problems: list[InvalidInput] = []
     for index, step in enumerate(file.spec.steps):
+        if not step.has_process:
+            continue
         try:
             manifest = manifests[step.component]
             if isinstance(manifest, HeadraceError):

@@ -79,15 +79,35 @@ class StepPlan(msgspec.Struct, frozen=True):
         return bool(self.key) or self.exactly_once
 
 
+class MeshTrigger(msgspec.Struct, frozen=True):
+    """A trigger that runs no process (`headrace.model.mesh_trigger`): a webhook, or a timer where it has an interval
+    or a schedule."""
+
+    name: str
+    every_s: float = 0.0
+    cron: str = ""
+    time_zone: str = DEFAULT_ZONE
+    catch_up: str = LATEST
+
+    @property
+    def is_timer(self) -> bool:
+        """The mesh sends ticks in its name."""
+        return bool(self.every_s or self.cron)
+
+
 class DeploymentPlan(msgspec.Struct, frozen=True):
-    """Graph, pins, config and policies of one deployment."""
+    """Graph, pins, config and policies of one deployment.
+
+    `entry` is the step that stimuli go to: the trigger, or the receiver of the mesh's own trigger, which is
+    `mesh_trigger` and none of the `steps`: these have instances.
+    """
 
     workspace: str
     flow: str
     flow_type: str
     deployment: int
     version: int
-    trigger: str
+    entry: str = msgspec.field(name="trigger")
     steps: tuple[StepPlan, ...]
     max_waiting: int
     reply_timeout_s: float
@@ -96,6 +116,18 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     duplicate_window_s: float = 120.0
     rate_limit: float = 0.0
     passthrough: bool = False
+    mesh_trigger: MeshTrigger | None = None
+
+    @property
+    def trigger(self) -> str:
+        """Name of the step that starts executions, as the flow calls it."""
+        return self.mesh_trigger.name if self.mesh_trigger is not None else self.entry
+
+    @property
+    def timer(self) -> StepPlan | MeshTrigger | None:
+        """What the mesh sends ticks for; None where the flow has no timer."""
+        source = self.mesh_trigger if self.mesh_trigger is not None else self.step(self.entry)
+        return source if source.is_timer else None
 
     def step(self, name: str) -> StepPlan:
         """The step of that name; KeyError if there is none."""

@@ -72,11 +72,25 @@ def _flow_fields(old: DeploymentPlan, new: DeploymentPlan) -> tuple[FieldDiffere
     return (
         *_field("type", old.flow_type, new.flow_type),
         *_field("trigger", old.trigger, new.trigger),
+        *compare_trees("mesh_trigger", _own(old), _own(new)),
         *_field("reply_timeout", f"{old.reply_timeout_s:g}s", f"{new.reply_timeout_s:g}s"),
         *_field("max_waiting", old.max_waiting, new.max_waiting),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_field("passthrough", old.passthrough, new.passthrough),
     )
+
+
+def _own(plan: DeploymentPlan) -> dict[str, Any]:
+    """Of a trigger that the mesh runs by itself: where its messages go, and when its ticks come."""
+    trigger = plan.mesh_trigger
+    if trigger is None:
+        return {}
+    found: dict[str, Any] = {"to": [plan.entry]}
+    if trigger.every_s:
+        found["every"] = f"{trigger.every_s:g}s"
+    if trigger.cron:
+        found |= {"cron": trigger.cron, "time_zone": trigger.time_zone}
+    return found | ({"catch_up": trigger.catch_up} if trigger.is_timer else {})
 
 
 def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:

@@ -1,6 +1,7 @@
 """Checks a flow's graph and its limits: what can be said without knowing any component.
 
-The trigger is the one step that receives from no other; flows are acyclic. All problems are reported at
+The trigger is the one step that receives from no other; flows are acyclic. The entry is the step that stimuli go to:
+the trigger, or where that is the mesh's own, its receiver (`headrace.model.mesh_trigger`). All problems are reported at
 once, each under its path (`steps[1].to[0]`).
 """
 
@@ -31,6 +32,7 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.json_values import is_nested_deeper
+from headrace.model.mesh_trigger import entry_of, mesh_trigger_problems
 from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import MAX_SLOTS, check_key
@@ -46,10 +48,11 @@ MAX_CONFIG_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FlowGraph:
-    """The trigger step and all steps in an order in which every sender comes before its receivers."""
+    """The trigger step, all steps in an order in which every sender comes before its receivers, and the entry."""
 
     trigger: str
     order: tuple[str, ...]
+    entry: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,18 @@ def check_flow(spec: FlowSpec) -> FlowGraph:
         problems += _check_edges(spec)
     if problems:
         raise _as_error(problems)
-    return FlowGraph(_sources(spec)[0].name, _order(spec))
+    trigger = find_trigger(spec)
+    return FlowGraph(trigger, _order(spec), entry_of(spec, trigger).name)
 
 
 def find_trigger(spec: FlowSpec) -> str:
     """Name of the trigger step of a flow that was checked."""
     return _sources(spec)[0].name
+
+
+def find_entry(spec: FlowSpec) -> StepSpec:
+    """The step that stimuli go to, of a flow that was checked."""
+    return entry_of(spec, find_trigger(spec))
 
 
 def _as_error(problems: list[_Problem]) -> InvalidInput:
@@ -211,10 +220,20 @@ def _check_retry(path: str, retry: RetryPolicy) -> list[_Problem]:
 def _check_names(spec: FlowSpec) -> list[_Problem]:
     problems: list[_Problem] = []
     first_use: dict[str, int] = {}
+    sources = {step.name for step in _sources(spec)}
     for index, step in enumerate(spec.steps):
         path = f"steps[{index}]"
         problems += _refused(check_name, f"{path}.name", step.name)
-        problems += _refused(parse_reference, f"{path}.component", step.component)
+        if step.has_process:
+            problems += _refused(parse_reference, f"{path}.component", step.component)
+        elif step.name in sources:
+            problems += [
+                _Problem(f"{path}.{field}", text, "TRIGGER_NEEDS_COMPONENT")
+                for field, text in mesh_trigger_problems(spec, step)
+            ]
+        else:
+            text = f"is missing: step {step.name!r} receives from another step; only a flow's trigger can do without"
+            problems.append(_Problem(f"{path}.component", text, "MISSING_FIELD"))
         if step.function:
             problems += _refused(check_function, f"{path}.function", step.function)
         if step.name in first_use:

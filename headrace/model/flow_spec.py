@@ -62,6 +62,7 @@ class EdgeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step as written: `component` is a reference, not a digest; `every_s` makes a trigger a timer (0: none).
 
+    A trigger without `component` is the mesh's own: a webhook or timer that runs no process (`model.mesh_trigger`).
     `key` (`header:NAME` or `body:/json/pointer`) keeps the order of messages with one key; `exactly_once` without
     it counts every message as a key of its own. `slots` 0 means the default.
     `rate_limit`: calls per second of all its replicas together (0: no limit).
@@ -72,7 +73,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    component: str
+    component: str = ""
     function: str = ""
     config: dict[str, Any] = {}
     to: tuple[str, ...] = ()
@@ -90,6 +91,16 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
     catch_up: str = LATEST
+
+    @property
+    def has_process(self) -> bool:
+        """Whether it is run by instances; the mesh's own trigger is not."""
+        return bool(self.component)
+
+    @property
+    def runs(self) -> str:
+        """What runs it, for people: its component as written, or the mesh itself."""
+        return self.component or ("(timer)" if self.every_s or self.cron else "(webhook)")
 
     @property
     def keyed(self) -> bool:

@@ -8,9 +8,10 @@ import msgspec
 class Route(msgspec.Struct, frozen=True):
     """`state` is a flow state's name; a gateway takes requests unless it is STOPPED or STOPPING.
 
-    `trigger` is the trigger step; empty when the flow has never run, and where a listener starts it. `refuses`
+    `trigger` is the step that stimuli go to, the flow's entry: the trigger, or the receiver of one that runs no process
+    (headrace.model.mesh_trigger); empty when the flow has never run, and where a listener starts it. `refuses`
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
-    `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are the trigger's:
+    `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are that step's:
     they say to which slot a message goes (headrace.model.slots.keying). `fenced`: the stream itself says who owns the
     ingress (headrace.model.ingress_owner), else its transform does.
     `epoch` is that of the orchestrator

@@ -45,7 +45,7 @@ from headrace.model.names import FUNCTION_PATTERN, NAME_PATTERN, SEMVER_PATTERN
 from headrace.model.rates import RATE_PATTERN
 from headrace.model.retry_codes import CODE_PATTERN, OUTSIDE_THE_POLICY
 from headrace.model.slots import DEFAULT_SLOTS, HEADER_PATTERN, MAX_SLOTS
-from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, MESH_TRIGGER_KEYS, RETRY_KEYS, STEP_KEYS
 
 FLOW, COMPONENT = "flow", "component"
 _META = "http://json-schema.org/draft-07/schema#"
@@ -91,11 +91,13 @@ def flow_schema() -> dict[str, Any]:
 
 
 def _step() -> dict[str, Any]:
-    return _object("One step: a function of a component, and who receives what it emits.", STEP_KEYS, {
+    own = {"to": {"type": "array", "minItems": 1, "maxItems": 1}}
+    schema = _object("One step: a function of a component, and who receives what it emits.", STEP_KEYS, {
         "component": {
             "type": "string",
             "pattern": rf"^([./].*|{NAME_PATTERN}(@(sha256:[0-9a-f]{{64}}|[a-z0-9][a-z0-9._-]{{0,63}}))?)$",
-            "description": "A folder (./price), pushed by apply; or a reference: price, price@1.2.0, price@3.",
+            "description": "A folder (./price), pushed by apply; or a reference: price, price@1.2.0, price@3. "
+            "A trigger without one is the mesh's own webhook or timer, and runs no process.",
         },
         "function": {
             "type": "string", "pattern": f"^({FUNCTION_PATTERN})?$",
@@ -135,7 +137,9 @@ def _step() -> dict[str, Any]:
             "enum": list(ON_ERROR), "default": ON_ERROR[0],
             "description": "What becomes of a message that fails for good.",
         },
-    }, required=["component"])  # fmt: skip
+    })  # fmt: skip
+    without = {"properties": own, "required": ["to"], "propertyNames": {"enum": sorted(MESH_TRIGGER_KEYS)}}
+    return {**schema, "if": {"not": {"required": ["component"]}}, "then": without}
 
 
 def _edge() -> dict[str, Any]:

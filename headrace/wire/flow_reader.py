@@ -37,6 +37,7 @@ from headrace.model.flow_spec import (
     StepSpec,
 )
 from headrace.model.json_values import is_nested_deeper
+from headrace.model.mesh_trigger import mesh_trigger_problems, needs_process, stock_component
 from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.rates import parse_rate
 from headrace.model.retry_codes import retried_codes_problem
@@ -49,6 +50,8 @@ STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
     "key", "slots", "exactly_once", "on_error", "cron", "time_zone", "catch_up",
 )  # fmt: skip
+# Of a trigger without component.
+MESH_TRIGGER_KEYS = ("to", "every", "cron", "time_zone", "catch_up")
 EDGE_KEYS = ("step", "condition", "mapping")
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
@@ -87,6 +90,7 @@ class FlowReader(FieldReader):
             rate_limit=self._rate("rate_limit", flow),
             passthrough=self._switch("passthrough", flow),
         )
+        self._check_mesh_trigger(spec, steps)
         return name, spec, folders
 
     def _reply_timeout(self, flow: Mapping[str, Any]) -> float:
@@ -100,8 +104,10 @@ class FlowReader(FieldReader):
         field = f"steps.{name}"
         self.checked(field, check_name, self.text(field, name))
         step = self.mapping(field, value, STEP_KEYS)
-        component = self.text(f"{field}.component", step.get("component"))
-        if component.startswith((".", "/")):
+        component = self._component(f"{field}.component", step, steps, name)
+        if not component:
+            pass  # the mesh's own trigger
+        elif component.startswith((".", "/")):
             folders[name] = self._component_folder(f"{field}.component", component)
         else:
             self.checked(f"{field}.component", parse_reference, component)
@@ -249,6 +255,27 @@ class FlowReader(FieldReader):
 
     def _rate(self, path: str, mapping: Mapping[str, Any]) -> float:
         return self.checked(path, parse_rate, mapping["rate_limit"]) if "rate_limit" in mapping else 0.0
+
+    def _component(self, field: str, step: Mapping[str, Any], steps: Mapping[str, Any], name: str) -> str:
+        """Empty for a trigger that names none."""
+        first = not any(_sends_to(other, name) for other in steps.values())
+        if first and "component" not in step:
+            return ""
+        if step.get("component") is None:
+            what = "Name one, or leave the line out" if first else "Only the flow's first step can do without"
+            self.refuse(field, "is missing", what, "MISSING_FIELD")
+        text = self.text(field, step["component"])
+        return text or self.checked(field, parse_reference, text).component
+
+    def _check_mesh_trigger(self, spec: FlowSpec, steps: Mapping[str, Any]) -> None:
+        for step in spec.steps:
+            if step.has_process:
+                continue
+            path, next_step = f"steps.{step.name}", f"Add `component: {stock_component(step)}`"
+            for field, problem in mesh_trigger_problems(spec, step):
+                self.refuse(f"{path}.{field}", problem, next_step, "TRIGGER_NEEDS_COMPONENT")
+            for key in steps[step.name].keys() - {*MESH_TRIGGER_KEYS}:  # also one that has its default
+                self.refuse(f"{path}.{key}", needs_process(step), next_step, "TRIGGER_NEEDS_COMPONENT")
 
     def _component_folder(self, field: str, text: str) -> Path:
         path = (self._folder / text).resolve()

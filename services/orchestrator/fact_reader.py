@@ -14,7 +14,7 @@ from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.jetstream_assets import JetStreamApiError, JetStreamAssets
 from headrace.model import subjects
 from headrace.model.cron import CronSchedule
-from headrace.model.deployment import DeploymentPhase, StepPlan
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan
 from headrace.model.errors import HeadraceError
 from headrace.model.pages import Page
 from services.orchestrator.domain.drain_choice import drain_problem
@@ -75,7 +75,7 @@ class FlowFactReader:
         facts = FlowFacts(
             flow.flow,
             str(flow.state),
-            trigger=plan.trigger if plan is not None else "",
+            trigger=plan.entry if plan is not None else "",
             active=flow.active,
             parked=sum(count for (owner, _, _), count in counts.items() if owner[0] == "p"),
             operation=operation.verb if operation is not None else "",
@@ -126,7 +126,7 @@ class FlowFactReader:
                     view.number,
                     receivers=step.receivers,
                     kind=step.kind,
-                    every_s=step.every_s or _cron_gap_s(step, snapshot.now),
+                    every_s=_tick_gap_s(view.plan, snapshot.now) if step.name == view.plan.entry else 0.0,
                     rate_limit=step.rate_limit,
                     timeout_s=step.timeout_s,
                     max_waiting=view.plan.max_waiting,
@@ -227,10 +227,11 @@ def _deployment(snapshot: Snapshot, view: DeploymentView) -> DeploymentFacts:
     )
 
 
-def _cron_gap_s(step: StepPlan, now: float) -> float:
-    """Between the next two ticks; 0 where it goes by no clock."""
-    if not step.cron:
-        return 0.0
-    schedule = CronSchedule(step.cron, step.time_zone)
+def _tick_gap_s(plan: DeploymentPlan, now: float) -> float:
+    """Between the next two ticks; 0 where the flow has no timer."""
+    timer = plan.timer
+    if timer is None or not timer.cron:
+        return timer.every_s if timer is not None else 0.0
+    schedule = CronSchedule(timer.cron, timer.time_zone)
     first = schedule.next_after(int(now * 1e9))
     return (schedule.next_after(first) - first) / 1e9

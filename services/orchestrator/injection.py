@@ -13,7 +13,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.model.cron import CronSchedule
 from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, Unavailable, WrongState
-from headrace.model.flow_graph import find_trigger
+from headrace.model.flow_graph import find_entry, find_trigger
 from headrace.model.flow_rates import FlowRates
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.json_values import check_json_body
@@ -88,12 +88,12 @@ class Injector:
             )
         spec = (await self._reader.version(name, version)).spec
         self._check_rate(name, spec.rate_limit)
-        trigger = find_trigger(spec)
+        entry = find_entry(spec)
         stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
         execution = execution_id(stimulus)
         trace = self._traces.begin(f"inject {name}", name, execution=execution, stimulus=stimulus, given=traceparent)
         envelope = message_pb2.Envelope(
-            id=first_message_id(stimulus, trigger),
+            id=first_message_id(stimulus, entry.name),
             execution_id=execution,
             origin=message_pb2.Origin.ORIGIN_INJECTED,
             baggage=bounded_baggage(baggage),
@@ -102,10 +102,9 @@ class Injector:
             headers=headers,
             sent_at_unix_ns=int(self._clock.now() * 1e9),
         )
-        step = next(item for item in spec.steps if item.name == trigger)
-        slot = keying(step.key, step.slot_count).place(headers, body, envelope.id).slot
+        slot = keying(entry.key, entry.slot_count).place(headers, body, envelope.id).slot
         try:
-            stored = await self._publish(document, trigger, slot, envelope, trace.traceparent)
+            stored = await self._publish(document, entry.name, slot, envelope, trace.traceparent)
         except HeadraceError as error:
             self._traces.end(trace, code=error.reason, problem=error.message)
             raise
@@ -130,6 +129,7 @@ class Injector:
         timer = TimerSpec(
             name,
             step.name,
+            find_entry(spec).name,
             every_ns=round(step.every_s * 1e9),
             running_since_ns=0,
             active_since_ns=0,
@@ -149,13 +149,13 @@ class Injector:
             )
 
     async def _publish(
-        self, document: FlowDocument, trigger: str, slot: int, envelope: message_pb2.Envelope, traceparent: str
+        self, document: FlowDocument, entry: str, slot: int, envelope: message_pb2.Envelope, traceparent: str
     ) -> Stored:
         name = document.flow
         try:
             return await self._ingress.publish(
                 name,
-                trigger,
+                entry,
                 slot,
                 envelope.SerializeToString(),
                 fenced=is_fenced(self._assets.copies),

@@ -64,12 +64,12 @@ class MeshView:
 
     async def _timer(self, snapshot: Snapshot) -> flow_pb2.TimerStatus | None:
         view = snapshot.deployments.get(snapshot.flow.active or snapshot.flow.target)
-        step = view.plan.step(view.plan.trigger) if view is not None and view.plan is not None else None
-        if step is None or not step.is_timer:
+        timer = view.plan.timer if view is not None and view.plan is not None else None
+        if timer is None:
             return None
         found = await self.reader.stores.tick_cursor(snapshot.flow.flow)
         cursor = found[0] if found is not None else None
-        return timer_message(wanted_timer(snapshot), step, cursor, int(snapshot.now * 1e9))
+        return timer_message(wanted_timer(snapshot), timer, cursor, int(snapshot.now * 1e9))
 
     async def backlog(self, flow: str) -> dict[str, StepBacklog]:
         """What is stored for each step of a flow; NotFound when there is none."""

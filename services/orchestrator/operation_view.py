@@ -91,8 +91,8 @@ def progress_words(
         report = reports.get(instance.name) if running is not None and running.up else None
         word = _word(report) if report is not None else ("up" if running is not None and running.up else "not up")
         words[instance.step] = min(words.get(instance.step, word), word, key=_ORDER.index)
-    if waits_for_older(snapshot, deployment) and words.get(view.plan.trigger) == "active":
-        words[view.plan.trigger] = f"active, waits for deployment {older}"
+    if waits_for_older(snapshot, deployment) and words.get(view.plan.entry) == "active":
+        words[view.plan.entry] = f"active, waits for deployment {older}"
     return words
 
 

@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 import headrace
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, MeshTrigger, PinPlan, StepPlan
 from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
@@ -45,11 +45,11 @@ class Resolver:
         """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
         graph = check_flow(spec)
         answers = await asyncio.gather(
-            *(self._find(index, step) for index, step in enumerate(spec.steps)), return_exceptions=True
+            *(self._find(index, step) for index, step in _run_by_instances(spec)), return_exceptions=True
         )
         found: list[Found] = []
         problems: list[InvalidInput] = []
-        for index, (step, answer) in enumerate(zip(spec.steps, answers, strict=True)):
+        for (index, step), answer in zip(_run_by_instances(spec), answers, strict=True):
             if isinstance(answer, InvalidInput):
                 problems.append(answer)
             elif isinstance(answer, BaseException):
@@ -119,7 +119,8 @@ class Resolver:
         found = await self.check(spec)
         digests = {item.revision.digest for item in found}
         await self._stores.pin(digests, flow, f"d{deployment}", f"flows/{flow}/deployments/{deployment}")
-        await asyncio.gather(*(self._still_there(index, item) for index, item in enumerate(found)))
+        places = [index for index, _ in _run_by_instances(spec)]
+        await asyncio.gather(*(self._still_there(index, item) for index, item in zip(places, found, strict=True)))
         return found
 
     async def _with_pins(self, flow: str, spec: FlowSpec, deployment: int) -> FlowSpec:
@@ -133,7 +134,7 @@ class Resolver:
 
     async def _replicas(self, flow: str, spec: FlowSpec, deployment: int) -> dict[str, int]:
         """Replicas as the spec says, but as many as a deployment has for steps that it has too."""
-        wanted = {step.name: step.replicas for step in spec.steps}
+        wanted = {step.name: step.replicas for _, step in _run_by_instances(spec)}
         state = await self._stores.state(flow, deployment) if deployment else None
         kept = state[0].replicas if state is not None else {}
         return {step: kept.get(step, count) for step, count in wanted.items()}
@@ -153,6 +154,11 @@ class Resolver:
             return answer
         except grpc.aio.AioRpcError as error:
             raise _registry_error(f"steps[{index}].component", reference, error) from error
+
+
+def _run_by_instances(spec: FlowSpec) -> list[tuple[int, StepSpec]]:
+    """All steps but the mesh's own trigger, with their places in the flow."""
+    return [(index, step) for index, step in enumerate(spec.steps) if step.has_process]
 
 
 def _registry_error(field: str, reference: str, error: grpc.aio.AioRpcError) -> HeadraceError:
@@ -175,7 +181,9 @@ def _message(error: grpc.aio.AioRpcError) -> str:
 def pinned_spec(spec: FlowSpec, plan: DeploymentPlan) -> FlowSpec:
     """The spec with exact digests in place of references: those that a deployment of the same version runs."""
     pins = {step.name: f"{step.pin.component}@{step.pin.digest}" for step in plan.steps}
-    steps = tuple(msgspec.structs.replace(step, component=pins[step.name]) for step in spec.steps)
+    steps = tuple(
+        msgspec.structs.replace(step, component=pins[step.name]) if step.has_process else step for step in spec.steps
+    )
     return msgspec.structs.replace(spec, steps=steps)
 
 
@@ -217,17 +225,25 @@ def make_plan(
         )
         for item in found
     )
+    graph = check_flow(spec)
     return DeploymentPlan(
         workspace=workspace,
         flow=document.flow,
         flow_type=spec.type,
         deployment=deployment,
         version=version,
-        trigger=check_flow(spec).trigger,
+        entry=graph.entry,
         steps=steps,
         max_waiting=spec.max_waiting,
         reply_timeout_s=spec.reply_timeout_s,
         parking_epoch=epoch,
         rate_limit=spec.rate_limit,
         passthrough=spec.passthrough,
+        mesh_trigger=_mesh_trigger(next(step for step in spec.steps if step.name == graph.trigger)),
     )
+
+
+def _mesh_trigger(trigger: StepSpec) -> MeshTrigger | None:
+    if trigger.has_process:
+        return None
+    return MeshTrigger(trigger.name, trigger.every_s, trigger.cron, trigger.time_zone, trigger.catch_up)

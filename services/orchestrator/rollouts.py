@@ -105,7 +105,7 @@ class Rollouts:
             return document, {}
         flow_verbs.check_etag(document, etag)
         spec = await self._base_of_draft(document)
-        used = {parse_reference("component", step.component).component for step in spec.steps}
+        used = {parse_reference("component", step.component).component for step in spec.steps if step.has_process}
         for index, component in enumerate(components):
             if component not in used:
                 known = ", ".join(sorted(used))
@@ -115,6 +115,9 @@ class Rollouts:
         changes: dict[str, str] = {}
         steps = []
         for step in spec.steps:
+            if not step.has_process:
+                steps.append(step)
+                continue
             component = parse_reference("component", step.component).component
             exact = f"{component}@{newest[component]}" if component in newest else step.component
             if exact != step.component:

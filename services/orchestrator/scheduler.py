@@ -218,7 +218,7 @@ class Scheduler:
         spec, cursor = timer.spec, timer.cursor
         assert cursor is not None
         stimulus = stimulus_id(spec.flow, "tick", f"{spec.step}:{instant}")
-        message_id = first_message_id(stimulus, spec.step)
+        message_id = first_message_id(stimulus, spec.entry)
         body = tick_body(instant, spec)
         execution = execution_id(stimulus)
         trace = self._traces.begin(f"tick {spec.step}", spec.flow, execution=execution, stimulus=stimulus)
@@ -235,7 +235,7 @@ class Scheduler:
         try:
             stored = await self._ingress.publish(
                 spec.flow,
-                spec.step,
+                spec.entry,
                 slot,
                 envelope,
                 fenced=is_fenced(self._assets.copies),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan
-from headrace.model.flow_graph import find_trigger
+from headrace.model.flow_graph import find_entry
 from headrace.model.ingress_owner import NOBODY, decode_owner, is_fenced
 from headrace.model.route import Route
 from services.orchestrator.domain.assets import consumer_view, stream_view
@@ -170,15 +170,14 @@ class SnapshotReader:
         if number == 0 or not document.has_stream:
             return Route(document.flow, str(FlowState.STOPPED), epoch=document.leader_epoch)
         spec = (await self.version(document.flow, number)).spec
-        trigger = find_trigger(spec)
-        keyed = next(step for step in spec.steps if step.name == trigger)
+        entry = find_entry(spec)
         listens = await self.started_by_listener(document)
         return Route(
             document.flow,
             str(document.state),
-            trigger="" if listens else trigger,
-            key=keyed.key,
-            slots=keyed.slot_count,
+            trigger="" if listens else entry.name,
+            key=entry.key,
+            slots=entry.slot_count,
             reply_timeout_s=spec.reply_timeout_s,
             version=number,
             deployment=document.active or document.target,
@@ -195,7 +194,7 @@ class SnapshotReader:
         plan = await self.plan(document.flow, number) if number else None
         if plan is None and number and number == document.target:
             return document.listens  # its references are not resolved yet
-        return plan is not None and any(step.name == plan.trigger and step.kind == "listener" for step in plan.steps)
+        return plan is not None and any(step.name == plan.entry and step.kind == "listener" for step in plan.steps)
 
 
 def _operations(documents: list[OperationDocument]) -> dict[str, OperationDocument]:

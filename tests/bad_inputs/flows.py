@@ -88,8 +88,14 @@ FILES = (
         "unknown-field", "a misspelt field", steps("a: {component: webhook, prefech: 3}"),
         "UNKNOWN_FIELD", "steps.a.prefech", (":3:27:", "is not a known key"), "Did you mean `prefetch`?"),
     file_row(
-        "missing-field", "a step without component", steps("a: {prefetch: 3}"),
-        "MISSING_FIELD", "steps.a.component", (":3:3:", "is missing"), "Correct it"),
+        "missing-field", "a step without component that is not the trigger", steps(RECEIVE, "b: {prefetch: 3}"),
+        "MISSING_FIELD", "steps.b.component", (":4:3:", "is missing"), "Only the flow's first step can do without"),
+    file_row(
+        "trigger-to-two", "a trigger without component that sends to two steps", steps("a: {to: [b, c]}", "b: {component: webhook}", "c: {component: webhook}"),
+        "TRIGGER_NEEDS_COMPONENT", "steps.a.to", (":3:7:", "sends to 2 steps"), "Add `component: webhook`"),
+    file_row(
+        "trigger-with-settings", "a timer without component that has retries", steps("a: {every: 5s, retry: {attempts: 5}, to: [b]}", "b: {component: webhook}"),
+        "TRIGGER_NEEDS_COMPONENT", "steps.a.retry", (":3:18:", "has a meaning only with a component"), "Add `component: timer`"),
     file_row(
         "no-unit", "a duration without unit", steps("a: {component: webhook, timeout: 10}"),
         "BAD_FLOW_FILE", "steps.a.timeout", (":3:27:", "10 is not a duration"), "200ms, 10s, 2m or 1h"),

@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
-from headrace.model.flow_graph import find_trigger
+from headrace.model.flow_graph import find_entry, find_trigger
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
@@ -192,7 +192,7 @@ class World:
 
     def _check_order(self, deployment: int, step: str) -> None:
         """Strict order: the first step begins when every older deployment is over."""
-        if deployment in self.flow.strict and step == self.plans[deployment].trigger:
+        if deployment in self.flow.strict and step == self.plans[deployment].entry:
             older = [number for number in self.flow.live if number < deployment]
             early = [number for number in older if self._phase(number) not in ("RETIRED", "FAILED")]
             assert not early, f"d{deployment} has begun before {early} drained"
@@ -406,7 +406,7 @@ class World:
             flow_type=spec.type,
             deployment=action.deployment,
             version=action.version,
-            trigger=find_trigger(spec),
+            entry=find_entry(spec).name,
             steps=tuple(
                 StepPlan(
                     step.name,

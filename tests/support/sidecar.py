@@ -293,7 +293,7 @@ class SidecarBench:
             flow_type="realtime",
             deployment=self.deployment,
             version=1,
-            trigger=STEP,
+            entry=STEP,
             steps=(work, *others),
             max_waiting=self.max_waiting,
             reply_timeout_s=10.0,

@@ -86,7 +86,7 @@ NOW = ns("2026-11-21T12:00:00+00:00")
     ],
 )
 def test_after_an_outage(catch_up: str, lag: timedelta, sent: int, skipped: int) -> None:
-    spec = TimerSpec("f", "s", 0, 0, 0, schedule=CronSchedule("0 6 * * *"), catch_up=catch_up)
+    spec = TimerSpec("f", "s", "s", 0, 0, 0, schedule=CronSchedule("0 6 * * *"), catch_up=catch_up)
     settled = NOW - int(lag.total_seconds()) * NANOS
     found = due(spec, settled, NOW, 100)
     assert (len(found.instants), found.skipped) == (sent, skipped)
@@ -100,7 +100,7 @@ def test_after_an_outage(catch_up: str, lag: timedelta, sent: int, skipped: int)
 def test_whatever_is_missed_is_sent_or_skipped_once(seconds: int, catch_up: str, every_s: int) -> None:
     """A schedule every five seconds and an interval of five do the same."""
     schedule = None if every_s else CronSchedule("*/5 * * * * *")
-    spec = TimerSpec("f", "s", every_s * NANOS, 0, 0, schedule=schedule, catch_up=catch_up)
+    spec = TimerSpec("f", "s", "s", every_s * NANOS, 0, 0, schedule=schedule, catch_up=catch_up)
     settled, sent, skipped = NOW - seconds * NANOS, [], 0
     for _ in range(40):
         found = due(spec, settled, NOW, 100)

@@ -64,7 +64,7 @@ def test_whoever_comes_later_owes_no_other_instants(every: int, lag: int, later:
 
 
 def spec(running_since: int = NOW - HOUR, active_since: int = NOW - HOUR, every: int = NANOS) -> TimerSpec:
-    return TimerSpec("ticker", "tick", every, running_since, active_since)
+    return TimerSpec("ticker", "tick", "tick", every, running_since, active_since)
 
 
 def test_a_new_timer_owes_nothing_from_before_it_was_active() -> None:

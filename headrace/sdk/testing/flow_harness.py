@@ -76,7 +76,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         self._config = dict(config or {})
         self._steps = {step.name: step for step in self._file.spec.steps}
         self._edges, self._kept = FlowEdges(self._file.spec), KeptSnapshots()
-        self._trigger = self._file.check().trigger
+        self._entry = self._file.check().entry
         self._harnesses: dict[str, ComponentHarness] = {}
         for given in (self._components, self._config):
             for name in given:
@@ -87,6 +87,8 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         """Loads every step's component and runs its init hook; what was started is stopped if one fails."""
         try:
             for index, (name, step) in enumerate(self._steps.items()):
+                if not step.has_process:
+                    continue
                 source = self._components.get(name) or self._file.folders.get(name)
                 if source is None:
                     raise InvalidInput.at(
@@ -117,8 +119,8 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         path: str = "",
         query: str = "",
     ) -> FlowResult:
-        """Sends one request to the trigger and runs until nothing is left. Bytes and text go as they are, any
-        other value as JSON."""
+        """Sends one request to the trigger (or past it, where it has no component) and runs until nothing is left.
+        Bytes and text go as they are, any other value as JSON."""
         body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
         stimulus = stimulus_id(self._file.name, "webhook", uuid.uuid4().hex)
         result = FlowResult(execution_id(stimulus))
@@ -128,11 +130,11 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
             body=body,
             content_type=content_type,
             headers=given,
-            message_id=first_message_id(stimulus, self._trigger),
+            message_id=first_message_id(stimulus, self._entry),
             execution_id=result.execution_id,
             wants_reply=self._file.spec.reply_timeout_s > 0,
         )
-        waiting = deque([(self._steps[self._trigger], first)])
+        waiting = deque([(self._steps[self._entry], first)])
         while waiting:
             step, message = waiting.popleft()
             outputs = await self._handle(step, message, result)

@@ -121,7 +121,7 @@ def consumer_config(
     """The whole config of a durable of a step. The trigger's delivers what was parked first."""
     workspace, flow = plan.workspace, plan.flow
     filters = [subjects.data_subject(workspace, flow, subjects.deployment_owner(plan.deployment), step, slot)]
-    if step == plan.trigger and plan.parking_epoch:
+    if step == plan.entry and plan.parking_epoch:
         filters = [*_parked(plan, slot), *filters]
     prefetch = plan.step(step).prefetch
     config: dict[str, object] = {
@@ -144,12 +144,12 @@ def consumer_config(
 def _parked(plan: DeploymentPlan, slot: int) -> list[str]:
     """What was parked for the trigger, or for one slot of it. It may have been placed after another version's key
     and slots (while the flow did not run), so every slot that can be is read by somebody."""
-    slots = plan.step(plan.trigger).slots
+    slots = plan.step(plan.entry).slots
     parked = subjects.parking_owner(plan.parking_epoch)
     if slots == 1:
-        return [subjects.all_slots(plan.workspace, plan.flow, parked, plan.trigger)]
+        return [subjects.all_slots(plan.workspace, plan.flow, parked, plan.entry)]
     return [
-        subjects.data_subject(plan.workspace, plan.flow, parked, plan.trigger, number)
+        subjects.data_subject(plan.workspace, plan.flow, parked, plan.entry, number)
         for number in range(slot, MAX_SLOTS, slots)
     ]
 
@@ -189,7 +189,7 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
             continue
         for step in view.plan.steps:
             replicas = 1 if step.keyed else view.state.replicas.get(step.name, 1)
-            closed = step.name == view.plan.trigger and not _open(snapshot, number, view.state.phase)
+            closed = step.name == view.plan.entry and not _open(snapshot, number, view.state.phase)
             held = snapshot.flow.state in SUSPENDED_STATES or dropping(snapshot.flow) or settling(view.state)
             for durable, slot in durables(view.plan, view.state, step.name).items():
                 config = consumer_config(view.plan, step.name, replicas, durable, slot)

@@ -163,6 +163,7 @@ class FlowFacts:
     name: str
     state: str
     trigger: str = ""
+    """The step that what comes in goes to."""
     active: int = 0
     parked: int = 0
     operation: str = ""

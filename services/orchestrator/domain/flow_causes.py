@@ -105,7 +105,8 @@ def _input(facts: Facts, flow: FlowFacts) -> list[Finding]:
     if since is not None and since < QUIET_S:
         return []
     last = f"its last message came {shown_s(since)} ago" if since is not None else "it has had no message yet"
-    evidence = [f"trigger {trigger.name!r} waits for messages: {last}"]
+    what = "step" if trigger.kind == "action" else "trigger"  # an action where the mesh's own trigger leads to it
+    evidence = [f"{what} {trigger.name!r} waits for messages: {last}"]
     if flow.since_request_s is not None:
         evidence.append(f"the last HTTP request came {shown_s(flow.since_request_s)} ago")
     if flow.refused:

@@ -78,8 +78,8 @@ def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:
 
 def _references(before: FlowSpec | None, after: FlowSpec) -> str:
     """What a draft names: all of it, or what is other than in the draft before."""
-    old = {step.name: step.component for step in before.steps} if before is not None else {}
-    new = {step.name: step.component for step in after.steps}
+    old = {step.name: step.runs for step in before.steps} if before is not None else {}
+    new = {step.name: step.runs for step in after.steps}
     if not old:
         return ", ".join(f"{step}={component}" for step, component in new.items())
     changed = [

@@ -116,10 +116,10 @@ def _listeners(snapshot: Snapshot, deployment: int) -> list[InstanceView]:
     plan = snapshot.deployments[deployment].plan
     if plan is None:
         return []
-    return [instance for instance in snapshot.wanted_instances(deployment) if instance.step == plan.trigger]
+    return [instance for instance in snapshot.wanted_instances(deployment) if instance.step == plan.entry]
 
 
 def _trigger(snapshot: Snapshot, deployment: int) -> StepPlan | None:
     view = snapshot.deployments.get(deployment)
     plan: DeploymentPlan | None = view.plan if view is not None else None
-    return plan.step(plan.trigger) if plan is not None else None
+    return plan.step(plan.entry) if plan is not None else None

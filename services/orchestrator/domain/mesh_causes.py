@@ -9,7 +9,6 @@ from services.orchestrator.domain.finding import Finding, Severity, shown_s
 SLOW_PING_MS = 100.0
 SLOW_STORE_MS = 250.0
 SKEW_S = 0.25
-HTTP_TRIGGERS = ("trigger",)
 
 
 def mesh_findings(facts: Facts) -> list[Finding]:
@@ -24,7 +23,7 @@ def mesh_findings(facts: Facts) -> list[Finding]:
         found.append(Finding(Cause.AGENT_GONE, severity, summary, ("the orchestrator's watch of it is broken",)))
     trigger = next((step for step in facts.steps if facts.flow and step.name == facts.flow.trigger), None)
     if mesh.gateways == 0 and not mesh.broker_problem and trigger is not None:
-        by_http = trigger.kind in HTTP_TRIGGERS and not trigger.every_s
+        by_http = trigger.kind != "listener" and not trigger.every_s
         summary = "no gateway answers: nothing comes in by HTTP"
         severity = Severity.STALLED if by_http else Severity.NOTICE
         found.append(Finding(Cause.GATEWAY_GONE, severity, summary, ("nobody said its address when asked for it",)))

@@ -6,7 +6,7 @@ import msgspec
 
 from headrace.model.deployment import DeploymentPlan
 from headrace.model.errors import WrongState
-from headrace.model.flow_graph import find_trigger
+from headrace.model.flow_graph import find_entry, find_trigger
 from headrace.model.flow_spec import FlowSpec
 from services.orchestrator.domain.documents import (
     DEFAULT_ROLLOUT,
@@ -107,6 +107,8 @@ def check_takeover(document: FlowDocument, running: DeploymentPlan, spec: FlowSp
     changed = []
     if (trigger := find_trigger(spec)) != running.trigger:
         changed.append(f"its trigger is {trigger!r}, was {running.trigger!r}")
+    elif (entry := find_entry(spec).name) != running.entry:
+        changed.append(f"what comes in goes to step {entry!r}, went to {running.entry!r}")
     if bool(spec.reply_timeout_s) != bool(running.reply_timeout_s):
         changed.append("it replies to its callers, did not" if spec.reply_timeout_s else "it does not reply, but did")
     changed += _other_slots(running, spec)

@@ -48,7 +48,7 @@ def is_read(snapshot: Snapshot, owner: str, step: str, slot: int) -> bool:
         if own:
             return settling(view.state) or _has(view.plan, step, slot)
         if view.plan.parking_epoch and owner == subjects.parking_owner(view.plan.parking_epoch):
-            return settling(view.state) or (step == view.plan.trigger and 0 <= slot < MAX_SLOTS)
+            return settling(view.state) or (step == view.plan.entry and 0 <= slot < MAX_SLOTS)
     # What is parked for a start whose plan is not known yet is read by that start.
     return owner == subjects.parking_owner(current_epoch(snapshot.flow))
 

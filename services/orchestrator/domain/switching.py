@@ -122,11 +122,11 @@ def _trigger_open(snapshot: Snapshot, deployment: int) -> bool:
     assert view.state is not None
     if waits_for_older(snapshot, deployment):
         return True
-    for name, slot in durables(view.plan, view.state, view.plan.trigger).items():
+    for name, slot in durables(view.plan, view.state, view.plan.entry).items():
         consumer = snapshot.consumers.get(name)
         if consumer is None:
             return False
-        keyed = view.plan.step(view.plan.trigger).keyed
-        if consumer.paused and not (keyed and waits_for_slot(snapshot, deployment, view.plan.trigger, slot)):
+        keyed = view.plan.step(view.plan.entry).keyed
+        if consumer.paused and not (keyed and waits_for_slot(snapshot, deployment, view.plan.entry, slot)):
             return False
     return True

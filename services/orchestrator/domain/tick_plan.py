@@ -38,14 +38,17 @@ class TickCursor(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class TimerSpec:
-    """A timer that should tick: since when its flow runs, and since when a deployment of it is active."""
+    """A timer that should tick: since when its flow runs, and since when a deployment of it is active.
+
+    `step` is the trigger, in whose name it ticks; `entry` the step that ticks go to."""
 
     flow: str
     step: str
+    entry: str
     every_ns: int
     running_since_ns: int
     active_since_ns: int
-    # Of the trigger: they place a tick.
+    # Of the entry: they place a tick.
     key: str = ""
     slots: int = 1
     # Instead of the interval (0 then).
@@ -82,19 +85,20 @@ def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:
     view = snapshot.deployments.get(flow.active or flow.target)
     if not takes_ticks(flow) or view is None or view.plan is None:
         return None
-    step = view.plan.step(view.plan.trigger)
-    if not step.is_timer:
+    timer, entry = view.plan.timer, view.plan.step(view.plan.entry)
+    if timer is None:
         return None
     return TimerSpec(
         flow.flow,
-        step.name,
-        every_ns=round(step.every_s * 1000) * 1_000_000,
+        timer.name,
+        entry.name,
+        every_ns=round(timer.every_s * 1000) * 1_000_000,
         running_since_ns=int(flow.running_since * NANOS),
         active_since_ns=int((view.state.changed_at if view.state else 0.0) * NANOS),
-        key=step.key,
-        slots=step.slots,
-        schedule=CronSchedule(step.cron, step.time_zone) if step.cron else None,
-        catch_up=step.catch_up,
+        key=entry.key,
+        slots=entry.slots,
+        schedule=CronSchedule(timer.cron, timer.time_zone) if timer.cron else None,
+        catch_up=timer.catch_up,
     )
 
 
