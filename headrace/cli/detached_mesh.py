@@ -92,6 +92,7 @@ def up_arguments(options: MeshOptions) -> list[str]:
         ("--workspace", options.workspace),
         ("--log-level", options.log_level),
         ("--otlp", options.otlp),
+        ("--credential-keys", str(options.credential_keys or "")),
     ):
         if value:
             words += [name, str(value)]

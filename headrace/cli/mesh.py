@@ -28,6 +28,7 @@ from headrace.cli.mesh_plan import (
     check_options,
     choose_ports,
     collector,
+    key_file,
     mesh_environment,
     reachable,
     service_command,
@@ -37,6 +38,7 @@ from headrace.edge.broker_process import BrokerProcess, runtime_settings
 from headrace.edge.child_process import ChildProcess, Command, end_adopted, last_lines
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory, DataDirectoryLock, Endpoints, locate
 from headrace.edge.full_disk import FullDisk
+from headrace.edge.key_ring import check_key_file, make_key_file
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
 from headrace.edge.supervised import Facts, ProcessState, Supervised
@@ -86,6 +88,7 @@ class Mesh:
         began = time.monotonic()
         check_options(self.options)
         self.directory.create()
+        self._prepare_keys()
         self._lock = DataDirectoryLock.take(self.directory)
         try:
             async with asyncio.timeout(START_LIMIT_S):
@@ -101,6 +104,14 @@ class Mesh:
             raise
         self.start_s = time.monotonic() - began
         return self.endpoints
+
+    def _prepare_keys(self) -> None:
+        """Makes the data directory's own key file where it is the one to use; InvalidInput for one that is no good."""
+        file = key_file(self.options, self.directory, os.environ)
+        if file is not None:
+            if file == self.directory.credential_keys:
+                make_key_file(file)
+            check_key_file(file)
 
     async def _start_all(self) -> None:
         self.directory.remove_endpoints()

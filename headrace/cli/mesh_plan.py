@@ -10,6 +10,7 @@ from pathlib import Path
 from headrace.edge.broker_process import free_port, port_is_free
 from headrace.edge.child_process import Command, own_module
 from headrace.edge.data_directory import MESH_VARIABLE, DataDirectory
+from headrace.edge.key_ring import FILE_VARIABLE, KEYS_VARIABLE
 from headrace.edge.otlp_target import ENDPOINT_VARIABLE, read_target
 from headrace.edge.replication import ALLOWED, VARIABLE
 from headrace.model.errors import InvalidInput
@@ -43,6 +44,7 @@ class MeshOptions:
     `nats` is the URL of a server to use instead of an embedded one, `nats_server` the path of its binary.
     `host` is where API and gateways listen; the rest never leaves loopback. Gateways take `http_port` and the
     ports after it. `otlp`: where telemetry goes; empty leaves it to OTEL_EXPORTER_OTLP_* in the environment.
+    `credential_keys`: key file of the credentials; None: what the environment names, else one in the data directory.
     """
 
     data: Path
@@ -61,6 +63,7 @@ class MeshOptions:
     workspace: str = "default"
     log_level: str = "info"
     otlp: str = ""
+    credential_keys: Path | None = None
 
     @property
     def shown_profile(self) -> str:
@@ -191,6 +194,26 @@ def collector(options: MeshOptions, environ: Mapping[str, str]) -> str:
     return target.url if target is not None else ""
 
 
+def credential_keys(
+    role: str, options: MeshOptions, directory: DataDirectory, environ: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Who seals credentials (orchestrators), and who has instances that open them (the agent), get the keys; nobody
+    else does, also where they stand in the environment of `headrace up`."""
+    if role.partition("-")[0] not in (ORCHESTRATOR, AGENT):
+        return {FILE_VARIABLE: None, KEYS_VARIABLE: None}
+    file = key_file(options, directory, environ)
+    return {FILE_VARIABLE: str(file)} if file is not None else {}
+
+
+def key_file(options: MeshOptions, directory: DataDirectory, environ: Mapping[str, str]) -> Path | None:
+    """The key file of this mesh; None where keys stand in the environment."""
+    if options.credential_keys is not None:
+        return options.credential_keys.absolute()
+    if environ.get(FILE_VARIABLE):
+        return Path(environ[FILE_VARIABLE]).absolute()
+    return None if environ.get(KEYS_VARIABLE) else directory.credential_keys
+
+
 def service_command(
     role: str, options: MeshOptions, directory: DataDirectory, nats_url: str, ports: Mapping[str, int]
 ) -> Command:
@@ -218,6 +241,9 @@ def service_command(
         arguments += ["--workspace", options.workspace]
     return Command(
         own_module(f"services.{kind}", *arguments),
-        mesh_environment(directory) | replication(options) | telemetry(options),
+        mesh_environment(directory)
+        | replication(options)
+        | telemetry(options)
+        | credential_keys(role, options, directory, os.environ),
         log_file=directory.logs / f"{role}.log",
     )

@@ -41,6 +41,10 @@ MetricsPort = Annotated[int, typer.Option(metavar="PORT", help="Of the metrics, 
 AdminPort = Annotated[
     int, typer.Option(metavar="PORT", help="Of the orchestrators' channelz, on loopback; 0: none is served.")
 ]
+CredentialKeys = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keys of the credentials; default $HEADRACE_CREDENTIAL_KEY_FILE or DIR's own."),
+]
 NatsMonitor = Annotated[
     str, typer.Option(metavar="URL", help="Monitoring of the servers of --nats (URL,URL), for the metrics.")
 ]
@@ -67,6 +71,7 @@ def up(
     metrics_port: MetricsPort = 0,
     admin_port: AdminPort = 0,
     nats_monitor: NatsMonitor = "",
+    credential_keys: CredentialKeys = None,
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Workspace of this mesh.")] = "default",
     log_level: Annotated[str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = "info",
     otlp: Otlp = "",
@@ -95,6 +100,7 @@ def up(
         workspace=workspace,
         log_level=log_level,
         otlp=otlp,
+        credential_keys=credential_keys,
     )
     if detach:
         from headrace.cli.detached_mesh import start_detached

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.api.flow.v1 import flow_pb2
+from headrace.client.credential_calls import CredentialCalls
 from headrace.client.diagnosis_calls import DiagnosisCalls
 from headrace.client.flow_calls import FlowCalls
 from headrace.client.flow_check import check_flow_file
@@ -47,7 +48,7 @@ class AppliedFlow:
     components: tuple[AppliedComponent, ...]
 
 
-class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, SnapshotCalls, WatchCalls, DiagnosisCalls):
+class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, SnapshotCalls, CredentialCalls, WatchCalls, DiagnosisCalls):
     """Calls that need flows and components together."""
 
     async def apply(

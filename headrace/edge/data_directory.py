@@ -6,6 +6,7 @@
     logs/            one file a process; logs/instances/ one an instance
     broker/          store, configuration and log of the embedded nats-server
     cache/           bundles and environments, by digest
+    credentials.key  keys of the credentials (mode 0600), unless others are given
     layout           number of this arrangement, and of what the broker's store holds
 
 Sockets need short paths (108 bytes), so they live in a directory of their own under /tmp, private to the user.
@@ -100,6 +101,11 @@ class DataDirectory:
     @property
     def cache(self) -> Path:
         return self.path / "cache"
+
+    @property
+    def credential_keys(self) -> Path:
+        """Keys of the credentials, where nobody gives others."""
+        return self.path / "credentials.key"
 
     @property
     def run(self) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.model.credential import CredentialRef
 from headrace.model.cron import DEFAULT_ZONE
 from headrace.model.flow_spec import DEAD_LETTER, LATEST, EdgeSpec, RetryPolicy
 
@@ -67,6 +68,8 @@ class StepPlan(msgspec.Struct, frozen=True):
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
     catch_up: str = LATEST
+    # Name and version of its credential, as it was when the deployment was created; None where it names none.
+    credential: CredentialRef | None = None
 
     @property
     def is_timer(self) -> bool:
@@ -184,6 +187,15 @@ class DeploymentState(msgspec.Struct, frozen=True):
     # When owners of slots last changed, and with which generation `replicas` last did.
     slots_moved_at: float = 0.0
     scaled_generation: int = 0
+    # By step: version of its credential, where it was refreshed by hand since the plan was written.
+    credentials: dict[str, int] = {}
+
+    def credential_of(self, step: StepPlan) -> CredentialRef | None:
+        """The credential that the step has to use: the plan's, unless it was refreshed."""
+        planned = step.credential
+        if planned is None or step.name not in self.credentials:
+            return planned
+        return CredentialRef(planned.name, self.credentials[step.name])
 
 
 def encode_plan(plan: DeploymentPlan) -> bytes:

@@ -105,6 +105,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("cron", old.cron, new.cron),
         *_field("time_zone", old.time_zone, new.time_zone),
         *_field("catch_up", old.catch_up, new.catch_up),
+        *_field("credential", _credential(old), _credential(new)),
         *_field("key", old.key, new.key),
         *_field("slots", old.slots, new.slots),
         *_field("exactly_once", old.exactly_once, new.exactly_once),
@@ -116,6 +117,10 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("sdk", old.pin.sdk_version, new.pin.sdk_version),
         *_field("sidecar", old.pin.sidecar_version, new.pin.sidecar_version),
     )
+
+
+def _credential(step: StepPlan) -> str:
+    return f"{step.credential.name} (version {step.credential.version})" if step.credential else ""
 
 
 def _replicas(step: str, old: Mapping[str, int], new: Mapping[str, int]) -> tuple[FieldDifference, ...]:

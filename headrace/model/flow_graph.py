@@ -132,6 +132,7 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
             problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
     problems += _check_cron(path, step)
     problems += _check_key(path, step)
+    problems += _refused(check_name, f"{path}.credential", step.credential) if step.credential else []
     if step.on_error not in ON_ERROR:
         problems.append(
             _Problem(f"{path}.on_error", f"{step.on_error!r} is not one of {', '.join(ON_ERROR)}", "BAD_VALUE")

@@ -70,6 +70,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cron` makes a trigger a timer too, with the clock of `time_zone`; `catch_up` says what becomes of ticks that an
     outage held up.
     `edges`: by receiver, those edges that have a condition or a mapping.
+    `credential`: name of the credential that the component gets.
     """
 
     name: str
@@ -91,6 +92,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
     catch_up: str = LATEST
+    credential: str = ""
 
     @property
     def has_process(self) -> bool:

@@ -1,22 +1,28 @@
 """Takes secrets out of what is logged: values that are known to be secret, and what looks like one.
 
-Known are the values of a step's configuration under names such as `password` or `api_key`. What looks like one is what
-follows such a name, an authorization header, the password in a URL, or a JSON web token. Nothing promises that all is
-found: a component that logs its secret under another name, or in pieces, is not helped.
+Known are all values of a step's credential, and those of its configuration under names such as `password` or `api_key`.
+What looks like one is what follows such a name, an authorization header, the password in a URL, or a JSON web token.
+Nothing promises that all is found: a component that logs its secret under another name, or in pieces, is not helped.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
+
+from headrace.model.credential import leaf_texts
 
 MASK = "***"
 # Shorter values are words that stand in many lines.
 SHORTEST = 4
 LONGEST = 10_000
-MOST_VALUES = 200
+MOST_VALUES = 2_000
 MAX_DEPTH = 20
+SHORTEST_ENCODED = 6
 # Every part is bounded or begins where a word does, so that no line takes long.
 _NAME = (
     r"[\w-]{0,40}?(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential)s?"
@@ -51,7 +57,18 @@ class SecretMask:
 
     def learn(self, config: Mapping[str, Any]) -> None:
         """From now on the secret values of this configuration are masked wherever they stand."""
-        for value in secret_values(config):
+        self._learn(secret_values(config))
+
+    def learn_all(self, value: Any) -> None:
+        """From now on every text and number of this value is masked, also as JSON, a URL or base64 has it."""
+        self._learn(form for text in leaf_texts(value) for form in written_forms(text))
+
+    def known(self, text: str) -> str:
+        """The text without the values that were learnt; nothing is looked for by its looks."""
+        return text if self._known is None else self._known.sub(MASK, text)
+
+    def _learn(self, values: Iterable[str]) -> None:
+        for value in values:
             if SHORTEST <= len(value) <= LONGEST and len(self._values) < MOST_VALUES:
                 self._values.add(value)
         if self._values:
@@ -87,6 +104,26 @@ class SecretMask:
 def is_secret_name(name: str) -> bool:
     """Whether what is called so is a secret: `password`, `db_password`, `api-key`, `Authorization`."""
     return _SECRET_NAME.fullmatch(name.strip()) is not None
+
+
+def written_forms(text: str) -> Iterator[str]:
+    """A secret as it may stand in a line: as it is, escaped for JSON, quoted for a URL, in base64 (of it alone, or
+    behind a user name of any length)."""
+    yield text
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield quote(text, safe="")
+    yield quote_plus(text)
+    yield repr(text)[1:-1]
+    raw = text.encode(errors="replace")
+    if len(raw) < SHORTEST_ENCODED:
+        return
+    for shift in range(3):
+        # What of the encoding does not depend on its neighbours, whatever stands before and behind.
+        encoded = b64encode(b"\0" * shift + raw).decode().rstrip("=")
+        inner = encoded[(0, 2, 3)[shift] : len(encoded) - (0 if (shift + len(raw)) % 3 == 0 else 1)]
+        yield inner
+        yield inner.replace("+", "-").replace("/", "_")
 
 
 def secret_values(config: Any, *, secret: bool = False, depth: int = 0) -> Iterator[str]:

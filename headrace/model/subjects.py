@@ -320,6 +320,11 @@ def edit_bucket(workspace: str) -> str:
     return f"hr_{workspace}_edits"
 
 
+def credential_bucket(workspace: str) -> str:
+    """Credentials: heads, sealed values, and who uses which version."""
+    return f"hr_{workspace}_credentials"
+
+
 def lease_bucket(workspace: str) -> str:
     return f"hr_{workspace}_lease"
 
@@ -340,6 +345,20 @@ def sampling_key(flow: str) -> str:
 def broker_key() -> str:
     """In the bucket of deployments: the broker processes that sidecars met, and when first."""
     return "broker"
+
+
+def credential_key(name: str) -> str:
+    return f"head.{name}"
+
+
+def sealed_key(name: str, version: int) -> str:
+    """A version's encrypted value."""
+    return f"value.{name}.{version}"
+
+
+def credential_use_key(name: str, version: int, flow: str, holder: str) -> str:
+    """That a deployment (`d3`) of a flow uses a version."""
+    return f"use.{name}.{version}.{flow}.{holder}"
 
 
 def pin_key(digest: str, flow: str, holder: str) -> str:

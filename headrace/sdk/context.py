@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
@@ -211,6 +212,7 @@ class _Done:
 
 
 DONE = _Done()
+NO_CREDENTIALS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -221,6 +223,7 @@ class StepScope:
     step: StepIdentity
     draining: asyncio.Event
     log: ComponentLog
+    credentials: Mapping[str, Any] = field(default_factory=lambda: NO_CREDENTIALS)
 
 
 class Context:
@@ -241,6 +244,12 @@ class Context:
     def config(self) -> dict[str, Any]:
         """Configuration of the step, as written in the flow."""
         return self._scope.config
+
+    @property
+    def credentials(self) -> Mapping[str, Any]:
+        """Fields of the credential that the step names, as they are now: they may be renewed while calls run. Empty
+        where it names none. The mesh masks them in logs and errors; keep them out of messages yourself."""
+        return self._scope.credentials
 
     @property
     def message(self) -> Message:

@@ -16,6 +16,7 @@ from headrace.api.component.v1 import component_pb2, component_pb2_grpc
 from headrace.edge.server_reflection import ServerReflection
 from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity, StepScope
+from headrace.sdk.credentials import read_credentials
 from headrace.sdk.errors import ComponentError, DefinitionError
 from headrace.sdk.function import Function
 from headrace.sdk.health import COMPONENT, HEALTH, ComponentHealth
@@ -88,13 +89,14 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         try:
             function = self._component.function(request.function)
             config = msgspec.json.decode(request.config_json or "{}", type=dict[str, Any])
+            credentials = read_credentials(request.credentials_json)
         except DefinitionError as error:
             await _refuse(context, str(error))
         except msgspec.MsgspecError as error:
             await _refuse(context, f"config_json: {error}")
         step = request.step
         identity = StepIdentity(**{name: getattr(step, name) for name in StepIdentity.__dataclass_fields__})
-        scope = StepScope(config, identity, asyncio.Event(), self._log)
+        scope = StepScope(config, identity, asyncio.Event(), self._log, credentials)
         try:
             self._initialising = run_hook(self._component.init_hook, scope)
             await self._initialising

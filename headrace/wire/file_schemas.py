@@ -123,6 +123,10 @@ def _step() -> dict[str, Any]:
             "enum": list(CATCH_UP), "default": CATCH_UP[0],
             "description": "Which of the ticks that an outage held up are sent after it.",
         },
+        "credential": {
+            "type": "string", "pattern": f"^{NAME_PATTERN}$",
+            "description": "Name of the credential that the component gets (headrace credential create).",
+        },
         "rate_limit": _rate("Most calls of all replicas together."),
         "key": {
             "type": "string", "pattern": f"^(header:{HEADER_PATTERN}|body:/([^~]|~[01])*)$",

@@ -114,6 +114,7 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         cron=step.cron,
         time_zone=step.time_zone or DEFAULT_ZONE,
         catch_up=catch_up_from_proto(step.catch_up),
+        credential=step.credential,
         edges={name: EdgeSpec(edge.condition, edge.mapping) for name, edge in sorted(step.edges.items())},
     )
 
@@ -154,6 +155,7 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         cron=step.cron,
         time_zone=step.time_zone if step.cron else "",
         catch_up=catch_up_to_proto(step.catch_up if step.cron or step.every_s else "unspecified"),
+        credential=step.credential,
         edges={name: flow_pb2.Edge(condition=e.condition, mapping=e.mapping) for name, e in step.edges.items()},
     )
     if step.every_s:

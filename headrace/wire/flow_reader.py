@@ -49,6 +49,7 @@ FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rat
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
     "key", "slots", "exactly_once", "on_error", "cron", "time_zone", "catch_up",
+    "credential",
 )  # fmt: skip
 # Of a trigger without component.
 MESH_TRIGGER_KEYS = ("to", "every", "cron", "time_zone", "catch_up")
@@ -145,7 +146,14 @@ class FlowReader(FieldReader):
             exactly_once=exactly_once,
             rate_limit=self._rate(f"{field}.rate_limit", step),
             on_error=self._on_error(f"{field}.on_error", step),
+            credential=self._credential(f"{field}.credential", step),
         )
+
+    def _credential(self, field: str, step: Mapping[str, Any]) -> str:
+        name = self.text(field, step.get("credential", ""))
+        if "credential" in step:
+            self.checked(field, check_name, name)
+        return name
 
     def _on_error(self, field: str, step: Mapping[str, Any]) -> str:
         value = self.text(field, step.get("on_error", DEAD_LETTER))

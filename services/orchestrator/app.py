@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from headrace.edge.call_bounds import CallBounds
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.jetstream_assets import JetStreamAssets
+from headrace.edge.key_ring import KeyRing
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
@@ -36,6 +38,7 @@ from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import Site
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
+from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.fact_finder import FactFinder
@@ -64,6 +67,7 @@ from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.rpc_credential import add_credentials
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
 from services.orchestrator.rpc_diagnosis import DiagnosisRpc
@@ -136,6 +140,7 @@ class OrchestratorApp:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._ring = KeyRing(os.environ)
         self._stopping = asyncio.Event()
         self._loops: FlowLoops | None = None
         self._observer: InstanceObserver | None = None
@@ -167,7 +172,7 @@ class OrchestratorApp:
         )
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = Resolver(registry, stores, clock, settings.ack_wait_s)
+        resolver = await self._resolver(connection, registry, stores, clock)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
         reader = SnapshotReader(
             stores, assets, observer, clock, epoch=lambda: lease.epoch, letter_limits=settings.letter_limits
@@ -206,6 +211,7 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_snapshots(server, stores, assets)
+        add_credentials(server, resolver, self._ring, requests, clock)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -220,8 +226,6 @@ class OrchestratorApp:
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
         self._begin_tasks(tasks, lease, term, stores, clock)
-        report_ready({"address": self.address})
-        log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
     def _begin_tasks(
         self, tasks: asyncio.TaskGroup, lease: Lease, term: Term, stores: Stores, clock: WallClock
@@ -232,6 +236,8 @@ class OrchestratorApp:
             tasks.create_task(self._resync(term), name="resync"),
             tasks.create_task(self._prune(stores, clock), name="prune operations"),
         ]
+        report_ready({"address": self.address})
+        log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
     async def stop(self) -> None:
         """Ends streams and calls, then loops, then what they stand on."""
@@ -258,6 +264,15 @@ class OrchestratorApp:
             await self._registry.close()
         if self._connection is not None:
             await close_nats(self._connection)
+
+    async def _resolver(
+        self, connection: Client, registry: grpc.aio.Channel, stores: Stores, clock: WallClock
+    ) -> Resolver:
+        assert self._lease is not None
+        settings, guard = self._settings, self._lease.check
+        bucket = await KvBucket.open(connection, subjects.credential_bucket(settings.workspace), guard=guard)
+        credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
+        return Resolver(registry, stores, clock, settings.ack_wait_s, credentials)
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""

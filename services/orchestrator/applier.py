@@ -191,6 +191,8 @@ class Applier:
             await self._stores.pin(digests, flow, holder, f"flows/{flow}/versions/{action.version}")
             await self._stores.unpin(flow, holder, keep=frozenset(digests))
         await self._stores.unpin(flow, f"d{number}")
+        if self._resolver.credentials is not None and (plan is None or any(step.credential for step in plan.steps)):
+            await self._resolver.credentials.release(flow, number)
         after = noted(
             snapshot.flow,
             without_deployment(snapshot.flow, number),

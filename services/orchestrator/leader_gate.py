@@ -27,6 +27,7 @@ LED_SERVICES = (
     "/headrace.api.flow.v1.FlowService/",
     "/headrace.api.deadletter.v1.DeadLetterService/",
     "/headrace.api.snapshot.v1.SnapshotService/",
+    "/headrace.api.credential.v1.CredentialService/",
     "/google.longrunning.Operations/",
 )
 # Answered from KV and the broker by every orchestrator. Whatever else a led service has is for the leader.
@@ -35,6 +36,7 @@ READS = frozenset(
         *("GetFlow", "ListFlows", "GetVersion", "ListVersions", "ListDeployments", "ListHistory"),
         *("TailLogs", "GetServerInfo", "ListOperations"),
         *("WatchFlows", "WatchDeployments", "WatchOperations"),
+        *("GetCredential", "ListCredentials"),
         *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters", "ListInDoubt"),
     }
 )

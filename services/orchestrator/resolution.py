@@ -6,6 +6,8 @@ import asyncio
 import platform
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import grpc
 import msgspec
@@ -13,12 +15,14 @@ from grpc_status import rpc_status
 
 import headrace
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from headrace.model.credential import CredentialRef
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, MeshTrigger, PinPlan, StepPlan
 from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.names import parse_reference
 from headrace.wire.step_checks import Found, choose_function, kind_of, merged, problems_of, unresolved
+from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.domain.leadership import generation_of
 from services.orchestrator.domain.slot_handover import first_owners
@@ -27,6 +31,7 @@ from services.orchestrator.wall_clock import WallClock
 
 REGISTRY_TIMEOUT_S = 5.0
 ACK_WAIT_S = 15.0
+NO_CREDENTIALS: Mapping[str, CredentialRef] = MappingProxyType({})
 INTERPRETER = f"{platform.python_implementation().lower()}-{sys.version.split()[0]}"
 
 
@@ -34,8 +39,15 @@ class Resolver:
     """Resolves through the registry's API; all steps at once."""
 
     def __init__(
-        self, registry: grpc.aio.Channel, stores: Stores, clock: WallClock, ack_wait_s: float = ACK_WAIT_S
+        self,
+        registry: grpc.aio.Channel,
+        stores: Stores,
+        clock: WallClock,
+        ack_wait_s: float = ACK_WAIT_S,
+        credentials: CredentialStore | None = None,
     ) -> None:
+        """Without `credentials` there are none to name."""
+        self.credentials = credentials
         self._registry = registry_pb2_grpc.RegistryServiceStub(registry)
         self._stores = stores
         self._clock = clock
@@ -57,9 +69,42 @@ class Resolver:
             else:
                 found.append(answer)
                 problems += problems_of(index, step, answer.function, step.name == graph.trigger)
+        problems += await self._credential_problems(spec)
         if problems:
             raise merged(problems)
         return found
+
+    async def _credential_problems(self, spec: FlowSpec) -> list[InvalidInput]:
+        problems: list[InvalidInput] = []
+        for index, step in enumerate(spec.steps):
+            try:
+                if step.credential:
+                    await self._store().newest(step.credential, f"steps[{index}].credential")
+            except InvalidInput as problem:
+                problems.append(problem)
+        return problems
+
+    async def newest_credentials(self, spec: FlowSpec) -> dict[str, CredentialRef]:
+        """By step: the version that a deployment made now would get. InvalidInput where there is none."""
+        found: dict[str, CredentialRef] = {}
+        for index, step in enumerate(spec.steps):
+            if step.credential:
+                head = await self._store().newest(step.credential, f"steps[{index}].credential")
+                found[step.name] = CredentialRef(step.credential, head.version)
+        return found
+
+    async def _frozen(self, spec: FlowSpec, flow: str, deployment: int) -> dict[str, CredentialRef]:
+        """By step: the newest versions, marked as used by the deployment."""
+        found: dict[str, CredentialRef] = {}
+        for index, step in enumerate(spec.steps):
+            if step.credential:
+                field = f"steps[{index}].credential"
+                found[step.name] = await self._store().freeze(step.credential, flow, deployment, field)
+        return found
+
+    def _store(self) -> CredentialStore:
+        assert self.credentials is not None, "this orchestrator keeps no credentials"
+        return self.credentials
 
     async def newest_revision(self, component: str) -> registry_pb2.Revision:
         request = registry_pb2.ResolveReferenceRequest(reference=component)
@@ -90,6 +135,7 @@ class Resolver:
             try:
                 spec = await self._with_pins(flow, spec, document.rollout.pins_of)
                 found = await self._pinned(flow, deployment, spec)
+                credentials = await self._frozen(spec, flow, deployment)
             except Unavailable:
                 raise
             except HeadraceError as error:
@@ -98,7 +144,7 @@ class Resolver:
                 )
                 await self._stores.write_state(flow, deployment, state, 0)
                 return
-            plan = make_plan(self._stores.workspace, document, deployment, version, spec, found)
+            plan = make_plan(self._stores.workspace, document, deployment, version, spec, found, credentials)
             plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s)
             await self._stores.create_plan(plan)
         now = self._clock.now()
@@ -188,9 +234,16 @@ def pinned_spec(spec: FlowSpec, plan: DeploymentPlan) -> FlowSpec:
 
 
 def make_plan(
-    workspace: str, document: FlowDocument, deployment: int, version: int, spec: FlowSpec, found: list[Found]
+    workspace: str,
+    document: FlowDocument,
+    deployment: int,
+    version: int,
+    spec: FlowSpec,
+    found: list[Found],
+    credentials: Mapping[str, CredentialRef] = NO_CREDENTIALS,
 ) -> DeploymentPlan:
-    """The immutable document of a deployment. One that is switched to while another runs has no parking epoch."""
+    """The immutable document of a deployment; `credentials` by step. One that is switched to while another runs has no
+    parking epoch."""
     epoch = current_epoch(document) if parks(document) else 0
     steps = tuple(
         StepPlan(
@@ -222,6 +275,7 @@ def make_plan(
             cron=item.step.cron,
             time_zone=item.step.time_zone,
             catch_up=item.step.catch_up,
+            credential=credentials.get(item.step.name),
         )
         for item in found
     )

@@ -157,7 +157,8 @@ class Rollouts:
         self, document: FlowDocument, running: DeploymentPlan, draft: FlowSpec, found: list[Found]
     ) -> None:
         check_flow(draft)
-        candidate = make_plan(running.workspace, document, 0, 0, draft, found)
+        credentials = await self.flows.resolver.newest_credentials(draft)
+        candidate = make_plan(running.workspace, document, 0, 0, draft, found, credentials)
         state = await self.flows.stores.state(document.flow, document.active)
         replicas = {step.name: step.replicas for step in draft.steps}
         if compare(running, state[0].replicas if state else replicas, candidate, replicas):

@@ -21,6 +21,7 @@ from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.bundle_cache import BundleCache
 from services.sidecar.component_process import ComponentProcess
+from services.sidecar.credentials import StepCredentials
 from services.sidecar.domain.lifecycle import State
 from services.sidecar.environment import EnvironmentCache
 from services.sidecar.log_capture import LogCapture
@@ -178,7 +179,10 @@ class SidecarService:
             )
 
         instance = self._instance = Instance(
-            settings, plans, bundles, environments, logs, make_plane, first=self._first, spare=self._spare
+            *(settings, plans, bundles, environments, logs, make_plane),
+            first=self._first,
+            spare=self._spare,
+            credentials=StepCredentials(settings.workspace, self._open_credentials, logs.mask),
         )
         self._first = None
         self._go_on(plans, instance)
@@ -250,6 +254,11 @@ class SidecarService:
         if plans.goes_on_by_itself:
             assert state is not None
             instance.go_on_by_itself(draining=state.phase is DeploymentPhase.DRAINING)
+
+    async def _open_credentials(self) -> KvBucket:
+        from headrace.edge.kv_bucket import KvBucket
+
+        return await KvBucket.open(self._connection, subjects.credential_bucket(self._settings.workspace))
 
     async def _open_answers(self) -> None:
         from headrace.edge.kv_bucket import KvBucket

@@ -22,6 +22,7 @@ from headrace.edge.task_ending import end_tasks
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
 from services.sidecar.component_stacks import sidecar_stacks, stacks_file, stacks_of
+from services.sidecar.credentials import NO_CREDENTIAL, ClearCredential
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.process_watch import limit_process
 from services.sidecar.settings import SIDECAR_VERSION, Settings
@@ -164,8 +165,16 @@ class ComponentProcess:
             )
         return ComponentFacts(answer.sdk, answer.interpreter)
 
-    async def initialise(self, plan: DeploymentPlan, step: StepPlan, instance: str, *, spans: bool = False) -> None:
-        """Runs the component's init hook with the step's configuration."""
+    async def initialise(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        instance: str,
+        *,
+        spans: bool = False,
+        credential: ClearCredential = NO_CREDENTIAL,
+    ) -> None:
+        """Runs the component's init hook with the step's configuration and credential."""
         from headrace.api.component.v1 import component_pb2
 
         identity = component_pb2.StepIdentity(
@@ -179,7 +188,12 @@ class ComponentProcess:
             instance=instance,
         )
         request = component_pb2.InitRequest(
-            function=step.function, config_json=json.dumps(step.config), step=identity, spans_wanted=spans
+            function=step.function,
+            config_json=json.dumps(step.config),
+            step=identity,
+            spans_wanted=spans,
+            credentials_json=credential.text,
+            credentials_version=credential.version,
         )
         await self._call("INIT", self._stub.Init, request, INIT_LIMIT_S)
 
@@ -297,4 +311,6 @@ class ComponentProcess:
         last = next((line.strip() for line in reversed(self._logs.last_lines)), "")
         if last and last not in message and reason != "UNKNOWN_FUNCTION":
             message += f": {last}"
-        return ComponentFailed(message[:2000], reason=reason, next_step=next_step or "See the component's log")
+        return ComponentFailed(
+            self._logs.mask.known(message)[:2000], reason=reason, next_step=next_step or "See the component's log"
+        )

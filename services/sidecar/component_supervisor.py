@@ -17,6 +17,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import HeadraceError
 from services.sidecar.component_process import ComponentFacts, ComponentFailed, ComponentProcess
+from services.sidecar.credentials import NO_CREDENTIAL
 from services.sidecar.domain.crash_loop import HEALTHY_S, CrashRecord
 from services.sidecar.domain.lifecycle import Happening
 from services.sidecar.process_watch import ProcessWatch
@@ -24,6 +25,7 @@ from services.sidecar.process_watch import ProcessWatch
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from headrace.ports import ComponentStream
+    from services.sidecar.credentials import StepCredentials
     from services.sidecar.log_capture import LogCapture
     from services.sidecar.settings import Settings
     from services.sidecar.spare_component import SpareComponent
@@ -72,6 +74,7 @@ class ComponentSupervisor:
         *,
         first: ComponentProcess | None = None,
         spare: SpareComponent | None = None,
+        credentials: StepCredentials | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -83,6 +86,7 @@ class ComponentSupervisor:
         self._events = events
         self._first = first
         self._spare = spare
+        self._credentials = credentials
         self._clock = clock
         self._record = CrashRecord()
         self._process: ComponentProcess | None = first
@@ -159,7 +163,9 @@ class ComponentSupervisor:
         facts = await self._unless_stopped(process.handshake(self._step.function))
         on_spans = self._events.spans
         instance = self._settings.instance
-        await self._unless_stopped(process.initialise(self._plan, self._step, instance, spans=on_spans is not None))
+        credential = self._credentials.present if self._credentials is not None else NO_CREDENTIAL
+        begin = process.initialise(self._plan, self._step, instance, spans=on_spans is not None, credential=credential)
+        await self._unless_stopped(begin)
         self._events.progress(Happening.INITIALISED)
         closed = asyncio.Event()
         cause: list[str] = []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headrace.ports import ComponentStream
     from services.sidecar.bundle_cache import BundleCache
     from services.sidecar.component_process import ComponentFacts, ComponentProcess
+    from services.sidecar.credentials import StepCredentials
     from services.sidecar.data_plane import DataPlane
     from services.sidecar.environment import EnvironmentCache
     from services.sidecar.log_capture import LogCapture
@@ -62,6 +63,7 @@ class Instance:
         *,
         first: ComponentProcess | None = None,
         spare: SpareComponent | None = None,
+        credentials: StepCredentials | None = None,
     ) -> None:
         self._settings = settings
         self._plans = plans
@@ -72,6 +74,7 @@ class Instance:
         self.resumed = 0
         self._first = first
         self._spare = spare
+        self.credentials = credentials
         self.status = StatusBoard()
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
@@ -225,6 +228,8 @@ class Instance:
     async def _supervisor(self) -> ComponentSupervisor:
         plan = await self._plans.plan()
         step = step_of(plan, self._settings.step)
+        if self.credentials is not None:
+            await self.credentials.load(self._plans.credential_of(step))
         await self._program(step, self._progress)
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
@@ -245,7 +250,15 @@ class Instance:
             busy=lambda: self.plane is not None and self.plane.loop.calls_run,
         )
         self.supervisor = ComponentSupervisor(
-            self._settings, plan, step, partial(self._program, step), self.logs, events, first=first, spare=self._spare
+            self._settings,
+            plan,
+            step,
+            partial(self._program, step),
+            self.logs,
+            events,
+            first=first,
+            spare=self._spare,
+            credentials=self.credentials,
         )
         return self.supervisor
 

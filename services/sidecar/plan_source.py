@@ -17,6 +17,7 @@ import msgspec
 
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
+from headrace.model.credential import CredentialRef
 from headrace.model.deployment import (
     WORKING_PHASES,
     DeploymentPhase,
@@ -75,6 +76,10 @@ class PlanSource:
         """The deployment works, and this instance is its step's only one: whatever its consumer shows as held
         was held by a predecessor that is dead."""
         return self.goes_on_by_itself and self._state is not None and self._state.replicas.get(step) == 1
+
+    def credential_of(self, step: StepPlan) -> CredentialRef | None:
+        """The credential that the step has to use by what is known: the plan's, unless it was refreshed."""
+        return self._state.credential_of(step) if self._state is not None else step.credential
 
     def connect(self, bucket: KvBucket) -> None:
         self._bucket = bucket

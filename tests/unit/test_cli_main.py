@@ -146,7 +146,10 @@ def test_an_option_that_is_not_there_is_wrong_usage(path: str, capsys: pytest.Ca
 
 
 # What needs no mesh, or starts one.
-NO_MESH = {"up", "doctor", "dev", "demo", "completion", "component new", "flow validate", "schema"}
+NO_MESH = {
+    *("up", "doctor", "dev", "demo", "completion", "component new", "flow validate", "schema"),
+    "credential new-key",
+}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.keys() - NO_MESH))

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headrace.api.component.v1 import component_pb2
@@ -37,9 +38,11 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         *,
         config: Mapping[str, Any] | None = None,
         step: StepIdentity | None = None,
+        credentials: Mapping[str, Any] | None = None,
     ) -> None:
         self._source = component
         self._config = dict(config or {})
+        self._credentials = dict(credentials or {})
         self._step = step or StepIdentity(workspace="default", flow="test", step="test", version=1, deployment=1)
         self._scope: StepScope | None = None
         self._component: Component | None = None
@@ -63,7 +66,8 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
                 raise DefinitionError(f"{folder}: is not a component's folder")
             self._isolated = IsolatedFolder(folder)
             self._component = self._isolated.load()
-        scope = StepScope(self._config, self._step, asyncio.Event(), ComponentLog(self.logs.append))
+        log, credentials = ComponentLog(self.logs.append), MappingProxyType(self._credentials)
+        scope = StepScope(self._config, self._step, asyncio.Event(), log, credentials)
         try:
             await run_hook(self._component.init_hook, scope)
         except BaseException:

@@ -1,0 +1,78 @@
+"""What components log in with elsewhere: `CredentialService`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from headrace.api.credential.v1 import credential_pb2, credential_pb2_grpc
+from headrace.client.session import PAGE_SIZE, Session, resource
+
+
+class CredentialCalls(Session):
+    """Values go to the mesh and never come back; answers have the names of fields."""
+
+    async def create_credential(
+        self, name: str, value: Mapping[str, Any], *, description: str = "", expires_at: float = 0.0
+    ) -> credential_pb2.Credential:
+        """`value` is an object of fields, at most 64 KiB as JSON; `expires_at` in Unix seconds, 0 for never."""
+        request = credential_pb2.CreateCredentialRequest(
+            credential_id=name, credential=_given("", value, description, expires_at)
+        )
+        return await self._call(self._credentials().CreateCredential, request)
+
+    async def get_credential(self, name: str) -> credential_pb2.Credential:
+        """With who uses which version."""
+        request = credential_pb2.GetCredentialRequest(name=resource("credentials", name))
+        return await self._call(self._credentials().GetCredential, request)
+
+    async def list_credentials(self) -> list[credential_pb2.Credential]:
+        """All of them, by name."""
+
+        async def page(token: str) -> tuple[list[credential_pb2.Credential], str]:
+            request = credential_pb2.ListCredentialsRequest(page_size=PAGE_SIZE, page_token=token)
+            answer = await self._call(self._credentials().ListCredentials, request)
+            return list(answer.credentials), answer.next_page_token
+
+        return await self._collect(page)
+
+    async def update_credential(
+        self,
+        name: str,
+        value: Mapping[str, Any] | None = None,
+        *,
+        description: str = "",
+        expires_at: float = 0.0,
+        etag: str = "",
+    ) -> credential_pb2.Credential:
+        """A new value (None: it stays), description or expiry. Flows that run keep the value that they have, until
+        `refresh_credentials`."""
+        given = _given(resource("credentials", name), value, description, expires_at)
+        request = credential_pb2.UpdateCredentialRequest(credential=given, etag=etag)
+        return await self._call(self._credentials().UpdateCredential, request)
+
+    async def delete_credential(self, name: str, *, etag: str = "") -> None:
+        """WrongState CREDENTIAL_IN_USE while a deployment uses it."""
+        request = credential_pb2.DeleteCredentialRequest(name=resource("credentials", name), etag=etag)
+        await self._call(self._credentials().DeleteCredential, request)
+
+    async def reseal_credentials(self) -> credential_pb2.ResealCredentialsResponse:
+        """Encrypts all values with the first key of the key file."""
+        return await self._call(self._credentials().ResealCredentials, credential_pb2.ResealCredentialsRequest())
+
+    def _credentials(self) -> Any:
+        return credential_pb2_grpc.CredentialServiceStub(self.channel)
+
+
+def _given(
+    name: str, value: Mapping[str, Any] | None, description: str, expires_at: float
+) -> credential_pb2.Credential:
+    given = credential_pb2.Credential(name=name, description=description)
+    if value is not None:
+        given.value.CopyFrom(struct_pb2.Struct())
+        given.value.update(dict(value))
+    if expires_at:
+        given.expire_time.FromNanoseconds(int(expires_at * 1e9))
+    return given

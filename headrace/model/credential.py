@@ -1,0 +1,101 @@
+"""Credentials as they are kept: what everybody may know (the head), and the value, sealed.
+
+The head says name, versions and names of fields. A version's value is stored encrypted under a key that the store does
+not hold; the encryption binds workspace, name and version, so that a sealed value moved to another place does not open.
+A deployment refers to a name and a version, and marks that version as used before it does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from headrace.model.errors import InvalidInput
+from headrace.model.json_values import is_nested_deeper
+
+MAX_VALUE_BYTES = 64 * 1024
+MAX_FIELDS = 100
+MAX_NESTING = 10
+MAX_DESCRIPTION = 1_000
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+
+
+class CredentialHead(msgspec.Struct, frozen=True):
+    """What is known of a credential; Unix seconds. `version` is the newest one, `next_version` never goes back.
+
+    `deleting`: nobody begins to use it any more. `edit` is the etag; `requests` has marks of the newest calls.
+    """
+
+    name: str
+    version: int
+    fields: tuple[str, ...]
+    created_at: float
+    updated_at: float
+    description: str = ""
+    expires_at: float = 0.0
+    deleting: bool = False
+    edit: int = 1
+    requests: tuple[str, ...] = ()
+
+    def expired(self, now: float) -> bool:
+        """Whether its time is over at `now`."""
+        return bool(self.expires_at) and self.expires_at <= now
+
+
+class SealedValue(msgspec.Struct, frozen=True):
+    """An encrypted value: with which key (its id), nonce, and ciphertext with tag."""
+
+    key_id: str
+    nonce: bytes
+    ciphertext: bytes
+
+
+class CredentialRef(msgspec.Struct, frozen=True):
+    """What a deployment's document says of a step's credential: its name and the version that was newest then."""
+
+    name: str
+    version: int
+
+
+def bound_to(workspace: str, name: str, version: int) -> bytes:
+    """Associated data of a sealed value: it opens only as what it was sealed as."""
+    return f"headrace credential\n{workspace}\n{name}\n{version}".encode()
+
+
+def check_value(value: Mapping[str, Any]) -> bytes:
+    """The value as JSON text; InvalidInput, which never shows any of it, where it is none that can be kept."""
+    if not value:
+        raise _refused("has no field", 'Give a JSON object such as {"user": "…", "password": "…"}')
+    if len(value) > MAX_FIELDS:
+        raise _refused(f"has {len(value)} fields, more than {MAX_FIELDS}", "Split it")
+    for name in value:
+        if not isinstance(name, str) or not _FIELD.fullmatch(name):
+            raise _refused(
+                "has a field whose name is none", "Letters, digits and _ . - after a letter or _, at most 64 characters"
+            )
+    if is_nested_deeper(dict(value), MAX_NESTING):
+        raise _refused(f"is nested deeper than {MAX_NESTING} levels", "Give a flatter object")
+    raw = msgspec.json.encode(value)
+    if len(raw) > MAX_VALUE_BYTES:
+        raise _refused(
+            f"has {len(raw)} bytes as JSON, more than {MAX_VALUE_BYTES}", "Keep only what is secret", "VALUE_TOO_LARGE"
+        )
+    return raw
+
+
+def _refused(problem: str, next_step: str, reason: str = "BAD_CREDENTIAL") -> InvalidInput:
+    return InvalidInput.at("credential.value", "***", problem, next_step=next_step, reason=reason)
+
+
+def leaf_texts(value: Any) -> list[str]:
+    """Every text and number in a value, at any depth: what must never be shown."""
+    if isinstance(value, Mapping):
+        return [text for inner in value.values() for text in leaf_texts(inner)]
+    if isinstance(value, list | tuple):
+        return [text for inner in value for text in leaf_texts(inner)]
+    if isinstance(value, bool) or value is None:
+        return []
+    return [str(value)]
