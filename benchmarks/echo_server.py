@@ -1,8 +1,9 @@
-"""The other end of the floor measurements: echoes over a raw Unix socket or a gRPC stream."""
+"""The other end of the floor measurements: echoes over a raw Unix socket, a gRPC stream or HTTP."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -39,8 +40,30 @@ async def serve_grpc(path: str) -> None:
     await server.wait_for_termination()
 
 
+async def serve_http(_path: str) -> None:
+    """On a free port of the loopback, which is printed."""
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body += event.get("body", b"")
+            more = event.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(f"127.0.0.1:{listening.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(echo, http=HttpToolsProtocol, ws="none", lifespan="off", access_log=False, log_config=None)
+    await uvicorn.Server(config).serve([listening])
+
+
+SERVERS = {"socket": serve_socket, "grpc": serve_grpc, "http": serve_http}
+
 if __name__ == "__main__":
     import uvloop
 
     tie_to_parent()
-    uvloop.run(serve_socket(sys.argv[2]) if sys.argv[1] == "socket" else serve_grpc(sys.argv[2]))
+    uvloop.run(SERVERS[sys.argv[1]](sys.argv[2]))

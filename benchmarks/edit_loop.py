@@ -96,15 +96,3 @@ def _post(url: str, body: bytes) -> str:
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
         return str(answer.read().decode())
-
-
-def edit_loop_lines(found: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    lines = ["\nat the keyboard"]
-    for name, figures in found["commands"].items():
-        lines.append(f"  {'headrace ' + name:<36}{figures['median_s']:>10.2f} s, at best {figures['least_s']:.2f} s")
-    saves = found["save_to_answer_s"]
-    lines.append(
-        f"  {'dev: save → first answer by it':<36}{statistics.median(saves):>10.2f} s, at most {max(saves):.2f} s"
-    )
-    return lines

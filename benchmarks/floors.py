@@ -1,75 +1,32 @@
-"""What the machine allows: raw publish→deliver, raw Unix socket and raw gRPC round trips, at 200 per second.
+"""What the machine allows: raw round trips over a Unix socket and a gRPC stream, and a raw fsync.
 
-Measured in the same run as the mesh, since a shared machine's speed changes from minute to minute.
+Measured in the same minute as what is held against them, since a shared machine's speed changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.raw_nats import RawNats
 from benchmarks.sampling import open_loop, summary_us
-from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
 
 BODY = b"x" * 256
-RATE = 200.0
+BATCH = 100
 Send = Callable[[bytes], object]
 Close = Callable[[], Awaitable[None]]
 Opener = Callable[[str, Callable[[bytes], None]], Awaitable[tuple[Send, Close]]]
 
 
-async def publish_to_deliver(broker: BrokerProcess, seconds: float) -> dict[str, float]:
-    """Write a message with an id into a file-stored work queue, read it from a pull consumer, acknowledge."""
-    samples: list[int] = []
-    answered: dict[str, asyncio.Future[bytes]] = {}
-
-    def on_message(subject: str, reply: str, payload: bytes) -> None:
-        if subject in answered:
-            answered.pop(subject).set_result(payload)
-        elif reply.startswith("$JS.ACK"):
-            samples.append(time.time_ns() - int(payload[:20]))
-            client.publish(reply, b"+ACK")
-
-    client = await RawNats.connect(broker.host, broker.port, on_message)
-    client.subscribe("floor.inbox.*", 1)
-
-    async def api(subject: str, body: dict[str, Any]) -> None:
-        inbox = f"floor.inbox.{len(answered)}{time.time_ns()}"
-        answered[inbox] = asyncio.get_running_loop().create_future()
-        waiter = answered[inbox]
-        client.publish(f"$JS.API.{subject}", json.dumps(body).encode(), inbox)
-        async with asyncio.timeout(5):
-            answer = json.loads(await waiter)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-
-    await api(
-        "STREAM.CREATE.floor", {"name": "floor", "subjects": ["floor.s"], "retention": "workqueue", "storage": "file"}
-    )
-    consumer = {"durable_name": "c", "ack_policy": "explicit", "max_ack_pending": 10_000, "filter_subject": "floor.s"}
-    await api("CONSUMER.DURABLE.CREATE.floor.c", {"stream_name": "floor", "config": consumer})
-    client.publish("$JS.API.CONSUMER.MSG.NEXT.floor.c", b'{"batch":100000,"expires":600000000000}', "floor.inbox.pull")
-    client.subscribe("floor.acks", 2)
-
-    def fire(due_ns: int) -> None:
-        client.publish("floor.s", b"%020d" % time.time_ns() + BODY[20:], "floor.acks", f"m{due_ns}")
-
-    await open_loop(RATE, seconds, fire)
-    await asyncio.sleep(0.2)
-    await api("STREAM.DELETE.floor", {})
-    client.close()
-    return summary_us(samples[len(samples) // 10 :])
-
-
-async def _echo_round_trips(server: str, prepare: Opener, seconds: float) -> dict[str, float]:
+async def _echo_round_trips(
+    server: str, prepare: Opener, rate: float, seconds: float, size: int = len(BODY)
+) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "s")
         environment = {**os.environ, PARENT_PID_VARIABLE: str(os.getpid())}
@@ -79,7 +36,8 @@ async def _echo_round_trips(server: str, prepare: Opener, seconds: float) -> dic
         try:
             samples: list[int] = []
             send, close = await prepare_client(prepare, path, samples)
-            await open_loop(RATE, seconds, lambda _due: send(b"%020d" % time.monotonic_ns() + BODY[20:]))
+            rest = bytes(size - 20)
+            await open_loop(rate, seconds, lambda _due: send(b"%020d" % time.monotonic_ns() + rest))
             await asyncio.sleep(0.1)
             await close()
         finally:
@@ -155,19 +113,31 @@ async def _open_grpc(path: str, on_echo: Callable[[bytes], None]) -> tuple[Send,
     return pending.put_nowait, close
 
 
-async def unix_socket_round_trip(seconds: float) -> dict[str, float]:
+async def unix_socket_round_trip(rate: float, seconds: float) -> dict[str, float]:
     """256 bytes to another process and back over a raw Unix socket."""
-    return await _echo_round_trips("socket", _open_socket, seconds)
+    return await _echo_round_trips("socket", _open_socket, rate, seconds)
 
 
-async def grpc_round_trip(seconds: float) -> dict[str, float]:
+async def grpc_round_trip(rate: float, seconds: float) -> dict[str, float]:
     """256 bytes to another process and back on one bidirectional grpc.aio stream over a Unix socket."""
-    return await _echo_round_trips("grpc", _open_grpc, seconds)
+    return await _echo_round_trips("grpc", _open_grpc, rate, seconds)
 
 
-async def measure_floors(broker: BrokerProcess, seconds: float) -> dict[str, dict[str, float]]:
-    return {
-        "publish_to_deliver": await publish_to_deliver(broker, seconds),
-        "unix_socket_round_trip": await unix_socket_round_trip(seconds),
-        "grpc_round_trip": await grpc_round_trip(seconds),
-    }
+async def grpc_batch_round_trip(rate: float, seconds: float) -> dict[str, float]:
+    """The same with frames of 100 such messages."""
+    return await _echo_round_trips("grpc", _open_grpc, rate, seconds, BATCH * len(BODY))
+
+
+def raw_fsync(folder: Path, count: int = 200) -> dict[str, float]:
+    """256 bytes appended to a file and fsynced, one after another."""
+    samples: list[int] = []
+    descriptor = os.open(folder / "fsync", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    try:
+        for _ in range(count):
+            began = time.monotonic_ns()
+            os.write(descriptor, BODY)
+            os.fsync(descriptor)
+            samples.append(time.monotonic_ns() - began)
+    finally:
+        os.close(descriptor)
+    return summary_us(samples)

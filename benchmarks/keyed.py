@@ -1,18 +1,13 @@
-"""Keyed steps: throughput with one key, with a hundred, and with ten thousand; the same messages without keys.
-
-python -m benchmarks.keyed [--profile fast] [--messages 40000]
-"""
+"""Keyed steps: throughput with one key, with a hundred, and with ten thousand; the same messages without keys."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.mesh_bench import BenchMesh, bench_mesh
+from benchmarks.mesh_bench import BenchMesh
 
 KEYS = (1, 100, 10_000)
 # Messages of one key go one after the other: fewer are enough to measure it.
@@ -57,33 +52,3 @@ async def _saturated(bench: BenchMesh, flow: str, count: int, body: Callable[[in
     finally:
         load.close()
     return round(count / (ended - began))
-
-
-def keyed_lines(result: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    lines = [
-        f"  {'2 keyed actions, ' + str(row['keys']) + ' keys':<36}{row['messages_per_s']:>10} messages/s"
-        for row in result["keyed"]
-    ]
-    return [*lines, f"  {'the same without keys':<36}{result['unkeyed_per_s']:>10} messages/s"]
-
-
-async def run(profile: str, count: int) -> dict[str, Any]:
-    async with bench_mesh(profile, lambda line: print(f"  {line}", flush=True)) as bench:
-        return await keyed(bench, count)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.keyed", description=__doc__)
-    parser.add_argument("--profile", default="fast", choices=("fast", "durable"))
-    parser.add_argument("--messages", type=int, default=40_000, help="of each run (default 40000)")
-    arguments = parser.parse_args()
-    import uvloop
-
-    result = uvloop.run(run(arguments.profile, arguments.messages))
-    print(json.dumps(result, indent=1))
-    print("\n".join(keyed_lines(result)))
-
-
-if __name__ == "__main__":
-    main()

@@ -22,12 +22,16 @@ Body = bytes | Callable[[int], bytes]
 
 
 class IngressLoad:
-    """One connection; counts what the broker acknowledged and what it refused because an edge was full."""
+    """One connection; counts what the broker acknowledged and what it refused because an edge was full.
 
-    def __init__(self, flow: str, trigger: str, body: Body, content_type: str) -> None:
+    `ask_one_in` n: every n-th stimulus asks for a reply, and `answered_ns` gets how long each took from the moment it
+    was due (so what waits behind a stall counts); 0: none does."""
+
+    def __init__(self, flow: str, trigger: str, body: Body, content_type: str, ask_one_in: int = 0) -> None:
         self._flow, self._trigger = flow, trigger
         self._subject = subjects.ingress_subject("default", flow, trigger)
-        self._body_of = body if callable(body) else lambda index: body
+        self._body = body
+        self._same: bytes | None = None
         self._content_type = content_type
         self._run = uuid.uuid4().hex
         self._index = 0
@@ -35,6 +39,9 @@ class IngressLoad:
         self._client: RawNats
         self._room = asyncio.Event()
         self._window = 512
+        self._ask_one_in = ask_one_in
+        self._due_ns: dict[str, int] = {}
+        self.answered_ns: list[int] = []
         self.acknowledged = 0
         self.refused = 0
 
@@ -44,7 +51,13 @@ class IngressLoad:
         self._client.subscribe(self._inbox + ".*", 1)
 
     def _on_answer(self, subject: str, reply: str, payload: bytes) -> None:
-        index = int(subject.rpartition(".")[2])
+        last = subject.rpartition(".")[2]
+        if last == "reply":
+            due_ns = self._due_ns.pop(message_pb2.Reply.FromString(payload).execution_id, 0)
+            if due_ns:
+                self.answered_ns.append(time.time_ns() - due_ns)
+            return
+        index = int(last)
         if b'"error"' in payload or not payload:
             self.refused += 1
             asyncio.get_running_loop().call_later(FULL_RETRY_S, self._write, index)
@@ -54,23 +67,32 @@ class IngressLoad:
             if len(self._unanswered) < self._window:
                 self._room.set()
 
-    def _write(self, index: int) -> None:
+    def _write(self, index: int, due_ns: int = 0) -> None:
         stimulus = message_ids.stimulus_id(self._flow, "inject", f"{self._run}{index}")
         identity = message_ids.first_message_id(stimulus, self._trigger)
-        envelope = message_pb2.Envelope(
+        head = message_pb2.Envelope(
             id=identity,
             execution_id=message_ids.execution_id(stimulus),
-            body=self._body_of(index),
-            content_type=self._content_type,
             sent_at_unix_ns=time.time_ns(),
         )
-        self._client.publish(self._subject, envelope.SerializeToString(), f"{self._inbox}.{index}", identity)
+        if self._ask_one_in and index % self._ask_one_in == 0:
+            head.reply_to.subject = f"{self._inbox}.reply"
+            self._due_ns.setdefault(head.execution_id, due_ns or time.time_ns())
+        payload = head.SerializeToString() + self._rest(index)
+        self._client.publish(self._subject, payload, f"{self._inbox}.{index}", identity)
 
-    def fire(self, _due_ns: int = 0) -> None:
-        """Publishes the next stimulus now."""
+    def _rest(self, index: int) -> bytes:
+        """Body and content type: encoded once where they are the same for all."""
+        if self._same is None or callable(self._body):
+            body = self._body(index) if callable(self._body) else self._body
+            self._same = message_pb2.Envelope(body=body, content_type=self._content_type).SerializeToString()
+        return self._same
+
+    def fire(self, due_ns: int = 0) -> None:
+        """Publishes the next stimulus now; `due_ns` (Unix time): when it should have been."""
         self._index += 1
         self._unanswered[self._index] = b""
-        self._write(self._index)
+        self._write(self._index, due_ns)
 
     async def paced(self, rate: float, seconds: float) -> int:
         return await open_loop(rate, seconds, self.fire)
@@ -88,6 +110,12 @@ class IngressLoad:
         """Waits until every stimulus is acknowledged."""
         async with asyncio.timeout(ANSWER_LIMIT_S):
             while self._unanswered:
+                await asyncio.sleep(0.01)
+
+    async def all_answered(self, limit_s: float = ANSWER_LIMIT_S) -> None:
+        """Waits until every stimulus that asked has its reply."""
+        async with asyncio.timeout(limit_s):
+            while self._due_ns:
                 await asyncio.sleep(0.01)
 
     def close(self) -> None:

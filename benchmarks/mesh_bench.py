@@ -16,6 +16,8 @@ from benchmarks.load import Body, IngressLoad
 from headrace.cli.mesh import Mesh
 from headrace.cli.mesh_plan import MeshOptions
 from headrace.client import AsyncClient
+from headrace.model.flow_spec import FlowSpec
+from headrace.wire.flow import flow_spec_to_proto
 
 FLOWS = Path(__file__).parent / "flows"
 QUIET_LIMIT_S = 120.0
@@ -43,8 +45,20 @@ class BenchMesh:
             await self.client.publish(flow)
         return flow
 
-    async def load(self, flow: str, body: Body, content_type: str) -> IngressLoad:
-        load = IngressLoad(flow, "start", body, content_type)
+    async def begin(self, name: str, spec: FlowSpec, *, sampled: float | None = None) -> str:
+        """Makes a flow of the bench's components (pushed before by `prepare`), and starts it; `sampled`: its ratio of
+        traces, if it is not to be the default."""
+        await self.client.create_flow(name, flow_spec_to_proto(spec))
+        await self.client.publish(name)
+        if sampled is not None:
+            await self.client.set_sampling(name, ratio=sampled)
+        await self.client.start(name)
+        return name
+
+    async def load(
+        self, flow: str, body: Body, content_type: str, *, trigger: str = "start", ask_one_in: int = 0
+    ) -> IngressLoad:
+        load = IngressLoad(flow, trigger, body, content_type, ask_one_in)
         await load.connect(*self.broker)
         return load
 
@@ -78,11 +92,13 @@ class BenchMesh:
         }
 
     async def cpu_s(self, flow: str) -> dict[str, float]:
-        """CPU seconds used so far: the broker, and the flow's sidecars and components together."""
+        """CPU seconds used so far: of the services, and of the flow's sidecars and components together."""
         status = await self.client.get_status(flow)
         instances = [instance for found in status.steps for instance in found.instances]
         return {
             "broker": cpu_of(self.mesh.pid_of("broker")),
+            "gateway": cpu_of(self.mesh.pid_of("gateway")),
+            "orchestrator": cpu_of(self.mesh.pid_of("orchestrator")),
             "sidecars": sum(cpu_of(instance.sidecar_pid) for instance in instances),
             "components": sum(cpu_of(instance.component_pid) for instance in instances),
         }

@@ -17,10 +17,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.flows_at_work import OPAQUE_BODY
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, pss_of
 from benchmarks.raw_nats import RawNats
 from benchmarks.sampling import percentile
-from benchmarks.scenarios import OPAQUE_BODY
 from headrace.api.message.v1 import message_pb2
 from headrace.model import message_ids, subjects
 

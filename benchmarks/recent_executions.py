@@ -82,12 +82,3 @@ def _question_ms(recent: RecentExecutions) -> float:
     began = time.process_time_ns()
     recent.of([message_ids.execution_id("e7")])
     return (time.process_time_ns() - began) / 1e6
-
-
-def recent_lines(measured: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    return [
-        f"  {'recent executions, a process, full':<36}{measured['full_mb']:>10.2f} MB ({measured['records']} hops)",
-        f"  {'a hop remembered, quiet and loaded':<36}{measured['note_us_quiet']:>10.2f} and "
-        f"{measured['note_us_loaded']:.2f} µs",
-    ]

@@ -45,16 +45,6 @@ async def recovery(bench: BenchMesh) -> dict[str, Any]:
     return result
 
 
-def recovery_lines(result: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    lines = ["\nkill -9 under 100 orders/s → answered again, at worst"]
-    for victim in VICTIMS:
-        felt = result[victim]
-        worst, gap, failed = felt["answered_again_s"][-1], felt["longest_gap_s"], felt["failed"]
-        lines.append(f"  {victim:<36}{worst:>10.2f} s, longest pause {gap:.2f} s, {failed} orders failed")
-    return lines
-
-
 async def _pid_of(bench: BenchMesh, flow: str, victim: str) -> int:
     async with asyncio.timeout(30):
         while True:
@@ -93,4 +83,3 @@ async def run() -> dict[str, Any]:
 if __name__ == "__main__":
     measured = asyncio.run(run())
     print(json.dumps(measured, indent=2))
-    print("\n".join(recovery_lines(measured)))

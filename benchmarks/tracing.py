@@ -17,15 +17,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from benchmarks import scenarios
-from benchmarks.mesh_bench import bench_mesh
-from benchmarks.recent_executions import recent_executions, recent_lines
+from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, last_of, saturated
+from benchmarks.latency import at_rate
+from benchmarks.mesh_bench import BenchMesh, bench_mesh
+from benchmarks.recent_executions import recent_executions
 from headrace.edge.otlp_target import ENDPOINT_VARIABLE
 from headrace.edge.parent_death import tied_command
 from headrace.model.hop_record import HopOutcome, HopRecord, Site
 from headrace.wire.otlp_spans import SpanEncoder
 
-LATENCY_S = 5.0
+RATE = 200.0
 SINK = "benchmarks.otlp_sink"
 CASES = ("off", "0", "1", "100")
 """Per cent of executions sampled; `off`: no collector."""
@@ -98,21 +99,18 @@ async def _environment(url: str) -> AsyncIterator[None]:
         os.environ.pop(ENDPOINT_VARIABLE, None)
 
 
-async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, profile: str = "fast") -> dict[str, Any]:
-    """Medians over rounds, each case in a mesh of its own."""
+async def tracing(told: Callable[[str], None], seconds: float, rounds: int = 2) -> dict[str, Any]:
+    """Medians over rounds, profile `fast`, each case in a mesh of its own."""
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
     hops: dict[str, Any] = {}
     with sink() as url:
         for number in range(rounds):
             for case in CASES if number % 2 == 0 else CASES[::-1]:
                 told(f"tracing {case}{' %' if case in RATIOS else ''}, round {number + 1} of {rounds}")
-                async with _environment(url if case in RATIOS else ""), bench_mesh(profile, lambda line: None) as bench:
-                    flow = await bench.prepare("opaque")
-                    if case in RATIOS:
-                        await bench.client.set_sampling(flow, ratio=RATIOS[case])
+                async with _environment(url if case in RATIOS else ""), bench_mesh("fast", lambda line: None) as bench:
                     if case not in hops:
-                        hops[case] = (await scenarios.latency(bench, LATENCY_S))["hop"]
-                    found[case].append(await scenarios.throughput(bench, "opaque", count))
+                        hops[case] = (await at_rate(bench, RATE, seconds, sampled=RATIOS.get(case)))["hop"]
+                    found[case].append(await _saturated(bench, RATIOS.get(case), seconds))
                 await asyncio.sleep(0.5)
     rates = {case: statistics.median(run["messages_per_s"] for run in runs) for case, runs in found.items()}
     return {
@@ -129,12 +127,12 @@ async def tracing(told: Callable[[str], None], count: int, rounds: int = 2, prof
     }
 
 
-def tracing_lines(measured: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    cost, rates, one = measured["cost_percent"], measured["messages_per_s"], measured["encoding"]
-    lines = [f"\n  {'throughput without traces':<36}{rates['off']:>10.0f} messages/s"]
-    lines += [
-        f"  {f'traces at {case} %':<36}{rates[case]:>10.0f} messages/s ({cost[case]:+.1f} % cost)" for case in cost
-    ]
-    lines.append(f"  {'a span, encoded':<36}{one['encode_us_per_span']:>10.2f} µs, {one['bytes_per_span']:.0f} bytes")
-    return lines + recent_lines(measured["recent_executions"])
+async def _saturated(bench: BenchMesh, sampled: float | None, seconds: float) -> dict[str, Any]:
+    await bench.prepare("opaque")  # pushes the component
+    name = await bench.begin("traced", chain(3), sampled=sampled)
+    load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE)
+    try:
+        return await saturated(bench, name, last_of(chain(3)), load, seconds)
+    finally:
+        load.close()
+        await bench.client.stop(name)

@@ -13,14 +13,15 @@ from typing import Any
 
 from nats.aio.client import Client
 
+from benchmarks.flows_at_work import OPAQUE_BODY
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, cpu_of
-from benchmarks.scenarios import OPAQUE_BODY, RATE, STEPS
 from headrace.client import AsyncClient
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model.histogram_part import HistogramPart, gained
 from headrace.wire.hops import look_of
 from services.orchestrator.mesh_queries import hop_snapshots
 
+RATE = 200.0
 CLIENTS = (0, 1, 10, 100)
 SETTLE_S = 1.5
 OF_ONE_CONNECTION = 50
@@ -108,30 +109,15 @@ async def _hop(connection: Client, flow: str) -> HistogramPart:
     whole = HistogramPart()
     for snapshot in await hop_snapshots(connection, "default", flow):
         for (step, phase, _, _), part in look_of(snapshot).phases.items():
-            if (step, phase) == (STEPS[1], "hop"):
+            if (step, phase) == ("one", "hop"):
                 whole.add(part)
     return whole if whole.buckets else await _hop(connection, flow)
-
-
-def watchers_lines(result: dict[str, Any]) -> list[str]:
-    """What a person reads."""
-    lines = [f"\nwatched at {result['rate']:.0f} messages/s"]
-    for count in CLIENTS:
-        found = result[str(count)]
-        used = found["cpu_percent"]
-        name = f"{count} WatchHops clients"
-        lines.append(
-            f"  {name:<36}{used['orchestrator']:>10.1f} % of a core (orchestrator), {used['sidecars']:.1f} (sidecars), "
-            f"hop p99 {found['hop_p99_us'] / 1000:.2f} ms"
-        )
-    return lines
 
 
 async def _alone() -> None:
     async with bench_mesh("fast", print) as bench:
         result = await watchers(bench, 5.0)
     print(json.dumps(result, indent=1))
-    print("\n".join(watchers_lines(result)))
 
 
 if __name__ == "__main__":

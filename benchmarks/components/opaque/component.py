@@ -1,4 +1,7 @@
-"""Passes opaque bytes on."""
+"""Passes opaque bytes on; some functions work or wait before they do."""
+
+import asyncio
+import time
 
 from headrace.sdk import Component, ComponentError, Context
 
@@ -23,3 +26,19 @@ async def answer(body: bytes, ctx: Context) -> None:
 @component.action
 async def refuse(body: bytes) -> None:
     raise ComponentError("REFUSED", "every message is refused", retryable=False)
+
+
+@component.action
+async def burn(body: bytes, ctx: Context) -> bytes:
+    """`ms` of processor time a message."""
+    until = time.process_time_ns() + int(ctx.config["ms"] * 1e6)
+    while time.process_time_ns() < until:
+        pass
+    return body
+
+
+@component.action
+async def rest(body: bytes, ctx: Context) -> bytes:
+    """Waits `ms` a message, as for somebody else's server."""
+    await asyncio.sleep(ctx.config["ms"] / 1e3)
+    return body

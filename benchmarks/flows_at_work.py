@@ -1,0 +1,96 @@
+"""Flows of the bench's own components, made in code, and how fast one of them goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.load import IngressLoad
+from benchmarks.mesh_bench import QUIET_LIMIT_S, BenchMesh
+from headrace.model.flow_spec import FlowSpec, StepSpec
+
+COMPONENT = "bench-opaque@latest"
+OPAQUE_BODY = b"x" * 256
+OPAQUE_TYPE = "application/octet-stream"
+PREFETCH = 256
+MAX_WAITING = 10_000
+# Before anything is measured: imports, first allocations, and how long a stretch has to be.
+WARM_UP_MESSAGES = 1_500
+LEAST_LOOK_S, MOST_LOOK_S = 0.02, 0.5
+
+
+def step(name: str, *to: str, function: str = "relay", **more: Any) -> StepSpec:
+    """Of the opaque component, with room for many messages."""
+    return StepSpec(name, COMPONENT, function, to=to, prefetch=PREFETCH, **more)
+
+
+def flow(*steps: StepSpec, **more: Any) -> FlowSpec:
+    return FlowSpec("realtime", steps, max_waiting=MAX_WAITING, **more)
+
+
+def chain(length: int, **more: Any) -> FlowSpec:
+    """`start` and so many steps less one after it; the last is `s<length>` (or `start`)."""
+    names = ["start", *(f"s{number}" for number in range(2, length + 1))]
+    pairs = zip(names, [*names[1:], ""], strict=True)
+    steps = [
+        step(name, *([to] if to else []), function="relay" if index else "start")
+        for index, (name, to) in enumerate(pairs)
+    ]
+    return flow(*steps, **more)
+
+
+def last_of(spec: FlowSpec) -> list[str]:
+    """Steps with nothing after them."""
+    return [found.name for found in spec.steps if not found.to]
+
+
+async def finished(bench: BenchMesh, name: str, step_name: str) -> int:
+    """Calls of the step that ended since its instances started, from their own counts at this moment."""
+    answer = await bench.client.hops(name)
+    return sum(row.count for row in answer.phases if (row.step, row.phase) == (step_name, "component"))
+
+
+async def until_finished(bench: BenchMesh, name: str, steps: Sequence[str], count: int, rate: float) -> float:
+    """Waits until each of the steps has ended `count` calls; answers the moment (monotonic). Looks as often as what is
+    left to do at `rate` asks for, so that looking costs little and the moment is exact."""
+    async with asyncio.timeout(QUIET_LIMIT_S):
+        while True:
+            left = count - min([await finished(bench, name, each) for each in steps])
+            if left <= 0:
+                return time.monotonic()
+            await asyncio.sleep(min(MOST_LOOK_S, max(LEAST_LOOK_S, 0.5 * left / max(rate, 1.0))))
+
+
+async def saturated(
+    bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, seconds: float
+) -> dict[str, Any]:
+    """From the first stimulus to the last message ended by the last of `steps`; as many as take about `seconds`."""
+    warm_s = await _stretch(bench, name, steps, load, WARM_UP_MESSAGES, 1e4)
+    guess = WARM_UP_MESSAGES / warm_s
+    count = max(200, int(guess * seconds))
+    cpu_before = await bench.cpu_s(name)
+    refused = load.refused
+    took_s = await _stretch(bench, name, steps, load, count, guess)
+    cpu_after = await bench.cpu_s(name)
+    return {
+        "messages": count,
+        "seconds": round(took_s, 2),
+        "messages_per_s": round(count / took_s),
+        "refused_by_full_edges": load.refused - refused,
+        "cpu_us_per_message": {
+            kind: round((cpu_after[kind] - cpu_before[kind]) / count * 1e6, 1) for kind in cpu_after
+        },
+    }
+
+
+async def _stretch(
+    bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, count: int, rate: float
+) -> float:
+    before = [await finished(bench, name, each) for each in steps]
+    began = time.monotonic()
+    await load.saturate(count)
+    await load.settle()
+    ended = await until_finished(bench, name, steps, max(before) + count, rate)
+    return ended - began
