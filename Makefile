@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help docs setup stubs demo test unit soak lint breaking bench fmt tools lock clean
+.PHONY: help docs setup stubs demo test unit soak lint breaking bench profile fmt tools lock clean
 
 help:
 	@echo "make demo [ONCE=1]   set up, then run the demo (ONCE=1: stop after its checks)"
 	@echo "make test [JOBS=3]   set up, then run all tests; names at the end what could not run here"
 	@echo "make lint            ruff, mypy strict, import-linter, buf lint"
 	@echo "make soak [ROUNDS=100]  fault rounds, a line a minute, a ledger at the end; 2000: about two hours"
-	@echo "make bench           measure; writes build/bench.json"
+	@echo "make bench [SCENARIO=…] [ROUNDS=1]  measure; writes build/bench.json"
+	@echo "make profile [SCENARIO=trigger+2]   flame graphs of sidecar and component, ledger of a message"
 	@echo "make tools           build the real tools the tests can use (grpcurl, jaeger; needs Go and 4 minutes)"
 	@echo "make fmt | docs | lock | clean"
 
@@ -67,7 +68,11 @@ fmt: stubs
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format .
 
 bench: stubs
-	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH_ARGS)
+
+profile: stubs
+	@$(BIN)/python -m benchmarks.profile $(if $(SCENARIO),--scenario $(SCENARIO)) $(PROFILE_ARGS)
+	@$(BIN)/python -m benchmarks.ledger | tee build/profile/ledger.json
 
 soak: stubs
 	@HEADRACE_SOAK_ROUNDS=$(or $(ROUNDS),100) $(BIN)/python -m pytest tests/robustness tests/simulation --timeout 0 $(PYTEST_ARGS)

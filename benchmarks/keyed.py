@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks.flows_at_work import chain, flow, last_of, saturated, step
 from benchmarks.mesh_bench import BenchMesh
+from headrace.model.flow_spec import FlowSpec
 
 KEYS = (1, 100, 10_000)
-# Messages of one key go one after the other: fewer are enough to measure it.
-FEWER_FOR_ONE_KEY = 20
 BODY_BYTES = 256
+SPEC = flow(
+    step("start", "one", function="start"),
+    step("one", "two", key="body:/key", slots=8),
+    step("two", key="body:/key", slots=8),
+)
 
 
 def body_of(keys: int, index: int) -> bytes:
@@ -21,34 +24,26 @@ def body_of(keys: int, index: int) -> bytes:
     return head + b"x" * (BODY_BYTES - len(head) - 2) + b'"}'
 
 
-async def keyed(bench: BenchMesh, count: int) -> dict[str, Any]:
-    """Saturated trigger + 2 keyed actions (8 slots each), for each number of keys; `unkeyed` as many through steps
-    without keys. PSS of sidecars after each."""
-    result: dict[str, Any] = {"messages": count, "keyed": []}
-    flow = await bench.prepare("keyed")
-    await bench.client.start(flow)
+async def keyed(bench: BenchMesh, seconds: float) -> dict[str, Any]:
+    """Saturated trigger + 2 keyed actions (8 slots each), for each number of keys; `unkeyed` the same bodies through
+    steps without keys. PSS of sidecars after each."""
+    await bench.prepare("opaque")  # pushes the component
+    result: dict[str, Any] = {"keyed": []}
+    name = await bench.begin("keyed", SPEC)
     for keys in KEYS:
-        enough = count // FEWER_FOR_ONE_KEY if keys == 1 else count
-        rate = await _saturated(bench, flow, enough, partial(body_of, keys))
-        memory = {step: pair["sidecar"] for step, pair in (await bench.pss_mb(flow)).items()}
-        result["keyed"].append({"keys": keys, "messages_per_s": rate, "sidecar_pss_mb": memory})
-    await bench.client.stop(flow)
-    flow = await bench.prepare("opaque")
-    await bench.client.start(flow)
-    result["unkeyed_per_s"] = await _saturated(bench, flow, count, partial(body_of, 1))
-    await bench.client.stop(flow)
+        measured = await _saturated(bench, name, SPEC, keys, seconds)
+        memory = {step: pair["sidecar"] for step, pair in (await bench.pss_mb(name)).items()}
+        result["keyed"].append({"keys": keys, "sidecar_pss_mb": memory, **measured})
+    await bench.client.stop(name)
+    name = await bench.begin("unkeyed", chain(3))
+    result["unkeyed"] = await _saturated(bench, name, chain(3), KEYS[-1], seconds)
+    await bench.client.stop(name)
     return result
 
 
-async def _saturated(bench: BenchMesh, flow: str, count: int, body: Callable[[int], bytes]) -> int:
-    """Messages a second, from the first stimulus until the last step has finished the last message."""
-    load = await bench.load(flow, body, "application/json")
+async def _saturated(bench: BenchMesh, name: str, spec: FlowSpec, keys: int, seconds: float) -> dict[str, Any]:
+    load = await bench.load(name, partial(body_of, keys), "application/json")
     try:
-        before = await bench.processed(flow, "two")
-        began = time.monotonic()
-        await load.saturate(count)
-        await load.settle()
-        ended = await bench.until_processed(flow, "two", before + count)
+        return await saturated(bench, name, last_of(spec), load, seconds)
     finally:
         load.close()
-    return round(count / (ended - began))

@@ -75,7 +75,7 @@ async def _start(bench: BenchMesh, names: list[str], began: float) -> tuple[list
 async def at_rest_cost(bench: BenchMesh, flows: int) -> dict[str, Any]:
     """Memory, processor and messages of the whole mesh for a while in which nobody asks for anything."""
     await asyncio.sleep(SETTLE_S)
-    pids = _processes(bench)
+    pids = processes_by_kind(bench)
     before = {pid: cpu_of(pid) for pids_of_kind in pids.values() for pid in pids_of_kind}
     counted = await _count_messages(bench, REST_S)
     cpu = {kind: sum(cpu_of(pid) - before[pid] for pid in kind_pids) / REST_S for kind, kind_pids in pids.items()}
@@ -96,7 +96,7 @@ def _rounded(values: dict[str, float], digits: int) -> dict[str, float]:
     return {name: round(value, digits) for name, value in values.items()}
 
 
-def _processes(bench: BenchMesh) -> dict[str, list[int]]:
+def processes_by_kind(bench: BenchMesh) -> dict[str, list[int]]:
     """All processes of the mesh by kind: its services, all sidecars, all components, what they were forked from."""
     roles = {pid: role for role, pid in bench.mesh.endpoints.processes.items() if pid}
     found: dict[str, list[int]] = {"sidecars": [], "components": []}

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.broker_floor import saturated_broker
 from benchmarks.figures import BenchRun
 from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, flow, last_of, saturated, step
+from benchmarks.keyed import SPEC as KEYED
 from benchmarks.keyed import body_of
 from benchmarks.load import Body, IngressLoad, typed_body
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, cpu_of
@@ -24,15 +25,16 @@ SHAPES: dict[str, FlowSpec] = {
     "trigger+2": chain(3),
     "trigger+5": chain(6),
     "fan-out-4": flow(step("start", *FAN_OUT, function="start"), *(step(name) for name in FAN_OUT)),
-    "keyed": flow(
-        step("start", "one", function="start"),
-        step("one", "two", key="body:/key", slots=8),
-        step("two", key="body:/key", slots=8),
-    ),
+    "keyed": KEYED,
     "cpu-1ms": flow(step("start", "burn", function="start"), step("burn", function="burn", config={"ms": 1})),
     "wait-10ms": flow(step("start", "rest", function="start"), step("rest", function="rest", config={"ms": 10})),
 }
 BODIES = {"64B": b"x" * 64, "1KB": b"x" * 1024, "64KB": b"x" * 65_536}
+
+
+def body_for(shape: str) -> Body:
+    """Keyed steps look into it."""
+    return partial(body_of, KEYS) if shape == "keyed" else OPAQUE_BODY
 
 
 async def throughput(run: BenchRun) -> dict[str, Any]:
@@ -45,8 +47,7 @@ async def throughput(run: BenchRun) -> dict[str, Any]:
         run.figures.less("throughput.broker_alone.cpu", floor["broker_us"], "us/message")
         await bench.prepare("opaque")  # pushes the component
         for name, spec in SHAPES.items():
-            body: Body = partial(body_of, KEYS) if name == "keyed" else OPAQUE_BODY
-            found[name] = await _case(run, bench, name, spec, body, stores=len(spec.steps))
+            found[name] = await _case(run, bench, name, spec, body_for(name), stores=len(spec.steps))
         for name, body in BODIES.items():
             found[f"body-{name}"] = await _case(run, bench, f"body-{name}", chain(3), body, stores=3)
         found["typed"] = await _typed(run, bench)

@@ -9,7 +9,9 @@ import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from headrace.cli.bench_compare import compare
 from headrace.cli.completion import complete_flows
 from headrace.cli.invocation import AddressOption, DataOption, JsonOption, print_json, run_with_client
 from headrace.model.errors import WrongState
@@ -21,13 +23,37 @@ if TYPE_CHECKING:
     from headrace.cli.http_caller import HttpAnswer, HttpRequest
     from headrace.client import AsyncClient
 
+
+class _RunByDefault(TyperGroup):
+    """`headrace bench ORDERS` is `headrace bench run ORDERS`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(
+            ctx, args if args[:1] in ([name] for name in ctx.help_option_names) else self._said(args)
+        )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, self._said(args))
+
+    def _said(self, args: list[str]) -> list[str]:
+        return args if args and args[0] in self.commands else ["run", *args]
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    help="Measure latency and throughput of the mesh that runs (`run`, which need not be said); compare two files of "
+    "the whole bench.",
+)
+app.command()(compare)
+
 # Before anything is measured: imports and first allocations.
 WARM_UP_S = 1.0
 MOST_PER_S = 20_000
 CALL_LIMIT_S = 10.0
 
 
-def bench(
+@app.command()
+def run(
     flow: Annotated[
         str,
         typer.Argument(

@@ -87,7 +87,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "dead-letters discard": ("headrace dead-letters discard orders 7",),
     "dead-letters in-doubt": ("headrace dead-letters in-doubt orders",),
     "demo": ("headrace demo --once",),
-    "bench": ("headrace bench", """headrace bench orders --body '{"order_id": "O-1"}' --rate 50"""),
+    "bench run": ("headrace bench", """headrace bench orders --body '{"order_id": "O-1"}' --rate 50"""),
+    "bench compare": ("headrace bench compare before.json build/bench.json",),
     "rpc": (
         """headrace rpc FlowService/GetFlowStatus '{"name": "flows/orders"}'""",
         "headrace rpc list",

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "snapshot": ("headrace.cli.snapshots", "app", "What steps keep between messages: look, reset."),
     "schema": ("headrace.cli.flow_check", "schema", "JSON Schemas of flow and component files, for editors."),
     "demo": ("headrace.cli.demo", "demo", "Run the example flow with real orders and check every answer."),
-    "bench": ("headrace.cli.bench", "bench", "Measure latency and throughput of the mesh that runs."),
+    "bench": ("headrace.cli.bench", "app", "Measure the mesh that runs; compare two runs of `make bench`."),
     "rpc": ("headrace.cli.rpc", "rpc", "Call any method of the API with JSON, as grpcurl does."),
     "completion": ("headrace.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }

@@ -148,7 +148,7 @@ def test_an_option_that_is_not_there_is_wrong_usage(path: str, capsys: pytest.Ca
 # What needs no mesh, or starts one.
 NO_MESH = {
     *("up", "doctor", "dev", "demo", "completion", "component new", "flow validate", "schema"),
-    "credential new-key",
+    *("credential new-key", "bench compare"),
 }
 
 

@@ -1,0 +1,100 @@
+"""Flame graphs of a sidecar and of its component under load, and the ledger of a message: `make profile SCENARIO=…`.
+
+py-spy samples both processes of the middle step 200 times a second while the flow is saturated (`latency`: at 200
+messages a second); the pictures are SVGs. The ledger (benchmarks/ledger.py) is measured afterwards, without a sampler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, last_of, saturated
+from benchmarks.load import IngressLoad
+from benchmarks.mesh_bench import BenchMesh, bench_mesh
+from benchmarks.throughput import SHAPES, body_for
+from headrace.model.flow_spec import FlowSpec
+
+TARGET = Path("build/profile")
+SAMPLES_PER_S = 200
+LATENCY, LATENCY_RATE = "latency", 200.0
+
+
+def told(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+async def profile(scenario: str, profile_name: str, seconds: float) -> list[Path]:
+    """The files it wrote."""
+    spec = chain(3) if scenario == LATENCY else SHAPES[scenario]
+    async with bench_mesh(profile_name, told) as bench:
+        await bench.prepare("opaque")  # pushes the component
+        name = await bench.begin("profiled", spec)
+        body = OPAQUE_BODY if scenario == LATENCY else body_for(scenario)
+        load = await bench.load(name, body, "application/json" if callable(body) else OPAQUE_TYPE)
+        try:
+            return await _sampled(bench, name, spec, load, scenario, seconds)
+        finally:
+            load.close()
+
+
+async def _sampled(
+    bench: BenchMesh, name: str, spec: FlowSpec, load: IngressLoad, scenario: str, seconds: float
+) -> list[Path]:
+    warm = await saturated(bench, name, last_of(spec), load, 1.0)
+    told(f"{scenario}: {warm['messages_per_s']} messages/s, {warm['cpu_us_per_message']} us of processor a message")
+    step = spec.steps[min(1, len(spec.steps) - 1)].name
+    status = await bench.client.get_status(name)
+    instance = next(found.instances[0] for found in status.steps if found.step == step)
+    TARGET.mkdir(parents=True, exist_ok=True)
+    kinds = {"sidecar": instance.sidecar_pid, "component": instance.component_pid}
+    files = [TARGET / f"{scenario}-{kind}.svg" for kind in kinds]
+    samplers = [await _sampler(pid, file, seconds) for pid, file in zip(kinds.values(), files, strict=True)]
+    until = asyncio.get_running_loop().time() + seconds + 1
+    while asyncio.get_running_loop().time() < until:
+        if scenario == LATENCY:
+            await load.paced(LATENCY_RATE, 1.0)
+        else:
+            await load.saturate(500)
+    await load.settle()
+    for sampler in samplers:
+        _, said = await sampler.communicate()
+        if sampler.returncode:
+            raise SystemExit(f"py-spy: {said.decode(errors='replace').strip()}")
+    return files
+
+
+async def _sampler(pid: int, file: Path, seconds: float) -> asyncio.subprocess.Process:
+    beside = Path(sys.executable).with_name("py-spy")
+    binary = str(beside) if beside.exists() else shutil.which("py-spy")
+    if not binary:
+        raise SystemExit("py-spy is not installed; it comes with `make setup`")
+    options = ["--rate", str(SAMPLES_PER_S), "--duration", f"{seconds:g}", "--output", str(file), "--pid", str(pid)]
+    return await asyncio.create_subprocess_exec(
+        binary,
+        "record",
+        "--nonblocking",
+        *options,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make profile", description=__doc__)
+    names = [LATENCY, *SHAPES]
+    parser.add_argument("--scenario", default="trigger+2", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--profile", default="fast", choices=("fast", "durable"))
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long it is sampled (default 8)")
+    given = parser.parse_args()
+    import uvloop
+
+    for path in uvloop.run(profile(given.scenario, given.profile, given.seconds)):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
