@@ -18,8 +18,8 @@ NOTES = """
 - What a failed attempt emitted or replied is dropped. Outputs and the reply leave when the function has ended well:
   first all outputs are stored, then the reply is sent, then the input is acknowledged.
 - Given up means: dead-lettered with original, attempts and pins (with `on_error: suspend-flow` it waits instead, and
-  the flow is suspended), and a waiting caller gets the code and status. With a status from 400 to 499 and a caller who
-  waits, the answer is all there is to it (counted as rejected).
+  the flow is suspended; with an error step that one gets it, and answers), and a waiting caller gets the code and
+  status. With a status from 400 to 499 and a caller who waits, the answer is all there is to it (counted as rejected).
 - A component's own error keeps its code and message; its status (400 to 599, else 500) is what a waiting caller gets.
 - Delays are waited for in the sidecar, which holds the message and extends its deadline at the broker; each takes one
   of the step's `prefetch`. When the sidecar dies or is restarted, what it held is delivered again at once and its

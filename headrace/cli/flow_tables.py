@@ -218,10 +218,14 @@ def _values(field: flow_pb2.FieldDifference) -> str:
 
 def _graph(spec: flow_pb2.FlowSpec) -> str:
     rows = [
-        (step.name, (step.component or "(mesh)") + _every(step), step.function or "-", ", ".join(step.to) or "-")
-        for step in spec.steps
+        (step.name, (step.component or "(mesh)") + _every(step), step.function or "-", _to(step)) for step in spec.steps
     ]
     return table(("STEP", "COMPONENT", "FUNCTION", "TO"), rows)
+
+
+def _to(step: flow_pb2.Step) -> str:
+    words = [*step.to, *([f"on error {step.error_step.step}"] if step.HasField("error_step") else [])]
+    return ", ".join(words) or "-"
 
 
 def _every(step: flow_pb2.Step) -> str:

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from headrace.model.durations import format_duration
-from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.error_steps import error_steps
+from headrace.model.flow_spec import EdgeSpec, FlowSpec, StepSpec
 from headrace.model.rates import rate_text
 
 INDENT = "   "
+SHOWN = 60
+"""Characters of an expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """From a step to a receiver, and what it says."""
+
+    sender: str
+    receiver: str
+    words: tuple[str, ...] = ()
+    error: bool = False
+    """Only what the sender fails for good goes there."""
+
+
+def arrows_of(spec: FlowSpec) -> list[Arrow]:
+    """By sender, in the order of the flow; the one for errors comes last."""
+    handlers = error_steps(spec)
+    found: list[Arrow] = []
+    for step in spec.steps:
+        found += [Arrow(step.name, name, _edge_words(step.edges.get(name, EdgeSpec()))) for name in step.to]
+        if step.name in handlers:
+            handler = handlers[step.name]
+            words = ("on error", "and dead letter") if handler.dead_letter else ("on error",)
+            found.append(Arrow(step.name, handler.step, words, error=True))
+    return found
+
+
+def _edge_words(edge: EdgeSpec) -> tuple[str, ...]:
+    words = [f"if {_short(edge.condition)}"] if edge.condition else []
+    return (*words, *([f"as {_short(edge.mapping)}"] if edge.mapping else []))
+
+
+def _short(expression: str) -> str:
+    """In one line, and cut off where it is long."""
+    line = " ".join(expression.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
 
 
 def draw_text(name: str, spec: FlowSpec) -> str:
@@ -14,24 +54,28 @@ def draw_text(name: str, spec: FlowSpec) -> str:
 
     order  webhook@latest
     └─▶ price  price@latest  by body:/sku
-        ├─▶ check  check@latest
-        └─▶ notify  notify@latest
+        ├─▶ check  check@latest  (if body.total > 100)
+        ├─▶ notify  notify@latest
+        └╌▶ complain  complain@latest  (on error)
     """
     steps = {step.name: step for step in spec.steps}
-    received = {receiver for step in spec.steps for receiver in step.to}
+    arrows = [arrow for arrow in arrows_of(spec) if arrow.receiver in steps]
+    received = {arrow.receiver for arrow in arrows}
     lines = [f"{name}  {spec.type}{_flow_words(spec)}", ""]
     drawn: set[str] = set()
 
-    def draw(step: StepSpec, head: str, below: str) -> None:
+    def draw(step: StepSpec, head: str, below: str, says: str = "") -> None:
         again = step.name in drawn
-        lines.append(f"{head}{step.name}{'  (above)' if again else '  ' + '  '.join(step_words(step))}")
+        lines.append(f"{head}{step.name}{'  (above)' if again else '  ' + '  '.join(step_words(step))}{says}")
         if again:
             return
         drawn.add(step.name)
-        receivers = [steps[receiver] for receiver in step.to if receiver in steps]
-        for receiver in receivers:
-            last = receiver is receivers[-1]
-            draw(receiver, f"{below}{'└' if last else '├'}─▶ ", f"{below}{' ' if last else '│'}{INDENT}")
+        leaving = [arrow for arrow in arrows if arrow.sender == step.name]
+        for arrow in leaving:
+            last = arrow is leaving[-1]
+            says = f"  ({', '.join(arrow.words)})" if arrow.words else ""
+            head = f"{below}{'└' if last else '├'}{'╌' if arrow.error else '─'}▶ "
+            draw(steps[arrow.receiver], head, f"{below}{' ' if last else '│'}{INDENT}", says)
 
     for step in spec.steps:
         if step.name not in received:
@@ -48,7 +92,8 @@ def draw_dot(name: str, spec: FlowSpec) -> str:
     for step in spec.steps:
         label = "\\n".join([step.name, *step_words(step)])
         lines.append(f"  {_quoted(step.name)} [label={_quoted(label, keep_breaks=True)}];")
-    lines += [f"  {_quoted(step.name)} -> {_quoted(receiver)};" for step in spec.steps for receiver in step.to]
+    for arrow in arrows_of(spec):
+        lines.append(f"  {_quoted(arrow.sender)} -> {_quoted(arrow.receiver)}{_dot_words(arrow)};")
     return "\n".join([*lines, "}"])
 
 
@@ -59,9 +104,19 @@ def draw_mermaid(name: str, spec: FlowSpec) -> str:
     for step in spec.steps:
         label = "<br/>".join([step.name, *step_words(step)]).replace('"', "#quot;")
         lines.append(f'  {numbers[step.name]}["{label}"]')
-    for step in spec.steps:
-        lines += [f"  {numbers[step.name]} --> {numbers[receiver]}" for receiver in step.to if receiver in numbers]
+    for arrow in arrows_of(spec):
+        if arrow.receiver in numbers:
+            words = ", ".join(arrow.words).replace('"', "#quot;")
+            label = f'|"{words}"|' if words else ""
+            line = "-.->" if arrow.error else "-->"
+            lines.append(f"  {numbers[arrow.sender]} {line}{label} {numbers[arrow.receiver]}")
     return "\n".join(lines)
+
+
+def _dot_words(arrow: Arrow) -> str:
+    given = [f"label={_quoted(', '.join(arrow.words))}"] if arrow.words else []
+    given += ["style=dashed"] if arrow.error else []
+    return f" [{', '.join(given)}]" if given else ""
 
 
 def step_words(step: StepSpec) -> list[str]:

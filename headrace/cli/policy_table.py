@@ -27,7 +27,7 @@ def policy_text(status: flow_pb2.FlowStatus) -> str:
             step.policy.replicas,
             rate_text(step.policy.rate_limit),
             _order(step.policy),
-            enum_word(flow_pb2.OnError.DESCRIPTOR, step.policy.on_error).lower().replace("_", "-"),
+            _on_error(step.policy),
         )
         for step in status.steps
     ]
@@ -53,6 +53,12 @@ def _retry_cells(retry: flow_pb2.RetryPolicy) -> tuple[object, ...]:
         return retry.attempts, "-", "-", "nothing"
     codes = ", ".join(retry.on) or "retryable, TIMEOUT"
     return retry.attempts, delays, f"{retry.jitter:.0%}", codes
+
+
+def _on_error(policy: flow_pb2.StepPolicy) -> str:
+    if policy.HasField("error_step"):
+        return f"step {policy.error_step.step}{' and dead-letter' if policy.error_step.dead_letter else ''}"
+    return enum_word(flow_pb2.OnError.DESCRIPTOR, policy.on_error).lower().replace("_", "-")
 
 
 def _order(policy: flow_pb2.StepPolicy) -> str:

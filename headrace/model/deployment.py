@@ -71,6 +71,15 @@ class StepPlan(msgspec.Struct, frozen=True):
     # Name and version of its credential, as it was when the deployment was created; None where it names none.
     credential: CredentialRef | None = None
 
+    # Who gets what fails here for good; empty: see `on_error`. `error_letter`: a dead letter is kept besides.
+    error_step: str = ""
+    error_letter: bool = False
+
+    @property
+    def successors(self) -> tuple[str, ...]:
+        """Whoever can get a message from it."""
+        return (*self.receivers, self.error_step) if self.error_step else self.receivers
+
     @property
     def is_timer(self) -> bool:
         """The mesh sends it ticks."""

@@ -110,7 +110,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("slots", old.slots, new.slots),
         *_field("exactly_once", old.exactly_once, new.exactly_once),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
-        *_field("on_error", old.on_error, new.on_error),
+        *_field("on_error", _on_error(old), _on_error(new)),
         *compare_trees("edges", msgspec.to_builtins(old.edges), msgspec.to_builtins(new.edges)),
         *compare_trees("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),
@@ -121,6 +121,12 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
 
 def _credential(step: StepPlan) -> str:
     return f"{step.credential.name} (version {step.credential.version})" if step.credential else ""
+
+
+def _on_error(step: StepPlan) -> Any:
+    if not step.error_step:
+        return step.on_error
+    return {"step": step.error_step, "dead_letter": step.error_letter}
 
 
 def _replicas(step: str, old: Mapping[str, int], new: Mapping[str, int]) -> tuple[FieldDifference, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headrace.model.cron import DEFAULT_ZONE, cron_problem, zone_problem
+from headrace.model.error_steps import error_steps, successors
 from headrace.model.errors import FieldViolation, HeadraceError, InvalidInput
 from headrace.model.expressions import MAX_FLOW_EXPRESSIONS, syntax_problem
 from headrace.model.flow_spec import (
@@ -133,10 +134,13 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
     problems += _check_cron(path, step)
     problems += _check_key(path, step)
     problems += _refused(check_name, f"{path}.credential", step.credential) if step.credential else []
-    if step.on_error not in ON_ERROR:
+    if step.on_error and step.on_error not in ON_ERROR:
         problems.append(
             _Problem(f"{path}.on_error", f"{step.on_error!r} is not one of {', '.join(ON_ERROR)}", "BAD_VALUE")
         )
+    elif step.on_error and step.error_step is not None:
+        text = f"{step.on_error!r} stands beside the error step {step.error_step.step!r}: a failure goes one way"
+        problems.append(_Problem(f"{path}.on_error", text, "TWO_ERROR_POLICIES"))
     if is_nested_deeper(step.config, MAX_CONFIG_NESTING):
         text = f"is nested deeper than {MAX_CONFIG_NESTING} levels"
         return [*problems, _Problem(f"{path}.config", text, "CONFIG_TOO_DEEP")]
@@ -267,17 +271,36 @@ def _check_edges(spec: FlowSpec) -> list[_Problem]:
                 problems.append(_Problem(path, text, "UNKNOWN_RECEIVER"))
             elif receiver in step.to[:position]:
                 problems.append(_Problem(path, f"{receiver!r} is named twice", "DUPLICATE_EDGE"))
+        if step.error_step is not None:
+            problems += _check_error_step(f"steps[{index}].on_error.step", step.error_step.step, step.name, known)
+    if spec.error_step is not None:
+        problems += _check_error_step("on_error.step", spec.error_step.step, "", known)
     return problems or _check_shape(spec)
+
+
+def _check_error_step(path: str, handler: str, step: str, known: set[str]) -> list[_Problem]:
+    if handler == step:
+        return [_Problem(path, f"step {step!r} sends to itself", "SELF_EDGE")]
+    if handler not in known:
+        hint = did_you_mean(handler, sorted(known)) or f"Steps are {', '.join(sorted(known))}"
+        return [_Problem(path, f"{handler!r} is not a step of this flow. {hint}", "UNKNOWN_RECEIVER")]
+    return []
 
 
 def _check_shape(spec: FlowSpec) -> list[_Problem]:
     cycle = _find_cycle(spec)
     if cycle:
         index = next(index for index, step in enumerate(spec.steps) if step.name == cycle[0])
-        position = spec.steps[index].to.index(cycle[1])
+        to = spec.steps[index].to
+        path = f"steps[{index}].to[{to.index(cycle[1])}]" if cycle[1] in to else f"steps[{index}].on_error.step"
         text = f"the steps form a cycle: {' -> '.join(cycle)}; flows are acyclic"
-        return [_Problem(f"steps[{index}].to[{position}]", text, "CYCLE")]
+        return [_Problem(path, text, "CYCLE")]
     sources = _sources(spec)
+    if spec.error_step is not None and spec.error_step not in error_steps(spec).values():
+        text = (
+            f"no step hands its failures to {spec.error_step.step!r}: each leads away from it, or says something else"
+        )
+        return [_Problem("on_error.step", text, "UNUSED_ERROR_STEP")]
     problems = [
         _Problem(
             f"steps[{index}].{'cron' if step.cron else 'every'}",
@@ -303,13 +326,13 @@ def _check_shape(spec: FlowSpec) -> list[_Problem]:
 
 
 def _sources(spec: FlowSpec) -> list[StepSpec]:
-    receivers = {receiver for step in spec.steps for receiver in step.to}
+    receivers = {receiver for following in successors(spec).values() for receiver in following}
     return [step for step in spec.steps if step.name not in receivers]
 
 
 def _find_cycle(spec: FlowSpec) -> list[str]:
     """One cycle as names, first = last; empty when there is none. Without recursion: flows may be long."""
-    edges = {step.name: step.to for step in spec.steps}
+    edges = successors(spec)
     done: set[str] = set()
     for start in edges:
         if start in done:
@@ -333,9 +356,9 @@ def _find_cycle(spec: FlowSpec) -> list[str]:
 
 def _order(spec: FlowSpec) -> tuple[str, ...]:
     incoming = {step.name: 0 for step in spec.steps}
-    edges = {step.name: step.to for step in spec.steps}
-    for step in spec.steps:
-        for receiver in step.to:
+    edges = successors(spec)
+    for following in edges.values():
+        for receiver in following:
             incoming[receiver] += 1
     ready = [name for name, count in incoming.items() if count == 0]
     order: list[str] = []

@@ -51,6 +51,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on: tuple[str, ...] = ()
 
 
+class ErrorStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The step that gets what another step fails for good; with `dead_letter` a letter is kept besides."""
+
+    step: str
+    dead_letter: bool = False
+
+
 class EdgeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an edge does with a message, as JSONata: `condition` lets it through or not, `mapping` makes its body.
     Empty: everything passes, as it is."""
@@ -66,7 +73,8 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `key` (`header:NAME` or `body:/json/pointer`) keeps the order of messages with one key; `exactly_once` without
     it counts every message as a key of its own. `slots` 0 means the default.
     `rate_limit`: calls per second of all its replicas together (0: no limit).
-    `on_error`: a message that fails for good becomes a dead letter, or waits and suspends the flow.
+    `on_error`: a message that fails for good becomes a dead letter, or waits and suspends the flow; `error_step`,
+    instead of it: it goes to another step. With neither, the flow's `error_step` counts (`headrace.model.error_steps`).
     `cron` makes a trigger a timer too, with the clock of `time_zone`; `catch_up` says what becomes of ticks that an
     outage held up.
     `edges`: by receiver, those edges that have a condition or a mapping.
@@ -87,7 +95,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str = ""
     slots: int = 0
     exactly_once: bool = False
-    on_error: str = DEAD_LETTER
+    on_error: str = ""
     edges: dict[str, EdgeSpec] = {}
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
@@ -104,6 +112,8 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What runs it, for people: its component as written, or the mesh itself."""
         return self.component or ("(timer)" if self.every_s or self.cron else "(webhook)")
 
+    error_step: ErrorStep | None = None
+
     @property
     def keyed(self) -> bool:
         """Whether its messages go to slots, each with one owner at a time."""
@@ -119,7 +129,7 @@ class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply.
 
     `rate_limit`: stimuli per second that are taken from outside (0: no limit); ticks do not count.
-    `passthrough`: messages carry what the steps before have emitted."""
+    `passthrough`: messages carry what the steps before have emitted. `error_step`: for steps that say nothing else."""
 
     type: str
     steps: tuple[StepSpec, ...]
@@ -128,3 +138,4 @@ class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
     rate_limit: float = 0.0
     passthrough: bool = False
+    error_step: ErrorStep | None = None

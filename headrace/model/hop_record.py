@@ -26,6 +26,8 @@ class HopOutcome(StrEnum):
     REJECTED = "rejected"
     """It failed, and a waiting caller was told: that is all."""
     DEAD_LETTERED = "dead_lettered"
+    HANDED_OVER = "handed_over"
+    """It failed for good, and its error step got it."""
     STUCK = "stuck"
     """It failed, and waits for its flow to be resumed (`on_error: suspend-flow`)."""
 

@@ -71,16 +71,13 @@ class LetterDesk:
     ) -> SealedLetter:
         """The letter of a message that `step` failed, or did not get; `reason` in UPPER_CASE. The revision is the
         step's pin unless one is given. MalformedMessage for values that cannot be written."""
-        kept = attempts
-        if len(attempts) > FIRST_ATTEMPTS + LAST_ATTEMPTS:
-            kept = [*attempts[:FIRST_ATTEMPTS], *attempts[-LAST_ATTEMPTS:]]
         try:
             own = DeadLetter(
                 original=original,
                 step=step,
                 revision=self.revisions.get(step, "") if revision is None else revision,
                 reason=reason,
-                attempts=kept,
+                attempts=kept_attempts(attempts),
                 attempt_count=len(attempts),
                 at_unix_ns=at_unix_ns,
                 traceparent=traceparent,
@@ -98,6 +95,13 @@ class LetterDesk:
         letter = self.letter(known, step, IN_DOUBT, (), at_unix_ns, traceparent=traceparent)
         subject = subjects.doubt_subject(self.workspace, self.flow, step)
         return SealedLetter(subject, doubt_id(original.id, step), letter.payload)
+
+
+def kept_attempts(attempts: Sequence[FailedAttempt]) -> Sequence[FailedAttempt]:
+    """Of many the first and the last, so that what is kept has a bound."""
+    if len(attempts) <= FIRST_ATTEMPTS + LAST_ATTEMPTS:
+        return attempts
+    return [*attempts[:FIRST_ATTEMPTS], *attempts[-LAST_ATTEMPTS:]]
 
 
 def failed_attempt(attempt: int, code: str, message: str, at_unix_ns: int) -> FailedAttempt:

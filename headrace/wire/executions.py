@@ -11,7 +11,7 @@ from headrace.api.trace.v1 import trace_pb2
 from headrace.model.hop_record import HopRecord, Record, RootRecord
 
 # Later is worse.
-OUTCOMES = ("processed", "rebound", "retried", "rejected", "failed", "stuck", "dead_lettered")
+OUTCOMES = ("processed", "rebound", "handed_over", "retried", "rejected", "failed", "stuck", "dead_lettered")
 GATEWAY = "gateway"
 ORCHESTRATOR = "orchestrator"
 NS = 1_000_000_000

@@ -45,7 +45,7 @@ from headrace.model.names import FUNCTION_PATTERN, NAME_PATTERN, SEMVER_PATTERN
 from headrace.model.rates import RATE_PATTERN
 from headrace.model.retry_codes import CODE_PATTERN, OUTSIDE_THE_POLICY
 from headrace.model.slots import DEFAULT_SLOTS, HEADER_PATTERN, MAX_SLOTS
-from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, MESH_TRIGGER_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import EDGE_KEYS, ERROR_KEYS, FLOW_KEYS, MESH_TRIGGER_KEYS, RETRY_KEYS, STEP_KEYS
 
 FLOW, COMPONENT = "flow", "component"
 _META = "http://json-schema.org/draft-07/schema#"
@@ -76,6 +76,7 @@ def flow_schema() -> dict[str, Any]:
                 "type": "boolean", "default": False,
                 "description": "Messages carry what the steps before have emitted: steps.NAME.body in expressions.",
             },
+            "on_error": {"$ref": "#/definitions/error_step"},
             "steps": {
                 "type": "object", "minProperties": 1, "maxProperties": MAX_STEPS,
                 "description": "The steps by name; a file lists them in any order.",
@@ -84,7 +85,7 @@ def flow_schema() -> dict[str, Any]:
             },
         }, required=["name", "steps"]),
         "definitions": {
-            "step": _step(), "edge": _edge(), "retry": _retry(),
+            "step": _step(), "edge": _edge(), "retry": _retry(), "error_step": _error_step(),
             "name": {"type": "string", "pattern": name["pattern"]},
         },
     }  # fmt: skip
@@ -138,8 +139,8 @@ def _step() -> dict[str, Any]:
             "description": "What the step sends is stored once under any failure; implied by key.",
         },
         "on_error": {
-            "enum": list(ON_ERROR), "default": ON_ERROR[0],
-            "description": "What becomes of a message that fails for good.",
+            "anyOf": [{"enum": list(ON_ERROR)}, {"$ref": "#/definitions/error_step"}],
+            "description": "What becomes of a message that fails for good; dead-letter, or as the flow says.",
         },
     })  # fmt: skip
     without = {"properties": own, "required": ["to"], "propertyNames": {"enum": sorted(MESH_TRIGGER_KEYS)}}
@@ -151,6 +152,13 @@ def _edge() -> dict[str, Any]:
         "step": {"$ref": "#/definitions/name"},
         "condition": _expression("Only what this is true for goes there, such as body.total > 100.", "boolean"),
         "mapping": _expression("Makes the body that this receiver gets, such as {'sku': body.sku}."),
+    }, required=["step"])  # fmt: skip
+
+
+def _error_step() -> dict[str, Any]:
+    return _object("The step that gets {error, input, step, revision, attempts} of what fails for good.", ERROR_KEYS, {
+        "step": {"$ref": "#/definitions/name"},
+        "dead_letter": {"type": "boolean", "default": False, "description": "Keep a dead letter besides."},
     }, required=["step"])  # fmt: skip
 
 

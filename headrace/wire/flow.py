@@ -19,6 +19,7 @@ from headrace.model.flow_spec import (
     NONE,
     SUSPEND_FLOW,
     EdgeSpec,
+    ErrorStep,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -33,7 +34,7 @@ _TYPES = {name: value for value, name in _TYPE_NAMES.items()}
 
 
 _ON_ERROR: dict[int, str] = {
-    flow_pb2.ON_ERROR_UNSPECIFIED: DEAD_LETTER,
+    flow_pb2.ON_ERROR_UNSPECIFIED: "",
     flow_pb2.ON_ERROR_DEAD_LETTER: DEAD_LETTER,
     flow_pb2.ON_ERROR_SUSPEND_FLOW: SUSPEND_FLOW,
 }
@@ -61,6 +62,7 @@ def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:
         description=message.description,
         rate_limit=message.rate_limit,
         passthrough=message.passthrough,
+        error_step=_error_step_from_proto(message),
     )
 
 
@@ -73,6 +75,7 @@ def flow_spec_to_proto(spec: FlowSpec) -> flow_pb2.FlowSpec:
         description=spec.description,
         rate_limit=spec.rate_limit,
         passthrough=spec.passthrough,
+        error_step=error_step_to_proto(spec.error_step),
     )
     if spec.reply_timeout_s:
         message.reply_timeout.CopyFrom(duration_from_seconds(spec.reply_timeout_s))
@@ -116,7 +119,18 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         catch_up=catch_up_from_proto(step.catch_up),
         credential=step.credential,
         edges={name: EdgeSpec(edge.condition, edge.mapping) for name, edge in sorted(step.edges.items())},
+        error_step=_error_step_from_proto(step),
     )
+
+
+def _error_step_from_proto(message: flow_pb2.FlowSpec | flow_pb2.Step) -> ErrorStep | None:
+    if not message.HasField("error_step"):
+        return None
+    return ErrorStep(message.error_step.step, message.error_step.dead_letter)
+
+
+def error_step_to_proto(value: ErrorStep | None) -> flow_pb2.ErrorStep | None:
+    return None if value is None else flow_pb2.ErrorStep(step=value.step, dead_letter=value.dead_letter)
 
 
 def on_error_from_proto(value: int) -> str:
@@ -125,7 +139,7 @@ def on_error_from_proto(value: int) -> str:
 
 
 def on_error_to_proto(value: str) -> Any:
-    return flow_pb2.OnError.Value(f"ON_ERROR_{value.replace('-', '_').upper()}")
+    return flow_pb2.OnError.Value(f"ON_ERROR_{value.replace('-', '_').upper() or 'UNSPECIFIED'}")
 
 
 def catch_up_from_proto(value: int) -> str:
@@ -157,6 +171,7 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         catch_up=catch_up_to_proto(step.catch_up if step.cron or step.every_s else "unspecified"),
         credential=step.credential,
         edges={name: flow_pb2.Edge(condition=e.condition, mapping=e.mapping) for name, e in step.edges.items()},
+        error_step=error_step_to_proto(step.error_step),
     )
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))

@@ -18,7 +18,6 @@ from headrace.model.flow_graph import (
 )
 from headrace.model.flow_spec import (
     CATCH_UP,
-    DEAD_LETTER,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
@@ -32,6 +31,7 @@ from headrace.model.flow_spec import (
     MIN_EVERY_S,
     ON_ERROR,
     EdgeSpec,
+    ErrorStep,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -45,7 +45,17 @@ from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
 from headrace.model.suggestion import did_you_mean
 from headrace.wire.field_reader import FieldReader
 
-FLOW_KEYS = ("name", "type", "description", "reply_timeout", "max_waiting", "rate_limit", "passthrough", "steps")
+FLOW_KEYS = (
+    "name",
+    "type",
+    "description",
+    "reply_timeout",
+    "max_waiting",
+    "rate_limit",
+    "passthrough",
+    "on_error",
+    "steps",
+)
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
     "key", "slots", "exactly_once", "on_error", "cron", "time_zone", "catch_up",
@@ -54,6 +64,7 @@ STEP_KEYS = (
 # Of a trigger without component.
 MESH_TRIGGER_KEYS = ("to", "every", "cron", "time_zone", "catch_up")
 EDGE_KEYS = ("step", "condition", "mapping")
+ERROR_KEYS = ("step", "dead_letter")
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
 
@@ -90,6 +101,7 @@ class FlowReader(FieldReader):
             description=self.text("description", flow.get("description", "")),
             rate_limit=self._rate("rate_limit", flow),
             passthrough=self._switch("passthrough", flow),
+            error_step=self._error_step("on_error", flow["on_error"], steps) if "on_error" in flow else None,
         )
         self._check_mesh_trigger(spec, steps)
         return name, spec, folders
@@ -122,6 +134,7 @@ class FlowReader(FieldReader):
         key, slots, exactly_once = self._keying(field, step)
         cron, time_zone, catch_up = self._cron(field, step, steps, name)
         to, edges = self._receivers(f"{field}.to", _given(step, "to", []), steps)
+        on_error, error_step = self._on_error(f"{field}.on_error", step, steps)
         replicas = self.count("replicas", step, 1, 1, MAX_REPLICAS, field)
         if slots and replicas > slots:
             problem = f"is more than its {slots} slots, each of which has one owner"
@@ -145,7 +158,8 @@ class FlowReader(FieldReader):
             slots=slots,
             exactly_once=exactly_once,
             rate_limit=self._rate(f"{field}.rate_limit", step),
-            on_error=self._on_error(f"{field}.on_error", step),
+            on_error=on_error,
+            error_step=error_step,
             credential=self._credential(f"{field}.credential", step),
         )
 
@@ -155,11 +169,26 @@ class FlowReader(FieldReader):
             self.checked(field, check_name, name)
         return name
 
-    def _on_error(self, field: str, step: Mapping[str, Any]) -> str:
-        value = self.text(field, step.get("on_error", DEAD_LETTER))
-        if value not in ON_ERROR:
-            self.fail(field, value, f"is not one of {', '.join(ON_ERROR)}", "Leave it out for dead-letter")
-        return value
+    def _on_error(self, field: str, step: Mapping[str, Any], steps: Mapping[str, Any]) -> tuple[str, ErrorStep | None]:
+        """A word (empty: as the flow says), or the step that handles what fails."""
+        given = step.get("on_error", "")
+        if isinstance(given, dict):
+            return "", self._error_step(field, given, steps)
+        value = self.text(field, given)
+        if "on_error" in step and value not in ON_ERROR:
+            next_step = "Leave it out for dead-letter, or name a step: `on_error: {step: complain}`"
+            self.fail(field, value, f"is not one of {', '.join(ON_ERROR)}", next_step)
+        return value, None
+
+    def _error_step(self, field: str, value: Any, steps: Mapping[str, Any]) -> ErrorStep:
+        if not isinstance(value, dict):
+            self.fail(field, value, "does not name a step", "Write `on_error: {step: complain}`")
+        given = self.mapping(field, value, ERROR_KEYS)
+        handler = given.get("step")
+        if not isinstance(handler, str) or handler not in steps:
+            hint = did_you_mean(str(handler), steps) or f"Steps: {', '.join(map(str, steps))}"
+            self.fail(f"{field}.step", handler, "is not a step", hint, "UNKNOWN_RECEIVER")
+        return ErrorStep(handler, self._switch("dead_letter", given, field))
 
     def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
         """`key`, `slots` (0 where the step is not keyed) and `exactly_once` of a step."""

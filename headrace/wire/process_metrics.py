@@ -30,7 +30,7 @@ STEP_COUNTERS: Mapping[str, str] = {
     "refused_full": "step_edge_full_total",
 }
 GATEWAY_STEP = "gateway"
-OUTCOMES = ("processed", "rejected", "dead_lettered")
+OUTCOMES = ("processed", "rejected", "handed_over", "dead_lettered")
 
 PhaseLabels = tuple[str, str, str, str, str]
 

@@ -115,6 +115,16 @@ def problems_of(index: int, step: StepSpec, function: registry_pb2.Function, is_
                 next_step="Give a `key` to the steps that receive from it",
             )
         )
+    if step.error_step is not None and kind == "listener":
+        problems.append(
+            InvalidInput.at(
+                f"{path}.on_error.step",
+                step.error_step.step,
+                f"has no meaning: step {step.name!r} is a listener, nothing is stored for it that could fail",
+                reason="ERROR_STEP_OF_LISTENER",
+                next_step="Give `on_error` to the steps that receive from it, or to the flow",
+            )
+        )
     if (step.every_s or step.cron) and kind != "trigger":
         problems.append(
             InvalidInput.at(

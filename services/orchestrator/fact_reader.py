@@ -124,7 +124,7 @@ class FlowFactReader:
                 StepFacts(
                     step.name,
                     view.number,
-                    receivers=step.receivers,
+                    receivers=step.successors,
                     kind=step.kind,
                     every_s=_tick_gap_s(view.plan, snapshot.now) if step.name == view.plan.entry else 0.0,
                     rate_limit=step.rate_limit,

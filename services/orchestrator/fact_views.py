@@ -9,7 +9,7 @@ from headrace.api.sidecar.v1 import sidecar_pb2
 from services.orchestrator.domain.facts import CallFacts, EdgeFacts, InstanceFacts, StackFacts
 
 _S = sidecar_pb2
-DONE = ("processed", "dead_lettered", "rejected")
+DONE = ("processed", "dead_lettered", "rejected", "handed_over")
 
 
 def done_of(answer: sidecar_pb2.ExamineResponse) -> int:

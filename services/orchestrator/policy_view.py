@@ -29,8 +29,10 @@ def step_policy(plan: DeploymentPlan, name: str, replicas: int) -> flow_pb2.Step
         key=step.key,
         slots=step.slots,
         exactly_once=step.exactly_once,
-        on_error=on_error_to_proto(step.on_error),
+        on_error=on_error_to_proto("" if step.error_step else step.on_error),
     )
+    if step.error_step:
+        message.error_step.step, message.error_step.dead_letter = step.error_step, step.error_letter
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))
     return message

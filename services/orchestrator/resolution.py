@@ -17,9 +17,10 @@ import headrace
 from headrace.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from headrace.model.credential import CredentialRef
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, MeshTrigger, PinPlan, StepPlan
+from headrace.model.error_steps import error_steps
 from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
-from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.flow_spec import DEAD_LETTER, FlowSpec, StepSpec
 from headrace.model.names import parse_reference
 from headrace.wire.step_checks import Found, choose_function, kind_of, merged, problems_of, unresolved
 from services.orchestrator.credential_store import CredentialStore
@@ -245,6 +246,7 @@ def make_plan(
     """The immutable document of a deployment; `credentials` by step. One that is switched to while another runs has no
     parking epoch."""
     epoch = current_epoch(document) if parks(document) else 0
+    handlers = error_steps(spec)
     steps = tuple(
         StepPlan(
             name=item.step.name,
@@ -270,7 +272,9 @@ def make_plan(
             slots=item.step.slot_count,
             exactly_once=item.step.exactly_once,
             rate_limit=item.step.rate_limit,
-            on_error=item.step.on_error,
+            on_error=item.step.on_error or DEAD_LETTER,
+            error_step=handler.step if (handler := handlers.get(item.step.name)) else "",
+            error_letter=handler.dead_letter if handler else False,
             edges=item.step.edges,
             cron=item.step.cron,
             time_zone=item.step.time_zone,

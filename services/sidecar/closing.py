@@ -44,6 +44,7 @@ class Closing:
     ) -> None:
         self._plan = plan
         self._step = step
+        self._handles_errors = any(other.error_step == step.name for other in plan.steps)
         self._lane = lane
         self._replies = replies
         self._memory = memory
@@ -53,13 +54,23 @@ class Closing:
         self._on_settled = on_settled
 
     def close(self, held: HeldInput) -> None:
-        """Its outputs are stored: sends the component's reply, then acknowledges."""
+        """Its outputs are stored: sends the component's reply, then acknowledges. An error step that neither replies
+        nor emits leaves the caller the error that it got."""
         if held.reply is not None and held.wants_reply:
             reply = held.reply
             payload = self._encode_reply(held, reply.status or 200, reply.body, reply.content_type, dict(reply.headers))
             self._put_reply(held, payload)
+        elif (
+            self._handles_errors and held.wants_reply and held.envelope.HasField("failure") and not self._goes_on(held)
+        ):
+            failure = held.envelope.failure
+            self.close_with_error(held, Problem(failure.code, failure.message, failure.status))
         else:
             self.acknowledge(held)
+
+    def _goes_on(self, held: HeldInput) -> bool:
+        """Somebody after it may reply."""
+        return bool(held.outputs and self._step.receivers)
 
     def close_with_error(self, held: HeldInput, problem: Problem) -> None:
         """It was given up: the waiting caller gets the problem."""

@@ -70,6 +70,8 @@ class HeldInput:
     """Of a keyed step: what is stored with its outputs, by subject; and the state that its call began with."""
     dead: bool = False
     """It ends among the dead letters."""
+    handed: bool = False
+    """It failed for good and goes to the error step."""
     pending: int = 0
     problem: Problem | None = None
     """Why it was given up."""

@@ -108,7 +108,7 @@ class HopPhases:
 
     def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
         """An input without output or reply ends with its acknowledgement."""
-        sent = held.replied or (held.outputs and self._has_receivers)
+        sent = held.replied or held.handed or (held.outputs and self._has_receivers)
         if held.first_try and held.left_at_mono_ns and not sent:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
             self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
@@ -166,7 +166,8 @@ class HopPhases:
                 return
         problem, outcome = held.problem, _PROCESSED
         if problem is not None:
-            outcome = HopOutcome.DEAD_LETTERED if held.dead else HopOutcome.REJECTED
+            outcome = HopOutcome.HANDED_OVER if held.handed else HopOutcome.REJECTED
+            outcome = HopOutcome.DEAD_LETTERED if held.dead else outcome
         self._tell(held, outcome, problem, held.written_at_mono_ns or written_at_mono_ns, time.monotonic_ns(), 0)
 
     def _tell(

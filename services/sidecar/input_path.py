@@ -20,6 +20,7 @@ from services.sidecar.closing import REPLY_LOST, Closing
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
+from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.plain_snapshots import PlainSnapshots
@@ -36,6 +37,7 @@ COUNTERS = (
     "received", "processed", "emitted", "emitted_late", "replied", "rejected", "dead_lettered", "retried", "rebounds",
     "redelivered", "duplicates", "refused_full", "republished", "timeouts", "crashed_calls", "late_ignored",
     "acks_unconfirmed", "in_doubt", "late_refused", "failed", "unrouted",
+    "handed_over",
 )  # fmt: skip
 
 
@@ -154,8 +156,9 @@ class PlainPath:
         self._started = self._stopped = False
         maker = OutputMaker(plan, step)
         settlement = Settlement(
-            maker, outbox, letters, closing, self._memory, hops, counters, clock=clock, saving=self._saving
-        )
+            maker, outbox, letters, closing, self._memory, hops, counters, clock=clock,
+            error_step=error_step_of(plan, step, counters), saving=self._saving
+        )  # fmt: skip
         self.save = snapshots.save
         self._settlement = settlement
         self.deliver, self.publish_late = settlement.deliver, settlement.publish_late
@@ -301,7 +304,7 @@ class PlainPath:
 
     def _settled(self, held: HeldInput) -> None:
         self._held.pop(held.message_id, None)
-        self._counters["processed"] += not held.dead
+        self._counters["processed"] += not (held.dead or held.handed)
         self._release()
         if not self._held:
             self._on_occupancy()

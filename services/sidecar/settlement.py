@@ -15,6 +15,7 @@ from services.sidecar.closing import Closing
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
+from services.sidecar.error_step import ErrorStep
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.hop_phases import HopPhases
 from services.sidecar.outbox import Outbox, Outgoing
@@ -39,8 +40,10 @@ class Settlement:
         counters: dict[str, int],
         *,
         clock: Callable[[], float],
+        error_step: ErrorStep | None = None,
         saving: Callable[[HeldInput, Callable[[], None]], None] = lambda held, then: then(),
     ) -> None:
+        self._error_step = error_step
         self._saving = saving
         self._outputs = outputs
         self._outbox = outbox
@@ -79,14 +82,44 @@ class Settlement:
             self._outbox.put(outgoing)
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
-        """Dead-letters the input unless the caller's answer is all; then answers the caller with the problem."""
+        """Dead-letters the input unless the caller's answer is all; then answers the caller with the problem. With an
+        error step that one gets it instead."""
         held.phase = Phase.SETTLING
         held.outputs, held.reply = [], None
+        if dead_letter and self._error_step is not None:
+            self._hand_over(self._error_step, held, problem)
+            return
         after = partial(self._closing.close_with_error, held, problem)
         if dead_letter:
             self._letters.put_input(held, problem, after)
         else:
             after()
+
+    def _hand_over(self, error_step: ErrorStep, held: HeldInput, problem: Problem) -> None:
+        def stored(outgoing: Outgoing, answer: Stored) -> None:
+            del answer
+            self._hops.output_written(held, outgoing)
+            self._memory.confirm(held.message_id, outgoing.message_id, self._clock())
+            close()
+
+        def close() -> None:
+            acknowledge = partial(self._closing.acknowledge, held)
+            if given.letter:
+                self._letters.put_input(held, problem, acknowledge)
+            else:
+                acknowledge()
+
+        def refused(outgoing: Outgoing, refusal: Problem) -> None:
+            del outgoing, refusal
+            held.handed = False
+            self._letters.put_input(held, problem, partial(self._closing.close_with_error, held, problem))
+
+        given = error_step.hand_over(held, problem, stored, refused)
+        if self._memory.is_confirmed(held.message_id, given.outgoing.message_id):
+            self._counters["duplicates"] += 1
+            close()
+        else:
+            self._outbox.put(given.outgoing)
 
     def dead_letter_unreadable(self, delivery: Delivery, held: HeldInput, problem: Problem) -> None:
         """A message that is no envelope."""

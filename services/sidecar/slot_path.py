@@ -24,6 +24,7 @@ from services.sidecar.closing import REPLY_LOST, Closing
 from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
+from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outbox import Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker
@@ -80,6 +81,7 @@ class SlotPath:
         self._memory = SenderMemory(plan.duplicate_window_s)
         self._maker = OutputMaker(plan, step)
         self._letters = DeadLetters(plan, step, outbox, counters)
+        self._error_step = error_step_of(plan, step, counters)
         self._closing = Closing(
             plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
         )
@@ -304,13 +306,19 @@ class SlotPath:
             held.slot.result(Result(held, messages, partial(self._closing.close, held)))
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
-        """See InputPath. The dead letter, whose id is the same whoever writes it, comes before the commit."""
+        """See InputPath. The dead letter, whose id is the same whoever writes it, comes before the commit; what goes to
+        the error step is a part of it."""
         held.phase = Phase.SETTLING
         held.outputs, held.reply = [], None
         held.slot.snapshots.take_back(held)
         if not self._called(held):
             return
-        after = partial(self._gave_up, held, problem)
+        messages: list[Outgoing] = []
+        close = partial(self._closing.close_with_error, held, problem)
+        if dead_letter and self._error_step is not None:
+            given = self._error_step.hand_over(held, problem, _ignore, _ignore)
+            messages, close, dead_letter = [given.outgoing], partial(self._closing.acknowledge, held), given.letter
+        after = partial(self._gave_up, held, messages, close)
         if dead_letter:
             self._letters.put_input(held, problem, after)
         else:
@@ -350,9 +358,9 @@ class SlotPath:
             self._flush_soon()
         return bool(held.slot.owns(held))
 
-    def _gave_up(self, held: HeldInput, problem: Problem) -> None:
+    def _gave_up(self, held: HeldInput, messages: list[Outgoing], close: Callable[[], None]) -> None:
         if held.slot.owns(held):
-            held.slot.result(Result(held, [], partial(self._closing.close_with_error, held, problem)))
+            held.slot.result(Result(held, messages, close))
 
     def _too_many(self, messages: list[Outgoing], snapshots: int) -> Problem | None:
         if len(messages) + snapshots > MAX_BATCH_OUTPUTS:
@@ -374,7 +382,7 @@ class SlotPath:
         if lost_reply is not None:
             lost_reply[1]()
             return
-        self._counters["processed"] += not held.dead
+        self._counters["processed"] += not (held.dead or held.handed)
         held.slot.settled(held)
 
 

@@ -20,7 +20,7 @@ from headrace.model.flow_spec import MAX_PREFETCH, MAX_STEPS
 from headrace.model.manifest import read_manifest
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow_file import parse_flow_file
-from headrace.wire.flow_reader import EDGE_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import EDGE_KEYS, ERROR_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
 from tools.file_schemas import place, render
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +46,10 @@ def test_a_flow_file_can_say_what_the_api_can() -> None:
     def names(message: Any) -> set[str]:
         return {field.name for field in message.DESCRIPTOR.fields}
 
-    assert set(FLOW_KEYS) == names(flow_pb2.FlowSpec) | {"name"}
-    assert set(STEP_KEYS) == names(flow_pb2.Step) - {"name", "edges"}  # a file has them in `to`
+    # A file has edges in `to`, and an error step in `on_error`.
+    assert {*FLOW_KEYS} - {"on_error"} == names(flow_pb2.FlowSpec) - {"error_step"} | {"name"}
+    assert set(STEP_KEYS) == names(flow_pb2.Step) - {"name", "edges", "error_step"}
+    assert set(ERROR_KEYS) == names(flow_pb2.ErrorStep)
     assert set(EDGE_KEYS) == names(flow_pb2.Edge) | {"step"}
     assert set(RETRY_KEYS) == names(flow_pb2.RetryPolicy)
 
@@ -125,6 +127,9 @@ WRONG = [
     ("slots: 4", "slots: 65"),
     ("exactly_once: true", "exactly_once: 1"),
     ("on_error: suspend-flow", "on_error: stop"),
+    ("on_error: suspend-flow", "on_error: {dead_letter: true}"),
+    ("on_error: suspend-flow", "on_error: {step: check, dead_letters: true}"),
+    ("type: ordinary", "on_error: dead-letter"),
     ("passthrough: true", "passthrough: 1"),
     ("cron: 30 6 * * MON-FRI", "cron: 30 6 *"),
     ("time_zone: Europe/Berlin", "time_zone: 1"),

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.model.error_steps import error_steps
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_graph import check_flow
-from headrace.model.flow_spec import FlowSpec, RetryPolicy, StepSpec
+from headrace.model.flow_spec import SUSPEND_FLOW, ErrorStep, FlowSpec, RetryPolicy, StepSpec
+
+HANDLER = ErrorStep("h")
 
 
 def flow(*steps: StepSpec, **fields: object) -> FlowSpec:
@@ -63,6 +66,20 @@ def step(name: str, *to: str, **fields: object) -> StepSpec:
             "steps",
             "TOO_MANY_SLOTS",
         ),
+        (flow(step("a", on_error="stop")), "steps[0].on_error", "BAD_VALUE"),
+        (
+            flow(step("a", on_error=SUSPEND_FLOW, error_step=HANDLER), step("h")),
+            "steps[0].on_error",
+            "TWO_ERROR_POLICIES",
+        ),
+        (flow(step("h", error_step=HANDLER)), "steps[0].on_error.step", "SELF_EDGE"),
+        (flow(step("a", error_step=HANDLER)), "steps[0].on_error.step", "UNKNOWN_RECEIVER"),
+        (flow(step("a"), error_step=HANDLER), "on_error.step", "UNKNOWN_RECEIVER"),
+        (flow(step("h", "a"), step("a", error_step=HANDLER)), "steps[0].to[0]", "CYCLE"),
+        (flow(step("a", "b"), step("b", error_step=ErrorStep("a"))), "steps[0].to[0]", "CYCLE"),
+        (flow(step("a", error_step=HANDLER), step("h", error_step=ErrorStep("a"))), "steps[0].on_error.step", "CYCLE"),
+        (flow(step("h", "a"), step("a"), error_step=HANDLER), "on_error.step", "UNUSED_ERROR_STEP"),
+        (flow(step("a", error_step=HANDLER), step("h", every_s=1.0)), "steps[1].every", "NOT_A_TIMER"),
         (flow(step("a"), reply_timeout_s=301.0), "reply_timeout", "OUT_OF_RANGE"),
         (flow(step("a"), max_waiting=0), "max_waiting", "OUT_OF_RANGE"),
         (flow(*(step(f"s{n}", f"s{n + 1}") for n in range(100)), step("s100")), "steps", "TOO_MANY_STEPS"),
@@ -121,3 +138,20 @@ def test_an_edge_back_is_a_cycle(spec: FlowSpec, data: st.DataObject) -> None:
     with pytest.raises(InvalidInput) as refusal:
         check_flow(flow(*changed))
     assert refusal.value.reason == "CYCLE"
+
+
+def test_what_a_flow_says_about_errors_counts_for_whoever_does_not_lead_away_from_the_error_step() -> None:
+    spec = flow(
+        step("a", "b", "c"),
+        step("b", on_error=SUSPEND_FLOW),
+        step("c", error_step=ErrorStep("own", dead_letter=True)),
+        step("h", "after"),
+        step("after"),
+        step("own"),
+        error_step=HANDLER,
+    )
+    assert error_steps(spec) == {"a": HANDLER, "c": ErrorStep("own", dead_letter=True)}
+    graph = check_flow(spec)
+    assert (graph.trigger, {*graph.order}) == ("a", {"a", "b", "c", "h", "after", "own"})
+    assert graph.order.index("a") < graph.order.index("h")
+    assert graph.order.index("c") < graph.order.index("own")

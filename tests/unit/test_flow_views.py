@@ -43,6 +43,39 @@ def test_the_text_is_a_tree_in_which_a_step_that_several_send_to_stands_once() -
     ]
 
 
+SHAPED = """
+name: shop
+on_error: {step: complain, dead_letter: true}
+steps:
+  receive: {component: webhook, to: [price]}
+  price:
+    component: price
+    to:
+      - {step: small, condition: "body.total <= 100", mapping: "{'total': body.total}"}
+      - {step: big, condition: "body.total > 100 and body.customer in ['ann', 'bob', 'eve', 'mallory', 'trent']"}
+  small: {component: small}
+  big: {component: big, on_error: suspend-flow}
+  complain: {component: complain}
+"""
+
+
+def test_the_graph_says_what_edges_say_and_where_errors_go() -> None:
+    assert draw_text("shop", spec(SHAPED)).splitlines()[2:] == [
+        "receive  webhook",
+        "├─▶ price  price",
+        "│   ├─▶ small  small  (if body.total <= 100, as {'total': body.total})",
+        "│   │   └╌▶ complain  complain  (on error, and dead letter)",
+        "│   ├─▶ big  big  (if body.total > 100 and body.customer in ['ann', 'bob', 'eve',…)",
+        "│   └╌▶ complain  (above)",
+        "└╌▶ complain  (above)",
+    ]
+    dot, mermaid = draw_dot("shop", spec(SHAPED)), draw_mermaid("shop", spec(SHAPED))
+    assert """"price" -> "small" [label="if body.total <= 100, as {'total': body.total}"];""" in dot
+    assert '"receive" -> "complain" [label="on error, and dead letter", style=dashed];' in dot
+    assert """s1 -->|"if body.total <= 100, as {'total': body.total}"| s2""" in mermaid
+    assert 's0 -.->|"on error, and dead letter"| s4' in mermaid
+
+
 def test_dot_and_mermaid_have_every_step_and_edge() -> None:
     dot, mermaid = draw_dot("orders", spec()), draw_mermaid("orders", spec())
     assert '  "order" -> "price";' in dot.splitlines()

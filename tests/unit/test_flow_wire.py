@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.flow.v1 import flow_pb2
-from headrace.model.flow_spec import EdgeSpec, FlowSpec, RetryPolicy, StepSpec
+from headrace.model.flow_spec import EdgeSpec, ErrorStep, FlowSpec, RetryPolicy, StepSpec
 from headrace.wire.flow import (
     duration_from_seconds,
     flow_spec_from_proto,
@@ -27,6 +27,7 @@ json_values = st.recursive(
     max_leaves=8,
 )
 milliseconds = st.integers(1, 3_600_000).map(lambda count: count / 1000)
+error_steps = st.none() | st.builds(ErrorStep, st.sampled_from(["a", "b"]), st.booleans())
 steps = st.builds(
     StepSpec,
     name=st.sampled_from(["a", "b", "c"]),
@@ -49,7 +50,8 @@ steps = st.builds(
     key=st.sampled_from(["", "header:customer", "body:/a~1b/0"]),
     slots=st.integers(1, 64),
     exactly_once=st.booleans(),
-    on_error=st.sampled_from(["dead-letter", "suspend-flow"]),
+    on_error=st.sampled_from(["", "dead-letter", "suspend-flow"]),
+    error_step=error_steps,
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
     cron=st.just("30 6 * * MON-FRI"),
     time_zone=st.sampled_from(["UTC", "Europe/Berlin"]),
@@ -65,6 +67,7 @@ specs = st.builds(
     description=st.text(max_size=10),
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
     passthrough=st.booleans(),
+    error_step=error_steps,
 )
 
 

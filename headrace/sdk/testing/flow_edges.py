@@ -12,8 +12,10 @@ from headrace.model.message_ids import output_message_id
 from headrace.model.slots import keying
 from headrace.model.step_snapshot import Save, SnapshotError, StepSnapshot, saved
 from headrace.sdk.body import JSON
-from headrace.sdk.testing.results import CallResult, Output
+from headrace.sdk.testing.results import CallResult, Failure, Output
+from headrace.wire.dead_letter import failed_attempt
 from headrace.wire.edge_program import Body, EdgeProgram
+from headrace.wire.error_message import CONTENT_TYPE, OUTPUT, FailedInput, error_body
 
 PASSTHROUGH_TOO_LARGE = "PASSTHROUGH_TOO_LARGE"
 
@@ -76,6 +78,32 @@ class FlowEdges:
         if bodies is None:
             raise EdgeFailed(CODE, f"step {step.name!r}: {error}")
         return dict(zip(step.edges, bodies, strict=True))
+
+
+def error_message(
+    step: StepSpec, handler: str, message: component_pb2.Input, failure: Failure, attempts: int
+) -> component_pb2.Input:
+    """What its error step gets of a message that a step failed for good; of the attempts the last, without a time."""
+    failed = FailedInput(
+        message.body,
+        message.content_type,
+        message.message_id,
+        message.execution_id,
+        step.name,
+        step.component,
+        "",
+        [failed_attempt(attempts, failure.code, failure.message, 0)],
+    )
+    body, _ = error_body(failed, failure.code, failure.message, failure.status or 500)
+    return component_pb2.Input(
+        body=body,
+        content_type=CONTENT_TYPE,
+        headers=message.headers,
+        message_id=output_message_id(message.message_id, step.name, OUTPUT, handler),
+        execution_id=message.execution_id,
+        wants_reply=message.wants_reply,
+        passthrough=message.passthrough,
+    )
 
 
 class KeptSnapshots:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from headrace.api.component.v1 import component_pb2
+from headrace.model.error_steps import error_steps
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import StepSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
@@ -25,7 +26,7 @@ from headrace.sdk.context import StepIdentity
 from headrace.sdk.log import LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.component_harness import ComponentHarness
-from headrace.sdk.testing.flow_edges import EdgeFailed, FlowEdges, KeptSnapshots
+from headrace.sdk.testing.flow_edges import EdgeFailed, FlowEdges, KeptSnapshots, error_message
 from headrace.sdk.testing.results import CallResult, Failure, Output, Reply
 from headrace.wire.flow_file import load_flow_file
 
@@ -35,7 +36,7 @@ MAX_CALLS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class StepError:
-    """An input that a step gave up on, after its attempts."""
+    """An input that a step gave up on, after its attempts; also where its error step got it then."""
 
     step: str
     failure: Failure
@@ -77,6 +78,9 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         self._steps = {step.name: step for step in self._file.spec.steps}
         self._edges, self._kept = FlowEdges(self._file.spec), KeptSnapshots()
         self._entry = self._file.check().entry
+        self._handlers = {name: self._steps[found.step] for name, found in error_steps(self._file.spec).items()}
+        self._failures: dict[str, Failure] = {}
+        """By the message that an error step gets."""
         self._harnesses: dict[str, ComponentHarness] = {}
         for given in (self._components, self._config):
             for name in given:
@@ -137,19 +141,15 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         waiting = deque([(self._steps[self._entry], first)])
         while waiting:
             step, message = waiting.popleft()
-            outputs = await self._handle(step, message, result)
-            try:
-                passed = self._edges.pass_on(step, message, outputs)
-            except EdgeFailed as error:
-                self._give_up(step, message, result, Failure(error.code, str(error), 0, False), message.attempt)
-                continue
-            waiting.extend((self._steps[receiver], given) for receiver, given in passed)
+            waiting.extend(await self._handle(step, message, result))
             if len(result.order) > MAX_CALLS:
                 raise RuntimeError(f"more than {MAX_CALLS} messages from one request")
         return result
 
-    async def _handle(self, step: StepSpec, message: component_pb2.Input, result: FlowResult) -> list[Output]:
-        """Calls the step until the message is done or given up; answers what it emitted."""
+    async def _handle(
+        self, step: StepSpec, message: component_pb2.Input, result: FlowResult
+    ) -> list[tuple[StepSpec, component_pb2.Input]]:
+        """Calls the step until the message is done or given up; answers who gets what then."""
         harness = self._harnesses[step.name]
         function = harness.component.function(step.function)
         if function.kind == "listener":
@@ -161,21 +161,34 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
             result.logs += called.logs
             if failure is not None:
                 result.order.append(step.name)
-                self._give_up(step, message, result, failure, attempts)
-                return []
+                return self._give_up(step, message, result, failure, attempts)
             outputs = called.outputs
         result.order.append(step.name)
         result.outputs.setdefault(step.name, []).extend(outputs)
         if called is not None and called.reply is not None and message.wants_reply and result.reply is None:
             result.reply = called.reply
-        return outputs
+        try:
+            passed = self._edges.pass_on(step, message, outputs)
+        except EdgeFailed as error:
+            return self._give_up(step, message, result, Failure(error.code, str(error), 0, False), message.attempt)
+        failed = self._failures.pop(message.message_id, None)
+        if failed is not None and not passed and message.wants_reply and result.reply is None:
+            result.reply = _error_reply(failed, result.execution_id)
+        return [(self._steps[receiver], given) for receiver, given in passed]
 
     def _give_up(
         self, step: StepSpec, message: component_pb2.Input, result: FlowResult, failure: Failure, attempts: int
-    ) -> None:
+    ) -> list[tuple[StepSpec, component_pb2.Input]]:
         result.errors.append(StepError(step.name, failure, attempts))
+        rejected = message.wants_reply and 400 <= failure.status <= 499
+        handler = None if rejected else self._handlers.get(step.name)
+        if handler is not None:
+            given = error_message(step, handler.name, message, failure, attempts)
+            self._failures[given.message_id] = failure
+            return [(handler, given)]
         if message.wants_reply and result.reply is None:
             result.reply = _error_reply(failure, result.execution_id)
+        return []
 
     async def _attempts(
         self, harness: ComponentHarness, function: str, step: StepSpec, message: component_pb2.Input

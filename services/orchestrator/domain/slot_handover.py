@@ -174,7 +174,7 @@ def upstream(plan: DeploymentPlan, step: str) -> Iterator[str]:
     while pending:
         receiver = pending.pop()
         for sender in plan.steps:
-            if receiver in sender.receivers and sender.name not in reached:
+            if receiver in sender.successors and sender.name not in reached:
                 reached.add(sender.name)
                 pending.append(sender.name)
                 yield sender.name
