@@ -57,6 +57,18 @@ FILES = (
         "two-triggers", "two steps that nobody sends to",
         steps(RECEIVE.replace("[b]", "[c]"), "b: {component: webhook, function: receive, to: [c]}", "c: {component: webhook}"),
         "TWO_TRIGGERS", "steps.b", (":4:3:", "so does 'a': a flow has one trigger"), "Correct the flow"),
+    file_row(
+        "error-cycle", "an error step that leads back to the step that failed",
+        steps("a: {component: webhook, function: receive, to: [b]}", "b: {component: webhook, on_error: {step: c}}",
+              "c: {component: webhook, to: [b]}"),
+        "CYCLE", "steps.b.on_error.step", (":4:", "the steps form a cycle: b -> c -> b"), "Correct the flow"),
+    file_row(
+        "error-step-unknown", "an error step that is no step",
+        steps(RECEIVE, "b: {component: webhook}", head="on_error: {step: complian}\n"),
+        "UNKNOWN_RECEIVER", "on_error.step", (":2:", "'complian' is not a step"), "Steps: a, b"),
+    file_row(
+        "error-step-unused", "an error step that everything comes after", steps(RECEIVE, "b: {component: webhook}", head="on_error: {step: a}\n"),
+        "UNUSED_ERROR_STEP", "on_error.step", ("no step hands its failures to 'a'",), "Correct the flow"),
     file_row("no-steps", "no step at all", "name: wrong\nsteps: {}\n", "BAD_FLOW_FILE", "steps", ("has no step",), "one block per step"),
     file_row(
         "no-trigger", "an action where the trigger should be", steps("a: {component: no-trigger}"),

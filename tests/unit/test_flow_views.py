@@ -66,8 +66,8 @@ def test_the_graph_says_what_edges_say_and_where_errors_go() -> None:
         "│   ├─▶ small  small  (if body.total <= 100, as {'total': body.total})",
         "│   │   └╌▶ complain  complain  (on error, and dead letter)",
         "│   ├─▶ big  big  (if body.total > 100 and body.customer in ['ann', 'bob', 'eve',…)",
-        "│   └╌▶ complain  (above)",
-        "└╌▶ complain  (above)",
+        "│   └╌▶ complain  (above)  (on error, and dead letter)",
+        "└╌▶ complain  (above)  (on error, and dead letter)",
     ]
     dot, mermaid = draw_dot("shop", spec(SHAPED)), draw_mermaid("shop", spec(SHAPED))
     assert """"price" -> "small" [label="if body.total <= 100, as {'total': body.total}"];""" in dot
