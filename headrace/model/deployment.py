@@ -129,6 +129,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     rate_limit: float = 0.0
     passthrough: bool = False
     mesh_trigger: MeshTrigger | None = None
+    # The broker syncs every write: what many inputs become is stored together (headrace.edge.group_commit).
+    group_commits: bool = False
 
     @property
     def trigger(self) -> str:

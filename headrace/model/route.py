@@ -13,7 +13,8 @@ class Route(msgspec.Struct, frozen=True):
     says why no more is taken although the state would allow it (SUSPEND_LIMIT). `reply_timeout_s` 0 means 202.
     `rate_limit`: requests per second that each gateway takes; 0 for no limit. `key` and `slots` are that step's:
     they say to which slot a message goes (headrace.model.slots.keying). `fenced`: the stream itself says who owns the
-    ingress (headrace.model.ingress_owner), else its transform does.
+    ingress (headrace.model.ingress_owner), else its transform does. `group_commits`: the broker syncs every write, so
+    that stimuli which wait are stored together (headrace.edge.group_commit).
     `epoch` is that of the orchestrator
     which decided it: routes are written by compare-and-set, each new leader writes all of them once, and a reader
     keeps what has the higher one.
@@ -31,6 +32,7 @@ class Route(msgspec.Struct, frozen=True):
     slots: int = 1
     epoch: int = 0
     fenced: bool = False
+    group_commits: bool = False
 
 
 def encode_route(route: Route) -> bytes:

@@ -59,6 +59,11 @@ def data_subject(workspace: str, flow: str, owner: str, step: str, slot: int = S
     return f"{ROOT}.{workspace}.{flow}.{owner}.{step}.{slot}"
 
 
+def flow_prefix(workspace: str, flow: str) -> str:
+    """What every subject of a flow's stream begins with."""
+    return f"{ROOT}.{workspace}.{flow}."
+
+
 def cursor_subject(workspace: str, flow: str, deployment: int, step: str, slot: int) -> str:
     """Where the owner of a slot stores how far it has committed: at most one message."""
     return data_subject(workspace, flow, cursor_owner(deployment), step, slot)

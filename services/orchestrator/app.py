@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import Site
+from headrace.model.ingress_owner import is_fenced
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.credential_store import CredentialStore
@@ -88,11 +90,12 @@ log = get_logger(__name__)
 
 WATCH_PAUSE_S = 0.5
 PRUNE_S = 3600.0
+SYNCED_PROFILE = "durable"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses are `host:port`; `profile` (how the broker keeps data) is only shown."""
+    """Addresses are `host:port`; `profile` says how the broker keeps data: shown, and `durable` groups commits."""
 
     nats: str
     listen: str
@@ -172,10 +175,20 @@ class OrchestratorApp:
         )
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-        resolver = await self._resolver(connection, registry, stores, clock)
+
+        def group_commits() -> bool:
+            return settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
+
+        resolver = await self._resolver(connection, registry, stores, clock, group_commits)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
         reader = SnapshotReader(
-            stores, assets, observer, clock, epoch=lambda: lease.epoch, letter_limits=settings.letter_limits
+            stores,
+            assets,
+            observer,
+            clock,
+            epoch=lambda: lease.epoch,
+            letter_limits=settings.letter_limits,
+            group_commits=group_commits,
         )
         letters = LetterStore(connection, assets, settings.workspace)
         doubts = DoubtRecords(connection, assets, settings.workspace)
@@ -266,13 +279,18 @@ class OrchestratorApp:
             await close_nats(self._connection)
 
     async def _resolver(
-        self, connection: Client, registry: grpc.aio.Channel, stores: Stores, clock: WallClock
+        self,
+        connection: Client,
+        registry: grpc.aio.Channel,
+        stores: Stores,
+        clock: WallClock,
+        group_commits: Callable[[], bool],
     ) -> Resolver:
         assert self._lease is not None
         settings, guard = self._settings, self._lease.check
         bucket = await KvBucket.open(connection, subjects.credential_bucket(settings.workspace), guard=guard)
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
-        return Resolver(registry, stores, clock, settings.ack_wait_s, credentials)
+        return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""

@@ -6,7 +6,7 @@ import asyncio
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import grpc
@@ -46,6 +46,7 @@ class Resolver:
         clock: WallClock,
         ack_wait_s: float = ACK_WAIT_S,
         credentials: CredentialStore | None = None,
+        group_commits: Callable[[], bool] = lambda: False,
     ) -> None:
         """Without `credentials` there are none to name."""
         self.credentials = credentials
@@ -53,6 +54,7 @@ class Resolver:
         self._stores = stores
         self._clock = clock
         self._ack_wait_s = ack_wait_s
+        self._group_commits = group_commits
 
     async def check(self, spec: FlowSpec) -> list[Found]:
         """Graph, references, functions, kinds and config; InvalidInput with a violation per problem."""
@@ -146,7 +148,7 @@ class Resolver:
                 await self._stores.write_state(flow, deployment, state, 0)
                 return
             plan = make_plan(self._stores.workspace, document, deployment, version, spec, found, credentials)
-            plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s)
+            plan = msgspec.structs.replace(plan, ack_wait_s=self._ack_wait_s, group_commits=self._group_commits())
             await self._stores.create_plan(plan)
         now = self._clock.now()
         replicas = await self._replicas(flow, spec, document.rollout.replicas_of)

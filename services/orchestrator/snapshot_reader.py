@@ -40,6 +40,7 @@ class SnapshotReader:
     clock: WallClock
     epoch: Callable[[], int] = lambda: 0
     letter_limits: LetterLimits = DEFAULT_LIMITS
+    group_commits: Callable[[], bool] = lambda: False
     _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
     _suspicions: dict[str, dict[str, Suspicion]] = field(default_factory=dict)
@@ -185,6 +186,7 @@ class SnapshotReader:
             rate_limit=spec.rate_limit,
             epoch=document.leader_epoch,
             fenced=is_fenced(self.assets.copies),
+            group_commits=self.group_commits(),
         )
 
     async def started_by_listener(self, document: FlowDocument) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from headrace.edge.grouping_lane import GroupingLane
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
 from services.sidecar.component_spans import ComponentSpans
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.domain.doubt import in_doubt
@@ -69,6 +71,8 @@ class DataPlane:
         on_leases: Callable[[], None],
     ) -> None:
         self._started_at = time.time()
+        if plan.group_commits:
+            lane = GroupingLane(lane, subjects.flow_prefix(plan.workspace, plan.flow))
         self._step, self._lane, self._tasks = step, lane, tasks
         self.counters = new_counters()
         self._rules = rules_of(plan, step, self.counters, tasks)

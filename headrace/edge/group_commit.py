@@ -1,0 +1,238 @@
+"""Stores messages of one stream together while many wait, for brokers that sync every write; the one home of that.
+
+Each message is told its own answer, as if it had been published alone. A batch is stored as a whole or not at all, and
+a refusal does not name the message it is for: it is sent again in parts, in the end one by one, so that whoever is at
+fault gets the refusal and the others are stored. Ids are what makes that safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.commit_pace import LEAST, MOST, MOST_BYTES, CommitPace
+from headrace.ports import BatchMessage, Fence, LaneFull, PublishRefused, PublishUnknown, Stored
+
+log = get_logger(__name__)
+
+MAX_WAITING = 4096
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+FULL_RETRY_S = 0.005
+TIMEOUT_S = 5.0
+
+Answer = Stored | PublishRefused | PublishUnknown
+Tell = Callable[[Any, Answer], None]
+# Tell, about: who is told what became of a message.
+Waiting = tuple[BatchMessage, Tell, Any]
+
+
+class BatchTransport(Protocol):
+    """What is needed of the connection; `JetStreamLane` has it."""
+
+    def publish(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        fence: Fence | None = None,
+        timeout_s: float = 5.0,
+    ) -> asyncio.Future[Stored]: ...
+
+    def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]: ...
+
+
+class GroupCommit:
+    """Messages of one stream, from one sender; those to other streams must not come here. Create inside the loop."""
+
+    def __init__(self, transport: BatchTransport, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._pace = CommitPace()
+        self._waiting: deque[Waiting] = deque()
+        self._bytes = 0
+        # Parts of batches that were refused: sent before what waits, each as it is.
+        self._parts: deque[list[Waiting]] = deque()
+        self._alone: deque[Waiting] = deque()
+        """Those of them that go one by one, without being counted: nobody waits behind them."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Messages that are not written yet."""
+        return len(self._waiting) + len(self._alone) + sum(len(part) for part in self._parts)
+
+    def publish(
+        self, subject: str, payload: bytes, tell: Tell, about: Any, *, message_id: str, traceparent: str = ""
+    ) -> None:
+        """`tell(about, answer)` is called once, later. LaneFull (nothing was taken) past the bound, ValueError for
+        what cannot be sent."""
+        if len(self._waiting) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
+            raise LaneFull(f"{len(self._waiting)} messages ({self._bytes} bytes) wait to be stored together")
+        if not subject.isprintable() or " " in subject or not message_id.isprintable() or not traceparent.isprintable():
+            raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
+        self._waiting.append((BatchMessage(subject, payload, message_id, traceparent), tell, about))
+        self._bytes += len(payload)
+        self._pump()
+
+    def publish_soon(
+        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = ""
+    ) -> asyncio.Future[Stored]:
+        """As `publish`; the future ends in Stored, PublishRefused or PublishUnknown."""
+        future: asyncio.Future[Stored] = self._loop.create_future()
+        self.publish(subject, payload, end_future, future, message_id=message_id, traceparent=traceparent)
+        return future
+
+    def _pump(self) -> None:
+        pace, waiting = self._pace, self._waiting
+        while self._parts or waiting:
+            step = pace.next_step(MOST if self._parts else len(waiting), self._loop.time())
+            if step.batch:
+                if not self._send_batch(self._parts.popleft() if self._parts else self._take()):
+                    return
+            elif step.singles:
+                for _ in range(step.singles):
+                    if not self._send_single(waiting.popleft()):
+                        return
+            else:
+                if step.wait_s:
+                    self._look_again(step.wait_s)
+                return
+
+    def _take(self) -> list[Waiting]:
+        waiting, batch, size = self._waiting, list[Waiting](), 0
+        while waiting and len(batch) < MOST:
+            size += len(waiting[0][0].payload)
+            if size > MOST_BYTES and batch:
+                break
+            batch.append(waiting.popleft())
+        return batch
+
+    def _look_again(self, delay_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(delay_s, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._send_alone()
+        self._pump()
+
+    # One by one
+
+    def _send_single(self, one: Waiting) -> bool:
+        """False when the transport has no room: it went back to the head of the line."""
+        self._pace.singles += 1
+        self._bytes -= len(one[0].payload)
+        if self._write(one, self._single_answered):
+            return True
+        self._pace.singles -= 1
+        self._bytes += len(one[0].payload)
+        self._waiting.appendleft(one)
+        return False
+
+    def _write(self, one: Waiting, answered: Callable[[Waiting, asyncio.Future[Stored]], None]) -> bool:
+        message = one[0]
+        try:
+            future = self._transport.publish(
+                message.subject,
+                message.payload,
+                message_id=message.message_id,
+                traceparent=message.traceparent,
+                timeout_s=self._timeout_s,
+            )
+        except LaneFull:
+            self._look_again(FULL_RETRY_S)
+            return False
+        future.add_done_callback(partial(answered, one))
+        return True
+
+    def _single_answered(self, one: Waiting, future: asyncio.Future[Stored]) -> None:
+        self._pace.singles -= 1
+        _tell(one, future)
+        if self._parts or self._waiting:
+            self._pump()
+
+    def _send_alone(self) -> None:
+        while self._alone:
+            one = self._alone.popleft()
+            if not self._write(one, _tell):
+                self._alone.appendleft(one)
+                return
+
+    # Together
+
+    def _send_batch(self, batch: list[Waiting]) -> bool:
+        try:
+            future = self._transport.publish_batch([one[0] for one in batch], timeout_s=self._timeout_s)
+        except LaneFull:
+            self._parts.appendleft(batch)
+            self._bytes -= sum(len(one[0].payload) for one in batch)
+            self._look_again(FULL_RETRY_S)
+            return False
+        self._pace.batch_began(self._loop.time())
+        future.add_done_callback(partial(self._answered, batch))
+        return True
+
+    def _answered(self, batch: list[Waiting], future: asyncio.Future[Stored]) -> None:
+        self._pace.batch_ended(self._loop.time())
+        error = PublishUnknown("given up") if future.cancelled() else future.exception()
+        if error is None:
+            stored = future.result()
+            sequence = stored.sequence - len(batch)
+            for _, tell, about in batch:
+                sequence += 1
+                tell(about, Stored(sequence, False))
+        elif isinstance(error, PublishRefused):
+            self._split(batch, error)
+        else:
+            unknown = error if isinstance(error, PublishUnknown) else PublishUnknown(str(error))
+            for _, tell, about in batch:
+                tell(about, unknown)
+        self._pump()
+
+    def _split(self, batch: list[Waiting], refused: PublishRefused) -> None:
+        """Nothing of it was stored. A full edge: by edge, then by half, since a part may still fit. Anything else
+        (a known id, a message that is too large): each by itself."""
+        parts: list[list[Waiting]] = []
+        if refused.edge_full:
+            edges: dict[str, list[Waiting]] = {}
+            for one in batch:
+                edges.setdefault(one[0].subject, []).append(one)
+            parts = list(edges.values())
+            if len(parts) == 1:
+                half = len(batch) // 2
+                parts = [batch[:half], batch[half:]]
+        elif not refused.duplicate_inside:
+            log.warning("a batch is refused, its messages go one by one", error=str(refused), messages=len(batch))
+        for part in parts or [batch]:
+            if parts and len(part) >= LEAST:
+                self._parts.append(part)
+            else:
+                self._alone += part
+        self._send_alone()
+
+
+def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:
+    _, tell, about = one
+    error = PublishUnknown("given up") if future.cancelled() else future.exception()
+    if error is None:
+        tell(about, future.result())
+    else:
+        tell(about, error if isinstance(error, PublishRefused | PublishUnknown) else PublishUnknown(str(error)))
+
+
+def end_future(future: asyncio.Future[Stored], answer: Answer) -> None:
+    """A `Tell` that ends a future."""
+    if future.done():
+        return
+    if isinstance(answer, Stored):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
+        future.exception()  # whoever does not look need not be warned
