@@ -66,6 +66,7 @@ def _import_component(bundle: Path, entrypoint: str) -> Component | None:
 
 async def _serve(component: Component, path: str) -> int:
     # Imported here: a component that does not import is reported without waiting for grpc.
+    from headrace.sdk.process_server import SUFFIX, ProcessServer
     from headrace.sdk.server import ComponentServicer, make_server
     from headrace.sdk.stacks import answer_signal
 
@@ -82,6 +83,11 @@ async def _serve(component: Component, path: str) -> int:
         print(f"the socket cannot be opened: {path}: {error}", file=sys.stderr)
         return EXIT_NO_SOCKET
     servicer.stack_signal = answer_signal(path)
+    process_server = ProcessServer(servicer.process)
+    if len(os.fsencode(path + SUFFIX)) <= MAX_SOCKET_PATH_BYTES:
+        with contextlib.suppress(OSError):  # without it the main socket serves Process, as it does in any case
+            await process_server.start(path + SUFFIX)
+            servicer.process_socket = True
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,7 +96,7 @@ async def _serve(component: Component, path: str) -> int:
     await servicer.stopped.wait()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(servicer.shut_down(), SHUTDOWN_HOOK_TIMEOUT_S)
-    await server.stop(STOP_GRACE_S)
+    await asyncio.gather(server.stop(STOP_GRACE_S), process_server.stop(STOP_GRACE_S))
     return 0
 
 

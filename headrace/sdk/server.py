@@ -57,6 +57,8 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         self._initialising: Coroutine[Any, Any, Any] | None = None
         self.stack_signal = 0
         """As in HandshakeResponse; set before it serves."""
+        self.process_socket = False
+        """As in HandshakeResponse; set before it serves."""
         self.stopped = asyncio.Event()
 
     @property
@@ -73,6 +75,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             sdk=f"headrace-python/{__version__}",
             interpreter=f"{platform.python_implementation()} {platform.python_version()}",
             stack_signal=self.stack_signal,
+            process_socket=self.process_socket,
         )
         for function in self._component.functions.values():
             answer.functions.add(
@@ -111,11 +114,15 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         return component_pb2.InitResponse()
 
     async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
-        function, scope = await self._ready(context)
+        await self.process(context)
+
+    async def process(self, rpc: Any) -> None:
+        """Serves a call of Process, whichever socket it came by; `rpc` reads, writes and aborts as gRPC's context."""
+        function, scope = await self._ready(rpc)
         if function.kind == "listener":
             # It is checked by pings and watched through this stream like any other, but calls are refused.
             function = _uncallable(function.name)
-        self._stream = ProcessStream(function, scope, context)
+        self._stream = ProcessStream(function, scope, rpc)
         await self._stream.run()
 
     async def Listen(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]

@@ -25,7 +25,7 @@ from services.sidecar.component_stacks import sidecar_stacks, stacks_file, stack
 from services.sidecar.credentials import NO_CREDENTIAL, ClearCredential
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.process_watch import limit_process
-from services.sidecar.settings import SIDECAR_VERSION, Settings
+from services.sidecar.settings import OWN_STREAM, SIDECAR_VERSION, Settings
 
 if TYPE_CHECKING:
     import grpc
@@ -46,6 +46,11 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE",
               "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT",
               # By these the agent and `headrace up` find what an instance left behind.
               "HEADRACE_AGENT", "HEADRACE_MESH")  # fmt: skip
+
+
+def process_socket(socket: Path) -> Path:
+    """Where a component serves `Process` too, if it says so."""
+    return Path(f"{socket}.process")
 
 
 class ComponentFailed(HeadraceError):
@@ -79,14 +84,16 @@ def component_command(
 class ComponentProcess:
     """Create with `spawn`; then `serve` once; `wait` for its end; `end` it."""
 
-    def __init__(self, child: ChildProcess, socket: Path, logs: LogCapture, start_limit_s: float) -> None:
+    def __init__(self, child: ChildProcess, socket: Path, logs: LogCapture, settings: Settings) -> None:
         self._child = child
-        self._start_limit_s = start_limit_s
+        self._start_limit_s = settings.component_start_limit_s
+        self._own_stream = settings.component_stream == OWN_STREAM
         self._socket = socket
         self._logs = logs
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._stack_signal = 0
+        self._process_socket = socket
         self._stream: ComponentStream | None = None
 
     @classmethod
@@ -108,7 +115,7 @@ class ComponentProcess:
         taken = spare.take(command) if spare is not None else None
         child = taken or ChildProcess.spawn(command, readiness=True)
         limit_process(child.pid, settings.component_limits)
-        return cls(child, socket, logs, settings.component_start_limit_s)
+        return cls(child, socket, logs, settings)
 
     @property
     def pid(self) -> int:
@@ -143,6 +150,8 @@ class ComponentProcess:
         request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
         answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)
         self._stack_signal = answer.stack_signal
+        if answer.process_socket:
+            self._process_socket = process_socket(self._socket)
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._failed(
                 "PROTOCOL_VERSION",
@@ -205,12 +214,8 @@ class ComponentProcess:
     ) -> ComponentStream:
         """The Process stream, checked by a ping through it."""
         from headrace.edge.faulty_component_stream import events_with_faults, stream_with_faults
-        from headrace.edge.grpc_component_stream import GrpcComponentStream
 
-        assert self._channel is not None
-        stream = GrpcComponentStream(
-            self._channel, on_events=events_with_faults(on_events), on_closed=on_closed, on_spans=on_spans
-        )
+        stream = self._new_stream(events_with_faults(on_events), on_closed, on_spans)
         self._stream = stream_with_faults(stream)
         try:
             await stream.start(PING_LIMIT_S)
@@ -221,6 +226,22 @@ class ComponentProcess:
                 "SELF_CHECK_FAILED", f"the component did not answer a ping: {error or type(error).__name__}"
             ) from error
         return self._stream
+
+    def _new_stream(
+        self,
+        on_events: Callable[[Sequence[Any]], None],
+        on_closed: Callable[[Exception], None],
+        on_spans: Callable[[Sequence[Any]], None] | None,
+    ) -> Any:
+        if self._own_stream:
+            from headrace.edge.http2_component_stream import Http2ComponentStream
+
+            path = str(self._process_socket)
+            return Http2ComponentStream(path, on_events=on_events, on_closed=on_closed, on_spans=on_spans)
+        from headrace.edge.grpc_component_stream import GrpcComponentStream
+
+        assert self._channel is not None
+        return GrpcComponentStream(self._channel, on_events=on_events, on_closed=on_closed, on_spans=on_spans)
 
     def listen(self) -> Any:
         """A new Listen call (grpc.aio stream-stream)."""
@@ -256,6 +277,7 @@ class ComponentProcess:
             await end_adopted()  # what left its group and session, too
         self._logs.end()
         self._socket.unlink(missing_ok=True)
+        process_socket(self._socket).unlink(missing_ok=True)
         stacks_file(self._socket).unlink(missing_ok=True)
 
     async def stacks(self) -> sidecar_pb2.ComponentStacks:

@@ -7,10 +7,10 @@ import uvloop  # noqa: F401
 import headrace.api.component.v1.component_pb2_grpc
 import headrace.api.sidecar.v1.sidecar_pb2_grpc
 import headrace.edge.grpc_channel
-import headrace.edge.grpc_component_stream
 import headrace.edge.grpc_environment
 import headrace.edge.grpc_server
 import headrace.edge.hop_recorder
+import headrace.edge.http2_component_stream
 import headrace.edge.jetstream_lane
 import headrace.edge.kv_bucket
 import headrace.edge.metrics_responder

@@ -20,6 +20,8 @@ PROCESSES_VARIABLE = "HEADRACE_COMPONENT_PROCESSES"
 DEFAULT_MEMORY_MB = 2048
 DEFAULT_PROCESSES = 128
 METRICS_VARIABLE = "HEADRACE_METRICS"
+STREAM_VARIABLE = "HEADRACE_COMPONENT_STREAM"
+OWN_STREAM, GRPC_STREAM = "http2", "grpc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Settings:
     """The longest back-off before a component that died is started again."""
     component_limits: ProcessLimits = field(default_factory=ProcessLimits)
     """What the component's processes may use."""
+    component_stream: str = OWN_STREAM
+    """What calls the component's `Process`: our own HTTP/2 framing, or gRPC's library."""
     metrics: str = ""
     """Where this instance serves /metrics and probes of its own (HOST:PORT); empty: nowhere, the leader tells of it."""
 
@@ -76,6 +80,7 @@ class Settings:
                 memory_bytes=_number(environ, MEMORY_VARIABLE, str(DEFAULT_MEMORY_MB)) * MEBIBYTE,
                 processes=_number(environ, PROCESSES_VARIABLE, str(DEFAULT_PROCESSES)),
             ),
+            component_stream=_one_of(environ, STREAM_VARIABLE, (OWN_STREAM, GRPC_STREAM)),
             metrics=environ.get(METRICS_VARIABLE, ""),
         )
 
@@ -118,6 +123,14 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < seconds <= 3600:
         raise InvalidInput.at(name, value, "is not a number of seconds, above 0, at most 3600")
     return seconds
+
+
+def _one_of(environ: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
+    """The first where nothing is said."""
+    value = environ.get(name) or known[0]
+    if value not in known:
+        raise InvalidInput.at(name, value, f"is not one of {', '.join(known)}")
+    return value
 
 
 def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:

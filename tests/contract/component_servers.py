@@ -14,6 +14,7 @@ import grpc
 
 from headrace.api.component.v1 import component_pb2
 from headrace.edge.grpc_server import SERVER_OPTIONS
+from headrace.sdk.process_server import EOF, Process, ProcessCall, ProcessServer
 
 SERVICE = "headrace.api.component.v1.ComponentService"
 
@@ -66,7 +67,35 @@ def _answer(given: component_pb2.Input) -> list[component_pb2.Event]:
 
 
 @asynccontextmanager
-async def serve_component(folder: Path, component: EchoComponent) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
+async def serve_over_http2(folder: Path, component: EchoComponent) -> AsyncIterator[tuple[str, ProcessServer]]:
+    """The same as `serve_over_grpc`, on the server of our SDK."""
+
+    async def process(call: ProcessCall) -> None:
+        async for answer in component.process(_requests(call), call):  # type: ignore[arg-type]
+            await call.write(answer)
+
+    async with _own_server(folder / "c.sock", process) as server:
+        yield f"unix:{folder}/c.sock", server
+    component.hold.set()
+
+
+@asynccontextmanager
+async def _own_server(path: Path, process: Process) -> AsyncIterator[ProcessServer]:
+    server = ProcessServer(process)
+    await server.start(str(path))
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+async def _requests(call: ProcessCall) -> AsyncIterator[component_pb2.ProcessRequest]:
+    while (request := await call.read()) is not EOF:
+        yield request
+
+
+@asynccontextmanager
+async def serve_over_grpc(folder: Path, component: EchoComponent) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
     """Serves on `unix:<folder>/c.sock`; answers the address and the server (for a test that stops it)."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     method = grpc.stream_stream_rpc_method_handler(
@@ -85,8 +114,30 @@ async def serve_component(folder: Path, component: EchoComponent) -> AsyncIterat
         await server.stop(0)
 
 
+class _Raw:
+    """Bytes in the place of a message."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def SerializeToString(self) -> bytes:
+        return self._raw
+
+
 @asynccontextmanager
-async def serve_bytes(folder: Path, answer: bytes) -> AsyncIterator[str]:
+async def bytes_over_http2(folder: Path, answer: bytes) -> AsyncIterator[str]:
+    """The same as `bytes_over_grpc`, on the server of our SDK."""
+
+    async def process(call: ProcessCall) -> None:
+        async for _ in _requests(call):
+            await call.write(_Raw(answer))  # type: ignore[arg-type]
+
+    async with _own_server(folder / "b.sock", process):
+        yield f"unix:{folder}/b.sock"
+
+
+@asynccontextmanager
+async def bytes_over_grpc(folder: Path, answer: bytes) -> AsyncIterator[str]:
     """Serves a `Process` that answers every frame with these bytes, whatever they are."""
 
     async def process(request_iterator: AsyncIterator[bytes], context: object) -> AsyncIterator[bytes]:

@@ -1,6 +1,6 @@
-"""Contract of `headrace.ports.ComponentStream`, against a real gRPC component server.
+"""Contract of `headrace.ports.ComponentStream`: our own HTTP/2 framing and gRPC's library, each with each other.
 
-Another implementation joins by one line in `IMPLEMENTATIONS`.
+Another implementation joins by one line in `CLIENTS` or `SERVERS`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.api.component.v1 import component_pb2
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_component_stream import GrpcComponentStream
+from headrace.edge.http2_component_stream import Http2ComponentStream
 from headrace.ports import ComponentInput, ComponentStream, StreamClosed, StreamFull
-from tests.contract.component_servers import EchoComponent, serve_bytes, serve_component
+from tests.contract.component_servers import (
+    EchoComponent,
+    bytes_over_grpc,
+    bytes_over_http2,
+    serve_over_grpc,
+    serve_over_http2,
+)
 from tests.support.eventually import eventually
 
 
@@ -50,13 +58,38 @@ async def over_grpc_aio(address: str, seen: Seen) -> AsyncIterator[ComponentStre
             await stream.close()
 
 
+@asynccontextmanager
+async def over_own_http2(address: str, seen: Seen) -> AsyncIterator[ComponentStream]:
+    path = address.removeprefix("unix:")
+    stream = Http2ComponentStream(path, on_events=seen.frames.append, on_closed=seen.causes.append)
+    await stream.start()
+    try:
+        yield stream
+    finally:
+        await stream.close()
+
+
 Opened = Callable[[str, Seen], AbstractAsyncContextManager[ComponentStream]]
-IMPLEMENTATIONS: list[Opened] = [over_grpc_aio]
+CLIENTS: dict[str, Opened] = {"own": over_own_http2, "grpc": over_grpc_aio}
+SERVERS: dict[str, tuple[Any, Any]] = {
+    "own": (serve_over_http2, bytes_over_http2),
+    "grpc": (serve_over_grpc, bytes_over_grpc),
+}
 
 
-@pytest.fixture(params=IMPLEMENTATIONS, ids=[made.__name__ for made in IMPLEMENTATIONS])
+@pytest.fixture(params=CLIENTS)
 def opened(request: pytest.FixtureRequest) -> Opened:
-    return request.param  # type: ignore[no-any-return]
+    return CLIENTS[request.param]
+
+
+@pytest.fixture(params=SERVERS)
+def serve_component(request: pytest.FixtureRequest) -> Any:
+    return SERVERS[request.param][0]
+
+
+@pytest.fixture(params=SERVERS)
+def serve_bytes(request: pytest.FixtureRequest) -> Any:
+    return SERVERS[request.param][1]
 
 
 @pytest.fixture
@@ -84,7 +117,7 @@ def given(call: int, body: bytes = b"{}", **changes: object) -> ComponentInput:
     return ComponentInput(**values)  # type: ignore[arg-type]
 
 
-async def test_fields_reach_the_component_unchanged(opened: Opened, folder: Path) -> None:
+async def test_fields_reach_the_component_unchanged(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(7, b"\x00\xff", attempt=3, wants_reply=True, traceparent="00-" + "a" * 32)])
@@ -97,7 +130,9 @@ async def test_fields_reach_the_component_unchanged(opened: Opened, folder: Path
     assert arrived.traceparent == "00-" + "a" * 32
 
 
-async def test_many_inputs_share_frames_and_keep_their_order(opened: Opened, folder: Path) -> None:
+async def test_many_inputs_share_frames_and_keep_their_order(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(0)])
@@ -110,7 +145,7 @@ async def test_many_inputs_share_frames_and_keep_their_order(opened: Opened, fol
     assert all(len(frame) >= 2 for frame in seen.frames)
 
 
-async def test_one_input_leaves_at_once(opened: Opened, folder: Path) -> None:
+async def test_one_input_leaves_at_once(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         for call in range(20):
@@ -119,7 +154,7 @@ async def test_one_input_leaves_at_once(opened: Opened, folder: Path) -> None:
     assert component.frames == [1] * 20
 
 
-async def test_big_bodies_stay_below_the_message_limit(opened: Opened, folder: Path) -> None:
+async def test_big_bodies_stay_below_the_message_limit(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         body = bytes(range(256)) * 4096
@@ -130,7 +165,9 @@ async def test_big_bodies_stay_below_the_message_limit(opened: Opened, folder: P
     assert all(event.data.body[: len(body)] == body for event in seen.events if event.HasField("data"))
 
 
-async def test_what_fits_no_frame_is_refused_and_the_stream_lives(opened: Opened, folder: Path) -> None:
+async def test_what_fits_no_frame_is_refused_and_the_stream_lives(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         with pytest.raises(ValueError, match="fit no frame"):
@@ -139,7 +176,7 @@ async def test_what_fits_no_frame_is_refused_and_the_stream_lives(opened: Opened
         await eventually(lambda: seen.ended == [3])
 
 
-async def test_the_queue_is_bounded(opened: Opened, folder: Path) -> None:
+async def test_the_queue_is_bounded(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         component.hold.clear()
@@ -151,7 +188,7 @@ async def test_the_queue_is_bounded(opened: Opened, folder: Path) -> None:
         await eventually(lambda: len(seen.ended) == 4096)
 
 
-async def test_bytes_that_wait_are_bounded_too(opened: Opened, folder: Path) -> None:
+async def test_bytes_that_wait_are_bounded_too(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         component.hold.clear()
@@ -165,7 +202,7 @@ async def test_bytes_that_wait_are_bounded_too(opened: Opened, folder: Path) -> 
         await eventually(lambda: len(seen.ended) == 150)
 
 
-async def test_a_component_that_dies_ends_the_stream_once(opened: Opened, folder: Path) -> None:
+async def test_a_component_that_dies_ends_the_stream_once(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, server), opened(address, seen) as stream:
         component.answers_pings = False
@@ -183,7 +220,9 @@ async def test_a_component_that_dies_ends_the_stream_once(opened: Opened, folder
 
 
 @pytest.mark.parametrize(("body", "code"), [(b"abort", "INTERNAL"), (b"finish", "OK")])
-async def test_the_cause_names_how_the_component_ended_it(opened: Opened, folder: Path, body: bytes, code: str) -> None:
+async def test_the_cause_names_how_the_component_ended_it(
+    serve_component: Any, opened: Opened, folder: Path, body: bytes, code: str
+) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(1, body)])
@@ -193,7 +232,9 @@ async def test_the_cause_names_how_the_component_ended_it(opened: Opened, folder
         assert str(seen.causes[0]) == "told to abort"
 
 
-async def test_events_for_unknown_calls_are_handed_over_and_harm_nothing(opened: Opened, folder: Path) -> None:
+async def test_events_for_unknown_calls_are_handed_over_and_harm_nothing(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(1, b"unknown-call"), given(2)])
@@ -201,7 +242,7 @@ async def test_events_for_unknown_calls_are_handed_over_and_harm_nothing(opened:
         await stream.ping(5.0)
 
 
-async def test_an_answer_that_cannot_be_parsed_ends_the_stream(opened: Opened, folder: Path) -> None:
+async def test_an_answer_that_cannot_be_parsed_ends_the_stream(serve_bytes: Any, opened: Opened, folder: Path) -> None:
     seen = Seen()
     async with serve_bytes(folder, b"\x0a\xff\xff\xff") as address, opened(address, seen) as stream:
         stream.send([given(1)])
@@ -210,7 +251,7 @@ async def test_an_answer_that_cannot_be_parsed_ends_the_stream(opened: Opened, f
     assert seen.events == []
 
 
-async def test_an_empty_or_unknown_answer_is_ignored(opened: Opened, folder: Path) -> None:
+async def test_an_empty_or_unknown_answer_is_ignored(serve_bytes: Any, opened: Opened, folder: Path) -> None:
     seen = Seen()
     # Field 15, which this version does not know.
     async with serve_bytes(folder, b"\x7a\x01x") as address, opened(address, seen) as stream:
@@ -220,24 +261,26 @@ async def test_an_empty_or_unknown_answer_is_ignored(opened: Opened, folder: Pat
         assert seen.causes == []
 
 
-async def test_a_handler_that_raises_does_not_end_the_stream(folder: Path) -> None:
-    component, calls = EchoComponent(), []
+async def test_a_handler_that_raises_does_not_end_the_stream(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
+    component = EchoComponent()
+    calls: list[int] = []
 
-    def explode(events: list[component_pb2.Event]) -> None:
-        calls.append(len(events))
-        raise RuntimeError("a bug of the owner")
+    class Exploding(list[list[component_pb2.Event]]):
+        def append(self, events: list[component_pb2.Event]) -> None:
+            calls.append(len(events))
+            raise RuntimeError("a bug of the owner")
 
-    async with serve_component(folder, component) as (address, _), open_channel(address) as channel:
-        stream = GrpcComponentStream(channel, on_events=explode, on_closed=lambda cause: None)
-        await stream.start()
+    seen = Seen(frames=Exploding())
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(1)])
         await eventually(lambda: len(calls) == 1)
         stream.send([given(2)])
         await eventually(lambda: len(calls) == 2)
-        await stream.close()
 
 
-async def test_ping_answers_or_times_out(opened: Opened, folder: Path) -> None:
+async def test_ping_answers_or_times_out(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         await stream.ping(5.0)
@@ -250,7 +293,7 @@ async def test_ping_answers_or_times_out(opened: Opened, folder: Path) -> None:
     assert component.inputs == []
 
 
-async def test_close_sends_what_waits_and_half_closes(opened: Opened, folder: Path) -> None:
+async def test_close_sends_what_waits_and_half_closes(serve_component: Any, opened: Opened, folder: Path) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         stream.send([given(call) for call in range(700)])
@@ -262,7 +305,9 @@ async def test_close_sends_what_waits_and_half_closes(opened: Opened, folder: Pa
     assert seen.causes == []
 
 
-async def test_close_does_not_wait_for_ever_on_a_component_that_hangs(opened: Opened, folder: Path) -> None:
+async def test_close_does_not_wait_for_ever_on_a_component_that_hangs(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
     component, seen = EchoComponent(), Seen()
     async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
         component.hold.clear()
@@ -274,7 +319,10 @@ async def test_close_does_not_wait_for_ever_on_a_component_that_hangs(opened: Op
 
 async def test_start_without_a_component_ends_in_an_error(folder: Path) -> None:
     async with open_channel(f"unix:{folder}/nobody.sock") as channel:
-        stream = GrpcComponentStream(channel, on_events=lambda events: None, on_closed=lambda cause: None)
-        with pytest.raises(StreamClosed):
-            await stream.start(timeout_s=0.3)
-        await stream.close()
+        seen = Seen()
+        told: dict[str, Any] = {"on_events": seen.frames.append, "on_closed": seen.causes.append}
+        for stream in (GrpcComponentStream(channel, **told), Http2ComponentStream(f"{folder}/nobody.sock", **told)):
+            with pytest.raises(StreamClosed):
+                await stream.start(timeout_s=0.3)
+            await stream.close()
+    assert seen.causes == []

@@ -17,16 +17,22 @@ from tests.support.eventually import eventually
 from tests.support.served_component import events_until_ended, message, served
 
 
-async def test_a_whole_life(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+@pytest.fixture(params=[False, True], ids=["main-socket", "own-socket"])
+def own_socket(request: pytest.FixtureRequest) -> bool:
+    """Whether Process is called by gRPC's client on gRPC's server, or on our own."""
+    return bool(request.param)
+
+
+async def test_a_whole_life(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         shook = await it.stub.Handshake(pb.HandshakeRequest(protocol_version=1), timeout=5)
         assert shook.protocol_version == 1
         assert {f.name: f.kind for f in shook.functions} == {"work": 1, "plain": 1, "echo": 2, "poll": 3}
         with pytest.raises(grpc.aio.AioRpcError) as early:
-            await it.stub.Process().read()
+            await it.call_process().read()
         assert early.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         await it.init("work", {"a": 1})
-        stream = it.stub.Process()
+        stream = it.call_process()
         await stream.write(pb.ProcessRequest(ping=pb.Ping(nonce=7)))
         assert (await stream.read()).pong.nonce == 7
         before = time.monotonic_ns()
@@ -42,10 +48,10 @@ async def test_a_whole_life(tmp_path: Path) -> None:
         assert "goodbye" in it.output.read_text()
 
 
-async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_one_bad_call_harms_no_other(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("work")
-        stream = it.stub.Process()
+        stream = it.call_process()
         doing = [{"do": "exit"}, {"do": "sleep", "s": 0.2}, b"{", {"do": "cancel myself"}, b"[]", {"n": 9}]
         inputs = [message(n, value) for n, value in enumerate(doing)]
         inputs.append(message(6, {"do": "sleep", "s": 30}, timeout_ms=50))
@@ -61,10 +67,10 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
         assert it.process.poll() is None
 
 
-async def test_late_emits_and_emits_of_other_threads_leave(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_late_emits_and_emits_of_other_threads_leave(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("work")
-        stream = it.stub.Process()
+        stream = it.call_process()
         await stream.write(pb.ProcessRequest(inputs=[message(1, {"do": "late", "n": 1}), message(2, {"do": "thread"})]))
         events = await events_until_ended(stream, 2)
         async with asyncio.timeout(5):
@@ -75,10 +81,10 @@ async def test_late_emits_and_emits_of_other_threads_leave(tmp_path: Path) -> No
         assert (2, b'{"from":"thread"}') in bodies
 
 
-async def test_plain_functions_share_threads_until_they_block(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_plain_functions_share_threads_until_they_block(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("plain")
-        stream = it.stub.Process()
+        stream = it.call_process()
         started = time.monotonic()
         inputs = [message(n, {"s": 0.2 if n % 2 else 0}) for n in range(20)]
         await stream.write(pb.ProcessRequest(inputs=inputs))
@@ -92,10 +98,10 @@ async def test_plain_functions_share_threads_until_they_block(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("function", ["echo", "plain"])
-async def test_ten_thousand_messages(function: str, tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_ten_thousand_messages(own_socket: bool, function: str, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init(function)
-        stream = it.stub.Process()
+        stream = it.call_process()
         total, a_frame = 10_000, 100
         body = json.dumps({"text": "x" * 240}).encode()
         seen: set[int] = set()
@@ -121,10 +127,10 @@ async def test_ten_thousand_messages(function: str, tmp_path: Path) -> None:
         assert seen == set(range(total))
 
 
-async def test_large_bodies_of_one_turn_are_split_over_frames(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_large_bodies_of_one_turn_are_split_over_frames(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("echo")
-        stream = it.stub.Process()
+        stream = it.call_process()
         body = b"x" * 500_000
         await stream.write(pb.ProcessRequest(inputs=[message(n, body) for n in range(30)]))
         frames = 0
@@ -153,10 +159,10 @@ async def test_listen_stream(tmp_path: Path) -> None:
         assert await stream.code() is grpc.StatusCode.OK
 
 
-async def test_a_listener_answers_pings_and_refuses_calls(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_a_listener_answers_pings_and_refuses_calls(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("poll")
-        stream = it.stub.Process()
+        stream = it.call_process()
         await stream.write(pb.ProcessRequest(ping=pb.Ping(nonce=3), inputs=[message(1, {})]))
         events: list[Any] = []
         pongs: list[int] = []
@@ -168,10 +174,10 @@ async def test_a_listener_answers_pings_and_refuses_calls(tmp_path: Path) -> Non
         assert (pongs, events[0].error.code) == ([3], "NOT_CALLABLE")
 
 
-async def test_logs_are_lines(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_logs_are_lines(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("work")
-        stream = it.stub.Process()
+        stream = it.call_process()
         await stream.write(pb.ProcessRequest(inputs=[message(1, {"do": "log"})]))
         await events_until_ended(stream, 1)
         lines = it.output.read_text().splitlines()
@@ -193,13 +199,13 @@ async def test_init_that_fails_says_why(tmp_path: Path) -> None:
             await it.init("wrk")
 
 
-async def test_a_closed_stream_cancels_its_calls(tmp_path: Path) -> None:
-    async with served(tmp_path / "b") as it:
+async def test_a_closed_stream_cancels_its_calls(own_socket: bool, tmp_path: Path) -> None:
+    async with served(tmp_path / "b", own_socket=own_socket) as it:
         await it.init("work")
-        stream = it.stub.Process()
+        stream = it.call_process()
         await stream.write(pb.ProcessRequest(inputs=[message(1, {"do": "sleep", "s": 60})]))
         await eventually(lambda: "sleeping" in it.output.read_text())
         stream.cancel()
-        again = it.stub.Process()
+        again = it.call_process()
         await again.write(pb.ProcessRequest(inputs=[message(1, {"n": 1})]))
         await events_until_ended(again, 1)

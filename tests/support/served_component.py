@@ -92,6 +92,8 @@ class Served:
     process: subprocess.Popen[bytes]
     stub: Any
     output: Path
+    call_process: Any
+    """A new call of Process, on the main socket or on its own."""
 
     async def init(self, function: str, config: dict[str, Any] | None = None) -> None:
         await self.stub.Init(pb.InitRequest(function=function, config_json=json.dumps(config or {})), timeout=5)
@@ -108,7 +110,9 @@ def start_component(
 
 
 @asynccontextmanager
-async def served(folder: Path, code: str = CODE, entrypoint: str = "component:component") -> AsyncIterator[Served]:
+async def served(
+    folder: Path, code: str = CODE, entrypoint: str = "component:component", *, own_socket: bool = False
+) -> AsyncIterator[Served]:
     folder.mkdir(exist_ok=True)
     (folder / "component.py").write_text(code)
     socket = folder / "c.sock"
@@ -125,8 +129,14 @@ async def served(folder: Path, code: str = CODE, entrypoint: str = "component:co
     try:
         assert (await read_ready(read_end, 15))["address"] == f"unix:{socket}"
         options = [("grpc.max_receive_message_length", 16 << 20)]
-        async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
-            yield Served(process, component_pb2_grpc.ComponentServiceStub(channel), output)  # type: ignore[no-untyped-call]
+        for_process = f"unix:{socket}.process" if own_socket else f"unix:{socket}"
+        async with (
+            grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel,
+            grpc.aio.insecure_channel(for_process, options=options) as other,
+        ):
+            stub = component_pb2_grpc.ComponentServiceStub(channel)  # type: ignore[no-untyped-call]
+            call_process = component_pb2_grpc.ComponentServiceStub(other).Process  # type: ignore[no-untyped-call]
+            yield Served(process, stub, output, call_process)
     finally:
         process.kill()
         await asyncio.to_thread(process.wait, 5)

@@ -1,0 +1,203 @@
+"""Frames of the `Process` stream to a component, whatever carries them: what waits, bounded, and what comes back.
+
+What waits leaves together in the next frame, so that frames grow exactly as fast as the component falls behind,
+without any timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from headrace.api.component.v1.component_pb2 import (
+    EarlierOutput,
+    Event,
+    Input,
+    KeptSnapshot,
+    Ping,
+    ProcessRequest,
+    ProcessResponse,
+)
+from headrace.edge.structured_log import get_logger
+from headrace.model.step_snapshot import StepSnapshot
+from headrace.ports import ComponentInput, StreamClosed, StreamFull
+
+log = get_logger(__name__)
+
+METHOD = "/headrace.api.component.v1.ComponentService/Process"
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""As headrace.edge.grpc_server has it, which is not imported here for what it brings along."""
+MAX_FRAME_INPUTS = 300
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_INPUT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
+MAX_QUEUED = 4096
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+_INPUT_OVERHEAD = 256
+_HEADER_OVERHEAD = 16
+
+OnEvents = Callable[[list[Event]], None]
+OnClosed = Callable[[StreamClosed], None]
+OnSpans = Callable[[Sequence[Any]], None]
+
+
+class ComponentFrames:
+    """What the implementations of the port share. `on_events` gets the events of one frame as a list, synchronously
+    on the loop; `on_closed` is called once with the cause when the stream dies by itself, not after `close`.
+    `on_spans` gets spans of the component's own code."""
+
+    def __init__(
+        self,
+        *,
+        on_events: OnEvents,
+        on_closed: OnClosed,
+        on_spans: OnSpans | None = None,
+        max_queued: int = MAX_QUEUED,
+    ) -> None:
+        self._on_events, self._on_closed, self._on_spans = on_events, on_closed, on_spans
+        self._max_queued = max_queued
+        self._queue: deque[ComponentInput] = deque()
+        self._queued_bytes = 0
+        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._unsent_pings: deque[int] = deque()
+        self._nonce = 0
+        self._started = False
+        self._closing = False
+        self._cause: StreamClosed | None = None
+
+    def _wake(self) -> None:
+        """Something waits for a frame."""
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        """The stream is over by itself."""
+
+    @property
+    def queued(self) -> int:
+        """Inputs that wait for a frame."""
+        return len(self._queue)
+
+    def send(self, inputs: Sequence[ComponentInput]) -> None:
+        """See the port."""
+        self._check_open()
+        waiting, size = len(self._queue), 0
+        for given in inputs:
+            input_size = _size(given)
+            if input_size > MAX_INPUT_BYTES:
+                raise ValueError(f"body: {len(given.body)} bytes fit no frame (limit {MAX_INPUT_BYTES})")
+            size += input_size
+        # What comes while nothing waits is always let in, whatever its size.
+        too_many = waiting + len(inputs) > self._max_queued or self._queued_bytes + size > MAX_QUEUED_BYTES
+        if waiting and too_many:
+            raise StreamFull(f"{waiting} inputs ({self._queued_bytes} bytes) wait for the component")
+        self._queue.extend(inputs)
+        self._queued_bytes += size
+        self._wake()
+
+    async def ping(self, timeout_s: float) -> None:
+        """See the port."""
+        self._check_open()
+        self._nonce += 1
+        nonce = self._nonce
+        pong = self._pings[nonce] = asyncio.get_running_loop().create_future()
+        self._unsent_pings.append(nonce)
+        self._wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await pong
+        finally:
+            self._pings.pop(nonce, None)
+
+    def _check_open(self) -> None:
+        if self._cause is not None or self._closing or not self._started:
+            raise self._cause or StreamClosed("the stream is closed", "CANCELLED")
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether there is something for a frame."""
+        return bool(self._queue or self._unsent_pings)
+
+    def _next_frame(self) -> bytes:
+        """Takes what fits the next one."""
+        if self._unsent_pings:
+            return ProcessRequest(ping=Ping(nonce=self._unsent_pings.popleft())).SerializeToString()
+        queue = self._queue
+        inputs: list[Input] = []
+        size = 0
+        while queue and len(inputs) < MAX_FRAME_INPUTS:
+            given = queue[0]
+            input_size = _size(given)
+            if inputs and size + input_size > MAX_FRAME_BYTES:
+                break
+            size += input_size
+            queue.popleft()
+            inputs.append(
+                Input(
+                    call=given.call,
+                    body=given.body,
+                    content_type=given.content_type,
+                    headers=given.headers,
+                    message_id=given.message_id,
+                    execution_id=given.execution_id,
+                    attempt=given.attempt,
+                    wants_reply=given.wants_reply,
+                    timeout_ms=given.timeout_ms,
+                    traceparent=given.traceparent,
+                    passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
+                    baggage=given.baggage,
+                    snapshot=_kept(given.snapshot) if given.snapshot is not None else None,
+                )
+            )
+        self._queued_bytes -= size
+        return ProcessRequest(inputs=inputs).SerializeToString()
+
+    def _take(self, raw: bytes) -> None:
+        """Hands on what a frame of the component holds; DecodeError when it is none."""
+        response = ProcessResponse.FromString(raw)
+        if response.HasField("pong"):
+            pong = self._pings.get(response.pong.nonce)
+            if pong is not None and not pong.done():
+                pong.set_result(None)
+        if response.events:
+            try:
+                self._on_events(list(response.events))
+            except Exception:
+                log.exception("events could not be handed over", count=len(response.events))
+        if response.spans and self._on_spans is not None:
+            self._on_spans(response.spans)
+
+    def _end(self, cause: StreamClosed) -> None:
+        """First cause wins; wakes whoever waits, tells the owner unless it asked for the end."""
+        if self._cause is not None:
+            return
+        self._cause = cause
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._unsent_pings.clear()
+        for pong in self._pings.values():
+            if not pong.done():
+                pong.set_exception(cause)
+        if self._started and not self._closing:
+            self._ended()
+            self._on_closed(cause)
+
+
+def _size(given: ComponentInput) -> int:
+    """Upper estimate of the bytes of one input in a frame."""
+    size = len(given.body) + _INPUT_OVERHEAD
+    for key, value in given.headers.items():
+        size += len(key) + 4 * len(value) + _HEADER_OVERHEAD
+    for item in given.passthrough:
+        size += item.ByteSize() + _HEADER_OVERHEAD
+    if given.snapshot is not None:
+        size += len(bytes(given.snapshot.value)) + _HEADER_OVERHEAD
+    return size
+
+
+def _kept(snapshot: StepSnapshot) -> KeptSnapshot:
+    return KeptSnapshot(json=bytes(snapshot.value).decode(), revision=snapshot.revision)
+
+
+def _earlier(item: Any) -> EarlierOutput:
+    return EarlierOutput(step=item.step, body=item.body, content_type=item.content_type, headers=item.headers)
