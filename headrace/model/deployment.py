@@ -16,7 +16,7 @@ import msgspec
 
 from headrace.model.credential import CredentialRef
 from headrace.model.cron import DEFAULT_ZONE
-from headrace.model.flow_spec import DEAD_LETTER, LATEST, EdgeSpec, RetryPolicy
+from headrace.model.flow_spec import DEAD_LETTER, DEFAULT_IDLE_TIMEOUT_S, LATEST, ORDINARY, EdgeSpec, RetryPolicy
 
 
 class DeploymentPhase(StrEnum):
@@ -68,6 +68,8 @@ class StepPlan(msgspec.Struct, frozen=True):
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
     catch_up: str = LATEST
+    # In an ordinary flow: how long it has nothing to do before it sleeps.
+    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
     # Name and version of its credential, as it was when the deployment was created; None where it names none.
     credential: CredentialRef | None = None
 
@@ -142,6 +144,11 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
         """What the mesh sends ticks for; None where the flow has no timer."""
         source = self.mesh_trigger if self.mesh_trigger is not None else self.step(self.entry)
         return source if source.is_timer else None
+
+    def may_sleep(self, name: str) -> bool:
+        """Whether a step sleeps when it is idle: any of an ordinary flow, but a listener, whose source nobody would
+        hear."""
+        return self.flow_type == ORDINARY and self.step(name).kind != "listener"
 
     def step(self, name: str) -> StepPlan:
         """The step of that name; KeyError if there is none."""

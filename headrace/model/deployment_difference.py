@@ -111,6 +111,7 @@ def _step_fields(old: StepPlan, new: StepPlan) -> tuple[FieldDifference, ...]:
         *_field("exactly_once", old.exactly_once, new.exactly_once),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_field("on_error", _on_error(old), _on_error(new)),
+        *_field("idle_timeout", f"{old.idle_timeout_s:g}s", f"{new.idle_timeout_s:g}s"),
         *compare_trees("edges", msgspec.to_builtins(old.edges), msgspec.to_builtins(new.edges)),
         *compare_trees("retry", msgspec.to_builtins(old.retry), msgspec.to_builtins(new.retry)),
         *_field("interpreter", old.pin.interpreter, new.pin.interpreter),

@@ -20,6 +20,7 @@ from headrace.model.flow_spec import (
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_FLOW_SLOTS,
+    MAX_IDLE_TIMEOUT_S,
     MAX_PREFETCH,
     MAX_RATE,
     MAX_REPLICAS,
@@ -28,6 +29,8 @@ from headrace.model.flow_spec import (
     MIN_EVERY_S,
     MIN_RATE,
     ON_ERROR,
+    ORDINARY,
+    REALTIME,
     FlowSpec,
     RetryPolicy,
     StepSpec,
@@ -39,7 +42,7 @@ from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import MAX_SLOTS, check_key
 from headrace.model.suggestion import did_you_mean
 
-FLOW_TYPES = ("ordinary", "realtime")
+FLOW_TYPES = (ORDINARY, REALTIME)
 MAX_WAITING_LIMIT = 1_000_000
 MAX_STEP_TIMEOUT_S = 3600.0
 MAX_ATTEMPTS = 100
@@ -131,6 +134,7 @@ def _check_step_limits(path: str, step: StepSpec) -> list[_Problem]:
         problems += _within(f"{path}.every", step.every_s, MIN_EVERY_S, MAX_EVERY_S)
         if not problems and abs(step.every_s * 1000 - round(step.every_s * 1000)) > 1e-6:
             problems.append(_Problem(f"{path}.every", f"{step.every_s!r} s is not whole milliseconds", "OUT_OF_RANGE"))
+    problems += _within(f"{path}.idle_timeout", step.idle_timeout_s, 0, MAX_IDLE_TIMEOUT_S)
     problems += _check_cron(path, step)
     problems += _check_key(path, step)
     problems += _refused(check_name, f"{path}.credential", step.credential) if step.credential else []

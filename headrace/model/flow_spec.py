@@ -20,12 +20,16 @@ MAX_STEPS = 100
 MAX_CONFIG_NESTING = 25
 # Of all keyed steps of a flow together: each slot is a consumer of the broker.
 MAX_FLOW_SLOTS = 640
+ORDINARY, REALTIME = "ordinary", "realtime"
 # Of a timer.
 MIN_EVERY_S = 0.01
 MAX_EVERY_S = 86_400.0
 # What becomes of ticks that nobody could send in time (an outage).
 LATEST, NONE, ALL = "latest", "none", "all"
 CATCH_UP = (LATEST, NONE, ALL)
+# How long a step of an ordinary flow has nothing to do before it sleeps.
+DEFAULT_IDLE_TIMEOUT_S = 30.0
+MAX_IDLE_TIMEOUT_S = 1_800.0
 # Messages per second.
 MIN_RATE = 1 / 3600
 MAX_RATE = 100_000.0
@@ -79,6 +83,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outage held up.
     `edges`: by receiver, those edges that have a condition or a mapping.
     `credential`: name of the credential that the component gets.
+    `idle_timeout_s`: in an ordinary flow, how long it has nothing to do before it sleeps.
     """
 
     name: str
@@ -100,6 +105,7 @@ class StepSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cron: str = ""
     time_zone: str = DEFAULT_ZONE
     catch_up: str = LATEST
+    idle_timeout_s: float = DEFAULT_IDLE_TIMEOUT_S
     credential: str = ""
 
     @property

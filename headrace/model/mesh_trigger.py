@@ -18,7 +18,7 @@ from headrace.model.flow_spec import FlowSpec, StepSpec
 
 # What the mesh does by itself, without a process.
 OWN_FIELDS = frozenset({"name", "component", "to", "every_s", "cron", "time_zone", "catch_up"})
-_FILE_NAMES = {"timeout_s": "timeout"}
+_FILE_NAMES = {"timeout_s": "timeout", "idle_timeout_s": "idle_timeout"}
 
 
 def stock_component(step: StepSpec) -> str:

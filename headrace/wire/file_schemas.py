@@ -18,6 +18,7 @@ from headrace.model.expressions import MAX_EXPRESSION_CHARACTERS
 from headrace.model.flow_graph import FLOW_TYPES, MAX_ATTEMPTS, MAX_WAITING_LIMIT
 from headrace.model.flow_spec import (
     CATCH_UP,
+    DEFAULT_IDLE_TIMEOUT_S,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
@@ -138,6 +139,9 @@ def _step() -> dict[str, Any]:
             "type": "boolean", "default": False,
             "description": "What the step sends is stored once under any failure; implied by key.",
         },
+        "idle_timeout": _duration(
+            "In an ordinary flow: how long it has nothing to do before it sleeps, 0s to 30m.", DEFAULT_IDLE_TIMEOUT_S
+        ),
         "on_error": {
             "anyOf": [{"enum": list(ON_ERROR)}, {"$ref": "#/definitions/error_step"}],
             "description": "What becomes of a message that fails for good; dead-letter, or as the flow says.",

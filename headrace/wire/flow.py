@@ -12,6 +12,7 @@ from headrace.model.cron import DEFAULT_ZONE
 from headrace.model.flow_spec import (
     ALL,
     DEAD_LETTER,
+    DEFAULT_IDLE_TIMEOUT_S,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
@@ -120,6 +121,7 @@ def _step_from_proto(step: flow_pb2.Step) -> StepSpec:
         credential=step.credential,
         edges={name: EdgeSpec(edge.condition, edge.mapping) for name, edge in sorted(step.edges.items())},
         error_step=_error_step_from_proto(step),
+        idle_timeout_s=_seconds(step, "idle_timeout", DEFAULT_IDLE_TIMEOUT_S),
     )
 
 
@@ -163,6 +165,7 @@ def _step_to_proto(step: StepSpec) -> flow_pb2.Step:
         slots=step.slot_count if step.keyed else step.slots,
         exactly_once=step.exactly_once,
         timeout=duration_from_seconds(step.timeout_s),
+        idle_timeout=duration_from_seconds(step.idle_timeout_s),
         retry=retry_policy_to_proto(step.retry),
         rate_limit=step.rate_limit,
         on_error=on_error_to_proto(step.on_error),

@@ -18,12 +18,14 @@ from headrace.model.flow_graph import (
 )
 from headrace.model.flow_spec import (
     CATCH_UP,
+    DEFAULT_IDLE_TIMEOUT_S,
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
     LATEST,
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
+    MAX_IDLE_TIMEOUT_S,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
@@ -59,7 +61,7 @@ FLOW_KEYS = (
 STEP_KEYS = (
     "component", "function", "config", "to", "prefetch", "replicas", "timeout", "retry", "every", "rate_limit",
     "key", "slots", "exactly_once", "on_error", "cron", "time_zone", "catch_up",
-    "credential",
+    "credential", "idle_timeout",
 )  # fmt: skip
 # Of a trigger without component.
 MESH_TRIGGER_KEYS = ("to", "every", "cron", "time_zone", "catch_up")
@@ -161,6 +163,7 @@ class FlowReader(FieldReader):
             on_error=on_error,
             error_step=error_step,
             credential=self._credential(f"{field}.credential", step),
+            idle_timeout_s=self._idle_timeout(field, step),
         )
 
     def _credential(self, field: str, step: Mapping[str, Any]) -> str:
@@ -189,6 +192,14 @@ class FlowReader(FieldReader):
             hint = did_you_mean(str(handler), steps) or f"Steps: {', '.join(map(str, steps))}"
             self.fail(f"{field}.step", handler, "is not a step", hint, "UNKNOWN_RECEIVER")
         return ErrorStep(handler, self._switch("dead_letter", given, field))
+
+    def _idle_timeout(self, field: str, step: Mapping[str, Any]) -> float:
+        seconds = self.duration("idle_timeout", step, DEFAULT_IDLE_TIMEOUT_S, field)
+        if seconds > MAX_IDLE_TIMEOUT_S:
+            problem = f"is longer than {format_duration(MAX_IDLE_TIMEOUT_S)}"
+            next_step = "A step that is never to sleep belongs in a flow of type realtime"
+            self.fail(f"{field}.idle_timeout", step["idle_timeout"], problem, next_step)
+        return seconds
 
     def _keying(self, field: str, step: Mapping[str, Any]) -> tuple[str, int, bool]:
         """`key`, `slots` (0 where the step is not keyed) and `exactly_once` of a step."""

@@ -61,6 +61,7 @@ from services.orchestrator.log_tail import ensure_shared_streams
 from services.orchestrator.mesh_metrics import MeshMetrics
 from services.orchestrator.mesh_status import MeshStatusReader
 from services.orchestrator.mesh_view import MeshView
+from services.orchestrator.nudges import Nudges
 from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
 from services.orchestrator.operator_ports import OperatorPorts
@@ -155,6 +156,7 @@ class OrchestratorApp:
         self._term: Term | None = None
         self._feeds: tuple[SharedFeeds[Any], ...] = ()
         self._operators: OperatorPorts | None = None
+        self._nudges: Nudges | None = None
         self._registry: grpc.aio.Channel | None = None
         self._tracing: Tracing | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -181,14 +183,10 @@ class OrchestratorApp:
 
         resolver = await self._resolver(connection, registry, stores, clock, group_commits)
         self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
+        self._nudges = nudges = Nudges(connection, assets, settings.workspace, self._wake)
+        limits = settings.letter_limits
         reader = SnapshotReader(
-            stores,
-            assets,
-            observer,
-            clock,
-            epoch=lambda: lease.epoch,
-            letter_limits=settings.letter_limits,
-            group_commits=group_commits,
+            stores, assets, observer, clock, lambda: lease.epoch, limits, group_commits, nudges.fresh
         )
         letters = LetterStore(connection, assets, settings.workspace)
         doubts = DoubtRecords(connection, assets, settings.workspace)
@@ -199,7 +197,7 @@ class OrchestratorApp:
         self._scheduler = scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")
         )
-        board = FlowBoard(observer, scheduler.observe)
+        board = FlowBoard(observer, scheduler.observe, nudges.observe)
         self._loops = loops = FlowLoops(
             reader, Applier(stores, assets, observer, resolver, reader, worker), board.observe
         )
@@ -209,7 +207,8 @@ class OrchestratorApp:
         mesh = MeshView(
             connection, reader, observer, resolver, settings.profile, lease, doubts, lambda: bounds.open_streams
         )
-        self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, settings.workspace))
+        past = HistoryLog(assets, settings.workspace)
+        self._term = term = Term(lease, stores, loops, scheduler, observer, past, nudges)
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
@@ -265,6 +264,8 @@ class OrchestratorApp:
             await self._gate.close()
         if self._loops is not None:
             await self._loops.stop()
+        if self._nudges is not None:
+            await self._nudges.stop()
         if self._scheduler is not None:
             await self._scheduler.stop()
         if self._tracing is not None:

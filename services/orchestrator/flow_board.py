@@ -16,7 +16,7 @@ from services.orchestrator.instance_observer import InstanceObserver
 class FlowBoard:
     """Of the leader; empty elsewhere. `knows` says which flows are looked at now."""
 
-    def __init__(self, observer: InstanceObserver, pass_on: Callable[[Snapshot], None]) -> None:
+    def __init__(self, observer: InstanceObserver, *pass_on: Callable[[Snapshot], None]) -> None:
         """Each look is passed on to whoever else wants it."""
         self._observer, self._pass_on = observer, pass_on
         self._newest: dict[str, Snapshot] = {}
@@ -30,7 +30,8 @@ class FlowBoard:
         flow = snapshot.flow.flow
         self._newest[flow] = snapshot
         self._events.announce(flow)
-        self._pass_on(snapshot)
+        for take in self._pass_on:
+            take(snapshot)
 
     def flows(self) -> dict[str, Snapshot]:
         """By name, without those that are gone."""

@@ -18,8 +18,7 @@ from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
-from services.orchestrator.domain.actions import CallInstance
-from services.orchestrator.domain.scaling import GIVE_WAY
+from services.orchestrator.domain.actions import GIVE_WAY, CallInstance
 from services.orchestrator.domain.snapshot import InstanceView, StatusView
 from services.orchestrator.instance_views import instance_view, status_view
 

@@ -8,7 +8,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.model.metric_readings import Readings
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_health import Health
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS
 from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.mesh_metrics import MeshMetrics
 from services.orchestrator.mesh_view import MeshView
@@ -74,7 +74,7 @@ class MeshStatusReader:
             flow_pb2.Alarm(flow=name, message=problem, next_step=why)
             for problem in (problems_of(snapshot) if snapshot is not None else [])
         ]
-        if not found and flow.state == FlowState.RUNNING and self.board.health(flow.flow) == Health.NOT_SERVING:
+        if not found and flow.state in RUNS and self.board.health(flow.flow) == Health.NOT_SERVING:
             found.append(flow_pb2.Alarm(flow=name, message="a step has nobody who works", next_step=why))
         return found
 

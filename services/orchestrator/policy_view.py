@@ -33,6 +33,8 @@ def step_policy(plan: DeploymentPlan, name: str, replicas: int) -> flow_pb2.Step
     )
     if step.error_step:
         message.error_step.step, message.error_step.dead_letter = step.error_step, step.error_letter
+    if plan.may_sleep(name):
+        message.idle_timeout.CopyFrom(duration_from_seconds(step.idle_timeout_s))
     if step.every_s:
         message.every.CopyFrom(duration_from_seconds(step.every_s))
     return message

@@ -282,6 +282,7 @@ def make_plan(
             time_zone=item.step.time_zone,
             catch_up=item.step.catch_up,
             credential=credentials.get(item.step.name),
+            idle_timeout_s=item.step.idle_timeout_s,
         )
         for item in found
     )

@@ -24,7 +24,7 @@ from services.orchestrator.domain.documents import (
     encode,
     version_key,
 )
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS, FlowState
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.resolution import make_plan, pinned_spec
 from services.orchestrator.verb_call import PLAIN_CALL, VerbCall
@@ -45,7 +45,7 @@ class Rollouts:
             draft = document.draft
             assert draft is not None
             found = await flows.resolver.check(draft)
-            if document.state == FlowState.RUNNING:
+            if document.state in RUNS:
                 running = await self._running(document)
                 rollout_verbs.check_takeover(document, running, draft, rollout.strategy)
                 await self._refuse_unchanged(document, running, draft, found)
@@ -80,7 +80,7 @@ class Rollouts:
             source = rollout_verbs.rollback_source(document, version)
             spec = (await flows.reader.version(name, version)).spec
             changed, _ = rollout_verbs.begin_rollback(document, version, spec, intent, rollout)
-            if document.state == FlowState.RUNNING:
+            if document.state in RUNS:
                 rollout_verbs.check_takeover(document, await self._running(document), spec, rollout.strategy)
             found = await flows.resolver.check(pinned_spec(spec, await self._plan(name, source)))
             return change(changed, listens=listens(found)) if document.state == FlowState.STOPPED else changed

@@ -41,6 +41,7 @@ class SnapshotReader:
     epoch: Callable[[], int] = lambda: 0
     letter_limits: LetterLimits = DEFAULT_LIMITS
     group_commits: Callable[[], bool] = lambda: False
+    nudged: Callable[[str], frozenset[str]] = lambda flow: frozenset()
     _plans: dict[tuple[str, int], DeploymentPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, int], VersionDocument] = field(default_factory=dict)
     _suspicions: dict[str, dict[str, Suspicion]] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class SnapshotReader:
             letters=letters,
             letter_limits=self.letter_limits,
             suspicions=self._suspected(name, stream, consumers, now),
+            nudged=self.nudged(name),
         )
 
     async def version(self, flow: str, number: int) -> VersionDocument:
@@ -175,7 +177,8 @@ class SnapshotReader:
         listens = await self.started_by_listener(document)
         return Route(
             document.flow,
-            str(document.state),
+            # Gateways need not know who sleeps: they send, and that wakes it.
+            str(FlowState.RUNNING if document.state == FlowState.SLEEPING else document.state),
             trigger="" if listens else entry.name,
             key=entry.key,
             slots=entry.slot_count,

@@ -10,6 +10,7 @@ from headrace.model.errors import HeadraceError
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.lease import Lease
+from services.orchestrator.nudges import Nudges
 from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.stores import Stores
@@ -29,6 +30,7 @@ class Term:
     scheduler: Scheduler
     observer: InstanceObserver
     history: HistoryLog
+    nudges: Nudges | None = None
     _recorded: int = 0
     _newest: int = -1
     _revisions: dict[str, int] = field(default_factory=dict)
@@ -38,6 +40,8 @@ class Term:
         self._newest, self._revisions = -1, {}
         self.observer.start()
         self.scheduler.start()
+        if self.nudges is not None:
+            self.nudges.start()
         self.loops.start()
         try:
             async with asyncio.timeout(BEGIN_LIMIT_S):  # the lease has to be renewed meanwhile
@@ -48,6 +52,8 @@ class Term:
     async def end(self) -> None:
         """Whatever is being done is ended, finished or not; the next leader goes on from what is stored."""
         await self.loops.stop()
+        if self.nudges is not None:
+            await self.nudges.stop()
         await self.scheduler.stop()
         await self.observer.pause()
 

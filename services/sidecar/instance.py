@@ -19,6 +19,7 @@ from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
 from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
+from services.sidecar.idleness import Idleness
 from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.slot import SlotLease
 from services.sidecar.status_board import StatusBoard
@@ -78,6 +79,7 @@ class Instance:
         self.status = StatusBoard()
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
+        self._idleness: Idleness | None = None
         self._wanted = Wanted.NOTHING
         self._wanted_changed = asyncio.Event()
         self._left_stage = Stage.WARM
@@ -88,6 +90,11 @@ class Instance:
         self._work_done = asyncio.Event()
         self.shutdown_requested = asyncio.Event()
         self.shutdown_grace_s = 2.0
+
+    @property
+    def idle(self) -> bool:
+        """It may sleep: an instance of an ordinary flow that has had nothing to do for its step's timeout."""
+        return self._idleness is not None and self._idleness.idle
 
     # What is wanted
 
@@ -193,6 +200,8 @@ class Instance:
         if self.status.stage not in (Stage.SHUTTING_DOWN, Stage.ENDED):
             self.status.move(Happening.SHUT_DOWN)
         self._wanted_changed.set()
+        if self._idleness is not None:
+            self._idleness.close()
         if self.plane is not None:
             await self.plane.finish(self.shutdown_grace_s)
         if self.supervisor is not None:
@@ -235,6 +244,8 @@ class Instance:
             self.plane = self._make_plane(plan, step, self)
             self.plane.own(self._leases)
             self.plane.loop.resume(self.resumed)
+            if plan.may_sleep(step.name):
+                self._idleness = Idleness(step.idle_timeout_s, self.status.touch)
             if self.gave_way:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest
@@ -333,6 +344,8 @@ class Instance:
             assert self.plane is not None
             self.status.move(Happening.ACTIVATE)
             self.plane.activate()
+            if self._idleness is not None:
+                self._idleness.begin(empty=self.plane.drained)
         if self.status.stage is Stage.ACTIVE and self._wanted is Wanted.DRAINED:
             assert self.plane is not None
             self.status.move(Happening.DRAIN)
@@ -347,6 +360,8 @@ class Instance:
         if self.supervisor is not None:
             self.supervisor.work_came()
         stage, empty = self.status.stage, self.plane.drained
+        if self._idleness is not None:
+            self._idleness.occupancy_changed(empty=empty)
         if stage is Stage.DRAINING and empty:
             self.status.move(Happening.EMPTIED)
         elif stage is Stage.DRAINED and not empty:

@@ -62,6 +62,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         counters=_counters(instance),
         gave_way=instance.gave_way,
         resumed=instance.resumed,
+        idle=instance.idle,
         slots=[
             sidecar_pb2.SlotLease(slot=lease.slot, generation=lease.generation)
             for lease in (plane.leases if plane is not None else [])

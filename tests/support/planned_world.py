@@ -33,7 +33,7 @@ from services.orchestrator.domain.documents import (
     without_deployment,
 )
 from services.orchestrator.domain.drain_choice import begin_drain_choice
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS, FlowState
 from services.orchestrator.domain.planner import make_plan
 from services.orchestrator.domain.scaling import begin_scale
 from services.orchestrator.domain.snapshot import (
@@ -229,8 +229,16 @@ class World:
                 "DRAINING",
             ):
                 self.statuses[name] = dataclasses.replace(status, progress=Progress.ACTIVE)
+        self.rest()
         for _ in range(3):
             self.handle_one()
+
+    def rest(self) -> None:
+        """What works holds nothing at this moment, so in an ordinary flow it says that it may sleep."""
+        for name, status in self.statuses.items():
+            view = self.instances[name]
+            if status.progress == Progress.ACTIVE and self.plans[view.deployment].may_sleep(view.step):
+                self.statuses[name] = dataclasses.replace(status, may_sleep=True)
 
     def _phase(self, deployment: int) -> str:
         return str(self.states[deployment][0].phase) if deployment in self.states else ""
@@ -446,7 +454,7 @@ class World:
             return
         wanted = self.states[view.deployment][0].replicas.get(view.step, 1) > view.replica
         gave_way = action.name in self.statuses and self.statuses[action.name].gave_way
-        runs = self.flow.state == FlowState.RUNNING and view.deployment == self.flow.active
+        runs = self.flow.state in RUNS and view.deployment == self.flow.active
         assert not (runs and wanted and not gave_way), f"{action.name} of the running deployment is stopped"
         self.die(action.name)
 
@@ -484,7 +492,7 @@ class World:
         assert len(runs) == len(set(runs)), f"the ingress went back: {runs}"
         held = {view.deployment for view in self.instances.values() if is_held(self.flow, view.deployment)}
         assert not held, f"RESTART: {held} has instances while an older deployment is left"
-        if self.flow.active and self.flow.state == FlowState.RUNNING:
+        if self.flow.active and self.flow.state in RUNS:
             assert f"d{self.flow.active}" in self.pinned, "what runs is not pinned"
         for number in self.flow.live:
             if self._phase(number) in ("PREPARING", "WARM", "ACTIVE", "DRAINING"):

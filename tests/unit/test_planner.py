@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -30,11 +31,13 @@ SPEC = FlowSpec(
 )
 
 
+ORDINARY = msgspec.structs.replace(SPEC, type="ordinary")
+
 STREAM_ACTIONS = (do.EnsureStream, do.PurgeBarriers, do.DropMessages)
 
 
-def fresh() -> World:
-    world = World(SPEC)
+def fresh(spec: FlowSpec = SPEC) -> World:
+    world = World(spec)
     world.verb("publish")
     world.converge()
     return world
@@ -43,9 +46,13 @@ def fresh() -> World:
 class MeshMachine(RuleBasedStateMachine):
     """Verbs, faults and half-done plans in any order; at the end everybody does what can be done."""
 
+    spec = SPEC
+    # What a flow that runs is when nothing waits.
+    at_rest = FlowState.RUNNING
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = fresh()
+        self.world = fresh(self.spec)
         self.old = self.world.snapshot()
 
     @rule(
@@ -164,15 +171,27 @@ class MeshMachine(RuleBasedStateMachine):
         self.world.sweep_pins()
         self.world.check_laws()
         flow = self.world.flow
-        assert flow.state in (FlowState.STOPPED, FlowState.RUNNING)
+        assert flow.state in (FlowState.STOPPED, self.at_rest)
         assert all(document.done for document in self.world.operations.values())
         wanted = {flow.active} - {0}
-        assert {view.deployment for view in self.world.instances.values()} == wanted
+        present = {view.deployment for view in self.world.instances.values()}
+        assert present == (wanted if self.at_rest == FlowState.RUNNING else set())
         assert set(flow.live) == wanted
         assert {name.split("_")[0] for name in self.world.consumers} == {f"d{number}" for number in wanted}
         assert {holder for holder in self.world.pinned if holder.startswith("d")} == {f"d{number}" for number in wanted}
-        if flow.state == FlowState.RUNNING:
+        if flow.state == self.at_rest:
             assert flow.ingress == f"d{flow.active}"
+
+
+class OrdinaryMachine(MeshMachine):
+    """The same with steps that sleep whenever nothing waits: who is idle says so at any moment."""
+
+    spec = ORDINARY
+    at_rest = FlowState.SLEEPING
+
+    @rule()
+    def rest(self) -> None:
+        self.world.rest()
 
 
 class InterventionMachine(MeshMachine):
@@ -225,6 +244,10 @@ class InterventionMachine(MeshMachine):
 # Their work is bounded, how long a busy machine takes for it is not.
 TestInterventions = pytest.mark.timeout(300)(InterventionMachine.TestCase)
 TestInterventions.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestOrdinary = pytest.mark.timeout(300)(OrdinaryMachine.TestCase)
+TestOrdinary.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestMesh = pytest.mark.timeout(300)(MeshMachine.TestCase)

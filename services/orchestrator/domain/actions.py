@@ -168,6 +168,10 @@ class StopInstance:
     generation: int
 
 
+# Verb of a `CallInstance`: no new messages, finish what is held.
+GIVE_WAY = "GiveWay"
+
+
 @dataclass(frozen=True, slots=True)
 class CallInstance:
     """A lifecycle call: `Prepare`, `Activate`, `Drain`, or `GiveWay` (a `Drain` of one instance too many)."""

@@ -21,6 +21,7 @@ from services.orchestrator.domain.drain_choice import chosen_state, settle, sett
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.listener_handover import decided, may_listen, stop_broken_listener, yields
 from services.orchestrator.domain.scaling import let_go, scaled_state, surplus
+from services.orchestrator.domain.sleeping import dozes, fall_asleep, stays_asleep
 from services.orchestrator.domain.slot_handover import leases, moving, rebalanced_state
 from services.orchestrator.domain.snapshot import DeploymentView, InstanceView, Progress, Snapshot, StatusView
 from services.orchestrator.domain.stuck_steps import resumed_state
@@ -108,12 +109,16 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
     if settling(state):
         return _settling(snapshot, view, state)
     actions: list[Action] = [*stop_broken_listener(snapshot, view.number)]
-    asleep = state.phase == DeploymentPhase.DRAINING and not snapshot.waiting_of(view.number)
+    dozing = {step.name for step in view.plan.steps if dozes(snapshot, view, state, step.name)}
     for instance in wanted:
         running = snapshot.instances.get(instance.name)
         if running is None:
-            if not asleep:
+            if instance.step not in dozing and not stays_asleep(snapshot, view, state, instance.step):
                 actions.append(StartInstance(instance, state.generation))
+        elif instance.step in dozing:
+            going = fall_asleep(snapshot, state, running)
+            if going is not None:
+                actions.append(going)
         elif running.up and (status := snapshot.statuses.get(instance.name)) is not None and status.gave_way:
             going = let_go(snapshot, state, running)  # wanted again: it begins anew
             if going is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS
+from services.orchestrator.domain.sleeping import sleepers
 from services.orchestrator.domain.snapshot import WORKING, Progress, Snapshot, StatusView
 
 
@@ -24,16 +25,16 @@ def flow_health(snapshot: Snapshot, statuses: Mapping[str, StatusView], *, agent
 
     `statuses` are those of the instances that are up, which may be newer than the snapshot's.
     """
-    if snapshot.flow.state not in (FlowState.RUNNING, FlowState.SLEEPING):
+    if snapshot.flow.state not in RUNS:
         return Health.NOT_SERVING
     if not agent_known:
         return Health.UNKNOWN
     if snapshot.flow.active not in snapshot.deployments:
         return Health.NOT_SERVING
     works: dict[str, bool] = {}
+    asleep = sleepers(snapshot)
     for instance in snapshot.wanted_instances(snapshot.flow.active):
         status = statuses.get(instance.name)
         working = status is not None and status.progress in (*WORKING, Progress.SLEEPING)
-        asleep = status is None and snapshot.flow.state == FlowState.SLEEPING
-        works[instance.step] = works.get(instance.step, False) or working or asleep
+        works[instance.step] = works.get(instance.step, False) or working or instance.step in asleep
     return Health.SERVING if works and all(works.values()) else Health.NOT_SERVING

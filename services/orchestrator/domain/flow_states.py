@@ -30,8 +30,13 @@ class FlowEvent(StrEnum):
     START_FAILED = "start failed"
     STOPPED = "stopped"
     SUSPENDED = "suspended"
+    # Every step of an ordinary flow sleeps; one of them does no longer.
+    FELL_ASLEEP = "fell asleep"
+    WOKE = "woke"
 
 
+# A deployment handles what comes, awake or woken for it.
+RUNS = frozenset({FlowState.RUNNING, FlowState.SLEEPING})
 SUSPENDED_STATES = frozenset({FlowState.SUSPENDING, FlowState.SUSPENDED})
 
 TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
@@ -43,6 +48,11 @@ TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
     (FlowState.RUNNING, FlowEvent.PARKED): FlowState.STARTING,
     (FlowState.RUNNING, FlowEvent.STOP): FlowState.STOPPING,
     (FlowState.RUNNING, FlowEvent.SUSPEND): FlowState.SUSPENDING,
+    (FlowState.RUNNING, FlowEvent.FELL_ASLEEP): FlowState.SLEEPING,
+    (FlowState.SLEEPING, FlowEvent.WOKE): FlowState.RUNNING,
+    (FlowState.SLEEPING, FlowEvent.PARKED): FlowState.STARTING,
+    (FlowState.SLEEPING, FlowEvent.STOP): FlowState.STOPPING,
+    (FlowState.SLEEPING, FlowEvent.SUSPEND): FlowState.SUSPENDING,
     (FlowState.SUSPENDING, FlowEvent.SUSPENDED): FlowState.SUSPENDED,
     (FlowState.SUSPENDING, FlowEvent.RESUME): FlowState.RUNNING,
     (FlowState.SUSPENDED, FlowEvent.RESUME): FlowState.RUNNING,
@@ -55,6 +65,7 @@ TRANSITIONS: dict[tuple[FlowState, FlowEvent], FlowState] = {
 _NEXT_STEPS = {
     FlowState.STOPPED: "Start it: headrace flow start {flow}",
     FlowState.STARTING: "Wait until it runs, or stop it: headrace flow stop {flow}",
+    FlowState.SLEEPING: "Stop it first: headrace flow stop {flow}",
     FlowState.RUNNING: "Stop it first: headrace flow stop {flow}",
     FlowState.SUSPENDING: "Wait until it is suspended, or go on: headrace flow resume {flow}",
     FlowState.SUSPENDED: "Go on: headrace flow resume {flow}; or stop it: headrace flow stop {flow}",

@@ -18,7 +18,7 @@ from services.orchestrator.domain.documents import (
     change,
     give_ingress,
 )
-from services.orchestrator.domain.flow_states import FlowEvent, FlowState, next_state, wrong_state
+from services.orchestrator.domain.flow_states import RUNS, FlowEvent, FlowState, next_state, wrong_state
 from services.orchestrator.domain.stuck_steps import tried_again
 
 
@@ -141,7 +141,7 @@ def numbered(intent: OperationIntent, version: int, deployment: int) -> Operatio
 
 def check_running(document: FlowDocument, verb: str) -> None:
     """WrongState unless the flow runs."""
-    if document.state != FlowState.RUNNING:
+    if document.state not in RUNS:
         raise wrong_state(document.flow, document.state, verb)
 
 

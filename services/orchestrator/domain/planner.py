@@ -24,6 +24,7 @@ from services.orchestrator.domain.ingress_repair import plan_ingress_repair
 from services.orchestrator.domain.letter_planner import plan_letters
 from services.orchestrator.domain.listener_handover import note_gap
 from services.orchestrator.domain.operation_planner import plan_operations
+from services.orchestrator.domain.sleeping import plan_sleep
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.strays import plan_strays
 from services.orchestrator.domain.stuck_messages import plan_stuck
@@ -78,7 +79,7 @@ def _flow_change(snapshot: Snapshot) -> Action | None:
     if snapshot.flow.target:
         return plan_switch(snapshot)
     suspension = plan_error_suspension(snapshot, DEFAULT_TIME_S) or plan_suspension(snapshot)
-    return suspension or plan_closing(snapshot)
+    return suspension or plan_closing(snapshot) or plan_sleep(snapshot)
 
 
 def _recheck(snapshot: Snapshot) -> float | None:

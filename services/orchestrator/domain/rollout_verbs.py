@@ -16,7 +16,7 @@ from services.orchestrator.domain.documents import (
     Strategy,
     change,
 )
-from services.orchestrator.domain.flow_states import FlowState, wrong_state
+from services.orchestrator.domain.flow_states import RUNS, FlowState, wrong_state
 from services.orchestrator.domain.flow_verbs import (
     begin_start,
     check_free,
@@ -38,7 +38,7 @@ def begin_publish(
             next_step="Change it first: headrace flow apply FILE; for new revisions of its components: "
             f"headrace flow restart {document.flow}",
         )
-    if document.state not in (FlowState.STOPPED, FlowState.RUNNING):
+    if document.state not in (FlowState.STOPPED, *RUNS):
         raise wrong_state(document.flow, document.state, "publish")
     check_free(document, "publish")
     version = document.latest_version + 1
@@ -64,7 +64,7 @@ def begin_rollback(
     document: FlowDocument, version: int, spec: FlowSpec, intent: OperationIntent, rollout: Rollout
 ) -> tuple[FlowDocument, OperationIntent]:
     """A deployment of a version with the digests it last ran with; a stopped flow is started with them."""
-    if document.state not in (FlowState.STOPPED, FlowState.RUNNING):
+    if document.state not in (FlowState.STOPPED, *RUNS):
         raise wrong_state(document.flow, document.state, "rollback")
     check_free(document, "rollback")
     rollout = msgspec.structs.replace(rollout, pins_of=rollback_source(document, version))

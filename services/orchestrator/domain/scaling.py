@@ -12,7 +12,7 @@ import msgspec
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState
 from headrace.model.errors import InvalidInput, WrongState
 from headrace.model.flow_spec import MAX_REPLICAS
-from services.orchestrator.domain.actions import CallInstance, SetState, StopInstance
+from services.orchestrator.domain.actions import GIVE_WAY, CallInstance, SetState, StopInstance
 from services.orchestrator.domain.documents import (
     FlowDocument,
     OperationDocument,
@@ -20,12 +20,12 @@ from services.orchestrator.domain.documents import (
     OperationIntent,
     change,
 )
-from services.orchestrator.domain.flow_states import FlowState, wrong_state
+from services.orchestrator.domain.flow_states import RUNS, FlowState, wrong_state
 from services.orchestrator.domain.operation_ends import Ending
+from services.orchestrator.domain.sleeping import sleepers
 from services.orchestrator.domain.slot_handover import moving, rebalanced_state
 from services.orchestrator.domain.snapshot import WORKING, DeploymentView, InstanceView, Progress, Snapshot
 
-GIVE_WAY = "GiveWay"
 # How long an instance may take to finish what it holds before it is stopped all the same.
 GIVE_WAY_LIMIT_S = 60.0
 
@@ -44,7 +44,7 @@ def check_replicas(replicas: int) -> None:
 
 def begin_scale(document: FlowDocument, plan: DeploymentPlan | None, intent: OperationIntent) -> FlowDocument:
     """Notes the wish; the running deployment's state follows from it."""
-    if document.state not in (FlowState.RUNNING, FlowState.SUSPENDED) or not document.active or plan is None:
+    if document.state not in (*RUNS, FlowState.SUSPENDED) or not document.active or plan is None:
         raise wrong_state(document.flow, document.state, "scale")
     names = [step.name for step in plan.steps]
     if intent.step not in names:
@@ -129,6 +129,9 @@ def scale_outcome(snapshot: Snapshot, intent: OperationIntent, document: Operati
         return Ending(failure=failure)
     if state.replicas.get(intent.step, 1) != intent.replicas:
         return None
+    if intent.step in sleepers(snapshot):
+        number = f"deployment {intent.deployment}"
+        return Ending(message=f"step {intent.step!r} of {number} sleeps; it wakes with {intent.replicas} instances")
     late: list[str] = []
     for instance in snapshot.wanted_instances(intent.deployment):
         if instance.step != intent.step:

@@ -73,6 +73,8 @@ class StatusView:
     stuck: int = 0
     stuck_message: StuckView | None = None
     resumed: int = 0
+    # In an ordinary flow: it has had nothing to do for its step's timeout.
+    may_sleep: bool = False
 
     @property
     def idle(self) -> bool:
@@ -179,6 +181,8 @@ class Snapshot:
     route_revision: int = 0
     # By the name of the durable.
     suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
+    # Steps to which something was published a moment ago: it may not be stored yet.
+    nudged: frozenset[str] = frozenset()
 
     @property
     def fenced(self) -> bool:
@@ -227,6 +231,12 @@ class Snapshot:
     def waiting_of(self, deployment: int) -> int:
         """Messages stored for a deployment, those parked for it included."""
         return sum(self.waiting(owner) for owner in self.owners_of(deployment))
+
+    def waiting_at(self, deployment: int, step: str) -> int:
+        """Messages stored for a step of a deployment, those parked for it included."""
+        if self.stream is None:
+            return 0
+        return sum(self.stream.stored(owner, step) for owner in self.owners_of(deployment))
 
     def owners_of(self, deployment: int) -> tuple[str, ...]:
         """Under whom messages of a deployment are stored: itself, and what was parked for it."""

@@ -21,7 +21,7 @@ from services.orchestrator.domain.documents import (
     change,
     give_ingress,
 )
-from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowEvent, FlowState, next_state
+from services.orchestrator.domain.flow_states import RUNS, SUSPENDED_STATES, FlowEvent, FlowState, next_state
 from services.orchestrator.domain.operation_ends import Ending
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.domain.stuck_steps import held_back, stuck_problem, tried_again
@@ -159,7 +159,7 @@ def resume_outcome(snapshot: Snapshot, intent: OperationIntent, document: Operat
         not wants and (name not in snapshot.consumers or snapshot.consumers[name].paused)
         for name, (_, wants) in wanted.items()
     )
-    if flow.state == FlowState.RUNNING and open_again and not paused:
+    if flow.state in RUNS and open_again and not paused:
         return Ending(message=f"resumed; deployment {flow.active} goes on with {kept(snapshot)} messages that wait")
     if flow.suspension is not None and flow.suspension.step and flow.suspension.since > intent.created_at:
         return Ending(message=f"resumed, and suspended again: {stuck_problem(snapshot)}")

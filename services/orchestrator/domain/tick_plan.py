@@ -12,7 +12,7 @@ import msgspec
 from headrace.model.cron import CronSchedule
 from headrace.model.flow_spec import ALL, LATEST, NONE
 from services.orchestrator.domain.documents import FlowDocument, Strategy
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS, FlowState
 from services.orchestrator.domain.snapshot import Snapshot
 
 NANOS = 1_000_000_000
@@ -23,7 +23,6 @@ CATCH_UP_NS = 30 * NANOS
 MAX_MADE_UP = 1_000
 # A cursor this far ahead of the clock comes from a clock that was set back since.
 CLOCK_SLACK_NS = 60 * NANOS
-TICKING_STATES = frozenset({FlowState.RUNNING, FlowState.SLEEPING})
 
 
 class TickCursor(msgspec.Struct, frozen=True):
@@ -76,7 +75,7 @@ def tick_key(flow: str) -> str:
 def takes_ticks(flow: FlowDocument) -> bool:
     """Running; or being restarted, when ticks are parked like all that comes meanwhile."""
     restarts = flow.state == FlowState.STARTING and flow.rollout.strategy == Strategy.RESTART
-    return flow.state in TICKING_STATES or restarts
+    return flow.state in RUNS or restarts
 
 
 def wanted_timer(snapshot: Snapshot) -> TimerSpec | None:

@@ -1,0 +1,102 @@
+"""Ordinary flows on a real mesh: steps sleep when idle, without a process, and a message wakes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.api.flow.v1 import flow_pb2
+from headrace.api.sidecar.v1 import sidecar_pb2
+from headrace.client import AsyncClient
+from tests.support.commands import ROOT
+from tests.support.eventually import eventually
+from tests.support.http_connection import fetch
+from tests.support.mesh import RunningMesh
+from tests.support.small_mesh_flow import run_flow
+
+WEBHOOK = ROOT / "components" / "webhook"
+ECHO = ROOT / "tests" / "support" / "components" / "echo"
+SLEEPING = flow_pb2.FLOW_STATE_SLEEPING
+pytestmark = pytest.mark.timeout(90)
+
+
+def flow_file(name: str, flow_type: str = "ordinary") -> str:
+    return f"""
+name: {name}
+type: {flow_type}
+reply_timeout: 20s
+steps:
+  receive: {{component: {WEBHOOK}, function: receive, to: [answer], idle_timeout: 300ms}}
+  answer: {{component: {ECHO}, idle_timeout: 300ms}}
+"""
+
+
+async def ask(mesh: RunningMesh, flow: str, body: Any) -> Any:
+    """The flow's answer to one request."""
+    headers = {"content-type": "application/json"}
+    answer = await fetch(mesh.gateway, "POST", f"/hook/{flow}", json.dumps(body).encode(), headers)
+    assert answer.status == 200, answer.body
+    return json.loads(answer.body)
+
+
+def processes(mesh: RunningMesh, flow: str) -> list[int]:
+    return [pid for step in ("receive", "answer") for role in ("sidecar", "component")
+            for pid in mesh.pids_of(role, flow, step)]  # fmt: skip
+
+
+async def asleep(client: AsyncClient, flow: str) -> bool:
+    return bool((await client.get_status(flow)).state == SLEEPING)
+
+
+async def test_idle_the_same_flow_keeps_its_processes_in_one_type_and_none_in_the_other(
+    module_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    async with AsyncClient(module_mesh.api) as client:
+        ordinary = await run_flow(client, tmp_path / "o.yaml", flow_file("naps"))
+        realtime = await run_flow(client, tmp_path / "r.yaml", flow_file("stays", "realtime"))
+        await eventually(lambda: asleep(client, ordinary))
+        assert processes(module_mesh, ordinary) == []
+        assert len(processes(module_mesh, realtime)) == 4
+        status = await client.get_status(ordinary)
+        assert {step.state for step in status.steps} == {sidecar_pb2.STEP_STATE_SLEEPING}
+        assert not status.problems
+        for number in range(3):
+            began = time.monotonic()
+            answer = await ask(module_mesh, ordinary, {"n": number})
+            assert answer["body"] == {"n": number}
+            assert answer["deployment"] == 1
+            assert time.monotonic() - began < 5
+            await eventually(lambda: asleep(client, ordinary))
+        assert len(processes(module_mesh, realtime)) == 4
+
+
+async def test_a_woken_step_runs_the_pinned_revision(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(client, tmp_path / "flow.yaml", flow_file("pinned-naps"))
+        await eventually(lambda: asleep(client, flow))
+        before = {step.step: step.pin.digest for step in (await client.get_status(flow)).steps}
+        newer = tmp_path / "echo"
+        newer.mkdir()
+        for file in ECHO.iterdir():
+            if file.is_file():
+                (newer / file.name).write_text(file.read_text().replace('"code": 1', '"code": 2'))
+        await client.push_component(newer)
+        assert (await ask(module_mesh, flow, {}))["code"] == 1
+        assert {step.step: step.pin.digest for step in (await client.get_status(flow)).steps} == before
+        await eventually(lambda: asleep(client, flow))
+        await client.restart(flow)
+        assert (await ask(module_mesh, flow, {}))["code"] == 2
+
+
+async def test_a_storm_on_sleeping_steps_is_answered_whole(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(client, tmp_path / "flow.yaml", flow_file("storm"))
+        for _ in range(2):
+            await eventually(lambda: asleep(client, flow))
+            answers = await asyncio.gather(*(ask(module_mesh, flow, {"n": number}) for number in range(40)))
+            assert [answer["body"]["n"] for answer in answers] == list(range(40))
