@@ -17,7 +17,7 @@ async def main() -> None:
 
     _, service, method = TRACES.split("/")
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 16 * 1024 * 1024)])
-    handler = grpc.unary_unary_rpc_method_handler(export)
+    handler: Any = grpc.unary_unary_rpc_method_handler(export)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
