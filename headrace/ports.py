@@ -247,6 +247,8 @@ class ComponentInput(msgspec.Struct, frozen=True):
     baggage: str = ""
     snapshot: StepSnapshot | None = None
     """What the step keeps; None while nothing is."""
+    attachments: Sequence[Any] = ()
+    """`attachment_pb2.Attachment` of the message."""
 
 
 class ComponentStream(Protocol):

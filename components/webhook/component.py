@@ -1,4 +1,4 @@
-"""Starts an execution from an HTTP request: body, headers and content type go on as they came."""
+"""Starts an execution from an HTTP request: body, headers, content type and files go on as they came."""
 
 from headrace.sdk import Component, Context
 
@@ -6,6 +6,9 @@ component = Component()
 
 
 @component.trigger
-async def receive(body: bytes, ctx: Context) -> None:
+async def receive(ctx: Context) -> None:
     message = ctx.message
-    await ctx.emit(body, headers=message.headers, content_type=message.content_type)
+    # A large body goes on by reference: its bytes do not come here.
+    body = message.as_attachment() or message.body
+    headers, files = message.headers, message.attachments
+    await ctx.emit(body, headers=headers, content_type=message.content_type, attachments=files)

@@ -147,6 +147,7 @@ class ComponentFrames:
                     passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
                     baggage=given.baggage,
                     snapshot=_kept(given.snapshot) if given.snapshot is not None else None,
+                    attachments=given.attachments or None,
                 )
             )
         self._queued_bytes -= size
@@ -190,6 +191,8 @@ def _size(given: ComponentInput) -> int:
         size += len(key) + 4 * len(value) + _HEADER_OVERHEAD
     for item in given.passthrough:
         size += item.ByteSize() + _HEADER_OVERHEAD
+    for item in given.attachments:
+        size += item.ByteSize() + _HEADER_OVERHEAD
     if given.snapshot is not None:
         size += len(bytes(given.snapshot.value)) + _HEADER_OVERHEAD
     return size
@@ -200,4 +203,10 @@ def _kept(snapshot: StepSnapshot) -> KeptSnapshot:
 
 
 def _earlier(item: Any) -> EarlierOutput:
-    return EarlierOutput(step=item.step, body=item.body, content_type=item.content_type, headers=item.headers)
+    return EarlierOutput(
+        step=item.step,
+        body=item.body,
+        content_type=item.content_type,
+        headers=item.headers,
+        attachments=item.attachments,
+    )

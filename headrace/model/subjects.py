@@ -295,6 +295,11 @@ def bundle_store(workspace: str) -> str:
     return f"hr_{workspace}_bundles"
 
 
+def attachment_store(workspace: str) -> str:
+    """Object store of attachments, by flow and id."""
+    return f"hr_{workspace}_attachments"
+
+
 def flow_bucket(workspace: str) -> str:
     """Orchestrator: `flow.<name>`, `version.<flow>.<n>`, `operation.<id>`."""
     return f"hr_{workspace}_flows"

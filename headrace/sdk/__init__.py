@@ -9,11 +9,15 @@ async def greet(name: str, ctx: Context) -> dict:
     return {"greeting": f"hello {name}"}
 """
 
+from headrace.sdk.attachments import Attachment, Attachments
 from headrace.sdk.component import Component
-from headrace.sdk.context import Context, Message, StepIdentity, current_context
+from headrace.sdk.context import Context, StepIdentity, current_context
 from headrace.sdk.errors import ComponentError, DefinitionError, EmitRefused, Rebound
+from headrace.sdk.message import Message
 
 __all__ = [
+    "Attachment",
+    "Attachments",
     "Component",
     "ComponentError",
     "Context",

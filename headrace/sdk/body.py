@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from headrace.model.limits import MAX_BODY_BYTES
 from headrace.sdk.unencodable import unencodable_part
 
 JSON = "application/json"
@@ -74,8 +73,6 @@ def encode_body(value: Any, content_type: str = "") -> tuple[bytes, str]:
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             kind = type(value).__name__
             raise UnencodableOutput(f"{kind} cannot be encoded: {unencodable_part(value) or error}") from error
-    if len(body) > MAX_BODY_BYTES:
-        raise UnencodableOutput(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken")
     return body, content_type or default
 
 

@@ -15,8 +15,10 @@ from contextvars import copy_context
 from time import monotonic_ns
 from typing import Any
 
+from headrace.model.limits import MAX_BODY_BYTES
+from headrace.sdk.attachments import Attachment, reachable, waited
 from headrace.sdk.body import UndecodableInput
-from headrace.sdk.context import _CURRENT, CallInput, Context, EventSink, StepScope, encoded
+from headrace.sdk.context import _CURRENT, Context, EventSink, StepScope, encoded
 from headrace.sdk.errors import (
     BAD_INPUT,
     COMPONENT_ERROR,
@@ -26,6 +28,7 @@ from headrace.sdk.errors import (
     Rebound,
 )
 from headrace.sdk.function import Function
+from headrace.sdk.message import CallInput
 from headrace.sdk.telemetry import TELEMETRY
 
 _enter_trace = TELEMETRY.enter
@@ -66,8 +69,10 @@ def begin_call(function: Function, source: CallInput, scope: StepScope, sink: Ev
     context = Context(scope, source, sink)
     try:
         decode = function.decode
-        value = None if decode is None else decode(source.body)
         run = copy_context().run
+        if source.attachments and decode is not None:
+            return _begin_loading(function, context, sink, run, started_ns)
+        value = None if decode is None else decode(source.body)
         if not function.is_async:
             _finish(context, sink, run(_enter_plain, function, value, context), started_ns)
             return None
@@ -82,6 +87,29 @@ def begin_call(function: Function, source: CallInput, scope: StepScope, sink: Ev
         return None
     except BaseException as error:
         _fail(context, sink, error, started_ns)
+        return None
+    return Suspended(context, sink, coroutine, run, yielded, started_ns)
+
+
+def _begin_loading(
+    function: Function, context: Context, sink: EventSink, run: Callable[..., Any], started_ns: int
+) -> Suspended | None:
+    """A call of a function that takes a value, whose body may have to be fetched first."""
+    decode = function.decode
+    assert decode is not None
+    if not function.is_async:
+        body = waited(context.message.load(), reachable(context._scope.transfers).loop)
+        _finish(context, sink, run(_enter_plain, function, decode(body), context), started_ns)
+        return None
+
+    async def call() -> Any:
+        return await function.invoke(decode(await context.message.load()), context)
+
+    coroutine = call()
+    try:
+        yielded = run(_enter, context, coroutine)
+    except StopIteration as stop:
+        _finish(context, sink, stop.value, started_ns)
         return None
     return Suspended(context, sink, coroutine, run, yielded, started_ns)
 
@@ -160,8 +188,14 @@ def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
 def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> None:
     if value is not None:
         try:
-            body, content_type = encoded(value, "")
-            sink.data(context.call, body, content_type, None, "")
+            if type(value) is Attachment:
+                context.emit(value)
+            else:
+                body, content_type = encoded(value, "")
+                if len(body) > MAX_BODY_BYTES:
+                    context.emit(body, content_type=content_type)
+                else:
+                    sink.data(context.call, body, content_type, None, "")
         except BaseException as error:
             _fail(context, sink, error, started_ns)
             return

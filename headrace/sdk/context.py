@@ -7,17 +7,32 @@ plain functions too, without `await`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from headrace.api.attachment.v1 import attachment_pb2
+from headrace.api.component.v1 import component_pb2
+from headrace.model.attachments import clean_name, clean_type
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from headrace.model.step_snapshot import MAX_SNAPSHOT_BYTES
+from headrace.sdk.attachments import (
+    Attachment,
+    Source,
+    Transfers,
+    begun,
+    chunks_of,
+    reachable,
+    reference_of,
+    references_of,
+    waited,
+)
 from headrace.sdk.body import JSON, UnencodableOutput, body_decoder, encode_body
 from headrace.sdk.errors import OUTPUT_REFUSED, SNAPSHOT_REFUSED, ComponentError
 from headrace.sdk.log import ComponentLog
+from headrace.sdk.message import CallInput, EarlierOutput, Message
 
 MAX_KEY_CHARACTERS = 256
 _decode_json = body_decoder(Any)
@@ -34,28 +49,8 @@ class EventSink(Protocol):
     def rebound(self, call: int, reason: str, delay_ms: int) -> None: ...
     def snapshot(self, call: int, json: str, merge: bool, if_revision: int | None) -> None: ...
     def end(self, call: int, started_ns: int, ended_ns: int) -> None: ...
-
-
-class CallInput(Protocol):
-    """The fields of `component/v1` Input that a call reads."""
-
-    call: int
-    body: bytes
-    content_type: str
-    message_id: str
-    execution_id: str
-    attempt: int
-    wants_reply: bool
-    timeout_ms: int
-    traceparent: str
-    baggage: str
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def passthrough(self) -> Sequence[Any]: ...
-    @property
-    def snapshot(self) -> Any: ...
+    def output(self, call: int, emit: component_pb2.Emit) -> None: ...
+    def answer(self, call: int, reply: component_pb2.ReplyEmit) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +65,6 @@ class StepIdentity:
     component: str = ""
     revision: str = ""
     instance: str = ""
-
-
-class EarlierOutput:
-    """What an earlier step emitted on the way to this message, as it emitted it. Reading is all it offers."""
-
-    __slots__ = ("_source",)
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-
-    @property
-    def step(self) -> str:
-        return str(self._source.step)
-
-    @property
-    def body(self) -> bytes:
-        return bytes(self._source.body)
-
-    @property
-    def content_type(self) -> str:
-        return str(self._source.content_type)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return dict(self._source.headers)
-
-    def json(self) -> Any:
-        """The body decoded; UndecodableInput if it is not JSON."""
-        return _decode_json(self.body)
 
 
 class Snapshot:
@@ -145,62 +111,6 @@ class Snapshot:
         return DONE
 
 
-class Message:
-    """The input of a call. Reading is all it offers; `headers` is a copy made when asked for."""
-
-    __slots__ = ("_headers", "_input")
-
-    def __init__(self, source: CallInput) -> None:
-        self._input = source
-        self._headers: dict[str, str] | None = None
-
-    @property
-    def id(self) -> str:
-        """The same for every attempt: fit for an idempotency token."""
-        return self._input.message_id
-
-    @property
-    def execution_id(self) -> str:
-        return self._input.execution_id
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Lower-case keys."""
-        if self._headers is None:
-            given = self._input.headers
-            # A third of the time that dict(...) takes for a protobuf map.
-            self._headers = {name: given[name] for name in given}
-        return self._headers
-
-    @property
-    def body(self) -> bytes:
-        return self._input.body
-
-    @property
-    def content_type(self) -> str:
-        return self._input.content_type
-
-    @property
-    def attempt(self) -> int:
-        """1 for the first attempt."""
-        return self._input.attempt
-
-    @property
-    def wants_reply(self) -> bool:
-        """True when a caller waits for `ctx.reply`."""
-        return self._input.wants_reply
-
-    @property
-    def traceparent(self) -> str:
-        """W3C trace context of this attempt; the parent for spans of the function's own. Empty where nothing is."""
-        return self._input.traceparent
-
-    @property
-    def baggage(self) -> str:
-        """W3C baggage that came with the request that began it; empty where there was none."""
-        return self._input.baggage
-
-
 class _Done:
     """Awaitable that is over already."""
 
@@ -224,6 +134,8 @@ class StepScope:
     draining: asyncio.Event
     log: ComponentLog
     credentials: Mapping[str, Any] = field(default_factory=lambda: NO_CREDENTIALS)
+    transfers: Transfers | None = None
+    """How bytes of attachments come and go; None before the sidecar has opened its stream for them."""
 
 
 class Context:
@@ -236,7 +148,7 @@ class Context:
         self._sink = sink
         self._emitted = 0
         self._emitted_bytes = 0
-        self._message = Message(source)
+        self._message = Message(source, scope)
         self._snapshot: Snapshot | None = None
         self.call = source.call
 
@@ -276,7 +188,8 @@ class Context:
     def steps(self) -> dict[str, EarlierOutput]:
         """What the steps before have emitted on the way to this message, by step: `ctx.steps["price"].json()`. Empty
         unless the flow says `passthrough: true`."""
-        return {item.step: EarlierOutput(item) for item in self._message._input.passthrough}
+        source, scope = self._message._input, self._scope
+        return {item.step: EarlierOutput(item, scope, source.call) for item in source.passthrough}
 
     @property
     def draining(self) -> asyncio.Event:
@@ -297,12 +210,15 @@ class Context:
         key: str = "",
         content_type: str = "",
         source_id: str = "",
+        attachments: Iterable[Attachment] = (),
     ) -> Awaitable[None]:
         """Sends one message to each receiver of the step; also after the function returned (a late emit).
 
         `key` names the output where the order of emission is not fixed, so that a repeated attempt repeats
-        its ids. ComponentError OUTPUT_REFUSED if the value has no JSON or is larger than 512 KiB, and past 1000
-        outputs or 32 MiB of one input.
+        its ids. ComponentError OUTPUT_REFUSED if the value has no JSON, and past 1000 outputs or 32 MiB of one input.
+        A body above 512 KiB goes by reference (at most 100 MB; awaiting it waits until it is stored, which the end of
+        the call does anyhow). `attachments` are those that came with the message or that `attach` made; an Attachment
+        as `value` becomes the body. Neither goes with a late emit.
         `source_id` is for listeners only.
         """
         if source_id:
@@ -312,12 +228,69 @@ class Context:
         self._emitted += 1
         if self._emitted > MAX_OUTPUTS:
             raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUTS} outputs for one input")
+        if attachments or type(value) is Attachment:
+            return self._emit_attached(value, headers, key, content_type, attachments)
         body, content_type = encoded(value, content_type)
+        if len(body) > MAX_BODY_BYTES:
+            return self._emit_attached(body, headers, key, content_type, ())
         self._emitted_bytes += len(body)
         if self._emitted_bytes > MAX_OUTPUT_BYTES:
             raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUT_BYTES} bytes of outputs for one input")
         self._sink.data(self.call, body, content_type, headers, key)
         return DONE
+
+    def attach(self, name: str, source: Source, *, content_type: str = "") -> Any:
+        """Uploads bytes that are to go with outputs of this call: `file = await ctx.attach("cat.jpg", source)`, then
+        `await ctx.emit(value, attachments=[file])`. In a plain function it returns the Attachment itself.
+
+        `source`: bytes, text, a pathlib.Path, an open binary file, or chunks (also async), at most 100 MB. What no
+        output names is collected. ComponentError ATTACHMENT_TOO_LARGE, or what the broker's trouble is (retryable).
+        """
+        transfers = reachable(self._scope.transfers)
+        given = attachment_pb2.Attachment(name=clean_name(str(name)), content_type=clean_type(content_type))
+        return waited(self._attach(transfers, given, source), transfers.loop)
+
+    async def _attach(self, transfers: Transfers, given: attachment_pb2.Attachment, source: Source) -> Attachment:
+        number = transfers.next_upload()
+        stored = await transfers.upload(number, self.call, given, chunks_of(source))
+        stored.upload = number
+        return Attachment(stored, transfers, self.call)
+
+    def _emit_attached(
+        self,
+        value: Any,
+        headers: Mapping[str, str] | None,
+        key: str,
+        content_type: str,
+        attachments: Iterable[Attachment],
+    ) -> Awaitable[None]:
+        body, content_type, references, uploaded = self.by_reference(value, content_type, attachments)
+        self._emitted_bytes += len(body)
+        if self._emitted_bytes > MAX_OUTPUT_BYTES:
+            raise ComponentError(OUTPUT_REFUSED, f"more than {MAX_OUTPUT_BYTES} bytes of outputs for one input")
+        self._sink.output(self.call, made_emit(body, content_type, headers, key, references))
+        return uploaded
+
+    def by_reference(
+        self, value: Any, content_type: str, attachments: Iterable[Attachment] = ()
+    ) -> tuple[bytes, str, list[attachment_pb2.Attachment], Awaitable[None]]:
+        """Body, content type, references and what may be awaited of an output that has some; a large body's upload is
+        begun."""
+        references = references_of(attachments)
+        if type(value) is Attachment:
+            references.append(reference_of(value, is_body=True))
+            return b"", content_type or value.content_type, references, DONE
+        body, content_type = encoded(value, content_type)
+        if len(body) <= MAX_BODY_BYTES:
+            return body, content_type, references, DONE
+        transfers = self._scope.transfers
+        if transfers is None:
+            raise ComponentError(OUTPUT_REFUSED, f"a body of {len(body)} bytes, more than {MAX_BODY_BYTES}")
+        number = transfers.next_upload()
+        given = attachment_pb2.Attachment(upload=number, content_type=content_type, is_body=True)
+        references.append(given)
+        work = transfers.upload(number, self.call, given, chunks_of(body))
+        return b"", content_type, references, begun(work, transfers.loop)
 
     def reply(
         self, value: Any = b"", *, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = ""
@@ -325,20 +298,50 @@ class Context:
         """Answers the waiting caller (HTTP `status`, 200 to 599); nothing happens where nobody waits."""
         if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
             raise ComponentError(OUTPUT_REFUSED, f"reply status {status!r} is not from 200 to 599")
+        if type(value) is Attachment:
+            return self._reply_attached(value, status, headers, content_type)
         body, content_type = encoded(value, content_type)
+        if len(body) > MAX_BODY_BYTES:
+            return self._reply_attached(body, status, headers, content_type)
         self._sink.reply(self.call, status, body, content_type, headers)
         return DONE
 
+    def _reply_attached(
+        self, value: Any, status: int, headers: Mapping[str, str] | None, content_type: str
+    ) -> Awaitable[None]:
+        _, content_type, references, uploaded = self.by_reference(value, content_type)
+        try:
+            reply = component_pb2.ReplyEmit(
+                status=status, content_type=content_type, headers=headers, large_body=references[0]
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ComponentError(OUTPUT_REFUSED, f"content type and headers must be text: {error}") from error
+        self._sink.answer(self.call, reply)
+        return uploaded
+
+
+def made_emit(
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str] | None,
+    key: str,
+    references: Iterable[attachment_pb2.Attachment],
+) -> component_pb2.Emit:
+    """An output of the contract; ComponentError OUTPUT_REFUSED where something that must be text is not."""
+    try:
+        return component_pb2.Emit(
+            body=body, content_type=content_type, headers=headers, key=key, attachments=references
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ComponentError(OUTPUT_REFUSED, f"content type, headers and key must be text: {error}") from error
+
 
 def encoded(value: Any, content_type: str) -> tuple[bytes, str]:
-    """Body and content type; ComponentError OUTPUT_REFUSED, never retried, if there is none or it is too large."""
+    """Body (of any size) and content type; ComponentError OUTPUT_REFUSED, never retried, if there is none."""
     try:
-        body, content_type = encode_body(value, content_type)
+        return encode_body(value, content_type)
     except UnencodableOutput as error:
         raise ComponentError(OUTPUT_REFUSED, str(error)) from error
-    if len(body) > MAX_BODY_BYTES:
-        raise ComponentError(OUTPUT_REFUSED, f"a body of {len(body)} bytes, more than {MAX_BODY_BYTES}")
-    return body, content_type
 
 
 _CURRENT: ContextVar[Context] = ContextVar("headrace_context")

@@ -46,6 +46,16 @@ class EventFrame:
             raise self._refused(error) from error
         self.size += len(body) + 128
 
+    def output(self, call: int, emit: component_pb2.Emit) -> None:
+        """An output that was made already: one with attachments."""
+        self._add(call=call).data.CopyFrom(emit)
+        self.size += emit.ByteSize() + 128
+
+    def answer(self, call: int, reply: component_pb2.ReplyEmit) -> None:
+        """A reply that was made already: one whose body is an attachment."""
+        self._add(call=call).reply.CopyFrom(reply)
+        self.size += reply.ByteSize() + 128
+
     def _refused(self, error: Exception) -> ComponentError:
         """Takes the half-made event out again."""
         del self.response.events[-1]

@@ -28,4 +28,4 @@ class _NoEvents:
     def _refuse(self, *_: Any) -> NoReturn:
         raise RuntimeError("init and shutdown hooks cannot emit or reply; only functions can")
 
-    data = reply = error = rebound = snapshot = end = _refuse
+    data = reply = error = rebound = snapshot = end = output = answer = _refuse

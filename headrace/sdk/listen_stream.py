@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Protocol
 
 import grpc
 
 from headrace.api.component.v1 import component_pb2
-from headrace.sdk.context import _CURRENT, DONE, Context, StepScope, encoded
+from headrace.model.limits import MAX_BODY_BYTES
+from headrace.sdk.attachments import Attachment
+from headrace.sdk.context import _CURRENT, DONE, Context, StepScope, encoded, made_emit
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError, EmitRefused
-from headrace.sdk.event_frame import copy_headers
 from headrace.sdk.function import Function
 
 DEFAULT_MAX_UNRESOLVED = 256
@@ -51,6 +52,7 @@ class ListenContext(Context):
         key: str = "",
         content_type: str = "",
         source_id: str = "",
+        attachments: Iterable[Attachment] = (),
     ) -> Awaitable[None]:
         """Returns when the broker has the message; EmitRefused says it has not: do not commit then.
 
@@ -58,27 +60,31 @@ class ListenContext(Context):
         is at-least-once. At most `max_unresolved` emits wait at once; more wait for their turn. Await it in an
         async listener; in a plain one the call itself waits.
         """
-        prepared = self._prepared(value, headers=headers, key=key, content_type=content_type, source_id=source_id)
+        prepared = self._prepared(
+            value, headers=headers, key=key, content_type=content_type, source_id=source_id, attachments=attachments
+        )
         return self._stream.emit(*prepared)
 
-    @staticmethod
     def _prepared(
+        self,
         value: Any,
         *,
         headers: Mapping[str, str] | None = None,
         key: str = "",
         content_type: str = "",
         source_id: str = "",
+        attachments: Iterable[Attachment] = (),
     ) -> tuple[component_pb2.Emit, str]:
         if len(source_id) > MAX_SOURCE_ID_CHARACTERS:
             raise ComponentError(OUTPUT_REFUSED, f"source_id is longer than {MAX_SOURCE_ID_CHARACTERS} characters")
+        if attachments or type(value) is Attachment:
+            body, content_type, references, _ = self.by_reference(value, content_type, attachments)
+            return made_emit(body, content_type, headers, key, references), source_id
         body, content_type = encoded(value, content_type)
-        try:
-            emit = component_pb2.Emit(body=body, content_type=content_type, key=key)
-            copy_headers(headers or {}, emit.headers)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ComponentError(OUTPUT_REFUSED, f"content type, headers and key must be text: {error}") from error
-        return emit, source_id
+        if len(body) > MAX_BODY_BYTES:
+            body, content_type, references, _ = self.by_reference(body, content_type)
+            return made_emit(body, content_type, headers, key, references), source_id
+        return made_emit(body, content_type, headers, key, ()), source_id
 
     def reply(self, *_: Any, **__: Any) -> Awaitable[None]:
         raise ComponentError(OUTPUT_REFUSED, "a listener has no caller to reply to")
@@ -90,7 +96,7 @@ class _NoCall:
     def _refuse(self, *_: Any) -> None:
         raise AssertionError("a listener has no call events")
 
-    data = reply = error = rebound = snapshot = end = _refuse
+    data = reply = error = rebound = snapshot = end = output = answer = _refuse
 
 
 class PlainListenContext(ListenContext):

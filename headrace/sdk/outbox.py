@@ -75,6 +75,18 @@ class Outbox:
         else:
             self._ready().reply(call, status, body, content_type, headers)
 
+    def output(self, call: int, emit: component_pb2.Emit) -> None:
+        if self._foreign():
+            self._from_thread(self.output, call, emit)
+        else:
+            self._ready().output(call, emit)
+
+    def answer(self, call: int, reply: component_pb2.ReplyEmit) -> None:
+        if self._foreign():
+            self._from_thread(self.answer, call, reply)
+        else:
+            self._ready().answer(call, reply)
+
     def error(self, call: int, code: str, message: str, retryable: bool, status: int) -> None:
         self._ready().error(call, code, message, retryable, status)
 

@@ -26,6 +26,7 @@ from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import ProcessStream
 from headrace.sdk.stacks import all_stacks
 from headrace.sdk.telemetry import TELEMETRY
+from headrace.sdk.transfer_stream import TransferStream
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -76,6 +77,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             interpreter=f"{platform.python_implementation()} {platform.python_version()}",
             stack_signal=self.stack_signal,
             process_socket=self.process_socket,
+            transfers=True,
         )
         for function in self._component.functions.values():
             answer.functions.add(
@@ -137,6 +139,11 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         except BaseException as error:
             self._log.exception("listener failed", error)
             await context.abort(grpc.StatusCode.ABORTED, f"{type(error).__name__}: {error}"[:2000])
+
+    async def Transfer(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        _, scope = await self._ready(context)
+        scope.transfers = stream = TransferStream()
+        await stream.run(context)
 
     async def Shutdown(self, request: Any, context: Any) -> component_pb2.ShutdownResponse:
         await self.shut_down()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.api.component.v1 import span_pb2
-    from headrace.sdk.context import Message
+    from headrace.sdk.message import Message
 
 API = "opentelemetry.trace"
 FLUSH_S = 0.1

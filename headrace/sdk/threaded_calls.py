@@ -47,6 +47,12 @@ class _CallSink:
     def reply(self, call: int, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None) -> None:
         self._target().reply(call, status, body, content_type, headers)
 
+    def output(self, call: int, emit: component_pb2.Emit) -> None:
+        self._target().output(call, emit)
+
+    def answer(self, call: int, reply: component_pb2.ReplyEmit) -> None:
+        self._target().answer(call, reply)
+
     def error(self, call: int, code: str, message: str, retryable: bool, status: int) -> None:
         self._target().error(call, code, message, retryable, status)
 

@@ -12,10 +12,12 @@ from struct import Struct
 
 from google.protobuf.message import DecodeError, EncodeError
 
+from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope, FailedAttempt, Origin, Passed, Reply, ReplyTo
 from headrace.model.errors import InvalidInput
 
 __all__ = [
+    "Attachment",
     "DeadLetter",
     "Envelope",
     "FailedAttempt",
@@ -60,10 +62,11 @@ def encode_shared(
     passthrough: Sequence[Passed] = (),
     baggage: str = "",
     origin: Origin.ValueType = Origin.ORIGIN_UNSPECIFIED,
+    attachments: Sequence[Attachment] = (),
 ) -> bytes:
     """The part of an output that all its receivers share; `seal` completes it."""
     try:
-        return Envelope(
+        envelope = Envelope(
             execution_id=execution_id,
             parent_id=parent_id,
             body=body,
@@ -77,7 +80,10 @@ def encode_shared(
             passthrough=passthrough,
             baggage=baggage,
             origin=origin,
-        ).SerializeToString()
+        )
+        if attachments:
+            envelope.attachments.extend(attachments)
+        return envelope.SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the output cannot be written as an envelope: {error}") from error
 

@@ -9,11 +9,13 @@ import sys
 from headrace.edge.fault_points import install_faults
 from headrace.edge.operator_ports import add_operator_ports
 from headrace.edge.service_runner import run_service
+from headrace.model.attachments import LIMIT_VARIABLE, limit_of
 from headrace.model.errors import InvalidInput
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.app import Gateway, GatewaySettings
 from services.gateway.http_server import HEAD_LIMIT_S
 from services.gateway.request_body import BODY_LIMIT_S
+from services.gateway.upload_slots import MAX_UPLOADS
 
 
 def main() -> int:
@@ -34,12 +36,19 @@ def main() -> int:
         metavar="SECONDS",
         help="for a request's body to come (then 408), and for a response to be read",
     )
+    parser.add_argument(
+        "--max-uploads", type=int, default=MAX_UPLOADS, help="large bodies and forms that come in at once, then 429"
+    )
     add_operator_ports(parser, channelz=False)
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
     if not port.isdigit():
         parser.error(f"--listen {arguments.listen!r} is not HOST:PORT")
+    try:
+        limit = limit_of(os.environ.get(LIMIT_VARIABLE, ""))
+    except InvalidInput as error:
+        parser.error(str(error))
     settings = GatewaySettings(
         nats_url=arguments.nats,
         host=host.strip("[]") or "127.0.0.1",
@@ -50,6 +59,8 @@ def main() -> int:
         max_requests=arguments.max_requests,
         head_limit_s=arguments.head_limit,
         body_limit_s=arguments.body_limit,
+        max_uploads=arguments.max_uploads,
+        attachment_limit=limit,
         metrics=arguments.metrics,
     )
     try:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from headrace.api.diagnosis.v1.diagnosis_pb2 import FlowTraffic
 from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
+from headrace.edge.attachment_store import AttachmentStore
 from headrace.edge.faulty_lane import lane_with_faults
 from headrace.edge.hop_recorder import HopResponder
 from headrace.edge.jetstream_lane import NatsLane
@@ -33,6 +34,7 @@ from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.answer import ANSWER_TTL_S
+from headrace.model.attachments import MAX_ATTACHMENT_BYTES
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.answer_book import AnswerBook
 from services.gateway.answer_counts import AnswerCounts
@@ -43,10 +45,12 @@ from services.gateway.hook import Hook
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import HEAD_LIMIT_S, HttpServer
 from services.gateway.ingress import Ingress
+from services.gateway.received_body import BodyReceiver
 from services.gateway.reply_desk import ReplyDesk
 from services.gateway.request_body import BODY_LIMIT_S
 from services.gateway.root_spans import RootSpans
 from services.gateway.routes import RouteTable
+from services.gateway.upload_slots import MAX_UPLOADS, UploadSlots
 
 log = get_logger(__name__)
 
@@ -67,6 +71,8 @@ class GatewaySettings:
     max_requests: int = 2_000
     head_limit_s: float = HEAD_LIMIT_S
     body_limit_s: float = BODY_LIMIT_S
+    max_uploads: int = MAX_UPLOADS
+    attachment_limit: int = MAX_ATTACHMENT_BYTES
     # Address of /metrics of this process; empty: none.
     metrics: str = ""
 
@@ -100,6 +106,7 @@ class Gateway:
             await KvBucket.open(self._connection, subjects.route_bucket(settings.workspace)),
         )
         answers = await KvBucket.open(self._connection, subjects.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S)
+        attachments = await AttachmentStore.open(self._connection, settings.workspace, settings.attachment_limit)
         self._routes_task = tasks.create_task(routes.follow(), name="routes")
         self._tracing = Tracing(tasks)
         documents = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
@@ -115,6 +122,7 @@ class Gateway:
             hops=self._hops,
             counts=self._counts,
             roots=RootSpans(self._tracing.log, settings.workspace, self._name),
+            bodies=BodyReceiver(UploadSlots(attachments, settings.max_uploads)),
             body_limit_s=settings.body_limit_s,
         )
         self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)

@@ -37,8 +37,9 @@ from services.gateway.domain.request_headers import RequestHeaders, read_headers
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import ARRIVAL, CONNECTION
 from services.gateway.ingress import STOPPED_STATES, Ingress, Placement, Stimulus
+from services.gateway.received_body import BodyReceiver, ReceivedBody
 from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
-from services.gateway.request_body import BodyReader, CallerGone, check_json
+from services.gateway.request_body import BodyReader, CallerGone
 from services.gateway.responses import send_accepted, send_refusal, send_reply
 from services.gateway.root_spans import Root, RootSpans
 from services.gateway.routes import RouteTable
@@ -57,7 +58,7 @@ class _Work:
 
     route: Route
     headers: RequestHeaders
-    body: bytes
+    received: ReceivedBody
     execution: str
     stimulus: str
     deadline: float
@@ -86,9 +87,11 @@ class Hook:
         hops: HopLog,
         counts: AnswerCounts,
         roots: RootSpans,
+        bodies: BodyReceiver,
         body_limit_s: float,
     ) -> None:
         self._roots = roots
+        self._bodies = bodies
         self._routes = routes
         self._ingress = ingress
         self._desk = desk
@@ -130,9 +133,10 @@ class Hook:
             reader.flow = route.flow
             connection = scope.get(CONNECTION)
             arrived = connection is not None and connection.body_arrived
-            body = await reader.read(headers.content_length, arrived=arrived)
-            check_json(headers, body)
-            await self._traced(_begin(scope, route, headers, body, self._roots), scope, send)
+            stimulus = _stimulus(route, headers)
+            execution = message_ids.execution_id(stimulus)
+            received = await self._bodies.receive(reader, headers, route, execution, arrived=arrived)
+            await self._traced(_begin(scope, route, headers, received, self._roots, stimulus), scope, send)
             if connection is not None:
                 await connection.wait_until_read(self._body_limit_s)
         except Refusal as refusal:
@@ -265,7 +269,7 @@ class Hook:
     async def _reserve(self, work: _Work) -> FirstAnswer | None:
         key = message_ids.answer_key(work.route.flow, work.headers.idempotency_key)
         found = await self._answers.reserve(
-            key, body_digest=message_ids.body_digest(work.body), execution=work.execution, deadline=work.deadline
+            key, body_digest=work.received.digest, execution=work.execution, deadline=work.deadline
         )
         if isinstance(found, FirstAnswer):
             return found
@@ -285,32 +289,45 @@ class Hook:
         try:
             stored = await self._ingress.publish(stimulus, waiter.is_over if waiter else _never)
         except Refusal as refusal:
-            if work.reservation is not None and refusal.status != 504:
-                await self._answers.release(work.reservation)
+            if refusal.status != 504:
+                await self._let_go(work)
             raise
         work.written_at_mono_ns = stimulus.written_at_mono_ns
         if work.reservation is not None:
             await self._answers.accept(work.reservation, replies=waiter is not None)
         return stored.duplicate
 
+    async def _let_go(self, work: _Work) -> None:
+        """Nothing of it is stored, for certain. What was uploaded under a key may be a repeat's, too, and stays."""
+        if work.reservation is not None:
+            await self._answers.release(work.reservation)
+        elif work.received.attachments:
+            identities = [attachment.id for attachment in work.received.attachments]
+            await self._bodies.uploads.take_back(work.route.flow, identities)
+
     def _shared_envelope(self, work: _Work, *, replies: bool) -> bytes:
         reply_to = ReplyTo(subject=self._reply_subject, answer_key=work.answer_key) if replies else None
         return encode_shared(
             execution_id=work.execution,
             parent_id="",
-            body=work.body,
-            content_type=work.headers.content_type,
+            body=work.received.body,
+            content_type=work.received.content_type,
             headers=work.headers.passed,
             reply_to=reply_to,
             baggage=work.baggage,
+            attachments=work.received.attachments,
         )
 
 
-def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roots: RootSpans) -> _Work:
+def _stimulus(route: Route, headers: RequestHeaders) -> str:
     if headers.idempotency_key:
-        stimulus = message_ids.stimulus_id(route.flow, "key", headers.idempotency_key)
-    else:
-        stimulus = message_ids.stimulus_id(route.flow, "webhook", secrets.token_hex(16))
+        return message_ids.stimulus_id(route.flow, "key", headers.idempotency_key)
+    return message_ids.stimulus_id(route.flow, "webhook", secrets.token_hex(16))
+
+
+def _begin(
+    scope: Scope, route: Route, headers: RequestHeaders, received: ReceivedBody, roots: RootSpans, stimulus: str
+) -> _Work:
     limit_s = route.reply_timeout_s if route.reply_timeout_s > 0 else ACCEPT_LIMIT_S
     execution = message_ids.execution_id(stimulus)
     arrival = scope.get(ARRIVAL, NO_READ)
@@ -327,7 +344,7 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roo
     return _Work(
         route=route,
         headers=headers,
-        body=body,
+        received=received,
         execution=execution,
         stimulus=stimulus,
         deadline=asyncio.get_running_loop().time() + limit_s,
@@ -340,7 +357,7 @@ def _begin(scope: Scope, route: Route, headers: RequestHeaders, body: bytes, roo
 
 def _placed(work: _Work, route: Route) -> Placement:
     message_id = message_ids.first_message_id(work.stimulus, route.trigger)
-    slot = keying(route.key, route.slots).place(work.headers.passed, work.body, message_id).slot
+    slot = keying(route.key, route.slots).place(work.headers.passed, work.received.body, message_id).slot
     return Placement(route.trigger, message_id, work.root.traceparent, slot)
 
 

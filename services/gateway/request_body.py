@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 from starlette.types import Receive
 
+from headrace.model.limits import MAX_BODY_BYTES
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
 from services.gateway.domain.request_headers import RequestHeaders
 
-MAX_BODY_BYTES = 512 * 1024
 BODY_LIMIT_S = 20.0
+UPLOAD_LIMIT_S = 900.0
+SLOWEST_BYTES_A_S = 16 * 1024
+"""Of an upload, over all of its time but the first `BODY_LIMIT_S`."""
 # After a refusal the rest of a body is read and thrown away for a moment, so that the caller gets to read the
 # answer before its connection is reset.
 DISCARD_LIMIT_S = 1.0
@@ -30,7 +34,7 @@ class CallerGone(Exception):
 class BodyReader:
     """One request's body; `taken` is what it holds of the admission's bytes, for `flow` (set before `read`)."""
 
-    __slots__ = ("_admission", "_limit_s", "_receive", "complete", "flow", "taken")
+    __slots__ = ("_admission", "_limit_s", "_receive", "complete", "flow", "head", "taken")
 
     def __init__(self, receive: Receive, admission: Admission, limit_s: float) -> None:
         self._receive = receive
@@ -38,13 +42,16 @@ class BodyReader:
         self._limit_s = limit_s
         self.flow = ""
         self.taken = 0
+        self.head: bytes | None = None
+        """What was read of a body that turned out to be too large to be read whole."""
         self.complete = False
 
-    async def read(self, content_length: int, *, arrived: bool = False) -> bytes:
-        """The whole body. Refusal 413, 408 or 429; CallerGone. `arrived`: the server has it, no clock is needed."""
+    async def read(self, content_length: int, *, arrived: bool = False) -> bytes | None:
+        """The whole body; None if it is larger than 512 KiB: then `chunks` has it. Refusal 408 or 429; CallerGone.
+        `arrived`: the server has it, no clock is needed."""
         if content_length > MAX_BODY_BYTES:
-            raise refusals.body_too_large(MAX_BODY_BYTES)
-        self._take(max(0, content_length))
+            return None
+        self.take(max(0, content_length))
         if arrived:
             return await self._read()
         try:
@@ -53,7 +60,33 @@ class BodyReader:
         except TimeoutError:
             raise refusals.body_too_slow(self._limit_s) from None
 
-    async def _read(self) -> bytes:
+    async def chunks(self, most: int) -> AsyncIterator[bytes]:
+        """The body as it comes, what `read` has read of it first. Refusal 413 past `most` bytes, 408 when it comes too
+        slowly; CallerGone."""
+        size = 0
+        if self.head:
+            size, head, self.head = len(self.head), self.head, None
+            yield head
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not self.complete:
+            limit_s = min(self._limit_s + size / SLOWEST_BYTES_A_S, UPLOAD_LIMIT_S) - (loop.time() - began)
+            try:
+                async with asyncio.timeout(min(limit_s, self._limit_s)):
+                    message = await self._receive()
+            except TimeoutError:
+                raise refusals.body_too_slow(loop.time() - began) from None
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            self.complete = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > most:
+                raise refusals.body_too_large(most)
+            if chunk:
+                yield chunk
+
+    async def _read(self) -> bytes | None:
         body = b""
         rest: bytearray | None = None
         while True:
@@ -70,15 +103,18 @@ class BodyReader:
                     rest = bytearray(body)
                 rest += chunk
                 size = len(rest)
-            if size > MAX_BODY_BYTES:
-                raise refusals.body_too_large(MAX_BODY_BYTES)
-            if size > self.taken:
-                self._take(size - self.taken)
             if not more:
                 self.complete = True
+            if size > MAX_BODY_BYTES:
+                self.head = body if rest is None else bytes(rest)
+                return None
+            if size > self.taken:
+                self.take(size - self.taken)
+            if not more:
                 return body if rest is None else bytes(rest)
 
-    def _take(self, count: int) -> None:
+    def take(self, count: int) -> None:
+        """Room for so many bytes more; Refusal 429."""
         if count:
             self._admission.take(self.flow, count)
             self.taken += count

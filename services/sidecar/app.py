@@ -67,6 +67,7 @@ class SidecarService:
         self._exporting: LogExporting | None = None
         self._answers: KvBucket | None = None
         self._broker: Any = None
+        self._attachments: Any = None
         self._owned: list[asyncio.Task[None]] = []
         self._first: ComponentProcess | None = None
 
@@ -139,6 +140,7 @@ class SidecarService:
         environments: EnvironmentCache,
         logs: LogCapture,
     ) -> None:
+        from headrace.edge.attachment_store import AttachmentAccess
         from headrace.edge.hop_recorder import HopRecorder
         from services.sidecar.careful_start import CarefulStart
         from services.sidecar.data_plane import DataPlane
@@ -149,6 +151,7 @@ class SidecarService:
 
         settings = self._settings
         recorder = HopRecorder(settings.instance, settings.deployment, settings.step)
+        self._attachments = AttachmentAccess(self._connection, settings.workspace, settings.attachment_limit)
         redelivered_until = 0
         if plans.is_only_replica(settings.step):
             redelivered_until = await reclaim(self._connection, settings)
@@ -176,6 +179,7 @@ class SidecarService:
                 ),
                 on_leases=instance.status.touch,
                 careful=careful,
+                attachments=self._attachments.store,
             )
 
         instance = self._instance = Instance(

@@ -197,4 +197,5 @@ class CallDispatch:
             passthrough=envelope.passthrough,
             baggage=envelope.baggage,
             snapshot=self._snapshot_of(held),
+            attachments=envelope.attachments,
         )

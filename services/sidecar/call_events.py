@@ -21,7 +21,9 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
     if kind == "reply":
         problem = check_reply(len(event.reply.body), event.reply.status, other_bytes(event.reply))
         held.refused = held.refused or problem
-        held.reply = held.reply or event.reply
+        if held.reply is None:
+            held.reply = event.reply
+            held.attached = held.attached or event.reply.HasField("large_body")
     elif kind == "error":
         held.failure = event.error
     elif kind == "rebound":
@@ -40,6 +42,8 @@ def _collect(held: HeldInput, emit: Any) -> bool:
     held.refused = check_output(len(held.outputs), body, rest, held.output_bytes)
     if held.refused is None:
         held.outputs.append(emit)
+        if emit.attachments:
+            held.attached = True
         held.output_bytes += body + rest
     else:
         held.outputs = []  # the attempt fails: no need to keep them

@@ -94,6 +94,8 @@ class ComponentProcess:
         self._stub: Any = None
         self._stack_signal = 0
         self._process_socket = socket
+        self.carries_bytes = False
+        """Whether it serves Transfer; known after the handshake."""
         self._stream: ComponentStream | None = None
 
     @classmethod
@@ -152,6 +154,7 @@ class ComponentProcess:
         self._stack_signal = answer.stack_signal
         if answer.process_socket:
             self._process_socket = process_socket(self._socket)
+        self.carries_bytes = answer.transfers
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._failed(
                 "PROTOCOL_VERSION",
@@ -246,6 +249,10 @@ class ComponentProcess:
     def listen(self) -> Any:
         """A new Listen call (grpc.aio stream-stream)."""
         return self._stub.Listen()
+
+    def transfer(self) -> Any:
+        """A new Transfer call (grpc.aio stream-stream)."""
+        return self._stub.Transfer()
 
     async def wait(self) -> str:
         """Until the process is gone; how it ended."""

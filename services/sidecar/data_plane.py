@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+from headrace.edge.attachment_store import Filing
 from headrace.edge.grouping_lane import GroupingLane
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
+from services.sidecar.attached_outputs import AttachedOutputs
 from services.sidecar.component_spans import ComponentSpans
 from services.sidecar.delivery_loop import DeliveryLoop
 from services.sidecar.domain.doubt import in_doubt
@@ -26,8 +29,11 @@ from services.sidecar.reply_sender import ReplySender
 from services.sidecar.slot import RestartConsumer, SlotLease
 from services.sidecar.slot_path import SlotPath
 from services.sidecar.timers import Timers
+from services.sidecar.transfers import Transfers, input_references
 
 if TYPE_CHECKING:
+    from headrace.api.attachment.v1.attachment_pb2 import Attachment
+    from headrace.edge.attachment_store import AttachmentStore
     from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.kv_bucket import KvBucket
     from headrace.edge.span_log import SpanLog
@@ -69,6 +75,7 @@ class DataPlane:
         answer_limit_s: float,
         careful: CarefulStart | None = None,
         on_leases: Callable[[], None],
+        attachments: Callable[[], Awaitable[AttachmentStore]],
     ) -> None:
         self._started_at = time.time()
         if plan.group_commits:
@@ -102,6 +109,7 @@ class DataPlane:
             redelivered_until=redelivered_until,
             doubtful=partial(self._doubtful, plan, plans, broker_since),
         )
+        self._transfers = Transfers(plan.flow, attachments, self._references_of, self._filing, tasks)
         self.loop = DeliveryLoop(
             step,
             self._path,
@@ -114,12 +122,24 @@ class DataPlane:
             answer_limit_s=answer_limit_s,
             careful=careful,
             rules=self._rules,
+            attached=AttachedOutputs(self._transfers, tasks),
             passthrough=plan.passthrough,
             on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),
         )
         self._listener = self._listener_feed(plan, plans, span_log, instance) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _references_of(self, call: int) -> list[Attachment] | None:
+        held = self.loop.running(call)
+        return list(input_references(held.envelope)) if held is not None else None
+
+    def _filing(self, call: int) -> Filing | None:
+        """An input keeps what is uploaded in its call until it is acknowledged; a listener's emit has none."""
+        if not call:
+            return Filing(uuid4().hex) if self._listener is not None else None
+        held = self.loop.running(call)
+        return Filing(held.message_id, held.delivery.stream_sequence) if held is not None else None
 
     def _make_outbox(self, plans: PlanSource) -> Outbox:
         return Outbox(
@@ -262,11 +282,14 @@ class DataPlane:
 
     def component_ready(self, process: ComponentProcess, stream: ComponentStream) -> None:
         self.loop.component_ready(stream)
+        if process.carries_bytes:
+            self._transfers.component_ready(process.transfer())
         if self._listener is not None:
             self._listener.component_ready(process)
 
     def component_lost(self, cause: str) -> bool:
         """True when one message is to blame: a suspect that ran alone."""
+        self._transfers.component_lost()
         if self._listener is not None:
             self._listener.component_lost()
         return self.loop.component_lost(cause)
@@ -317,6 +340,7 @@ class DataPlane:
         if self.held:
             log.warning("given back to the broker", held=self.held)
         self.loop.close()
+        self._transfers.close()
         self._path.close()
         self._timers.close()
         if self._rules is not None:

@@ -36,6 +36,7 @@ TIMEOUT = "TIMEOUT"
 
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
+    from services.sidecar.attached_outputs import AttachedOutputs
     from services.sidecar.careful_start import CarefulStart
     from services.sidecar.edge_rules import EdgeRules
     from services.sidecar.hop_phases import HopPhases
@@ -65,11 +66,12 @@ class DeliveryLoop:
         answer_limit_s: float = ANSWER_LIMIT_S,
         careful: CarefulStart | None = None,
         rules: EdgeRules | None = None,
+        attached: AttachedOutputs | None = None,
         passthrough: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._careful = careful
-        self._rules = rules
+        self._rules, self._attached = rules, attached
         self._passes = passthrough
         self._step = step
         self._path = path
@@ -191,6 +193,11 @@ class DeliveryLoop:
         context = self._ended.find(event.call, self._clock())
         if context is not None and kind == "data":
             emit = event.data
+            # What a late emit names may be collected before it is stored: no input keeps it.
+            if emit.attachments:
+                self._counters["late_refused"] += 1
+                log.error("a late emit with attachments is dropped", execution=context.execution_id)
+                return True
             if check_output(context.next_index, len(emit.body), other_bytes(emit)) is None:
                 self._publish_late(context, emit)
                 return True
@@ -206,7 +213,11 @@ class DeliveryLoop:
         if decision.deliver:
             if self._step.receivers:
                 self._ended.add(held.call, self._path.late_context(held), self._clock())
-            self._route(held)
+            if held.attached and self._attached is not None:
+                held.phase = Phase.STORING
+                self._attached.settle(held, partial(self._stored, held))
+            else:
+                self._route(held)
             return
         problem = decision.error or outcome.problem
         if problem is not None:
@@ -234,6 +245,22 @@ class DeliveryLoop:
             self._rules.route_late(context, emit, self._path.publish_late)
         else:
             self._path.publish_late(context, emit)
+
+    def _stored(self, held: HeldInput, outcome: Outcome | None) -> None:
+        """What its outputs name is in the object store, or the call ends otherwise."""
+        if self._closed:
+            return
+        if outcome is not None:
+            self._undone(held, outcome)
+        else:
+            self._route(held)
+
+    def running(self, call: int) -> HeldInput | None:
+        """The input of a call that runs, or whose outputs are not settled yet."""
+        held = self._dispatch.running.get(call)
+        if held is None:
+            held = next((item for item in self._path.inputs() if item.call == call), None)
+        return held
 
     def _route(self, held: HeldInput) -> None:
         """Delivers it, after the expressions of the edges where there are any."""

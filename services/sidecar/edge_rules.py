@@ -31,11 +31,12 @@ class RoutedEmit:
     """An emit, and what each of its receivers gets of it: `bodies` has those that get something, and True where that
     is the body as it was emitted."""
 
-    __slots__ = ("bodies", "body", "content_type", "headers", "key", "original")
+    __slots__ = ("attachments", "bodies", "body", "content_type", "headers", "key", "original")
 
     def __init__(self, emit: Any, bodies: dict[str, bool | bytes]) -> None:
         self.body, self.content_type = emit.body, emit.content_type
         self.headers, self.key = emit.headers, emit.key
+        self.attachments = emit.attachments
         self.original = emit
         self.bodies = bodies
 
@@ -46,6 +47,9 @@ class RoutedEmit:
             return self if body else None
         mapped = RoutedEmit(self.original, {})
         mapped.body, mapped.content_type = body, JSON
+        if mapped.attachments:
+            # The mapping's result takes the place of a body by reference, too.
+            mapped.attachments = [item for item in mapped.attachments if not item.is_body]
         return mapped
 
 

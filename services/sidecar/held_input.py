@@ -22,6 +22,8 @@ class Phase(Enum):
     """The expressions of its step's edges are evaluated for its outputs."""
     STUCK = "stuck"
     """It failed for good and waits for the flow to be resumed (`on_error: suspend-flow`)."""
+    STORING = "storing"
+    """What its outputs name is on its way to the object store."""
     SETTLING = "settling"
     """Outputs, reply or dead letter are on their way to the broker."""
     ACKNOWLEDGING = "acknowledging"
@@ -55,6 +57,8 @@ class HeldInput:
     rebound: Any = None
     refused: Problem | None = None
     replied: bool = False
+    attached: bool = False
+    """An output or the reply of the running attempt names attachments."""
     in_doubt: bool = False
     """Its outputs may have been stored before, by a process that is gone (see domain.doubt); or its sender's."""
     slot: Any = None
@@ -123,3 +127,4 @@ class HeldInput:
         self.output_bytes = 0
         self.saves = []
         self.reply = self.failure = self.rebound = self.refused = None
+        self.attached = False

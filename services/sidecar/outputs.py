@@ -150,4 +150,5 @@ class OutputMaker:
             in_doubt=context.in_doubt,
             passthrough=with_own(context.passed, self._step, emit) if self._passes else (),
             baggage=context.baggage,
+            attachments=emit.attachments,
         )

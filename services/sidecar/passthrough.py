@@ -16,6 +16,8 @@ def with_own(passed: Sequence[Passed], step: str, emit: Any) -> list[Passed]:
     """What an output of the step carries: what its input carried, and the output itself as it was emitted."""
     original = getattr(emit, "original", emit)
     own = Passed(step=step, body=original.body, content_type=original.content_type, headers=original.headers)
+    if original.attachments:
+        own.attachments.extend(original.attachments)
     return [*passed, own]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+from headrace.model.attachments import LIMIT_VARIABLE, MAX_ATTACHMENT_BYTES, limit_of
 from headrace.model.errors import InvalidInput
 from headrace.model.names import instance_name
 from services.sidecar.liveness import ANSWER_LIMIT_S
@@ -49,6 +50,8 @@ class Settings:
     """What the component's processes may use."""
     component_stream: str = OWN_STREAM
     """What calls the component's `Process`: our own HTTP/2 framing, or gRPC's library."""
+    attachment_limit: int = MAX_ATTACHMENT_BYTES
+    """Bytes of the largest attachment."""
     metrics: str = ""
     """Where this instance serves /metrics and probes of its own (HOST:PORT); empty: nowhere, the leader tells of it."""
 
@@ -81,6 +84,7 @@ class Settings:
                 processes=_number(environ, PROCESSES_VARIABLE, str(DEFAULT_PROCESSES)),
             ),
             component_stream=_one_of(environ, STREAM_VARIABLE, (OWN_STREAM, GRPC_STREAM)),
+            attachment_limit=limit_of(environ.get(LIMIT_VARIABLE, "")),
             metrics=environ.get(METRICS_VARIABLE, ""),
         )
 

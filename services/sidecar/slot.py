@@ -130,7 +130,11 @@ class Slot:
         """Of those: all, where one is stuck and the others have come as far as they can: commits keep the order."""
         phases = [held.phase for held in self._held.values()]
         stuck = phases.count(Phase.STUCK)
-        return self.held if stuck and not {Phase.RUNNING, Phase.RETRYING, Phase.ROUTING} & {*phases} else stuck
+        return (
+            self.held
+            if stuck and not {Phase.RUNNING, Phase.RETRYING, Phase.ROUTING, Phase.STORING} & {*phases}
+            else stuck
+        )
 
     def inputs(self) -> list[HeldInput]:
         """Of those: what has been read."""

@@ -28,6 +28,7 @@ class Admission:
 
     max_requests: int = 2_000
     max_bytes: int = 128 * 1024 * 1024
+    what: str = "requests"
     requests: int = 0
     bytes: int = 0
     refused: int = 0
@@ -38,12 +39,12 @@ class Admission:
         """One more request of the flow."""
         if self.requests >= self.max_requests:
             self.refused += 1
-            raise refusals.gateway_full("requests", self.max_requests)
+            raise refusals.gateway_full(self.what, self.max_requests)
         use = self.flows.get(flow)
         held = use.requests if use is not None else 0
         if held and held >= SHARE * (self.max_requests - self.requests):
             self.refused += 1
-            raise refusals.flow_share_used(flow, f"{held} requests")
+            raise refusals.flow_share_used(flow, f"{held} {self.what}")
         if use is None:
             use = self.flows[flow] = FlowUse()
         use.requests += 1

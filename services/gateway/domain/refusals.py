@@ -113,9 +113,28 @@ def edge_full(flow: str) -> Refusal:
     return Refusal(429, "FLOW_FULL", message, retry_after_s=1)
 
 
-def body_too_large(limit: int) -> Refusal:
-    message = f"the body is larger than {limit} bytes. Send a reference instead"
+def body_too_large(limit: int, why: str = "") -> Refusal:
+    message = f"the body is larger than {limit} bytes{why}. Send a reference instead"
     return Refusal(413, "BODY_TOO_LARGE", message, close=True)
+
+
+def file_too_large(name: str, limit: int) -> Refusal:
+    message = f"file {name[:80]!r} is larger than {limit} bytes, which is the limit of an attachment"
+    return Refusal(413, "ATTACHMENT_TOO_LARGE", message, close=True)
+
+
+def fields_too_large(limit: int) -> Refusal:
+    message = f"the fields of the form are larger than {limit} bytes together. Send what is large as a file"
+    return Refusal(413, "FIELDS_TOO_LARGE", message, close=True)
+
+
+def too_many_parts(what: str, limit: int) -> Refusal:
+    return Refusal(413, "TOO_MANY_PARTS", f"the form has more than {limit} {what}", close=True)
+
+
+def malformed_form(problem: str) -> Refusal:
+    message = f"the content type says multipart/form-data, the body is not: {problem[:200]}"
+    return Refusal(400, "MALFORMED_FORM", message, close=True)
 
 
 def body_too_slow(limit_s: float) -> Refusal:

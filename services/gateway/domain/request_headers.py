@@ -41,6 +41,14 @@ class RequestHeaders:
         media = self.content_type.partition(";")[0].strip().lower()
         return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
 
+    @property
+    def says_form(self) -> bool:
+        """True for `multipart/form-data`."""
+        return (
+            self.content_type[:9].lower() == "multipart"
+            and self.content_type.partition(";")[0].strip().lower() == "multipart/form-data"
+        )
+
 
 def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> RequestHeaders:
     """Reads lower-case raw headers; raises Refusal 400 or 431.
