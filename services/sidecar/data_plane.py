@@ -96,19 +96,8 @@ class DataPlane:
             self.component_spans = ComponentSpans(span_log.exporter, hops.site, span_log.counts)
         recorder.count_with(lambda: self.counters, self._holding, revision=step.pin.digest)
         self._slots = self._slot_path(plan, plans, hops, restart_consumer, instance, on_leases) if step.keyed else None
-        self._path: InputPath = self._slots or PlainPath(
-            plan,
-            step,
-            lane,
-            self.outbox,
-            self._replies,
-            hops,
-            self._timers,
-            self.counters,
-            on_occupancy=self._changed,
-            redelivered_until=redelivered_until,
-            doubtful=partial(self._doubtful, plan, plans, broker_since),
-        )
+        doubtful = partial(self._doubtful, plan, plans, broker_since)
+        self._path: InputPath = self._slots or self._plain_path(plan, hops, redelivered_until, doubtful)
         self._transfers = Transfers(plan.flow, attachments, self._references_of, self._filing, tasks)
         self.loop = DeliveryLoop(
             step,
@@ -129,6 +118,23 @@ class DataPlane:
         )
         self._listener = self._listener_feed(plan, plans, span_log, instance) if step.kind == "listener" else None
         self._flusher = tasks.create_task(self._replies.run(), name="replies")
+
+    def _plain_path(
+        self, plan: DeploymentPlan, hops: HopPhases, redelivered_until: int, doubtful: Callable[[Delivery], bool]
+    ) -> PlainPath:
+        return PlainPath(
+            plan,
+            self._step,
+            self._lane,
+            self.outbox,
+            self._replies,
+            hops,
+            self._timers,
+            self.counters,
+            on_occupancy=self._changed,
+            redelivered_until=redelivered_until,
+            doubtful=doubtful,
+        )
 
     def _references_of(self, call: int) -> list[Attachment] | None:
         held = self.loop.running(call)

@@ -20,6 +20,7 @@ from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
+from headrace.edge.object_bucket import ObjectBucket
 from headrace.model import answer as answers
 from headrace.model import message_ids, subjects
 from headrace.model.errors import Conflict
@@ -231,10 +232,11 @@ class GatewayRig:
         self._responders.append(responder)
         return responder
 
-    async def gateway(self, *arguments: str, port: int = 0) -> GatewayProcess:
+    async def gateway(self, *arguments: str, port: int = 0, **environment: str) -> GatewayProcess:
         log_file = self._folder / f"gateway-{len(self.gateways)}.log"
         command = Command(
             own_module("services.gateway", "--nats", self.broker.url, "--listen", f"127.0.0.1:{port}", *arguments),
+            dict(environment),
             log_file=log_file,
         )
         child = ChildProcess.spawn(command, readiness=True)
@@ -251,6 +253,10 @@ class GatewayRig:
         """Messages in the flow's stream."""
         info = await self.assets.stream_info(subjects.flow_stream(WORKSPACE, flow))
         return int(info["state"]["messages"]) if info else 0
+
+    async def attachments_are_empty(self) -> bool:
+        """Nothing at all is in the object store of attachments."""
+        return await (await ObjectBucket.open(self.connection, subjects.attachment_store(WORKSPACE))).is_empty()
 
     async def close(self) -> None:
         for gateway in self.gateways:

@@ -16,10 +16,10 @@ SIZE = 512 * 1024
 HEAD = b"POST /hook/orders HTTP/1.1\r\nhost: t\r\n"
 
 
-async def _serving(rig: GatewayRig) -> GatewayProcess:
+async def _serving(rig: GatewayRig, **environment: str) -> GatewayProcess:
     await rig.flow("orders")
     await rig.responder("orders")
-    return await rig.gateway()
+    return await rig.gateway(**environment)
 
 
 async def _others_are_served(gateway: GatewayProcess) -> None:
@@ -28,16 +28,19 @@ async def _others_are_served(gateway: GatewayProcess) -> None:
 
 
 async def test_too_large_bodies_are_413(rig: GatewayRig) -> None:
-    gateway = await _serving(rig)
+    """Nothing is left of them in the object store, however far they came."""
+    gateway = await _serving(rig, HEADRACE_MAX_ATTACHMENT_MB="1")
+    limit = 1024 * 1024
     # Declared: refused before the body is sent.
     connection = await HttpConnection.open(gateway.address)
-    connection.write(HEAD + b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % (SIZE + 1))
+    connection.write(HEAD + b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % (limit + 1))
     answer = await connection.answer()
     assert (answer.status, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
+    assert str(limit) in answer.json()["error"]["message"]
     assert answer.headers["connection"] == "close"
     await connection.close()
     # Sent whole, by a client that reads only afterwards.
-    answer = await fetch(gateway.address, "POST", "/hook/orders", b"x" * (4 * SIZE))
+    answer = await fetch(gateway.address, "POST", "/hook/orders", b"x" * (4 * limit))
     assert answer.status == 413
     # In chunks without an end.
     connection = await HttpConnection.open(gateway.address)
@@ -51,6 +54,7 @@ async def test_too_large_bodies_are_413(rig: GatewayRig) -> None:
         await sender
     await connection.close()
     await _others_are_served(gateway)
+    assert await rig.attachments_are_empty()
 
 
 async def _chunks_without_end(connection: HttpConnection) -> None:

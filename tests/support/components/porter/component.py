@@ -82,7 +82,7 @@ async def make(ctx: Context) -> None:
     await ctx.emit(b"x" * body if body else {"files": [item.name for item in files]}, attachments=files)
     if crash is not None and not crash.exists():
         crash.touch()
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # tidy: pace
 
 
 async def parts(size: int) -> Any:
