@@ -29,7 +29,7 @@ def status_text(status: flow_pb2.FlowStatus) -> str:
     if status.HasField("suspension"):
         lines.append(suspension_line(status.suspension))
     if status.steps:
-        lines += ["", steps_table(status.steps), *slot_lines(status.steps)]
+        lines += ["", steps_table(status.steps, status.mesh_trigger), *slot_lines(status.steps)]
     if len(status.deployments) > 1:
         lines += ["", _deployment_lines(status.deployments)]
     lines += unrouted_lines(status.steps)
@@ -77,9 +77,12 @@ def suspension_line(suspension: flow_pb2.Suspension) -> str:
     return f"suspended since {since}: keeps {suspension.kept} of at most {suspension.max_messages} messages, {taking}"
 
 
-def steps_table(steps: Sequence[flow_pb2.StepStatus]) -> str:
-    """One line per step."""
-    rows = [
+def steps_table(steps: Sequence[flow_pb2.StepStatus], own: flow_pb2.MeshTrigger | None = None) -> str:
+    """One line per step; `own` is the trigger that runs no process, where there is one."""
+    rows: list[tuple[object, ...]] = (
+        [(own.step, "no process", f"-> {own.to}", "-", "-", "-", "-")] if own and own.step else []
+    )
+    rows += [
         (
             step.step,
             step_word(step.state),

@@ -66,6 +66,8 @@ def flow_status(
     view = snapshot.deployments.get(shown)
     if view is not None and view.plan is not None:
         message.policy.CopyFrom(flow_policy(view.plan))
+        if view.plan.mesh_trigger is not None:
+            message.mesh_trigger.CopyFrom(flow_pb2.MeshTrigger(step=view.plan.trigger, to=view.plan.entry))
         for step in view.plan.steps:
             message.steps.append(_step_status(snapshot, view, step.name, reports, newer))
     return message

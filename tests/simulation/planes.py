@@ -144,7 +144,7 @@ class Plane:
             if taken == NOT_COUNTED:
                 return await link.call(lambda: world.broker.take(stream, durable), PULL_S), taken
             if taken == ANEW:
-                await link.call(lambda: world.broker.reset(stream, durable), PULL_S)
+                await link.call(lambda: world.take_slot(stream, durable, self), PULL_S)
                 taken = 0
             message, number = await link.call(lambda: world.broker.take_numbered(stream, durable), PULL_S)
         except (ApiRefusal, TimeoutError):
@@ -156,7 +156,7 @@ class Plane:
         return message, number
 
     async def _handle(self, durable: str, message: Stored) -> bool:
-        """False when the component died with it: it is delivered again."""
+        """False when the component died with it, or it was not committed: it is delivered again."""
         world, link = self._world, self._sidecar.link
         self.held += 1
         self._on_occupancy()
@@ -170,18 +170,25 @@ class Plane:
                 await self._publish(message, receiver)
             while True:
                 try:
-                    await link.call(lambda: world.ack(self._stream, durable, message, self._step, self._plan), PULL_S)
-                    return True
+                    return await link.call(lambda: self._ack(durable, message), PULL_S)
                 except TimeoutError:
                     continue
         finally:
             self.held -= 1
             self._on_occupancy()
 
+    def _ack(self, durable: str, message: Stored) -> bool:
+        """False where the slot's cursor is another process's by now, so that what this one commits is refused."""
+        if self._step.keyed and self._world.takers.get(durable) is not self:
+            return False
+        self._world.ack(self._stream, durable, message, self._step, self._plan)
+        return True
+
     async def _publish(self, message: Stored, receiver: str) -> None:
         plan, world = self._plan, self._world
         own = subjects.deployment_owner(plan.deployment)
         envelope = decode_envelope(message.payload)
+        envelope.parent_id = envelope.id
         envelope.id = identifier = output_message_id(envelope.id, self._step.name, "0", receiver, envelope.incarnation)
         step = plan.step(receiver)
         slot = keying(step.key, step.slots).place(envelope.headers, envelope.body, identifier).slot

@@ -14,8 +14,9 @@ from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.verb_call import VerbCall
 from tests.simulation.faults import LONGEST_LATE_S, MISTAKES, Faults
+from tests.simulation.flow_drafts import Trigger
 from tests.simulation.orchestrators import Orchestrator
-from tests.simulation.world import FLOW, World, spec
+from tests.simulation.world import FLOW, World
 from tests.support.virtual_time import run_in_virtual_time
 
 CLIENT_TRIES = 8
@@ -64,9 +65,9 @@ class Person:
         rng, call = self._world.rng, VerbCall(request)
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": lambda: service.create(
-                FLOW, spec(self._world.rng.choice((1, 2)), self._world.keyed), validate_only=False
+                FLOW, self._world.draw_spec(self._world.rng.choice((1, 2))), validate_only=False
             ),
-            "draft": lambda: service.update_draft(FLOW, spec(1, self._world.keyed), "", validate_only=False),
+            "draft": lambda: service.update_draft(FLOW, self._world.draw_spec(1), "", validate_only=False),
             "publish": lambda: rollouts.publish(FLOW, self._rollout(), call),
             "restart": lambda: rollouts.restart(FLOW, self._rollout(), call),
             "rollback": lambda: rollouts.rollback(FLOW, self._world.rng.randint(1, 2), self._rollout(), call),
@@ -81,8 +82,9 @@ class Person:
             await calls[verb]()
 
     def _rollout(self) -> Rollout:
-        rng = self._world.rng
-        return Rollout(rng.choice(list(Strategy)), rng.random() < 0.3, rng.choice((20.0, 60.0)))
+        rng, changing = self._world.rng, self._world.triggers == Trigger.CHANGING
+        strategies = [Strategy.RESTART] * 3 if changing else []  # another trigger needs it
+        return Rollout(rng.choice([*Strategy, *strategies]), rng.random() < 0.3, rng.choice((20.0, 60.0)))
 
 
 class Breaker:
@@ -203,7 +205,8 @@ async def _simulate(seed: int) -> World:
             await person.does(verb)
         await world.pause(rng.choice((0.02, 1.0)))
         world.network.faults = faults
-        until = loop.time() + rng.choice((0.5, 3.0, 10.0))
+        changing = world.triggers == Trigger.CHANGING
+        until = loop.time() + (20.0 if changing else rng.choice((0.5, 3.0, 10.0)))
         others = [
             loop.create_task(Breaker(world, rng.choice((0.0, 0.5, 3.0))).run()),
             loop.create_task(world.traffic(until)),
@@ -211,6 +214,8 @@ async def _simulate(seed: int) -> World:
         while loop.time() < until:
             await world.pause(rng.choice((0.02, 0.2, 2.0)))
             verb = rng.choice(FITTING.get(world.flow().state, VERBS) if rng.random() < 0.8 else VERBS)
+            if changing and rng.random() < 0.5:
+                verb = "start" if world.flow().state == FlowState.STOPPED else "publish"
             if verb == "publish":
                 await person.does("draft")
             await person.does(verb)

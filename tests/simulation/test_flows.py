@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.orchestrator.lease import Lease
+from tests.simulation.flow_drafts import Trigger
 from tests.simulation.script import run
 from tests.support import soak
 from tests.support.memory_bucket import MemoryBucket
@@ -63,9 +64,11 @@ def test_what_was_found_stays_mended(seed: int) -> None:
 
 def test_runs_do_something() -> None:
     """Laws that hold because nothing happens say nothing."""
-    worlds = [run(seed) for seed in range(12)]
+    worlds = [run(seed) for seed in range(48)]
     for keyed in range(3):
         assert sum(len(world.ledger.done) for world in worlds if world.keyed == keyed) > 0
+    for trigger in Trigger:
+        assert sum(len(world.ledger.done) for world in worlds if world.triggers == trigger) > 0
     assert sum(len(world.owners) for world in worlds) > 10
 
 

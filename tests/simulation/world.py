@@ -14,9 +14,9 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan, decode_state
 from headrace.model.errors import Unavailable
-from headrace.model.flow_spec import FlowSpec, StepSpec
+from headrace.model.flow_spec import FlowSpec
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
-from headrace.model.route import decode_route
+from headrace.model.route import Route, decode_route
 from headrace.model.slots import keying
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed
 from headrace.wire.envelope import Envelope, decode_dead_letter, decode_envelope
@@ -27,6 +27,7 @@ from services.orchestrator.domain.leadership import LeaseTerms
 from services.orchestrator.pin_sweeper import sweep_pins
 from services.sidecar.settings import Settings
 from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
+from tests.simulation.flow_drafts import Trigger, spec
 from tests.simulation.machines import Agent, Supervised
 from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
 from tests.simulation.planes import Plane
@@ -36,7 +37,6 @@ from tests.support.memory_stream import Stored, Stream
 
 FLOW = "orders"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
-TRIGGER = "order"
 KEYS = 4
 SETTLE_LIMIT_S = 400.0
 RESTING = (FlowState.STOPPED, FlowState.RUNNING, FlowState.SUSPENDED)
@@ -80,6 +80,12 @@ class World:
         self.keyed = seed % 3
         # Whether the stream itself says who owns the ingress, as on a cluster, or its transform does.
         self.fenced = seed % 5 == 0
+        # Whether the trigger runs a process: it does, it does not (1, 3), or each draft says otherwise (5).
+        self.triggers = {1: Trigger.OWN, 3: Trigger.OWN, 5: Trigger.CHANGING}.get(seed % 7, Trigger.PROCESS)
+        self.stimuli: set[str] = set()
+        self._known_route: Route | None = None
+        self._drafts = 0
+        self.takers: dict[str, Plane] = {}
         self.owners: dict[str, set[int]] = {}
         self.committed: dict[tuple[int, str, int], int] = {}
         self.entered: dict[str, list[int]] = {}
@@ -150,7 +156,7 @@ class World:
         place = subjects.parse_data_subject(message.subject)
         if is_ours(message.subject):
             return
-        fresh = place.step == TRIGGER and not decode_envelope(message.payload).incarnation
+        fresh = decode_envelope(message.payload).id in self.stimuli
         if fresh and self.ingress_owners[-1:] != [place.owner]:
             self.ingress_owners.append(place.owner)
             self.say(f"the ingress stores for {place.owner}")
@@ -265,6 +271,11 @@ class World:
         if len(owners) > 1:
             self.violated(f"replicas {sorted(owners)} pull from {durable}")
 
+    def take_slot(self, stream: str, durable: str, plane: Plane) -> None:
+        """A process begins a slot's durable anew; from then on only its commits count."""
+        self.broker.reset(stream, durable)
+        self.takers[durable] = plane
+
     def dead_letter(self, message: Stored) -> None:
         self.ledger.dead.add(number_of(message))
 
@@ -283,16 +294,19 @@ class World:
 
     async def _inject(self, gateway: IngressPublisher, number: int) -> None:
         stimulus = stimulus_id(FLOW, "webhook", str(number))
-        identifier = first_message_id(stimulus, TRIGGER)
+        route = self._route()
+        if route is None or not route.trigger:
+            return
+        identifier = first_message_id(stimulus, route.trigger)
+        self.stimuli.add(identifier)
         envelope = Envelope(id=identifier, execution_id=execution_id(stimulus), body=str(number).encode())
         envelope.headers["key"] = f"k{number % KEYS}"
-        step = spec(1, self.keyed).steps[0]
-        slot = keying(step.key, step.slot_count).place(envelope.headers, envelope.body, identifier).slot
+        slot = keying(route.key, route.slots).place(envelope.headers, envelope.body, identifier).slot
         self.ledger.attempted.add(number)
         for _ in range(5):
             try:
                 await gateway.publish(
-                    FLOW, TRIGGER, slot, envelope.SerializeToString(), fenced=self.fenced, message_id=identifier
+                    FLOW, route.trigger, slot, envelope.SerializeToString(), fenced=self.fenced, message_id=identifier
                 )
                 self.ledger.accepted.add(number)
                 return
@@ -303,7 +317,22 @@ class World:
             except (Unavailable, ReadFailed, LaneFull):
                 continue
 
+    def _route(self) -> Route | None:
+        """What a gateway knows, now and then a message too late."""
+        if self._known_route is None or self.triggers != Trigger.CHANGING or self.rng.random() < 0.5:
+            entry = self.routes.read(FLOW)
+            self._known_route = decode_route(entry.value or b"") if entry else None
+        return self._known_route
+
     # Documents.
+
+    def draw_spec(self, replicas: int) -> FlowSpec:
+        """What a person makes the draft."""
+        own = self.triggers == Trigger.OWN
+        if self.triggers == Trigger.CHANGING:
+            self._drafts += 1
+            own = self._drafts % 2 > 0
+        return spec(replicas, self.keyed, own_trigger=own)
 
     def flow(self) -> FlowDocument:
         entry = self.flows.read(flow_key(FLOW))
@@ -421,10 +450,12 @@ class World:
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
 
     def _check_keys(self) -> None:
-        """Where every step is keyed: effects of a key in the order in which its messages came, also across switches.
-        Messages that a person moved, or that a stale switch misled, are behind."""
+        """Where every step that runs is keyed: effects of a key in the order in which its messages came, also across
+        switches. Messages that a person moved, or that a stale switch misled, are behind; where the trigger changes,
+        keys and slots do."""
         moved = {number for number, incarnation in self.ledger.deployments if incarnation}
-        if self.keyed != 2 or self.stale_switches:
+        keyed = self.keyed == 2 or (self.keyed and self.triggers == Trigger.OWN)
+        if not keyed or self.stale_switches or self.triggers == Trigger.CHANGING:
             return
         for key, came in self.entered.items():
             first = {number: place for place, number in reversed([*enumerate(came)])}
@@ -460,14 +491,3 @@ def key_of(message: Stored) -> str:
 def is_ours(subject: str) -> bool:
     """A barrier, or what says who owns the ingress: no message of anybody."""
     return subjects.parse_data_subject(subject).step.startswith("_")
-
-
-def spec(replicas: int, keyed: int) -> FlowSpec:
-    """`keyed`: 0 no step, 1 all after the trigger, 2 all."""
-    trigger, others = ("header:key" if keyed > 1 else "", 2 if keyed > 1 else 0), ("header:key" if keyed else "", 3)
-    steps = (
-        StepSpec(TRIGGER, "hook", to=("price",), key=trigger[0], slots=trigger[1]),
-        StepSpec("price", "work", to=("check",), replicas=replicas, key=others[0], slots=others[1] if keyed else 0),
-        StepSpec("check", "work", key=others[0], slots=others[1] if keyed else 0),
-    )
-    return FlowSpec("realtime", steps, max_waiting=1000)

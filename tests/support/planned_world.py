@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
-from headrace.model.flow_graph import find_entry, find_trigger
+from headrace.model.flow_graph import find_entry
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
@@ -152,7 +152,7 @@ class World:
         transform = self.stream["subject_transform"]
         assert isinstance(transform, dict)
         owner = str(transform["dest"]).split(".")[3]
-        self.stored.append((owner, find_trigger(self.spec), self.accepted))
+        self.stored.append((owner, find_entry(self.spec).name, self.accepted))
         self.accepted += 1
         self.owners_seen.append(owner)
         return True
@@ -367,7 +367,7 @@ class World:
     def _move_strays(self, snapshot: Snapshot, action: do.MoveStrays) -> None:
         """Here every message for the trigger is a stimulus."""
         self._write_flow(snapshot.flow, snapshot.flow_revision)
-        trigger = find_trigger(self.spec)
+        trigger = find_entry(self.spec).name
         to = snapshot.flow.ingress or subjects.parking_owner(current_epoch(snapshot.flow))
         strays = [message for message in self.stored if (message[0], message[1], 0) in action.places]
         self.stored = [message for message in self.stored if message not in strays]
@@ -402,7 +402,7 @@ class World:
         spec = self.versions[action.version]
         self.pinned.add(f"d{action.deployment}")
         self.plans.setdefault(action.deployment, self._plan(snapshot.flow, action, spec))
-        replicas = {step.name: step.replicas for step in spec.steps}
+        replicas = {step.name: step.replicas for step in spec.steps if step.has_process}
         state = DeploymentState(DeploymentPhase.PREPARING, 1, replicas, created_at=self.now)
         self._write_state(action.deployment, state, 0)
 
@@ -431,6 +431,7 @@ class World:
                     exactly_once=step.exactly_once,
                 )
                 for step in spec.steps
+                if step.has_process
             ),
             max_waiting=spec.max_waiting,
             reply_timeout_s=0.0,

@@ -1,0 +1,29 @@
+"""The flow that a simulated mesh runs, as a person writes it: keyed or not, its trigger with a process or without."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from headrace.model.flow_spec import FlowSpec, StepSpec
+
+TRIGGER = "order"
+
+
+class Trigger(StrEnum):
+    """What runs the trigger of a run's flows: a process always, never, or as each draft says."""
+
+    PROCESS = "process"
+    OWN = "own"
+    CHANGING = "changing"
+
+
+def spec(replicas: int, keyed: int, *, own_trigger: bool = False) -> FlowSpec:
+    """`keyed`: 0 no step, 1 all after the trigger, 2 all. `own_trigger`: the mesh's own, which runs no process."""
+    trigger, others = ("header:key" if keyed > 1 else "", 2 if keyed > 1 else 0), ("header:key" if keyed else "", 3)
+    first = StepSpec(TRIGGER, "hook", to=("price",), key=trigger[0], slots=trigger[1])
+    steps = (
+        StepSpec(TRIGGER, to=("price",)) if own_trigger else first,
+        StepSpec("price", "work", to=("check",), replicas=replicas, key=others[0], slots=others[1] if keyed else 0),
+        StepSpec("check", "work", key=others[0], slots=others[1] if keyed else 0),
+    )
+    return FlowSpec("realtime", steps, max_waiting=1000)
