@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -163,35 +164,30 @@ class OrchestratorApp:
         self.address = ""
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        settings = self._settings
+        settings, workspace = self._settings, self._settings.workspace
         self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
         epochs, _ = await asyncio.gather(
-            KvBucket.open(connection, subjects.flow_bucket(settings.workspace)),
-            ensure_shared_streams(JetStreamAssets(connection), settings.workspace),
+            KvBucket.open(connection, subjects.flow_bucket(workspace)),
+            ensure_shared_streams(JetStreamAssets(connection), workspace),
         )
-        self._lease = lease = Lease(connection, settings.workspace, epochs, name=settings.name)
+        self._lease = lease = Lease(connection, workspace, epochs, name=settings.name)
         assets = JetStreamAssets(connection, guard=lease.check)
         stores, requests = await asyncio.gather(
-            Stores.open(connection, settings.workspace, lease.check),
-            RequestBook.open(connection, settings.workspace, lease.check),
+            Stores.open(connection, workspace, lease.check),
+            RequestBook.open(connection, workspace, lease.check),
         )
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
-
-        def group_commits() -> bool:
-            return settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
-
+        group_commits = partial(self._commits_in_groups, assets)
         resolver = await self._resolver(connection, registry, stores, clock, group_commits)
-        self._observer = observer = InstanceObserver(settings.agent, settings.workspace, self._wake, guard=lease.check)
-        self._nudges = nudges = Nudges(connection, assets, settings.workspace, self._wake)
-        limits = settings.letter_limits
-        reader = SnapshotReader(
-            stores, assets, observer, clock, lambda: lease.epoch, limits, group_commits, nudges.fresh
-        )
-        letters = LetterStore(connection, assets, settings.workspace)
-        doubts = DoubtRecords(connection, assets, settings.workspace)
-        history = HistoryReader(connection, assets, settings.workspace)
-        edits = LetterEdits(connection, settings.workspace, settings.letter_limits.age_s, lease.check)
+        self._observer = observer = InstanceObserver(settings.agent, workspace, self._wake, guard=lease.check)
+        self._nudges = nudges = Nudges(connection, assets, workspace, self._wake)
+        reader = SnapshotReader(stores, assets, observer, clock, lambda: lease.epoch, settings.letter_limits)
+        reader.group_commits, reader.nudged = group_commits, nudges.fresh
+        letters = LetterStore(connection, assets, workspace)
+        doubts = DoubtRecords(connection, assets, workspace)
+        history = HistoryReader(connection, assets, workspace)
+        edits = LetterEdits(connection, workspace, settings.letter_limits.age_s, lease.check)
         worker = LetterWorker(stores, assets, letters, edits, reader, clock)
         self._tracing = tracing = await self._trace(connection, tasks)
         self._scheduler = scheduler = Scheduler(
@@ -207,13 +203,12 @@ class OrchestratorApp:
         mesh = MeshView(
             connection, reader, observer, resolver, settings.profile, lease, doubts, lambda: bounds.open_streams
         )
-        past = HistoryLog(assets, settings.workspace)
-        self._term = term = Term(lease, stores, loops, scheduler, observer, past, nudges)
+        self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, workspace), nudges)
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
         injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
-        hops = SharedFeeds(lambda flow: HopFeed(connection, settings.workspace, flow, mesh.backlog))
+        hops = SharedFeeds(lambda flow: HopFeed(connection, workspace, flow, mesh.backlog))
         statuses = SharedFeeds(lambda flow: StatusFeed(flow, mesh.flow_status, loops.watching))
         self._feeds = (hops, statuses)
         flows = FlowRpc(service, Rollouts(service), mesh, history, requests, self._stopping, injector, statuses)
@@ -229,7 +224,7 @@ class OrchestratorApp:
         server.announce(REGISTRY_SERVICE)
         for close in (self._stopping.set, hops.close, statuses.close):
             server.on_stop(close)
-        figures = MeshMetrics(connection, assets, settings.workspace, lease, observer, board, server, tracing.counts)
+        figures = MeshMetrics(connection, assets, workspace, lease, observer, board, server, tracing.counts)
         flows.read_mesh = MeshStatusReader(stores, mesh, figures, board).read
         self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
@@ -238,6 +233,9 @@ class OrchestratorApp:
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
         self._begin_tasks(tasks, lease, term, stores, clock)
+
+    def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
+        return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
 
     def _begin_tasks(
         self, tasks: asyncio.TaskGroup, lease: Lease, term: Term, stores: Stores, clock: WallClock
