@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flow diff": ("headrace flow diff orders.yaml", "headrace flow diff orders --from 1 --to 2"),
     "flow versions": ("headrace flow versions orders",),
     "flow draft": ("headrace flow draft orders --from 2",),
+    "flow set-type": ("headrace flow set-type orders ordinary",),
     "flow delete": ("headrace flow delete orders",),
     "flow delete-version": ("headrace flow delete-version orders 2",),
     "top": ("headrace top", "headrace top orders", "headrace top orders --once --sort p99", "headrace top --json"),

@@ -248,6 +248,7 @@ app.command()(flow_views.graph)
 app.command()(flow_views.diff)
 app.command()(flow_views.versions)
 app.command()(rollout.draft)
+app.command("set-type")(rollout.set_type)
 
 
 @app.command()

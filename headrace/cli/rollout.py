@@ -1,4 +1,4 @@
-"""`headrace flow publish`, `restart`, `rollback`, `draft`, `delete-version`: which code runs."""
+"""`headrace flow publish`, `restart`, `rollback`, `draft`, `set-type`, `delete-version`: which code runs."""
 
 from __future__ import annotations
 
@@ -122,6 +122,34 @@ def draft(
     if not printed_as_json(found, as_json):
         print(f"{flow_id(found.name)}: version {from_version} is the draft")
         hint(f"headrace flow publish {flow_id(found.name)}")
+
+
+class TypeName(StrEnum):
+    """As typed after the flow's name."""
+
+    ORDINARY = "ordinary"
+    REALTIME = "realtime"
+
+
+def set_type(
+    flow: FlowArgument,
+    flow_type: Annotated[
+        TypeName, typer.Argument(metavar="TYPE", help="ordinary: steps sleep when idle. realtime: they run on.")
+    ],
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make a stopped flow ordinary or realtime: a version that differs in nothing else."""
+    found = run_with_client(
+        lambda client: client.set_type(flow, flow_type.value), address=address, data=data, as_json=as_json
+    )
+    if printed_as_json(found, as_json):
+        return
+    name = flow_id(found.name or flow)
+    version = f", version {found.latest_version}" if found.latest_version else ", not published yet"
+    print(f"{name}: {flow_type.value}{version}")
+    hint(f"headrace flow start {name}" if found.latest_version else f"headrace flow publish {name}")
 
 
 def delete_version(

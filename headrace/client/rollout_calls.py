@@ -97,6 +97,23 @@ class RolloutCalls(OperationCalls):
         )
         return await self._call(self._flows().UpgradeDraft, request)
 
+    async def set_type(
+        self, flow: str, flow_type: str, *, etag: str = "", validate_only: bool = False, request_id: str = ""
+    ) -> flow_pb2.Flow:
+        """Makes a stopped flow `ordinary` or `realtime`, by a version that differs in nothing else. WrongState while it
+        is not stopped."""
+        known = {"ordinary": flow_pb2.FLOW_TYPE_ORDINARY, "realtime": flow_pb2.FLOW_TYPE_REALTIME}
+        if flow_type not in known:
+            raise InvalidInput.at("type", flow_type, "is not ordinary or realtime", reason="BAD_TYPE")
+        request = flow_pb2.SetFlowTypeRequest(
+            name=resource("flows", flow),
+            type=known[flow_type],
+            etag=etag,
+            validate_only=validate_only,
+            request_id=request_id,
+        )
+        return await self._call(self._flows().SetFlowType, request)
+
     async def delete_version(self, flow: str, version: int, *, etag: str = "", request_id: str = "") -> None:
         """Deletes a version that is not in use: WrongState says who uses it."""
         request = flow_pb2.DeleteVersionRequest(

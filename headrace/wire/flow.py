@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.model.cron import DEFAULT_ZONE
+from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import (
     ALL,
     DEAD_LETTER,
@@ -51,6 +52,14 @@ _CATCH_UP: dict[int, str] = {
 
 def flow_type_to_proto(name: str) -> flow_pb2.FlowType.ValueType:
     return _TYPES.get(name, flow_pb2.FLOW_TYPE_UNSPECIFIED)
+
+
+def flow_type_from_proto(value: int) -> str:
+    """InvalidInput for anything but a type."""
+    name = _TYPE_NAMES.get(value, "")  # type: ignore[call-overload]
+    if not name:
+        raise InvalidInput.at("type", value, "is not FLOW_TYPE_ORDINARY or FLOW_TYPE_REALTIME", reason="BAD_TYPE")
+    return str(name)
 
 
 def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:

@@ -138,7 +138,7 @@ class FlowService:
         """Deletes a stopped flow: its stream (refused while messages wait), versions, pins, route."""
         if mark and await self._was_deleted_by(name, mark):
             return
-        await self._settled(name)
+        await self.settled(name)
         for pause_s in CAS_PAUSES_S:
             document, revision = await self.stores.existing_flow(name)
             flow_verbs.check_etag(document, etag)
@@ -245,7 +245,7 @@ class FlowService:
         if known is not None and not call.validate_only:
             return known
         if not overtakes:
-            await self._settled(name)
+            await self.settled(name)
 
         async def decide(document: FlowDocument) -> FlowDocument:
             if document.operation is not None and document.operation.id == intent.id:
@@ -280,7 +280,7 @@ class FlowService:
         intent = OperationIntent(identifier, verb, created_at=now, deadline=now + limit_s)
         return intent, found[0] if found else None
 
-    async def _settled(self, name: str) -> None:
+    async def settled(self, name: str) -> None:
         """Waits a moment where the flow's operation is over but not cleared yet."""
         with self.loops.watching(name) as changed, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_LIMIT_S):

@@ -131,6 +131,26 @@ class Rollouts:
         written = await self.flows.update_draft(name, upgraded, etag, validate_only=validate_only, mark=mark)
         return written, changes
 
+    async def set_type(
+        self, name: str, flow_type: str, etag: str, *, validate_only: bool, mark: str = ""
+    ) -> FlowDocument:
+        """A stopped flow becomes ordinary or real-time: by a new version, where it has one."""
+
+        async def edit(document: FlowDocument) -> FlowDocument:
+            flow_verbs.check_etag(document, etag)
+            number = document.latest_version
+            deleted = number in document.deleted_versions
+            newest = (await self.flows.reader.version(name, number)).spec if number and not deleted else None
+            changed, version = rollout_verbs.set_type(document, newest, flow_type)
+            if version is not None and not validate_only:
+                await self._write_version(name, changed.latest_version, version)
+            return changed
+
+        await self.flows.settled(name)
+        if validate_only:
+            return await edit((await self.flows.stores.existing_flow(name))[0])
+        return await self.flows.stores.change_flow(name, edit, mark=mark)
+
     async def delete_version(self, name: str, version: int, etag: str, mark: str = "") -> None:
         """First decided in the flow document, then pins and the version go: a killed delete leaves pins only."""
         stores = self.flows.stores

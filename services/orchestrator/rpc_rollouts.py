@@ -8,7 +8,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput
 from headrace.model.names import parse_resource
-from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
+from headrace.wire.flow import flow_spec_from_proto, flow_type_from_proto, seconds_from_duration
 from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.draft_mask import check_mask
 from services.orchestrator.flow_messages import flow_message, operation_message
@@ -61,6 +61,17 @@ class RolloutRpc:
 
         kind = flow_pb2.UpgradeDraftResponse
         return await self._requests.once("FlowService/UpgradeDraft", request, kind, upgrade)
+
+    async def SetFlowType(self, request: flow_pb2.SetFlowTypeRequest, context: Any) -> flow_pb2.Flow:
+        flow, flow_type = flow_of(request.name), flow_type_from_proto(request.type)
+
+        async def change(ticket: Ticket) -> flow_pb2.Flow:
+            document = await self._rollouts.set_type(
+                flow, flow_type, request.etag, validate_only=request.validate_only, mark=ticket.mark
+            )
+            return flow_message(document)
+
+        return await self._requests.once("FlowService/SetFlowType", request, flow_pb2.Flow, change)
 
     async def PublishFlow(self, request: flow_pb2.PublishFlowRequest, context: Any) -> Any:
         flow, rollout = flow_of(request.name), _rollout(request)

@@ -13,6 +13,7 @@ import pytest
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.client import AsyncClient
+from headrace.model.errors import WrongState
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
 from tests.support.http_connection import fetch
@@ -73,6 +74,30 @@ async def test_idle_the_same_flow_keeps_its_processes_in_one_type_and_none_in_th
             assert time.monotonic() - began < 5
             await eventually(lambda: asleep(client, ordinary))
         assert len(processes(module_mesh, realtime)) == 4
+
+
+async def test_the_type_changes_only_while_the_flow_is_stopped(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(client, tmp_path / "flow.yaml", flow_file("typed"))
+        for state in ("RUNNING", "SLEEPING"):
+            with pytest.raises(WrongState, match=state):
+                await client.set_type(flow, "realtime")
+            (tmp_path / "flow.yaml").write_text(flow_file("typed", "realtime"))
+            with pytest.raises(WrongState, match="change its type"):
+                await client.apply(tmp_path / "flow.yaml")
+            await eventually(lambda: asleep(client, flow))
+        await client.stop(flow)
+        changed = await client.set_type(flow, "realtime")
+        assert (changed.type, changed.latest_version) == (flow_pb2.FLOW_TYPE_REALTIME, 2)
+        assert (await client.set_type(flow, "realtime")).latest_version == 2
+        await client.start(flow)
+        assert (await ask(module_mesh, flow, 1))["body"] == 1
+        began = time.monotonic()
+        await eventually(lambda: time.monotonic() > began + 1.0)  # three times its idle_timeout
+        assert len(processes(module_mesh, flow)) == 4
+        history = [entry.what for entry in (await client.list_history(flow))[0]]
+        assert history.count("set-type") == 1
+        await client.stop(flow)
 
 
 async def test_a_woken_step_runs_the_pinned_revision(module_mesh: RunningMesh, tmp_path: Path) -> None:

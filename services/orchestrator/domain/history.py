@@ -70,6 +70,8 @@ def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:
         return
     if intent is not None and earlier is not None and intent.cancelled and not earlier.cancelled:
         yield {"what": "cancel", "detail": intent.verb, "operation": f"operations/{intent.id}"}
+    if after.flow_type != before.flow_type and (intent is None or intent == earlier) and after.draft == before.draft:
+        yield {"what": "set-type", "version": after.latest_version, "detail": after.flow_type}
     if after.draft is not None and after.draft != before.draft:
         yield {"what": "draft", "detail": _references(before.draft, after.draft)[:MAX_DETAIL]}
     for version in sorted(set(after.deleted_versions) - set(before.deleted_versions)):

@@ -20,6 +20,7 @@ from services.orchestrator.domain.flow_states import RUNS, FlowState, wrong_stat
 from services.orchestrator.domain.flow_verbs import (
     begin_start,
     check_free,
+    check_idle,
     check_running,
     numbered,
     pick_version,
@@ -47,6 +48,22 @@ def begin_publish(
         intent = numbered(intent, version, 0)
         return change(changed, operation=intent), intent
     return with_target(changed, version, document.draft, intent, rollout)
+
+
+def set_type(document: FlowDocument, newest: FlowSpec | None, flow_type: str) -> tuple[FlowDocument, FlowSpec | None]:
+    """A stopped flow with another type, and the version that has to be written for it: the newest (None where there
+    is none) but for its type."""
+    check_idle(document, "change its type")
+    version = None
+    changes: dict[str, object] = {}
+    if newest is not None and newest.type != flow_type:
+        version = msgspec.structs.replace(newest, type=flow_type)
+        changes["latest_version"] = document.latest_version + 1
+    if document.draft is not None and document.draft.type != flow_type:
+        changes["draft"] = msgspec.structs.replace(document.draft, type=flow_type)
+    if not changes:
+        return document, None
+    return change(document, flow_type=flow_type, edit=document.edit + 1, **changes), version
 
 
 def begin_restart(
