@@ -178,6 +178,14 @@ class JetStreamLane(Protocol):
     async def last_message(self, stream: str, subject: str, *, timeout_s: float = 2.0) -> Kept | None:
         """The newest message on a subject, read from the stream's leader; None if there is none. ReadFailed."""
 
+    async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]:
+        """Of a consumer: the number of the delivery, and the stream sequence, up to which everything is acknowledged.
+        ReadFailed."""
+
+    async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int:
+        """Removes all messages on a subject up to a stream sequence, whoever holds them; answers how many. ReadFailed:
+        removed or not."""
+
     async def room(self) -> None:
         """Returns when `publish` would not raise LaneFull."""
 
@@ -189,6 +197,10 @@ class JetStreamLane(Protocol):
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
         """Confirmed ack. Repeated by the lane after a reconnect, before it pulls, until confirmed or timed out
         (then AckUnknown)."""
+
+    def when_down(self, callback: Callable[[], None]) -> None:
+        """`callback` is called each time the connection breaks. What is acknowledged in it is among what is repeated
+        before the lane pulls again."""
 
     def extend(self, delivery: Delivery) -> None:
         """In-progress: restarts the ack deadline."""

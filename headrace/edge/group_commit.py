@@ -23,11 +23,12 @@ MAX_WAITING = 4096
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 FULL_RETRY_S = 0.005
 TIMEOUT_S = 5.0
+LEAST_TIME_S = 0.05
 
 Answer = Stored | PublishRefused | PublishUnknown
 Tell = Callable[[Any, Answer], None]
-# Tell, about: who is told what became of a message.
-Waiting = tuple[BatchMessage, Tell, Any]
+# Message, until when (the loop's clock) it is tried, who is told what became of it.
+Waiting = tuple[BatchMessage, float, Tell, Any]
 
 
 class BatchTransport(Protocol):
@@ -50,9 +51,8 @@ class BatchTransport(Protocol):
 class GroupCommit:
     """Messages of one stream, from one sender; those to other streams must not come here. Create inside the loop."""
 
-    def __init__(self, transport: BatchTransport, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, transport: BatchTransport) -> None:
         self._transport = transport
-        self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._pace = CommitPace()
         self._waiting: deque[Waiting] = deque()
@@ -62,32 +62,65 @@ class GroupCommit:
         self._alone: deque[Waiting] = deque()
         """Those of them that go one by one, without being counted: nobody waits behind them."""
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = ""
 
     @property
     def waiting(self) -> int:
         """Messages that are not written yet."""
         return len(self._waiting) + len(self._alone) + sum(len(part) for part in self._parts)
 
-    def publish(
-        self, subject: str, payload: bytes, tell: Tell, about: Any, *, message_id: str, traceparent: str = ""
+    def publish_told(
+        self,
+        subject: str,
+        payload: bytes,
+        tell: Tell,
+        about: Any,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`tell(about, answer)` is called once, later. LaneFull (nothing was taken) past the bound, ValueError for
         what cannot be sent."""
+        if self._ended:
+            self._loop.call_soon(tell, about, PublishUnknown(self._ended))
+            return
         if len(self._waiting) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
             raise LaneFull(f"{len(self._waiting)} messages ({self._bytes} bytes) wait to be stored together")
         if not subject.isprintable() or " " in subject or not message_id.isprintable() or not traceparent.isprintable():
             raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
-        self._waiting.append((BatchMessage(subject, payload, message_id, traceparent), tell, about))
+        deadline = self._loop.time() + timeout_s
+        self._waiting.append((BatchMessage(subject, payload, message_id, traceparent), deadline, tell, about))
         self._bytes += len(payload)
         self._pump()
 
-    def publish_soon(
-        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = ""
+    def publish(
+        self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = TIMEOUT_S
     ) -> asyncio.Future[Stored]:
-        """As `publish`; the future ends in Stored, PublishRefused or PublishUnknown."""
+        """As `publish_told`; the future ends in Stored, PublishRefused or PublishUnknown."""
         future: asyncio.Future[Stored] = self._loop.create_future()
-        self.publish(subject, payload, end_future, future, message_id=message_id, traceparent=traceparent)
+        self.publish_told(
+            subject,
+            payload,
+            _end_future,
+            future,
+            message_id=message_id,
+            traceparent=traceparent,
+            timeout_s=timeout_s,
+        )
         return future
+
+    def end(self, cause: str) -> None:
+        """What is not written yet ends in PublishUnknown, and so does what comes."""
+        self._ended = cause
+        if self._timer is not None:
+            self._timer.cancel()
+        left = [*self._alone, *(one for part in self._parts for one in part), *self._waiting]
+        self._alone.clear()
+        self._parts.clear()
+        self._waiting.clear()
+        for _, _, tell, about in left:
+            tell(about, PublishUnknown(cause))
 
     def _pump(self) -> None:
         pace, waiting = self._pace, self._waiting
@@ -123,6 +156,9 @@ class GroupCommit:
         self._send_alone()
         self._pump()
 
+    def _left_s(self, one: Waiting) -> float:
+        return max(LEAST_TIME_S, one[1] - self._loop.time())
+
     # One by one
 
     def _send_single(self, one: Waiting) -> bool:
@@ -144,7 +180,7 @@ class GroupCommit:
                 message.payload,
                 message_id=message.message_id,
                 traceparent=message.traceparent,
-                timeout_s=self._timeout_s,
+                timeout_s=self._left_s(one),
             )
         except LaneFull:
             self._look_again(FULL_RETRY_S)
@@ -169,7 +205,7 @@ class GroupCommit:
 
     def _send_batch(self, batch: list[Waiting]) -> bool:
         try:
-            future = self._transport.publish_batch([one[0] for one in batch], timeout_s=self._timeout_s)
+            future = self._transport.publish_batch([one[0] for one in batch], timeout_s=self._left_s(batch[0]))
         except LaneFull:
             self._parts.appendleft(batch)
             self._bytes -= sum(len(one[0].payload) for one in batch)
@@ -185,14 +221,14 @@ class GroupCommit:
         if error is None:
             stored = future.result()
             sequence = stored.sequence - len(batch)
-            for _, tell, about in batch:
+            for _, _, tell, about in batch:
                 sequence += 1
                 tell(about, Stored(sequence, False))
         elif isinstance(error, PublishRefused):
             self._split(batch, error)
         else:
             unknown = error if isinstance(error, PublishUnknown) else PublishUnknown(str(error))
-            for _, tell, about in batch:
+            for _, _, tell, about in batch:
                 tell(about, unknown)
         self._pump()
 
@@ -219,7 +255,7 @@ class GroupCommit:
 
 
 def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:
-    _, tell, about = one
+    _, _, tell, about = one
     error = PublishUnknown("given up") if future.cancelled() else future.exception()
     if error is None:
         tell(about, future.result())
@@ -227,7 +263,7 @@ def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:
         tell(about, error if isinstance(error, PublishRefused | PublishUnknown) else PublishUnknown(str(error)))
 
 
-def end_future(future: asyncio.Future[Stored], answer: Answer) -> None:
+def _end_future(future: asyncio.Future[Stored], answer: Answer) -> None:
     """A `Tell` that ends a future."""
     if future.done():
         return

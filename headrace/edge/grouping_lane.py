@@ -1,24 +1,32 @@
-"""A JetStream lane that stores the messages of one stream together while many wait (headrace.edge.group_commit).
+"""A JetStream lane that stores and acknowledges messages of one stream together while there are many.
 
-For brokers that sync every write. Everything else, and what goes to other streams, passes through as it is.
+For brokers that sync every write (headrace.edge.group_commit, headrace.edge.group_removal). Everything else, and what
+goes to other streams, passes through as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from headrace.edge.group_commit import GroupCommit
-from headrace.ports import Fence, Stored
+from headrace.edge.group_removal import GroupRemoval
+from headrace.ports import AckUnknown, Consumption, Delivery, Fence, Stored
+
+LOOK_S = 0.005
 
 
 class GroupingLane:
-    """Has every method of the lane inside. `prefix` is what the subjects of the one stream begin with."""
+    """Has every method of the lane inside. `prefix` is what the subjects of the one stream begin with; of what is
+    consumed there, messages on `removable` are acknowledged together."""
 
-    def __init__(self, inside: Any, prefix: str) -> None:
+    def __init__(self, inside: Any, prefix: str, removable: str = "") -> None:
         self._inside = inside
         self._prefix = prefix
         self._group = GroupCommit(inside)
+        self._removable = removable
+        self._removal: GroupRemoval | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inside, name)
@@ -26,7 +34,7 @@ class GroupingLane:
     @property
     def outstanding(self) -> int:
         """See the port."""
-        return int(self._inside.outstanding) + self._group.waiting
+        return int(self._inside.outstanding) + self.waiting
 
     def publish(
         self,
@@ -40,8 +48,62 @@ class GroupingLane:
     ) -> asyncio.Future[Stored]:
         """See the port. Together with others where the stream is the one, and no fence is asked for."""
         if fence is None and message_id and subject.startswith(self._prefix):
-            return self._group.publish_soon(subject, payload, message_id=message_id, traceparent=traceparent)
+            return self._group.publish(
+                subject, payload, message_id=message_id, traceparent=traceparent, timeout_s=timeout_s
+            )
         answer: asyncio.Future[Stored] = self._inside.publish(
             subject, payload, message_id=message_id, traceparent=traceparent, fence=fence, timeout_s=timeout_s
         )
         return answer
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """See the port."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self.waiting and loop.time() < deadline:  # noqa: ASYNC110  (no event on the path for the sake of its end)
+            await asyncio.sleep(LOOK_S)
+        self._group.end("the lane is closed")
+        if self._removal is not None:
+            self._removal.end()
+        await self._inside.close(max(0.0, deadline - loop.time()))
+        await asyncio.sleep(0)  # those who wait are told
+
+    @property
+    def waiting(self) -> int:
+        """Messages and acknowledgements that are not written yet."""
+        return self._group.waiting + (self._removal.waiting if self._removal is not None else 0)
+
+    def consume(
+        self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
+    ) -> Consumption:
+        """See the port."""
+        deliver = on_deliveries
+        if self._removable:
+            removal = self._removal = GroupRemoval(self._inside, stream, consumer, self._removable)
+
+            def note(deliveries: list[Delivery]) -> None:
+                removal.delivered(deliveries)
+                on_deliveries(deliveries)
+
+            deliver = note
+        consumption: Consumption = self._inside.consume(stream, consumer, credit=credit, on_deliveries=deliver)
+        return consumption
+
+    def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
+        """See the port."""
+        if self._removal is None:
+            answer: asyncio.Future[None] = self._inside.acknowledge(delivery)
+            return answer
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._removal.acknowledge(delivery, _end_ack, future)
+        return future
+
+
+def _end_ack(future: asyncio.Future[None], error: AckUnknown | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever does not look leaves it to the redelivery

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
 from headrace.edge.lane_publishes import PublishBook
@@ -33,6 +33,8 @@ from headrace.ports import (
 from headrace.wire import jetstream
 
 log = get_logger(__name__)
+
+A = TypeVar("A")
 
 MAX_OUTSTANDING = 4096
 MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
@@ -68,6 +70,7 @@ class NatsLane:
         self._kept: list[tuple[str, bytes, Callable[[], None] | None]] = []
         self._kept_bytes = 0
         self._checked: set[str] = set()
+        self._when_down: list[Callable[[], None]] = []
         self._ended = ""
 
     async def start(self) -> None:
@@ -75,6 +78,10 @@ class NatsLane:
         self._link.attach(on_up=self._on_up, on_down=self._on_down, on_closed=self._on_connection_closed)
         self._link.subscribe(f"{self._inbox}.*", self._on_answer)
         await self.flush()
+
+    def when_down(self, callback: Callable[[], None]) -> None:
+        """See the port."""
+        self._when_down.append(callback)
 
     @property
     def outstanding(self) -> int:
@@ -131,13 +138,26 @@ class NatsLane:
         """See the port."""
         self._check_subject(subject)
         request = jetstream.last_message_request(stream, subject)
+        return await self._ask(request, jetstream.parse_message_answer, timeout_s)
+
+    async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]:
+        """See the port."""
+        return await self._ask(jetstream.consumer_request(stream, consumer), jetstream.parse_ack_floor, timeout_s)
+
+    async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int:
+        """See the port."""
+        self._check_subject(subject)
+        request = jetstream.purge_request(stream, subject, sequence)
+        return await self._ask(request, jetstream.parse_purged, timeout_s)
+
+    async def _ask(self, request: tuple[str, bytes], parse: Callable[[bytes], A], timeout_s: float) -> A:
         self._check_subject(request[0])
         try:
             async with asyncio.timeout(timeout_s):
                 if self._ended:
                     raise ReadFailed(self._ended)
                 await self._link.wait_up()
-                return jetstream.parse_message_answer(await self._reads.ask(*request))
+                return parse(await self._reads.ask(*request))
         except TimeoutError as error:
             raise ReadFailed(f"no answer within {timeout_s:g} s") from error
         except (ConnectionError, jetstream.MalformedAnswer) as error:
@@ -252,6 +272,8 @@ class NatsLane:
         self._reads.end_all("the connection broke before the broker answered")
         for consumption in self._consumptions:
             consumption.pause()
+        for callback in self._when_down:
+            callback()
 
     def _on_up(self) -> None:
         self._acks.reconnected()  # resumes the pulls when these acks are confirmed

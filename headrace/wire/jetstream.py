@@ -7,7 +7,7 @@ nats-server 2.15.1 sends.
 from __future__ import annotations
 
 from base64 import b64decode
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -37,6 +37,9 @@ NO_RESPONDERS = 503
 
 _ID_HEADER = "Nats-Msg-Id: "
 _TRACE_HEADER = "traceparent: "
+
+
+D = TypeVar("D")
 
 
 class MalformedAnswer(ValueError):
@@ -197,6 +200,55 @@ def parse_message_answer(payload: bytes) -> Kept | None:
     if answer.error is not None and answer.error.err_code == MESSAGE_NOT_FOUND:
         return None
     raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no message")
+
+
+class _Floor(msgspec.Struct, frozen=True):
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
+class _ConsumerAnswer(msgspec.Struct, frozen=True):
+    ack_floor: _Floor | None = None
+    error: ApiError | None = None
+
+
+class _PurgeAnswer(msgspec.Struct, frozen=True):
+    success: bool = False
+    purged: int = 0
+    error: ApiError | None = None
+
+
+def consumer_request(stream: str, consumer: str) -> tuple[str, bytes]:
+    """Subject and payload of the request for what a consumer is at."""
+    return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", b""
+
+
+def parse_ack_floor(payload: bytes) -> tuple[int, int]:
+    """Number of the delivery and stream sequence up to which all is acknowledged; MalformedAnswer for an error."""
+    answer = _decoded(payload, _ConsumerAnswer)
+    if answer.ack_floor is None:
+        raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no floor")
+    return answer.ack_floor.consumer_seq, answer.ack_floor.stream_seq
+
+
+def purge_request(stream: str, subject: str, sequence: int) -> tuple[str, bytes]:
+    """Subject and payload of the request to remove what a subject holds up to a sequence."""
+    return f"$JS.API.STREAM.PURGE.{stream}", msgspec.json.encode({"filter": subject, "seq": sequence + 1})
+
+
+def parse_purged(payload: bytes) -> int:
+    """How many messages were removed; MalformedAnswer for an error."""
+    answer = _decoded(payload, _PurgeAnswer)
+    if not answer.success:
+        raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no success")
+    return answer.purged
+
+
+def _decoded(payload: bytes, kind: type[D]) -> D:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedAnswer(f"not an answer: {payload[:120]!r}") from error
 
 
 def pull_subject(stream: str, consumer: str) -> str:

@@ -79,7 +79,9 @@ class DataPlane:
     ) -> None:
         self._started_at = time.time()
         if plan.group_commits:
-            lane = GroupingLane(lane, subjects.flow_prefix(plan.workspace, plan.flow))
+            owner = subjects.deployment_owner(plan.deployment)
+            own = "" if step.keyed else subjects.data_subject(plan.workspace, plan.flow, owner, step.name)
+            lane = GroupingLane(lane, subjects.flow_prefix(plan.workspace, plan.flow), own)
         self._step, self._lane, self._tasks = step, lane, tasks
         self.counters = new_counters()
         self._rules = rules_of(plan, step, self.counters, tasks)

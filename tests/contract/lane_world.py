@@ -13,6 +13,7 @@ import msgspec
 from nats.aio.client import Client
 
 from headrace.edge.broker_process import BrokerProcess
+from headrace.edge.grouping_lane import GroupingLane
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
@@ -38,6 +39,13 @@ async def nats_lane(url: str, *, max_outstanding: int = 4096, heartbeat_s: float
         yield lane
     finally:
         await lane.close(timeout_s=0.5)
+
+
+@asynccontextmanager
+async def grouping_lane(url: str, **options: Any) -> AsyncIterator[JetStreamLane]:
+    """What brokers that sync every write are used through."""
+    async with nats_lane(url, **options) as lane:
+        yield GroupingLane(lane, "hr.default.orders.", SUBJECT)
 
 
 IMPLEMENTATIONS: list[OpenLane] = [nats_lane]
@@ -74,6 +82,7 @@ class World:
             "max_msgs_per_subject": FULL_AT,
             "discard_new_per_subject": True,
             "duplicate_window": 120_000_000_000,
+            "allow_atomic": True,
             **changes,
         }
         await self.api(f"STREAM.CREATE.{STREAM}", config)

@@ -72,7 +72,7 @@ async def published(broker: Broker, messages: Sequence[tuple[str, str, int]]) ->
     group = GroupCommit(broker)
     told: list[list[Answer]] = [[] for _ in messages]
     for number, (subject, message_id, size) in enumerate(messages):
-        group.publish(
+        group.publish_told(
             subject, b"x" * size, lambda about, answer: about.append(answer), told[number], message_id=message_id
         )
         if number % 40 == 0:
@@ -127,7 +127,7 @@ def test_what_waits_is_bounded() -> None:
         taken = 0
         with contextlib.suppress(LaneFull):
             for taken in range(3 * MAX_WAITING):
-                group.publish("s.a", b"", lambda about, answer: None, None, message_id=str(taken))
+                group.publish_told("s.a", b"", lambda about, answer: None, None, message_id=str(taken))
         assert MAX_WAITING <= taken < 2 * MAX_WAITING
 
     asyncio.run(fill())

@@ -1,0 +1,142 @@
+"""Acknowledgements of one consumer in groups, for brokers that sync every write.
+
+In a work queue each acknowledged message is removed by itself, which is a write and a sync. So where many are done, the
+messages up to the last of them are removed by one purge of their subject first, which is one sync; acknowledging what
+is gone then costs the broker next to nothing, and confirms it as ever. A purge asks nobody whose the messages are:
+it is only done where the deliveries prove that they were all ours (headrace.model.delivery_chain).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from headrace.edge.structured_log import get_logger
+from headrace.model.delivery_chain import DeliveryChain
+from headrace.ports import AckUnknown, Delivery, ReadFailed
+
+log = get_logger(__name__)
+
+LEAST = 12
+"""Fewer are acknowledged at once, each by itself."""
+LIMIT_S = 2.0
+
+Tell = Callable[[Any, AckUnknown | None], None]
+
+
+class RemovalTransport(Protocol):
+    """What is needed of the connection; `JetStreamLane` has it."""
+
+    def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]: ...
+
+    def when_down(self, callback: Callable[[], None]) -> None: ...
+
+    async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]: ...
+
+    async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int: ...
+
+
+class GroupRemoval:
+    """Of one consumer, whose messages on `subject` can be removed together. Create inside the loop."""
+
+    def __init__(self, transport: RemovalTransport, stream: str, consumer: str, subject: str) -> None:
+        self._transport = transport
+        self._stream, self._consumer, self._subject = stream, consumer, subject
+        self._loop = asyncio.get_running_loop()
+        self._chain = DeliveryChain(subject)
+        self._done: list[tuple[Delivery, Tell, Any]] = []
+        self._scheduled = False
+        self._held = 0
+        self._removing: asyncio.Task[None] | None = None
+        self.purged = 0
+        """Messages removed together so far."""
+        # The lane repeats acknowledgements after a reconnect before it pulls again: it has to know of all.
+        transport.when_down(self.hurry)
+
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """What the consumer gave us, all of it, in order."""
+        for delivery in deliveries:
+            self._chain.delivered(
+                delivery.consumer_sequence, delivery.stream_sequence, delivery.attempt, delivery.subject
+            )
+
+    def acknowledge(self, delivery: Delivery, tell: Tell, about: Any) -> None:
+        """`tell(about, None)` when the broker has confirmed it, else with the cause; once, later."""
+        self._done.append((delivery, tell, about))
+        if not self._scheduled and self._removing is None:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    @property
+    def waiting(self) -> int:
+        """Acknowledgements that are not written yet."""
+        return len(self._done) + self._held
+
+    def hurry(self) -> None:
+        """What waits is acknowledged now, each by itself."""
+        done, self._done = self._done, []
+        self._acknowledge(done)
+
+    def end(self) -> None:
+        """As `hurry`, and nothing more is removed together."""
+        if self._removing is not None:
+            self._removing.cancel()
+        self.hurry()
+
+    def _flush(self) -> None:
+        """All that ended in one turn of the loop, or while others were removed."""
+        self._scheduled = False
+        done, self._done = self._done, []
+        for delivery, _, _ in done:
+            self._chain.done(delivery.consumer_sequence)
+        if len(done) < LEAST:
+            self._acknowledge(done)
+            return
+        self._held = len(done)
+        self._removing = self._loop.create_task(self._remove(done), name=f"removes from {self._consumer}")
+        self._removing.add_done_callback(self._removed)
+
+    async def _remove(self, done: list[tuple[Delivery, Tell, Any]]) -> None:
+        try:
+            floor = await self._transport.ack_floor(self._stream, self._consumer, timeout_s=LIMIT_S)
+            through, count = self._chain.through(*floor)
+            if count >= LEAST:
+                await self._transport.purge_through(self._stream, self._subject, through, timeout_s=LIMIT_S)
+                self.purged += count
+        except ReadFailed as error:
+            log.debug("not removed together", consumer=self._consumer, error=str(error))
+        finally:
+            self._held = 0
+            confirmed = self._acknowledge(done)
+        await asyncio.wait(confirmed)
+
+    def _acknowledge(self, done: Sequence[tuple[Delivery, Tell, Any]]) -> list[asyncio.Future[None]]:
+        futures = []
+        for delivery, tell, about in done:
+            future = self._transport.acknowledge(delivery)
+            future.add_done_callback(_Told(self._chain, delivery.consumer_sequence, tell, about))
+            futures.append(future)
+        return futures
+
+    def _removed(self, task: asyncio.Task[None]) -> None:
+        self._removing = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("removing failed", consumer=self._consumer, error=repr(task.exception()))
+        if self._done and not self._scheduled:
+            self._flush()
+
+
+class _Told:
+    __slots__ = ("about", "chain", "number", "tell")
+
+    def __init__(self, chain: DeliveryChain, number: int, tell: Tell, about: Any) -> None:
+        self.chain, self.number, self.tell, self.about = chain, number, tell, about
+
+    def __call__(self, future: asyncio.Future[None]) -> None:
+        error = AckUnknown("given up") if future.cancelled() else future.exception()
+        if error is None:
+            self.chain.confirmed(self.number)
+            self.tell(self.about, None)
+        else:
+            self.tell(self.about, error if isinstance(error, AckUnknown) else AckUnknown(str(error)))
