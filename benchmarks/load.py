@@ -11,7 +11,11 @@ from collections.abc import Callable
 from benchmarks.raw_nats import RawNats
 from benchmarks.sampling import open_loop
 from headrace.api.message.v1 import message_pb2
+from headrace.edge.group_commit import Answer, GroupCommit
+from headrace.edge.jetstream_lane import NatsLane
+from headrace.edge.nats_link import NatsLink
 from headrace.model import message_ids, subjects
+from headrace.ports import Stored
 
 FULL_RETRY_S = 0.003
 ANSWER_LIMIT_S = 30.0
@@ -37,6 +41,7 @@ class IngressLoad:
         self._index = 0
         self._unanswered: dict[int, bytes] = {}
         self._client: RawNats
+        self._group: GroupCommit | None = None
         self._room = asyncio.Event()
         self._window = 512
         self._ask_one_in = ask_one_in
@@ -45,7 +50,12 @@ class IngressLoad:
         self.acknowledged = 0
         self.refused = 0
 
-    async def connect(self, host: str, port: int) -> None:
+    async def connect(self, host: str, port: int, *, together: bool = False) -> None:
+        """`together`: stored in batches while many wait, as gateways do where the broker syncs every write."""
+        if together:
+            self._lane = NatsLane(await NatsLink.connect(f"nats://{host}:{port}", "bench load"))
+            await self._lane.start()
+            self._group = GroupCommit(self._lane)
         self._client = await RawNats.connect(host, port, self._on_answer)
         self._inbox = f"bench.{self._run}"
         self._client.subscribe(self._inbox + ".*", 1)
@@ -57,8 +67,13 @@ class IngressLoad:
             if due_ns:
                 self.answered_ns.append(time.time_ns() - due_ns)
             return
-        index = int(last)
-        if b'"error"' in payload or not payload:
+        self._settle(int(last), stored=bool(payload) and b'"error"' not in payload)
+
+    def _told(self, index: int, answer: Answer) -> None:
+        self._settle(index, stored=isinstance(answer, Stored))
+
+    def _settle(self, index: int, *, stored: bool) -> None:
+        if not stored:
             self.refused += 1
             asyncio.get_running_loop().call_later(FULL_RETRY_S, self._write, index)
             return
@@ -79,7 +94,10 @@ class IngressLoad:
             head.reply_to.subject = f"{self._inbox}.reply"
             self._due_ns.setdefault(head.execution_id, due_ns or time.time_ns())
         payload = head.SerializeToString() + self._rest(index)
-        self._client.publish(self._subject, payload, f"{self._inbox}.{index}", identity)
+        if self._group is not None:
+            self._group.publish_told(self._subject, payload, self._told, index, message_id=identity)
+        else:
+            self._client.publish(self._subject, payload, f"{self._inbox}.{index}", identity)
 
     def _rest(self, index: int) -> bytes:
         """Body and content type: encoded once where they are the same for all."""
@@ -120,6 +138,8 @@ class IngressLoad:
 
     def close(self) -> None:
         self._client.close()
+        if self._group is not None:
+            self._closing = asyncio.ensure_future(self._lane.close(timeout_s=0.1))
 
 
 def typed_body() -> bytes:

@@ -59,7 +59,7 @@ class BenchMesh:
         self, flow: str, body: Body, content_type: str, *, trigger: str = "start", ask_one_in: int = 0
     ) -> IngressLoad:
         load = IngressLoad(flow, trigger, body, content_type, ask_one_in)
-        await load.connect(*self.broker)
+        await load.connect(*self.broker, together=self.mesh.options.profile == "durable")
         return load
 
     async def processed(self, flow: str, step: str) -> int:

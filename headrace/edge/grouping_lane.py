@@ -56,6 +56,20 @@ class GroupingLane:
         )
         return answer
 
+    def publish_told(self, subject: str, payload: bytes, tell: Any, about: Any, **options: Any) -> None:
+        """See the port."""
+        if subject.startswith(self._prefix) and options.get("message_id"):
+            self._group.publish_told(subject, payload, tell, about, **options)
+        else:
+            self._inside.publish_told(subject, payload, tell, about, **options)
+
+    def acknowledge_told(self, delivery: Delivery, tell: Any, about: Any) -> None:
+        """See the port."""
+        if self._removal is None:
+            self._inside.acknowledge_told(delivery, tell, about)
+        else:
+            self._removal.acknowledge(delivery, tell, about)
+
     async def close(self, timeout_s: float = 2.0) -> None:
         """See the port."""
         loop = asyncio.get_running_loop()

@@ -3,6 +3,9 @@
 On one server a stimulus goes to `in.<trigger>.<slot>`, and the broker's transform gives it its owner. On a cluster
 (`fenced`) it goes to the owner's subject, on the condition that it still is the owner (headrace.model.ingress_owner);
 refused, nothing of it was stored: the owner is read again, and it goes there.
+
+Where the one server syncs every write (`together`), stimuli of one flow that wait are stored in batches; a lone one
+goes at once.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
+from headrace.edge.group_commit import BatchTransport, GroupCommit
 from headrace.model import subjects
 from headrace.model.ingress_owner import FENCES, decode_owner
 from headrace.ports import Fence, Kept, LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
@@ -70,6 +74,7 @@ class IngressPublisher:
         self._transport = transport
         self._workspace = workspace
         self._flows: dict[str, _Flow] = {}
+        self._groups: dict[str, GroupCommit] = {}
 
     async def publish(
         self,
@@ -79,18 +84,19 @@ class IngressPublisher:
         payload: bytes,
         *,
         fenced: bool,
+        together: bool = False,
         message_id: str,
         traceparent: str = "",
         timeout_s: float = 5.0,
     ) -> Stored:
         """Stored, or what the transport raises: PublishRefused (not stored), PublishUnknown (`no_responders`: the
-        ingress is closed, or its stream has no leader).
+        ingress is closed, or its stream has no leader). `together` needs a lane as transport.
 
         On a cluster also LaneFull and ReadFailed: nothing was stored within the limit, for certain; and a payload's
         time of writing lies up to that limit before it is written.
         """
         if not fenced:
-            return await self._transport.publish(
+            return await self._way(flow, together)(
                 subjects.ingress_subject(self._workspace, flow, trigger, slot),
                 payload,
                 message_id=message_id,
@@ -136,6 +142,14 @@ class IngressPublisher:
             if tries > FREE_TRIES:
                 pause = min(FIRST_PAUSE_S * 2 ** min(tries - FREE_TRIES, 8), LONGEST_PAUSE_S)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _way(self, flow: str, together: bool) -> Callable[..., Awaitable[Stored]]:
+        if not together:
+            return self._transport.publish
+        group = self._groups.get(flow)
+        if group is None:
+            group = self._groups[flow] = GroupCommit(cast(BatchTransport, self._transport))
+        return group.publish
 
     async def _read(self, flow: str, entry: _Flow) -> _Known:
         """The owner as the stream has it; all who ask at the same time share one read."""

@@ -119,6 +119,7 @@ class Ingress:
             at.slot,
             seal(stimulus.shared, at.message_id, written_at_unix_ns),
             fenced=stimulus.route.fenced,
+            together=stimulus.route.group_commits,
             message_id=at.message_id,
             traceparent=at.traceparent,
             timeout_s=limit_s,
