@@ -18,7 +18,7 @@ from tools.generated_files import keep
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PLACES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PLACES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "scaling.md")
 PROFILES = ("fast", "durable")
 _MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
@@ -92,6 +92,7 @@ def render() -> dict[Path, str]:
         "targets": lambda: _targets(file),
         "shapes": lambda: _shapes(file),
         "latency": lambda: _latency(file),
+        "scale": lambda: _scale(file),
     }
 
     def filled(match: re.Match[str]) -> str:
@@ -193,6 +194,26 @@ def _latency(file: BenchFile) -> list[str]:
                 f"| {rate} | {_number(figure.floor / 1e3)} ms | {_number(figure.median / 1e3)} ms | {figure.ratio:.2f} "
             )
             lines.append(start + "".join(f"| {value} ms " for value in ms) + "|")
+    return lines
+
+
+def _scale(file: BenchFile) -> list[str]:
+    """Every number of flows, and every number of replicas."""
+    lines = [
+        "| flows of two steps at 500 messages/s in all | µs a message | of it the orchestrator | hop p50 |",
+        "|---|---|---|---|",
+    ]
+    for name, figure in file.figures.items():
+        if name.startswith("scale.flows-") and name.endswith(".cpu_all"):
+            case = name.removesuffix(".cpu_all")
+            orchestrator, hop = file.figures[f"{case}.cpu_orchestrator"], file.figures[f"{case}.hop_p50"]
+            count = case.removeprefix("scale.flows-")
+            values = _number(figure.median), _number(orchestrator.median), _number(hop.median / 1e3)
+            lines.append(f"| {count} | {values[0]} | {values[1]} | {values[2]} ms |")
+    lines += ["", "| replicas of a step of 1 ms of work | messages/s |", "|---|---|"]
+    for name, figure in file.figures.items():
+        if name.startswith("scale.replicas-"):
+            lines.append(f"| {name.removeprefix('scale.replicas-').removesuffix('.rate')} | {_number(figure.median)} |")
     return lines
 
 
