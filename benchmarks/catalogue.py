@@ -14,7 +14,7 @@ from benchmarks.dead_letters import dead_letters
 from benchmarks.edit_loop import edit_loop
 from benchmarks.fail_over import fail_over
 from benchmarks.figures import BenchRun
-from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, last_of, saturated
+from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, last_of, saturated
 from benchmarks.gateway import gateway
 from benchmarks.keyed import keyed
 from benchmarks.latency import at_rate, latency, put
@@ -26,8 +26,8 @@ from benchmarks.scale import scale
 from benchmarks.shaping import shaping
 from benchmarks.starting import start
 from benchmarks.switching import switching
+from benchmarks.throughput import SHAPES, throughput
 from benchmarks.throughput import put as put_throughput
-from benchmarks.throughput import throughput
 from benchmarks.tracing import tracing
 from benchmarks.validate import validate
 from benchmarks.watchers import watchers
@@ -76,16 +76,18 @@ async def _profiles(run: BenchRun) -> dict[str, Any]:
         async with bench_mesh(profile, run.told) as bench:
             hop = await at_rate(bench, RATE, run.seconds)
         put(run, f"profiles.{profile}", hop)
-        async with bench_mesh(profile, run.told) as bench:
-            await bench.prepare("opaque")
-            name = await bench.begin("profile", chain(3))
-            load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE)
-            try:
-                rate = await saturated(bench, name, last_of(chain(3)), load, run.seconds)
-            finally:
-                load.close()
-        put_throughput(run, f"profiles.{profile}", rate)
-        found[profile] = {"latency": hop, "throughput": rate}
+        found[profile] = {"latency": hop}
+        for shape, entry in (("trigger+2", "start"), ("direct+2", "s2")):
+            async with bench_mesh(profile, run.told) as bench:
+                await bench.prepare("opaque")  # pushes the component
+                name = await bench.begin("profile", SHAPES[shape])
+                load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE, trigger=entry)
+                try:
+                    rate = await saturated(bench, name, last_of(SHAPES[shape]), load, run.seconds)
+                finally:
+                    load.close()
+            put_throughput(run, f"profiles.{profile}.{shape}", rate)
+            found[profile][shape] = rate
     return found
 
 

@@ -41,6 +41,12 @@ def chain(length: int, **more: Any) -> FlowSpec:
     return flow(*steps, **more)
 
 
+def direct(actions: int) -> FlowSpec:
+    """A trigger without a process, and so many actions; the last is `s<actions + 1>`."""
+    _, *rest = chain(actions + 1).steps
+    return flow(StepSpec("start", to=(rest[0].name,)), *rest)
+
+
 def last_of(spec: FlowSpec) -> list[str]:
     """Steps with nothing after them."""
     return [found.name for found in spec.steps if not found.to]

@@ -17,6 +17,7 @@ from benchmarks.load import IngressLoad
 from benchmarks.mesh_bench import BenchMesh, bench_mesh
 from benchmarks.throughput import SHAPES, body_for
 from headrace.model.flow_spec import FlowSpec
+from headrace.model.mesh_trigger import entry_of
 
 TARGET = Path("build/profile")
 SAMPLES_PER_S = 200
@@ -34,7 +35,8 @@ async def profile(scenario: str, profile_name: str, seconds: float) -> list[Path
         await bench.prepare("opaque")  # pushes the component
         name = await bench.begin("profiled", spec)
         body = OPAQUE_BODY if scenario == LATENCY else body_for(scenario)
-        load = await bench.load(name, body, "application/json" if callable(body) else OPAQUE_TYPE)
+        content_type = "application/json" if callable(body) else OPAQUE_TYPE
+        load = await bench.load(name, body, content_type, trigger=entry_of(spec, "start").name)
         try:
             return await _sampled(bench, name, spec, load, scenario, seconds)
         finally:
@@ -46,7 +48,7 @@ async def _sampled(
 ) -> list[Path]:
     warm = await saturated(bench, name, last_of(spec), load, 1.0)
     told(f"{scenario}: {warm['messages_per_s']} messages/s, {warm['cpu_us_per_message']} us of processor a message")
-    step = spec.steps[min(1, len(spec.steps) - 1)].name
+    step = spec.steps[min(1, len(spec.steps) - 1)].name  # never a trigger without a process
     status = await bench.client.get_status(name)
     instance = next(found.instances[0] for found in status.steps if found.step == step)
     TARGET.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 from benchmarks.broker_floor import saturated_broker
 from benchmarks.figures import BenchRun
-from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, flow, last_of, saturated, step
+from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, direct, flow, last_of, saturated, step
 from benchmarks.keyed import SPEC as KEYED
 from benchmarks.keyed import body_of
 from benchmarks.load import Body, IngressLoad, typed_body
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, cpu_of
 from headrace.model.flow_spec import FlowSpec
+from headrace.model.mesh_trigger import entry_of
 
 FAN_OUT = ("a", "b", "c", "d")
 KEYS = 100
@@ -24,6 +25,8 @@ SHAPES: dict[str, FlowSpec] = {
     "trigger+1": chain(2),
     "trigger+2": chain(3),
     "trigger+5": chain(6),
+    "direct+1": direct(1),
+    "direct+2": direct(2),
     "fan-out-4": flow(step("start", *FAN_OUT, function="start"), *(step(name) for name in FAN_OUT)),
     "keyed": KEYED,
     "cpu-1ms": flow(step("start", "burn", function="start"), step("burn", function="burn", config={"ms": 1})),
@@ -60,7 +63,8 @@ async def _case(
     run.told(f"throughput: {name}")
     flow_name = await bench.begin("t-" + name.lower().replace("+", "-"), spec)
     content_type = "application/json" if callable(body) else OPAQUE_TYPE
-    async with _loaded(bench, flow_name, body, content_type) as load:
+    entry = entry_of(spec, "start").name
+    async with _loaded(bench, flow_name, body, content_type, entry) as load:
         measured = await saturated(bench, flow_name, last_of(spec), load, run.seconds)
     put(run, f"throughput.{name}", measured)
     return measured | {"stores": stores}
@@ -77,9 +81,11 @@ async def _typed(run: BenchRun, bench: BenchMesh) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _loaded(bench: BenchMesh, name: str, body: Body, content_type: str) -> AsyncIterator[IngressLoad]:
+async def _loaded(
+    bench: BenchMesh, name: str, body: Body, content_type: str, entry: str = "start"
+) -> AsyncIterator[IngressLoad]:
     """A load on a flow that runs; the flow is stopped afterwards."""
-    load = await bench.load(name, body, content_type)
+    load = await bench.load(name, body, content_type, trigger=entry)
     try:
         yield load
     finally:
