@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import (
+    FAILED,
     AddressOption,
     DataOption,
     JsonOption,
@@ -148,6 +150,40 @@ def delete(
         print(f"credential {name} deleted")
 
 
+@app.command()
+def verify(
+    name: NameArgument,
+    step: Annotated[
+        str, typer.Option("--step", metavar="FLOW/STEP", help="Ask this step, also one that does not use it yet.")
+    ] = "",
+    component: Annotated[
+        str, typer.Option("--component", metavar="REFERENCE", help="Ask this component: shop, shop@3.")
+    ] = "",
+    used: Annotated[bool, typer.Option("--used", help="The version that each step uses now; else the newest.")] = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Ask the components that use a credential whether it is good. Exit status 1 where one says no, or cannot tell."""
+
+    async def work(client: AsyncClient) -> list[credential_pb2.Verification]:
+        return await client.verify_credential(name, step=step, component=component, used_version=used)
+
+    found = run_with_client(work, address=address, data=data, as_json=as_json, doing=f"verifying {name}")
+    if as_json:
+        from headrace.cli.plain import plain
+
+        print_json({"verifications": [plain(item) for item in found]})
+    for item in () if as_json else found:
+        flow_step = item.step.removeprefix("flows/").replace("/steps/", "/")
+        who = f"{flow_step + ', ' if flow_step else ''}{item.component}@{item.revision}"
+        about = ", ".join(part for part in (item.kind, item.where) if part)
+        said = "good" if item.verified else f"{'not good' if item.asked else 'not asked'}: {item.problem} ({about})"
+        print(f"{name} version {item.version}, {who}: {said}")
+    if not all(item.verified for item in found):
+        raise typer.Exit(FAILED)
+
+
 @app.command("new-key")
 def new_key_(as_json: JsonOption = False) -> None:
     """Print a fresh line for a key file. As the first line it seals; older lines still open what they sealed."""
@@ -170,6 +206,32 @@ def reseal(as_json: JsonOption = False, address: AddressOption = None, data: Dat
             print(f"{done.resealed} of {done.values} values sealed anew with key {done.key_id}")
 
     run_with_client(work, address=address, data=data, as_json=as_json)
+
+
+def refresh_credentials(
+    flow: FlowArgument,
+    step: Annotated[
+        str, typer.Option(metavar="STEP", help="Only this step; default: all that have a credential.")
+    ] = "",
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+    data: DataOption = None,
+) -> None:
+    """Give the newest credentials to a flow that runs, without a restart. If a component refuses, nothing changes."""
+
+    async def work(client: AsyncClient) -> None:
+        from headrace.cli.plain import plain
+
+        steps = await client.refresh_credentials(flow, step)
+        if as_json:
+            print_json({"steps": [plain(item) for item in steps]})
+        elif not steps:
+            print(f"{flow}: has the newest credentials already")
+        for item in () if as_json else steps:
+            name, number = item.credential.removeprefix("credentials/"), item.deployment.rpartition("/")[2]
+            print(f"{item.step} (d{number}): {name} version {item.version_before} -> {item.version}")
+
+    run_with_client(work, address=address, data=data, as_json=as_json, doing=f"refreshing credentials of {flow}")
 
 
 def read_value(source: str) -> dict[str, Any]:

@@ -33,6 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flow suspend": ("headrace flow suspend orders --max-time 2h",),
     "flow resume": ("headrace flow resume orders",),
     "flow scale": ("headrace flow scale orders price=4",),
+    "flow refresh-credentials": (
+        "headrace flow refresh-credentials orders",
+        "headrace flow refresh-credentials orders --step ship",
+    ),
     "flow cancel": ("headrace flow cancel orders",),
     "flow drain-choice": ("headrace flow drain-choice orders move --deployment 3",),
     "flow history": ("headrace flow history orders", "headrace flow history"),
@@ -71,6 +75,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "credential show": ("headrace credential show shop",),
     "credential update": ("headrace credential update shop --from shop.json",),
     "credential delete": ("headrace credential delete shop --yes",),
+    "credential verify": (
+        "headrace credential verify shop",
+        "headrace credential verify shop --component shop@3",
+    ),
+    "step run": (
+        "headrace step run orders price --input order.json",
+        "headrace step run orders --dead-letter 7",
+        "headrace step run orders price --draft --input order.json --json",
+    ),
+    "step metadata": ("headrace step metadata orders price",),
+    "step select-model": ("headrace step select-model orders price tables",),
     "credential new-key": ("headrace credential new-key",),
     "credential reseal": ("headrace credential reseal",),
     "snapshot show": ("headrace snapshot show orders", "headrace snapshot show orders count --key a1"),

@@ -12,6 +12,7 @@ import typer
 from headrace.cli import flow_views, history, intervention, rollout
 from headrace.cli import trace as tracing
 from headrace.cli.component import pushed_words
+from headrace.cli.credentials import refresh_credentials
 from headrace.cli.flow_check import validate
 from headrace.cli.flow_command import GOES_ON, FlowArgument, LimitOption, flow_id, progress_lines
 from headrace.cli.inject import run_now
@@ -176,6 +177,7 @@ app.command()(intervention.cancel)
 app.command("drain-choice")(intervention.drain_choice)
 app.command()(history.history)
 app.command("run-now")(run_now)
+app.command("refresh-credentials")(refresh_credentials)
 app.command("trace")(tracing.flow_trace)
 
 

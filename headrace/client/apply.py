@@ -18,6 +18,7 @@ from headrace.client.flow_check import check_flow_file
 from headrace.client.letter_calls import LetterCalls
 from headrace.client.registry_calls import RegistryCalls
 from headrace.client.snapshot_calls import SnapshotCalls
+from headrace.client.step_calls import StepCalls
 from headrace.client.watch_calls import WatchCalls
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.flow_spec import FlowSpec
@@ -48,7 +49,9 @@ class AppliedFlow:
     components: tuple[AppliedComponent, ...]
 
 
-class ApplyCalls(FlowCalls, RegistryCalls, LetterCalls, SnapshotCalls, CredentialCalls, WatchCalls, DiagnosisCalls):
+class ApplyCalls(
+    FlowCalls, RegistryCalls, LetterCalls, SnapshotCalls, CredentialCalls, StepCalls, WatchCalls, DiagnosisCalls
+):
     """Calls that need flows and components together."""
 
     async def apply(

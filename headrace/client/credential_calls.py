@@ -10,6 +10,9 @@ from google.protobuf import struct_pb2
 from headrace.api.credential.v1 import credential_pb2, credential_pb2_grpc
 from headrace.client.session import PAGE_SIZE, Session, resource
 
+REFRESH_LIMIT_S = 60.0
+VERIFY_LIMIT_S = 200.0
+
 
 class CredentialCalls(Session):
     """Values go to the mesh and never come back; answers have the names of fields."""
@@ -57,6 +60,28 @@ class CredentialCalls(Session):
         """WrongState CREDENTIAL_IN_USE while a deployment uses it."""
         request = credential_pb2.DeleteCredentialRequest(name=resource("credentials", name), etag=etag)
         await self._call(self._credentials().DeleteCredential, request)
+
+    async def verify_credential(
+        self, name: str, *, step: str = "", component: str = "", used_version: bool = False
+    ) -> list[credential_pb2.Verification]:
+        """What the components that use it say of its newest value (or of the version that each uses now); `step`
+        (`orders/ship`) or `component` (a reference) asks only that one."""
+        flow, _, step_name = step.removeprefix("flows/").replace("/steps/", "/").partition("/")
+        request = credential_pb2.VerifyCredentialRequest(
+            name=resource("credentials", name),
+            step=f"flows/{flow}/steps/{step_name}" if step else "",
+            component=component,
+            used_version=used_version,
+        )
+        answer = await self._call(self._credentials().VerifyCredential, request, timeout_s=VERIFY_LIMIT_S)
+        return list(answer.verifications)
+
+    async def refresh_credentials(self, flow: str, step: str = "") -> list[credential_pb2.RefreshedStep]:
+        """Gives the newest versions to a flow that runs (or to one step): what uses another one now. WrongState
+        CREDENTIAL_REFUSED, with the component's words, where a component keeps what it had."""
+        request = credential_pb2.RefreshCredentialsRequest(flow=resource("flows", flow), step=step)
+        answer = await self._call(self._credentials().RefreshCredentials, request, timeout_s=REFRESH_LIMIT_S)
+        return list(answer.steps)
 
     async def reseal_credentials(self) -> credential_pb2.ResealCredentialsResponse:
         """Encrypts all values with the first key of the key file."""

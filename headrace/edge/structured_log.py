@@ -9,9 +9,11 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_mask: Callable[[str], str] = str
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -64,7 +66,13 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _mask(json.dumps(line, default=str, ensure_ascii=False))
+
+
+def mask_with(mask: Callable[[str], str]) -> None:
+    """From now on every line of this process goes through `mask`: where it holds secrets that errors may quote."""
+    global _mask
+    _mask = mask
 
 
 def get_logger(name: str) -> StructuredLogger:

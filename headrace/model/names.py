@@ -111,3 +111,11 @@ def parse_resource(field: str, value: str, *collections: str) -> list[str]:
 def instance_name(workspace: str, flow: str, deployment: int, step: str, replica: int) -> str:
     """Name of one replica of one step: `default.orders.d1.price.0`."""
     return f"{workspace}.{flow}.d{deployment}.{step}.{replica}"
+
+
+def parse_step(field: str, name: str) -> tuple[str, str]:
+    """Flow and step of `flows/orders/steps/price`."""
+    parts = name.split("/")
+    if len(parts) != 4 or parts[0] != "flows" or parts[2] != "steps":
+        raise InvalidInput.at(field, name, "is not flows/{flow}/steps/{step}", reason="BAD_NAME")
+    return check_name(field, parts[1]), check_name(field, parts[3])

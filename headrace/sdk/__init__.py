@@ -10,6 +10,7 @@ async def greet(name: str, ctx: Context) -> dict:
 """
 
 from headrace.sdk.attachments import Attachment, Attachments
+from headrace.sdk.choices import Choice, Metadata
 from headrace.sdk.component import Component
 from headrace.sdk.context import Context, StepIdentity, current_context
 from headrace.sdk.errors import ComponentError, DefinitionError, EmitRefused, Rebound
@@ -18,12 +19,14 @@ from headrace.sdk.message import Message
 __all__ = [
     "Attachment",
     "Attachments",
+    "Choice",
     "Component",
     "ComponentError",
     "Context",
     "DefinitionError",
     "EmitRefused",
     "Message",
+    "Metadata",
     "Rebound",
     "StepIdentity",
     "current_context",

@@ -27,6 +27,10 @@ class Component:
         self._functions: dict[str, Function] = {}
         self._init: Hook | None = None
         self._shutdown: Hook | None = None
+        self._credentials: Hook | None = None
+        self._verify: Hook | None = None
+        self._metadata: dict[str, Hook] = {}
+        self._models: dict[str, Hook] = {}
 
     @overload
     def action(self, function: _F) -> _F: ...
@@ -69,6 +73,55 @@ class Component:
         self._shutdown = Hook(function)
         return function
 
+    def credentials_changed(self, function: _F) -> _F:
+        """Runs when the step's credential got a new value, while calls run: takes it (typed if annotated), a Context,
+        or both. From its end on `ctx.credentials` is the new one; an exception keeps the old one, and says why.
+
+        Without this hook the new value is simply there: right for a component that reads `ctx.credentials` in each
+        call, and not for one that logs in once, in its init hook.
+        """
+        if self._credentials is not None:
+            raise DefinitionError("the component has two hooks for changed credentials")
+        self._credentials = Hook(function, "credentials")
+        return function
+
+    def verify(self, function: _F) -> _F:
+        """Tells whether a credential is good: takes it (typed if annotated), a Context, or both. None or True: it is;
+        False, or an exception, whose words a person sees: it is not. Runs in a process of its own, without init."""
+        if self._verify is not None:
+            raise DefinitionError("the component has two verify hooks")
+        self._verify = Hook(function, "credentials")
+        return function
+
+    @overload
+    def metadata(self, function: _F) -> _F: ...
+    @overload
+    def metadata(self, *, of: str) -> Callable[[_F], _F]: ...
+    def metadata(self, function: _F | None = None, *, of: str = "") -> _F | Callable[[_F], _F]:
+        """Says what a function (`of`, else any) takes and emits, where that depends on configuration and credential:
+        takes the configuration, a Context, or both, answers a `Metadata`. Runs in a process of its own, without init.
+        """
+        return self._gather(self._metadata, of, "metadata of", function)
+
+    @overload
+    def select_model(self, function: _F) -> _F: ...
+    @overload
+    def select_model(self, *, name: str) -> Callable[[_F], _F]: ...
+    def select_model(self, function: _F | None = None, *, name: str = "") -> _F | Callable[[_F], _F]:
+        """Lists what can be chosen for a field of the configuration: takes the configuration, a Context, or both,
+        answers `Choice`s, plain values, or a mapping of value to label. Runs in a process of its own, without init."""
+        return self._gather(self._models, name or getattr(function, "__name__", ""), "model", function)
+
+    def _gather(self, hooks: dict[str, Hook], name: str, what: str, function: _F | None) -> _F | Callable[[_F], _F]:
+        def gather(target: _F) -> _F:
+            key = name or (getattr(target, "__name__", "") if hooks is self._models else "")
+            if key in hooks:
+                raise DefinitionError(f"the component has two hooks for {what} {key or 'any function'}")
+            hooks[key] = Hook(target)
+            return target
+
+        return gather if function is None else gather(function)
+
     def _register(self, kind: str, function: _F | None, name: str) -> _F | Callable[[_F], _F]:
         def register(target: _F) -> _F:
             made = Function(name or getattr(target, "__name__", ""), kind, target)
@@ -91,6 +144,23 @@ class Component:
     def shutdown_hook(self) -> Hook | None:
         return self._shutdown
 
+    @property
+    def credentials_hook(self) -> Hook | None:
+        return self._credentials
+
+    @property
+    def verify_hook(self) -> Hook | None:
+        return self._verify
+
+    @property
+    def models(self) -> Mapping[str, Hook]:
+        """Those that can be chosen from, by name."""
+        return self._models
+
+    def metadata_hook(self, function: str) -> Hook | None:
+        """The one for this function, else the one for any."""
+        return self._metadata.get(function) or self._metadata.get("")
+
     def resolve(self) -> None:
         """Reads all annotations and builds the decoders; DefinitionError names what does not fit.
 
@@ -100,9 +170,13 @@ class Component:
             raise DefinitionError("the component has no function; decorate one with @component.action")
         for function in self._functions.values():
             function.resolve()
-        for hook in (self._init, self._shutdown):
+        hooks = (self._init, self._shutdown, self._credentials, self._verify)
+        for hook in (*hooks, *self._metadata.values(), *self._models.values()):
             if hook is not None:
                 hook.resolve()
+        for name in self._metadata:
+            if name:
+                self.function(name)
 
     def function(self, name: str) -> Function:
         """The function of that name; without a name the only one. DefinitionError lists what there is."""

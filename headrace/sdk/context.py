@@ -136,6 +136,7 @@ class StepScope:
     credentials: Mapping[str, Any] = field(default_factory=lambda: NO_CREDENTIALS)
     transfers: Transfers | None = None
     """How bytes of attachments come and go; None before the sidecar has opened its stream for them."""
+    dry_run: bool = False
 
 
 class Context:
@@ -162,6 +163,12 @@ class Context:
         """Fields of the credential that the step names, as they are now: they may be renewed while calls run. Empty
         where it names none. The mesh masks them in logs and errors; keep them out of messages yourself."""
         return self._scope.credentials
+
+    @property
+    def dry_run(self) -> bool:
+        """True in `headrace step run`: leave effects outside (a row, a payment, a mail) alone. What is emitted, replied
+        or saved is shown to a person and goes nowhere else."""
+        return self._scope.dry_run
 
     @property
     def message(self) -> Message:

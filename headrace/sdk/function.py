@@ -67,10 +67,11 @@ class Function:
 
 
 class Hook:
-    """An init or shutdown hook; it may take the configuration, a Context, both or nothing."""
+    """A hook; it may take the configuration (or what else `takes` names of a Context), a Context, both or nothing."""
 
-    def __init__(self, target: Callable[..., Any]) -> None:
+    def __init__(self, target: Callable[..., Any], takes: str = "config") -> None:
         self.target = target
+        self.takes = takes
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(target))
         self._config_type: Any = Any
         self._takes_config = False
@@ -87,13 +88,24 @@ class Hook:
     def invoke(self, context: Context) -> Any:
         """Calls the hook (a coroutine if it is async); ValueError if the configuration does not fit its type."""
         assert self._invoke is not None, "resolve() first"
-        config: Any = context.config
+        value: Any = getattr(context, self.takes)
         if self._takes_config and self._config_type is not Any:
             try:
-                config = msgspec.convert(context.config, self._config_type)
+                value = msgspec.convert(dict(value), self._config_type)
             except msgspec.ValidationError as error:
-                raise ValueError(f"config: {error}") from error
-        return self._invoke(config, context)
+                # What does not fit may be secret: the path is enough.
+                why = error if self.takes == "config" else f"do not fit {_name(self._config_type)}{_path(error)}"
+                raise ValueError(f"{self.takes}: {why}") from None
+        return self._invoke(value, context)
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+def _path(error: Exception) -> str:
+    _, found, path = str(error).rpartition(" - at ")
+    return f" at {path}" if found else ""
 
 
 def _arguments(

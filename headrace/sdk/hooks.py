@@ -11,15 +11,14 @@ from headrace.sdk.context import Context, StepScope
 from headrace.sdk.function import Hook
 
 
-async def run_hook(hook: Hook | None, scope: StepScope) -> None:
-    """Runs a hook, a plain one in a thread. Raises what it raises."""
+async def run_hook(hook: Hook | None, scope: StepScope) -> Any:
+    """Runs a hook, a plain one in a thread. Answers what it answers, raises what it raises."""
     if hook is None:
-        return
+        return None
     context = Context(scope, component_pb2.Input(), _NoEvents())
     if hook.is_async:
-        await hook.invoke(context)
-    else:
-        await asyncio.to_thread(copy_context().run, hook.invoke, context)
+        return await hook.invoke(context)
+    return await asyncio.to_thread(copy_context().run, hook.invoke, context)
 
 
 class _NoEvents:

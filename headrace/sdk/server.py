@@ -21,6 +21,7 @@ from headrace.sdk.errors import ComponentError, DefinitionError
 from headrace.sdk.function import Function
 from headrace.sdk.health import COMPONENT, HEALTH, ComponentHealth
 from headrace.sdk.hooks import run_hook
+from headrace.sdk.inquiries import answer_or_refuse, change_credentials, metadata, select_model, verify
 from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
 from headrace.sdk.process_stream import ProcessStream
@@ -101,7 +102,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             await _refuse(context, f"config_json: {error}")
         step = request.step
         identity = StepIdentity(**{name: getattr(step, name) for name in StepIdentity.__dataclass_fields__})
-        scope = StepScope(config, identity, asyncio.Event(), self._log, credentials)
+        scope = StepScope(config, identity, asyncio.Event(), self._log, credentials, dry_run=request.dry_run)
         try:
             self._initialising = run_hook(self._component.init_hook, scope)
             await self._initialising
@@ -114,6 +115,23 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         TELEMETRY.prepare()
         self._function, self._scope, self._initialising = function, scope, None
         return component_pb2.InitResponse()
+
+    async def UpdateCredentials(self, request: Any, context: Any) -> component_pb2.UpdateCredentialsResponse:
+        _, scope = await self._ready(context)
+        answer = component_pb2.UpdateCredentialsResponse()
+        problem = await change_credentials(self._component, scope, request.credentials_json)
+        if problem is not None:
+            answer.problem.CopyFrom(problem)
+        return answer
+
+    async def Verify(self, request: Any, context: Any) -> component_pb2.VerifyResponse:
+        return await answer_or_refuse(verify(self._component, request, self._log), context)
+
+    async def GetMetadata(self, request: Any, context: Any) -> component_pb2.GetMetadataResponse:
+        return await answer_or_refuse(metadata(self._component, request, self._log), context)
+
+    async def SelectModel(self, request: Any, context: Any) -> component_pb2.SelectModelResponse:
+        return await answer_or_refuse(select_model(self._component, request, self._log), context)
 
     async def Process(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         await self.process(context)

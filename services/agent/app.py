@@ -13,6 +13,7 @@ from headrace.edge.structured_log import get_logger
 from services.agent.driver import InstanceDriver
 from services.agent.instance_table import InstanceTable
 from services.agent.rpc import AgentRpc
+from services.agent.trials import Trials
 
 log = get_logger(__name__)
 
@@ -33,12 +34,13 @@ class AgentApp:
         self._driver = driver
         self._listen = listen
         self._table = InstanceTable(driver, limit=instance_limit)
+        self._trials = Trials(driver)
         self._server: GrpcServer | None = None
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         await self._driver.prepare()
         server = GrpcServer()
-        server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, AgentRpc(self._table), SERVICE_NAME)
+        server.add(agent_pb2_grpc.add_AgentServiceServicer_to_server, AgentRpc(self._table, self._trials), SERVICE_NAME)
         server.on_stop(self._table.refuse_new)
         address = await server.start(self._listen)
         self._server = server
@@ -54,6 +56,7 @@ class AgentApp:
         of the mesh is gone as well: nothing is waited for."""
         self._stops = True
         self._table.refuse_new()
+        await self._trials.close()
         await self._table.close(0.0 if parent_is_gone() else STOP_GRACE_S)
         if self._server is not None:
             await self._server.stop(0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from services.agent.domain.instances import InstanceSpec, InstanceView
@@ -26,6 +27,9 @@ class InstanceDriver(Protocol):
 
     def start(self, spec: InstanceSpec, on_change: Callable[[], None]) -> RunningInstance:
         """Begins at once; `on_change` is called in the loop whenever the view differs."""
+
+    def trial_process(self, workspace: str, name: str) -> AbstractAsyncContextManager[str]:
+        """The address of a process that serves one trial; at the exit it is gone, with all that it started."""
 
     async def close(self) -> None:
         """Called once, after every instance was stopped."""

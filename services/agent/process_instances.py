@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from headrace.edge.preloaded_parent import PreloadedParent
 from headrace.edge.process_table import end_processes_with
 from headrace.edge.structured_log import get_logger
 from headrace.edge.supervised import ProcessState, Supervised, spawn_ready
+from headrace.model.errors import Unavailable
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
 
 log = get_logger(__name__)
@@ -32,6 +33,8 @@ KEPT_LOGS = 1_000
 LOG_QUIET_S = 24 * 3600.0
 STARTS_BETWEEN_CLEANINGS = 50
 STARTING_AT_ONCE = 16
+TRIAL_READY_S = 20.0
+TRIAL_GRACE_S = 1.0
 # What instances are forked with: first what components see, then what sidecars need besides.
 COMPONENT_MODULES = ("headrace.sdk.serve", "headrace.sdk.server")
 SIDECAR_MODULES = ("services.sidecar.__main__", "services.sidecar.preload")
@@ -82,26 +85,7 @@ class ProcessInstance:
         self._supervised.start()
 
     def _command(self) -> Command:
-        settings, spec = self._settings, self._spec
-        environment: dict[str, str] = {
-            "HEADRACE_NATS_URL": settings.nats_url,
-            "HEADRACE_REGISTRY": settings.registry,
-            "HEADRACE_CACHE_DIR": str(settings.cache_dir),
-            "HEADRACE_RUN_DIR": str(settings.run_dir),
-            "HEADRACE_WORKSPACE": spec.workspace,
-            "HEADRACE_FLOW": spec.flow,
-            "HEADRACE_DEPLOYMENT": str(spec.deployment),
-            "HEADRACE_STEP": spec.step,
-            "HEADRACE_REPLICA": str(spec.replica),
-            "HEADRACE_PLAN_DIGEST": spec.plan_digest,
-            "HEADRACE_LOG_LEVEL": settings.log_level,
-            INSTANCE_VARIABLE: spec.name,
-            AGENT_VARIABLE: str(settings.run_dir),
-        }
-        prepare_grpc_environment(environment)
-        for variable in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT"):
-            environment[variable] = os.environ.get(variable, environment[variable])
-        return Command(tuple(settings.command), environment, log_file=settings.log_dir / f"{spec.name}.log")
+        return sidecar_command(self._settings, self._spec)
 
     async def _end_leftovers(self, pid: int) -> None:
         await end_adopted(session=pid, variable=INSTANCE_VARIABLE, value=self._spec.name)
@@ -125,6 +109,30 @@ class ProcessInstance:
         if address.startswith("unix:"):
             with contextlib.suppress(OSError):
                 os.unlink(address.removeprefix("unix:"))
+
+
+def sidecar_command(settings: ProcessSettings, spec: InstanceSpec, *arguments: str, log_name: str = "") -> Command:
+    """Command line and environment of a sidecar."""
+    environment: dict[str, str] = {
+        "HEADRACE_NATS_URL": settings.nats_url,
+        "HEADRACE_REGISTRY": settings.registry,
+        "HEADRACE_CACHE_DIR": str(settings.cache_dir),
+        "HEADRACE_RUN_DIR": str(settings.run_dir),
+        "HEADRACE_WORKSPACE": spec.workspace,
+        "HEADRACE_FLOW": spec.flow,
+        "HEADRACE_DEPLOYMENT": str(spec.deployment),
+        "HEADRACE_STEP": spec.step,
+        "HEADRACE_REPLICA": str(spec.replica),
+        "HEADRACE_PLAN_DIGEST": spec.plan_digest,
+        "HEADRACE_LOG_LEVEL": settings.log_level,
+        INSTANCE_VARIABLE: spec.name,
+        AGENT_VARIABLE: str(settings.run_dir),
+    }
+    prepare_grpc_environment(environment)
+    for variable in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT"):
+        environment[variable] = os.environ.get(variable, environment[variable])
+    log_file = settings.log_dir / f"{log_name or spec.name}.log"
+    return Command((*settings.command, *arguments), environment, log_file=log_file)
 
 
 class ProcessDriver:
@@ -161,6 +169,32 @@ class ProcessDriver:
             self._forget_old_logs()
         spawn = self._parent.spawn if self._parent is not None else spawn_ready
         return ProcessInstance(self._settings, spec, self._gate, on_change, spawn)
+
+    @contextlib.asynccontextmanager
+    async def trial_process(self, workspace: str, name: str) -> AsyncIterator[str]:
+        """The address of a process that serves one trial; at the exit it is gone, with all that it started."""
+        spec = InstanceSpec(name, workspace, "trial", 0, "trial", 0, "-")
+        command = sidecar_command(self._settings, spec, "--trial", log_name="trials")
+        child = await (self._parent.spawn if self._parent is not None else spawn_ready)(command)
+        address = ""
+        try:
+            facts = await child.ready(TRIAL_READY_S)
+            address = str(facts.get("address", ""))
+            yield address
+        except ConnectionError as error:
+            raise Unavailable("the process of the trial ended before it served", reason="TRIAL_NOT_STARTED") from error
+        finally:
+            await asyncio.shield(self._end_trial(child, name, address))
+
+    async def _end_trial(self, child: ChildProcess, name: str, address: str) -> None:
+        await child.end(TRIAL_GRACE_S)
+        try:
+            await end_adopted(session=child.pid, variable=INSTANCE_VARIABLE, value=name)
+        except TimeoutError as error:
+            log.error("left over processes of a trial", error=str(error))
+        if address.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                os.unlink(address.removeprefix("unix:"))
 
     async def close(self) -> None:
         if self._parent is not None:

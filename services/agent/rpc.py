@@ -10,14 +10,16 @@ from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
 from headrace.model.errors import InvalidInput
 from services.agent.domain.instances import InstanceSpec, InstanceView
 from services.agent.instance_table import InstanceTable
+from services.agent.trials import Trials
 
 DEFAULT_GRACE_MS = 3_000
 LONGEST_GRACE_MS = 60_000
 
 
 class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
-    def __init__(self, table: InstanceTable) -> None:
+    def __init__(self, table: InstanceTable, trials: Trials) -> None:
         self._table = table
+        self._trials = trials
 
     async def StartInstance(  # type: ignore[override]
         self, request: agent_pb2.StartInstanceRequest, context: Any
@@ -51,6 +53,11 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         self, request: agent_pb2.ListInstancesRequest, context: Any
     ) -> agent_pb2.ListInstancesResponse:
         return agent_pb2.ListInstancesResponse(instances=[instance_of(view) for view in self._table.all()])
+
+    async def RunTrial(  # type: ignore[override]
+        self, request: agent_pb2.RunTrialRequest, context: Any
+    ) -> agent_pb2.RunTrialResponse:
+        return agent_pb2.RunTrialResponse(result=await self._trials.run(request.trial, request.workspace))
 
     async def WatchInstances(  # type: ignore[override]
         self, request: agent_pb2.WatchInstancesRequest, context: Any

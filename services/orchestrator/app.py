@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from headrace.api.credential.v1 import credential_pb2_grpc
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
 from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
@@ -41,6 +42,8 @@ from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
+from services.orchestrator.credential_check import CredentialCheck
+from services.orchestrator.credential_refresh import CredentialRefresher
 from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
@@ -71,7 +74,8 @@ from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
-from services.orchestrator.rpc_credential import add_credentials
+from services.orchestrator.rpc_credential import SERVICE_NAME as CREDENTIAL_SERVICE
+from services.orchestrator.rpc_credential import CredentialRpc
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
 from services.orchestrator.rpc_diagnosis import DiagnosisRpc
@@ -79,6 +83,7 @@ from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
 from services.orchestrator.rpc_snapshot import add_snapshots
+from services.orchestrator.rpc_step import add_steps
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.shared_feed import SharedFeeds
@@ -86,6 +91,7 @@ from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.status_feed import StatusFeed
 from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
+from services.orchestrator.trials import Trials
 from services.orchestrator.wall_clock import WallClock
 
 log = get_logger(__name__)
@@ -218,7 +224,9 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_snapshots(server, stores, assets)
-        add_credentials(server, resolver, self._ring, requests, clock)
+        trials = Trials(reader, resolver, observer, assets)
+        self._add_credentials(server, resolver, trials, requests)
+        add_steps(server, trials, letters, edits)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -290,6 +298,14 @@ class OrchestratorApp:
         bucket = await KvBucket.open(connection, subjects.credential_bucket(settings.workspace), guard=guard)
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
+
+    def _add_credentials(self, server: GrpcServer, resolver: Resolver, trials: Trials, requests: RequestBook) -> None:
+        store = resolver.credentials
+        assert store is not None
+        assert self._observer is not None
+        refresher = CredentialRefresher(store, trials.reader, self._observer)
+        rpc = CredentialRpc(store, self._ring, requests, refresher, CredentialCheck(store, trials), WallClock())
+        server.add(credential_pb2_grpc.add_CredentialServiceServicer_to_server, rpc, CREDENTIAL_SERVICE)
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import grpc
 
 from headrace.api.agent.v1 import agent_pb2, agent_pb2_grpc
-from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
+from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc, trial_pb2
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
@@ -151,6 +151,20 @@ class InstanceObserver:
             )
             status = (await stub.Drain(drain, timeout=CALL_TIMEOUT_S)).status
         self._report(action.name, status)
+
+    async def refresh_credential(self, name: str, version: int, generation: int, limit_s: float) -> None:
+        """Hands a version of its credential to an instance; AioRpcError where it is refused."""
+        self._guard()
+        watch = self._watches.get(name)
+        if watch is None:
+            return  # it starts with what the state says
+        request = sidecar_pb2.RefreshCredentialRequest(generation=generation, version=version)
+        await sidecar_pb2_grpc.LifecycleServiceStub(watch.channel).RefreshCredential(request, timeout=limit_s)
+
+    async def run_trial(self, trial: trial_pb2.Trial, limit_s: float) -> trial_pb2.TrialResult:
+        """One trial on the agent's machine; AioRpcError where it is refused or fails."""
+        request = agent_pb2.RunTrialRequest(trial=trial, workspace=self._workspace)
+        return (await self._agent.RunTrial(request, timeout=limit_s)).result
 
     async def agent_answers(self, limit_s: float) -> bool:
         """Whether the agent answers a question now: a watch does not notice one that is stopped."""

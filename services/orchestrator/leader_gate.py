@@ -28,6 +28,7 @@ LED_SERVICES = (
     "/headrace.api.deadletter.v1.DeadLetterService/",
     "/headrace.api.snapshot.v1.SnapshotService/",
     "/headrace.api.credential.v1.CredentialService/",
+    "/headrace.api.step.v1.StepService/",
     "/google.longrunning.Operations/",
 )
 # Answered from KV and the broker by every orchestrator. Whatever else a led service has is for the leader.

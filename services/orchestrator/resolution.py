@@ -109,6 +109,15 @@ class Resolver:
         assert self.credentials is not None, "this orchestrator keeps no credentials"
         return self.credentials
 
+    async def found(self, step: StepSpec, field: str) -> Found:
+        """What the registry has for one step; InvalidInput at the field where there is nothing."""
+        request = registry_pb2.ResolveReferenceRequest(reference=step.component)
+        try:
+            revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _registry_error(field, step.component, error) from error
+        return Found(step, revision, choose_function(0, step, revision.manifest))
+
     async def newest_revision(self, component: str) -> registry_pb2.Revision:
         request = registry_pb2.ResolveReferenceRequest(reference=component)
         answer: registry_pb2.Revision = await self._registry.ResolveReference(request, timeout=REGISTRY_TIMEOUT_S)

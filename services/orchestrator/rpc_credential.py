@@ -8,7 +8,6 @@ import msgspec
 from google.protobuf import struct_pb2
 
 from headrace.api.credential.v1 import credential_pb2, credential_pb2_grpc
-from headrace.edge.grpc_server import GrpcServer
 from headrace.edge.key_ring import KeyRing
 from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.credential import MAX_DESCRIPTION, CredentialHead, check_value
@@ -16,29 +15,32 @@ from headrace.model.errors import InvalidInput
 from headrace.model.json_values import check_text
 from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page
-from headrace.wire.flow import struct_to_dict
+from headrace.wire.flow import seconds_from_duration, struct_to_dict
+from services.orchestrator.credential_check import CredentialCheck
+from services.orchestrator.credential_refresh import CredentialRefresher
 from services.orchestrator.credential_store import CredentialStore, CredentialUse, etag_of
 from services.orchestrator.flow_messages import timestamp
-from services.orchestrator.resolution import Resolver
+from services.orchestrator.rpc_rollouts import flow_of
 from services.orchestrator.wall_clock import WallClock
 
 SERVICE_NAME = "headrace.api.credential.v1.CredentialService"
 
 
-def add_credentials(
-    server: GrpcServer, resolver: Resolver, ring: KeyRing, requests: RequestBook, clock: WallClock
-) -> None:
-    """Serves those that the resolver goes by."""
-    assert resolver.credentials is not None
-    rpc = CredentialRpc(resolver.credentials, ring, requests, clock)
-    server.add(credential_pb2_grpc.add_CredentialServiceServicer_to_server, rpc, SERVICE_NAME)
-
-
 class CredentialRpc(credential_pb2_grpc.CredentialServiceServicer):
     """The servicer."""
 
-    def __init__(self, store: CredentialStore, ring: KeyRing, requests: RequestBook, clock: WallClock) -> None:
+    def __init__(
+        self,
+        store: CredentialStore,
+        ring: KeyRing,
+        requests: RequestBook,
+        refresher: CredentialRefresher,
+        check: CredentialCheck,
+        clock: WallClock,
+    ) -> None:
+        self._check = check
         self._store = store
+        self._refresher = refresher
         self._ring = ring
         self._requests = requests
         self._clock = clock
@@ -110,6 +112,54 @@ class CredentialRpc(credential_pb2_grpc.CredentialServiceServicer):
 
         method, kind = "CredentialService/DeleteCredential", credential_pb2.DeleteCredentialResponse
         return await self._requests.once(method, request, kind, delete)
+
+    async def RefreshCredentials(
+        self, request: credential_pb2.RefreshCredentialsRequest, context: Any
+    ) -> credential_pb2.RefreshCredentialsResponse:
+        flow = flow_of(request.flow, "flow")
+        if request.step:
+            check_name("step", request.step)
+        steps = [
+            credential_pb2.RefreshedStep(
+                deployment=f"flows/{flow}/deployments/{item.deployment}",
+                step=item.step,
+                credential=f"credentials/{item.after.name}",
+                version_before=item.before.version,
+                version=item.after.version,
+                instances=item.instances,
+            )
+            for item in await self._refresher.refresh(flow, request.step)
+        ]
+        return credential_pb2.RefreshCredentialsResponse(steps=steps)
+
+    async def VerifyCredential(
+        self, request: credential_pb2.VerifyCredentialRequest, context: Any
+    ) -> credential_pb2.VerifyCredentialResponse:
+        (name,) = parse_resource("name", request.name, "credentials")
+        if request.step and request.component:
+            raise InvalidInput.at("component", request.component, "stands beside a step", next_step="Name one of them")
+        found = await self._check.verify(
+            name,
+            request.step,
+            request.component,
+            used_version=request.used_version,
+            limit_s=seconds_from_duration(request.timeout),
+        )
+        answer = credential_pb2.VerifyCredentialResponse()
+        for item in found:
+            pin = item.subject.step.pin
+            answer.verifications.add(
+                step=item.subject.name,
+                component=pin.component,
+                revision=pin.revision_number,
+                version=item.version,
+                verified=item.verified,
+                problem=item.problem,
+                kind=item.kind,
+                where=item.where,
+                asked=item.asked,
+            )
+        return answer
 
     async def ResealCredentials(self, request: Any, context: Any) -> credential_pb2.ResealCredentialsResponse:
         resealed, values, key = await self._store.reseal()

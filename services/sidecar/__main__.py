@@ -27,6 +27,7 @@ def main() -> int:
     spare = SpareComponent.fork()  # before anything else: a process with threads cannot be forked
     gc.set_threshold(*COLLECT_AFTER)
     parser = argparse.ArgumentParser(prog="python -m services.sidecar", description=__doc__)
+    parser.add_argument("--trial", action="store_true", help="serve one trial instead of an instance")
     parser.add_argument("--log-level", default=os.environ.get("HEADRACE_LOG_LEVEL", "info"))
     arguments = parser.parse_args()
     try:
@@ -36,6 +37,10 @@ def main() -> int:
         configure_logging("sidecar", arguments.log_level)
         get_logger(__name__).error("cannot start", error=str(error))
         return 2
+    if arguments.trial:
+        from services.sidecar.trial_app import TrialApp
+
+        return run_service("trial", TrialApp(settings, spare), log_level=arguments.log_level, stop_timeout_s=5.0)
     stop_event = asyncio.Event()
     return run_service(
         "sidecar",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.child_process import adopt_orphans
 from headrace.edge.log_exporting import LogExporting
 from headrace.edge.readiness import report_ready
-from headrace.edge.structured_log import get_logger
+from headrace.edge.structured_log import get_logger, mask_with
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
@@ -85,6 +85,7 @@ class SidecarService:
             instance=settings.instance,
             later=asyncio.get_running_loop().call_later,
         )
+        mask_with(logs.mask.known)
         settings.remove_stale_sockets()
         # What is wrong with plan or bundle is told by the instance when it is wanted.
         with contextlib.suppress(HeadraceError):

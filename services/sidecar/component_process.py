@@ -39,6 +39,7 @@ log = get_logger(__name__)
 PROTOCOL_VERSION = 1
 HANDSHAKE_LIMIT_S = 10.0
 INIT_LIMIT_S = 60.0
+UPDATE_LIMIT_S = 30.0
 PING_LIMIT_S = 10.0
 END_GRACE_S = 1.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
@@ -97,6 +98,8 @@ class ComponentProcess:
         self.carries_bytes = False
         """Whether it serves Transfer; known after the handshake."""
         self._stream: ComponentStream | None = None
+        self.credentials_version = 0
+        """Which version of its credential it has."""
 
     @classmethod
     def spawn(
@@ -185,29 +188,58 @@ class ComponentProcess:
         *,
         spans: bool = False,
         credential: ClearCredential = NO_CREDENTIAL,
+        dry_run: bool = False,
     ) -> None:
         """Runs the component's init hook with the step's configuration and credential."""
         from headrace.api.component.v1 import component_pb2
 
-        identity = component_pb2.StepIdentity(
-            workspace=plan.workspace,
-            flow=plan.flow,
-            step=step.name,
-            version=plan.version,
-            deployment=plan.deployment,
-            component=step.pin.component,
-            revision=step.pin.digest,
-            instance=instance,
-        )
         request = component_pb2.InitRequest(
             function=step.function,
             config_json=json.dumps(step.config),
-            step=identity,
+            step=identity_of(plan, step, instance),
             spans_wanted=spans,
+            dry_run=dry_run,
             credentials_json=credential.text,
             credentials_version=credential.version,
         )
         await self._call("INIT", self._stub.Init, request, INIT_LIMIT_S)
+        self.credentials_version = credential.version
+
+    async def ask(self, method: str, request: Any, limit_s: float) -> Any:
+        """The answer of a method of the contract that components need not have: ComponentFailed NOT_OFFERED then."""
+        import grpc
+
+        what = method.upper()
+        try:
+            return await self._call(what, getattr(self._stub, method), request, limit_s)
+        except ComponentFailed as error:
+            cause = error.__cause__
+            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+                words = cause.details() or "the component does not have it"
+                raise ComponentFailed(self._logs.mask.known(words), reason="NOT_OFFERED") from error
+            raise
+
+    async def update_credentials(self, credential: ClearCredential) -> None:
+        """Hands over a new value; ComponentFailed CREDENTIAL_REFUSED where the component keeps the old one."""
+        from headrace.api.component.v1 import component_pb2
+
+        request = component_pb2.UpdateCredentialsRequest(
+            credentials_json=credential.text, credentials_version=credential.version
+        )
+        try:
+            answer = await self.ask("UpdateCredentials", request, UPDATE_LIMIT_S)
+        except ComponentFailed as error:
+            if error.reason == "NOT_OFFERED":
+                raise ComponentFailed(
+                    "the component takes credentials only when it starts",
+                    reason="CREDENTIAL_REFUSED",
+                    next_step="Restart the flow: headrace flow restart FLOW",
+                ) from error
+            raise
+        if answer.HasField("problem"):
+            words = self._logs.mask.known(problem_words(answer.problem))
+            raise ComponentFailed(words, reason="CREDENTIAL_REFUSED")
+        self.credentials_version = credential.version
 
     async def open_stream(
         self,
@@ -343,3 +375,26 @@ class ComponentProcess:
         return ComponentFailed(
             self._logs.mask.known(message)[:2000], reason=reason, next_step=next_step or "See the component's log"
         )
+
+
+def identity_of(plan: DeploymentPlan, step: StepPlan, instance: str) -> Any:
+    """Who a component is, as the contract says it (StepIdentity)."""
+    from headrace.api.component.v1 import component_pb2
+
+    return component_pb2.StepIdentity(
+        workspace=plan.workspace,
+        flow=plan.flow,
+        step=step.name,
+        version=plan.version,
+        deployment=plan.deployment,
+        component=step.pin.component,
+        revision=step.pin.digest,
+        instance=instance,
+    )
+
+
+def problem_words(problem: Any) -> str:
+    """A HookProblem as people read it: `the shop is closed (ConnectionError, component.py:42)`."""
+    kind = problem.kind if problem.kind != problem.message else ""
+    about = ", ".join(part for part in (kind, problem.where) if part)
+    return f"{problem.message} ({about})" if about else str(problem.message)

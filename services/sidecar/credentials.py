@@ -50,6 +50,8 @@ class StepCredentials:
         self._ring = KeyRing(environ)
         self._bucket: Bucket | None = None
         self.present = NO_CREDENTIAL
+        self.planned: CredentialRef | None = None
+        """As the deployment's plan says; None before it was read, and where the step names none."""
 
     async def load(self, wanted: CredentialRef | None) -> None:
         """Makes `present` the wanted one, unless it is already. NotFound, WrongState (no key), Unavailable."""

@@ -17,10 +17,12 @@ from headrace.edge.structured_log import get_logger
 from headrace.model.errors import HeadraceError, Unavailable, WrongState
 from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
+from services.sidecar.credential_refresh import CredentialRefresh
 from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
 from services.sidecar.idleness import Idleness
 from services.sidecar.plan_source import PlanSource, step_of
+from services.sidecar.secret_events import TakeAll, masked_events, masked_spans
 from services.sidecar.slot import SlotLease
 from services.sidecar.status_board import StatusBoard
 
@@ -76,6 +78,7 @@ class Instance:
         self._first = first
         self._spare = spare
         self.credentials = credentials
+        self.refresh = CredentialRefresh(credentials, plans) if credentials is not None else None
         self.status = StatusBoard()
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
@@ -116,6 +119,8 @@ class Instance:
         whether the flow was resumed."""
         if state.resumed > self.resumed:
             self.resume(state.resumed)
+        if self.refresh is not None:
+            self.refresh.follow(state.credentials.get(self._settings.step, 0))
         if state.generation < self.status.board.generation:
             return
         owners = state.slots.get(self._settings.step, ())
@@ -202,6 +207,8 @@ class Instance:
         self._wanted_changed.set()
         if self._idleness is not None:
             self._idleness.close()
+        if self.refresh is not None:
+            await self.refresh.close()
         if self.plane is not None:
             await self.plane.finish(self.shutdown_grace_s)
         if self.supervisor is not None:
@@ -238,6 +245,7 @@ class Instance:
         plan = await self._plans.plan()
         step = step_of(plan, self._settings.step)
         if self.credentials is not None:
+            self.credentials.planned = step.credential
             await self.credentials.load(self._plans.credential_of(step))
         await self._program(step, self._progress)
         if self.plane is None:
@@ -250,14 +258,19 @@ class Instance:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest
         first, self._first = self._first, None
+        on_events: TakeAll = self.plane.loop.on_events
+        on_spans: TakeAll | None = self.plane.component_spans.take if self.plane.component_spans is not None else None
+        if step.credential is not None:
+            on_events = masked_events(self.logs.mask, on_events)
+            on_spans = masked_spans(self.logs.mask, on_spans) if on_spans is not None else None
         events = SupervisorEvents(
             progress=self._progress,
             ready=self._ready,
             lost=self._lost,
             failed=self._failed,
             recovered=self._recovered,
-            events=self.plane.loop.on_events,
-            spans=self.plane.component_spans.take if self.plane.component_spans is not None else None,
+            events=on_events,
+            spans=on_spans,
             busy=lambda: self.plane is not None and self.plane.loop.calls_run,
         )
         self.supervisor = ComponentSupervisor(
@@ -306,6 +319,8 @@ class Instance:
         self.status.board.sdk, self.status.board.interpreter = facts.sdk, facts.interpreter
         assert self.plane is not None
         self.plane.component_ready(process, stream)
+        if self.refresh is not None:
+            self.refresh.component_ready(process)
         if self._preparation_failed:
             self._preparation_failed = False
             self._recovered()
@@ -314,6 +329,9 @@ class Instance:
 
     def _lost(self, cause: str, reason: str) -> bool:
         assert self.plane is not None
+        if self.refresh is not None:
+            self.refresh.component_lost()
+        cause = self.logs.mask.known(cause)
         blamed = self.plane.component_lost(cause)
         if not self._stopping:
             self.status.blame(f"the component {cause}", reason)

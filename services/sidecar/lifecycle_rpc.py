@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
+from headrace.model.errors import WrongState
 from services.sidecar.domain.lifecycle import Stage
 from services.sidecar.instance import Instance
 from services.sidecar.slot import SlotLease
@@ -159,6 +160,14 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
 
     async def Examine(self, request: Any, context: Any) -> sidecar_pb2.ExamineResponse:
         return await self._examine(stacks=request.stacks)
+
+    async def RefreshCredential(self, request: Any, context: Any) -> sidecar_pb2.RefreshCredentialResponse:
+        self._instance.admit(request.generation)
+        refresh = self._instance.refresh
+        if refresh is None:
+            raise WrongState(f"instance {self._name} has no credential", reason="NO_CREDENTIAL")
+        accepted = await refresh.try_version(request.version)
+        return sidecar_pb2.RefreshCredentialResponse(version=request.version, accepted=accepted)
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[sidecar_pb2.WatchStatusResponse]:
         board, counters = self._instance.status, dict[str, int]()

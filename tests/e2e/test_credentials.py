@@ -11,7 +11,7 @@ import pytest
 
 from headrace.client import AsyncClient
 from headrace.model.errors import InvalidInput, NotFound, WrongState
-from tests.support.commands import ROOT
+from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.http_connection import fetch
 from tests.support.mesh import RunningMesh
@@ -23,6 +23,12 @@ from headrace.sdk import Component, ComponentError, Context
 
 component = Component()
 begun = {}
+
+@component.credentials_changed
+async def again(fresh: dict, ctx: Context) -> None:
+    if fresh["password"].startswith("bad"):
+        raise PermissionError("the shop does not take " + fresh["password"])
+    begun["with"] = fresh["password"]
 
 @component.init
 async def connect(ctx: Context) -> None:
@@ -41,7 +47,7 @@ FLOW = """
 name: {name}
 reply_timeout: 10s
 steps:
-  in: {{component: webhook, to: [login]}}
+  in: {{to: [login]}}
   login: {{component: ./login, credential: {credential}}}
 """
 
@@ -71,7 +77,6 @@ async def test_a_step_gets_its_credential_and_keeps_it(module_mesh: RunningMesh,
     write_component(tmp_path)
     async with AsyncClient(module_mesh.api) as client:
         text = FLOW.format(name="frozen", credential="shop")
-        await client.push_component(ROOT / "components" / "webhook")
         with pytest.raises(InvalidInput, match="'shop' is not a credential"):
             await run_flow(client, tmp_path / "flow.yaml", text)
         made = await client.create_credential("shop", {"user": "u", "password": "first-secret"})
@@ -94,3 +99,160 @@ async def test_a_step_gets_its_credential_and_keeps_it(module_mesh: RunningMesh,
         await client.delete_credential("shop")
         with pytest.raises(NotFound):
             await client.get_credential("shop")
+
+
+async def runs_with(mesh: RunningMesh, flow: str, secret: str) -> None:
+    """Every answer comes from a component that has this value, in its calls and by its hooks."""
+    await eventually(lambda: _has(mesh, flow, secret), within_s=20)
+
+
+async def _has(mesh: RunningMesh, flow: str, secret: str) -> bool:
+    return await ask(mesh, flow) == {"call": digest(secret), "init": digest(secret)}
+
+
+@pytest.mark.timeout(120)
+async def test_a_new_value_reaches_what_runs_only_by_a_refresh(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    write_component(tmp_path)
+    async with AsyncClient(module_mesh.api) as client:
+        await client.create_credential("turning", {"password": "turn-one-secret"})
+        await run_flow(client, tmp_path / "flow.yaml", FLOW.format(name="turning", credential="turning"))
+        component = module_mesh.pid_of("component", "turning", "login")
+        assert await client.refresh_credentials("turning") == []
+
+        await client.update_credential("turning", {"password": "turn-two-secret"})
+        (step,) = await client.refresh_credentials("turning", "login")
+        assert (step.version_before, step.version, step.instances) == (1, 2, 1)
+        await runs_with(module_mesh, "turning", "turn-two-secret")
+        assert module_mesh.pid_of("component", "turning", "login") == component
+
+        await client.update_credential("turning", {"password": "bad-three-secret"})
+        with pytest.raises(
+            WrongState, match=r"keeps version 2.*the shop does not take \*\*\*.*component.py:11"
+        ) as refused:
+            await client.refresh_credentials("turning")
+        assert refused.value.reason == "CREDENTIAL_REFUSED"
+        await runs_with(module_mesh, "turning", "turn-two-secret")
+        for role in ("component", "sidecar"):  # what was accepted counts, whoever starts anew
+            module_mesh.kill(role, "turning", "login")
+            await runs_with(module_mesh, "turning", "turn-two-secret")
+        await client.scale("turning", "login", 2)
+        for _ in range(10):
+            assert (await ask(module_mesh, "turning"))["init"] == digest("turn-two-secret")
+
+        await client.update_credential("turning", {"password": "turn-four-secret"})
+        module_mesh.kill("orchestrator")
+        (step,) = await eventually(lambda: client.refresh_credentials("turning"), within_s=20)
+        assert (step.version_before, step.version, step.instances) == (2, 4, 2)
+        await runs_with(module_mesh, "turning", "turn-four-secret")
+        told = [
+            "login (d1): turning version 2 -> 4",
+            "refused: step 'login' (d1) keeps version 2 of credential 'turning', version 3 was not accepted: the shop "
+            "does not take *** (PermissionError, component.py:11)",
+            "login (d1): turning version 1 -> 2",
+        ]
+        await eventually(lambda: _refreshes(client, told), within_s=20)
+        await client.stop("turning")
+
+
+async def _refreshes(client: AsyncClient, told: list[str]) -> bool:
+    history, _ = await client.list_history("turning")
+    assert [entry.detail for entry in history if entry.what == "refresh-credentials"] == told
+    return True
+
+
+ASKED = """
+import os, time
+from pathlib import Path
+from headrace.sdk import Choice, Component, ComponentError, Context, Metadata
+
+component = Component()
+
+@component.verify
+def check(shop: dict, ctx: Context) -> None:
+    if shop["password"] == "hang":
+        time.sleep(60)
+    if shop["password"] == "die":
+        os._exit(7)
+    if shop["password"] != "right-secret":
+        raise PermissionError(f"the shop does not take {shop['password']}")
+
+@component.metadata
+async def schemas(ctx: Context) -> Metadata:
+    return Metadata(input={"type": "object", "title": ctx.config["table"]}, output=list[int])
+
+@component.select_model
+async def tables(ctx: Context) -> dict:
+    if ctx.credentials["password"] != "right-secret":
+        raise PermissionError("wrong")
+    return {"t1": "Orders", "t2": "Customers"}
+
+@component.action
+async def login(order: dict, ctx: Context) -> None:
+    ctx.log.info("asked", table=ctx.config["table"], password=ctx.credentials["password"])
+    if order.get("fail"):
+        raise ComponentError("REFUSED", "no " + ctx.credentials["password"], retryable=False)
+    if not ctx.dry_run:
+        Path(order["file"]).write_text("real")
+    await ctx.emit({"n": order["n"] + 1}, headers={"shop": "east"}, key="k")
+    await ctx.snapshot.merge({"last": order["n"]})
+    await ctx.reply({"dry": ctx.dry_run, "kept": ctx.snapshot.value}, status=201)
+"""
+
+
+@pytest.mark.timeout(150)
+async def test_steps_are_asked_and_run_away_from_the_flow(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    write_component(tmp_path, ASKED, "asked")
+    data, file = module_mesh.data, tmp_path / "effect"
+    order = tmp_path / "order.json"
+    order.write_text(json.dumps({"n": 1, "file": str(file)}))
+    async with AsyncClient(module_mesh.api) as client:
+        await client.create_credential("asked", {"password": "right-secret"})
+        text = FLOW.format(name="asked", credential="asked").replace("./login,", "./login, config: {table: t1},")
+        await run_flow(client, tmp_path / "flow.yaml", text)
+        processes = set(module_mesh.processes())
+
+        assert "good" in headrace("credential", "verify", "asked", data=data).ok()
+        ran = headrace("step", "run", "asked", "login", "--input", str(order), data=data).ok()
+        for part in (
+            'data (key k): {"n":2}  shop: east',
+            'reply 201: {"dry":true,"kept":{"last":1}}',
+            "snapshot merge",
+        ):
+            assert part in ran
+        assert 'log info: asked {"table": "t1", "password": "***"}' in ran
+        assert "pinned by flows/asked/deployments/1, credentials/asked version 1" in ran
+        assert not file.exists()
+        assert (await client.list_snapshots("asked")).snapshots == []
+        failed = headrace("step", "run", "asked", "login", "--body", '{"fail": true}', "--json", data=data)
+        assert (failed.status, json.loads(failed.out)["events"][0]["message"]) == (1, "no ***")
+        shown = headrace("step", "metadata", "asked", "login", data=data).ok()
+        assert '"title": "t1"' in shown
+        assert '"type": "integer"' in shown
+        assert "Customers" in headrace("step", "select-model", "asked", "login", "tables", data=data).ok()
+        assert "models: tables" in headrace("step", "select-model", "asked", "login", data=data).ok()
+
+        await client.update_credential("asked", {"password": "wrong-secret"})
+        (newest,), (used,) = [await client.verify_credential("asked", used_version=used) for used in (False, True)]
+        assert (newest.version, newest.verified, newest.problem) == (2, False, "the shop does not take ***")
+        assert (newest.kind, newest.where) == ("PermissionError", "component.py:15")
+        assert (used.version, used.verified) == (1, True)
+        with pytest.raises(WrongState, match=r"wrong \(PermissionError, component.py:24\)"):
+            await client.select_model("asked", "login", "tables", credential="asked")
+        with pytest.raises(WrongState, match="has no model 'nothing'; it has tables"):
+            await client.select_model("asked", "login", "nothing")
+        await client.update_credential("asked", {"password": "die"})
+        (died,) = await client.verify_credential("asked", component="asked@1")
+        assert (died.asked, died.kind) == (False, "COMPONENT_EXITED_IN_VERIFY")
+
+        (letter,) = await eventually(lambda: _refused(module_mesh, client), within_s=20)
+        replayed = headrace("step", "run", "asked", "--dead-letter", letter, data=data)
+        assert (replayed.status, "REFUSED (final)" in replayed.out) == (1, True)
+        assert set(module_mesh.processes()) == processes
+        await client.stop("asked")
+
+
+async def _refused(mesh: RunningMesh, client: AsyncClient) -> list[str]:
+    found = await client.list_dead_letters("asked")
+    if not found.dead_letters:
+        await ask(mesh, "asked", {"fail": True})
+    return [item.name.rpartition("/")[2] for item in found.dead_letters][:1]

@@ -18,6 +18,7 @@ from headrace.sdk.context import StepIdentity, StepScope
 from headrace.sdk.errors import DefinitionError
 from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.hooks import run_hook
+from headrace.sdk.inquiries import change_credentials, metadata, select_model, verify
 from headrace.sdk.log import ComponentLog, LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.isolation import IsolatedFolder
@@ -39,10 +40,12 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         config: Mapping[str, Any] | None = None,
         step: StepIdentity | None = None,
         credentials: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
     ) -> None:
         self._source = component
         self._config = dict(config or {})
         self._credentials = dict(credentials or {})
+        self._dry_run = dry_run
         self._step = step or StepIdentity(workspace="default", flow="test", step="test", version=1, deployment=1)
         self._scope: StepScope | None = None
         self._component: Component | None = None
@@ -67,7 +70,7 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
             self._isolated = IsolatedFolder(folder)
             self._component = self._isolated.load()
         log, credentials = ComponentLog(self.logs.append), MappingProxyType(self._credentials)
-        scope = StepScope(self._config, self._step, asyncio.Event(), log, credentials)
+        scope = StepScope(self._config, self._step, asyncio.Event(), log, credentials, dry_run=self._dry_run)
         try:
             await run_hook(self._component.init_hook, scope)
         except BaseException:
@@ -140,6 +143,37 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         else:
             await asyncio.to_thread(begin_call, target, source, scope, frame)
         return CallResult(frame, lines)
+
+    async def change_credentials(self, **credentials: Any) -> None:
+        """Gives the component another credential, as `headrace flow refresh-credentials` does; AssertionError with the
+        component's words where it keeps the old one."""
+        assert self._scope is not None, "use `async with` or `with`"
+        text = encode_body(credentials, JSON)[0].decode()
+        problem = await change_credentials(self.component, self._scope, text)
+        assert problem is None, problem.message
+
+    async def verify(self, **credentials: Any) -> component_pb2.VerifyResponse:
+        """What the verify hook says of a credential (of the harness's, where none is given)."""
+        return await verify(self.component, component_pb2.VerifyRequest(**self._asked(credentials)), self._log())
+
+    async def metadata(self, function: str = "", **config: Any) -> component_pb2.GetMetadataResponse:
+        """What a function takes and emits; with another configuration, where one is given."""
+        request = component_pb2.GetMetadataRequest(function=function, **self._asked({}, config))
+        return await metadata(self.component, request, self._log())
+
+    async def select_model(self, model: str, **config: Any) -> component_pb2.SelectModelResponse:
+        """What can be chosen; with another configuration, where one is given."""
+        request = component_pb2.SelectModelRequest(model=model, **self._asked({}, config))
+        return await select_model(self.component, request, self._log())
+
+    def _asked(self, credentials: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return {
+            "credentials_json": encode_body(dict(credentials or self._credentials), JSON)[0].decode(),
+            "config_json": encode_body(dict(config or self._config), JSON)[0].decode(),
+        }
+
+    def _log(self) -> ComponentLog:
+        return ComponentLog(self.logs.append)
 
     def listen(self, function: str = "", *, max_unresolved: int = 16) -> ListenerHarness:
         """`async with harness.listen("poll") as listener: emit = await listener.next()`."""

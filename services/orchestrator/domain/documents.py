@@ -173,6 +173,9 @@ class FlowDocument(msgspec.Struct, frozen=True):
     letters: LetterLedger = LetterLedger()
     # Marks of the newest calls with a request id that changed it: a repeat sees here that it was done.
     requests: tuple[str, ...] = ()
+    # How often a person had credentials refreshed, and what came of it the last time.
+    refreshes: int = 0
+    refreshed: str = ""
 
 
 class DeletedFlow(msgspec.Struct, frozen=True):

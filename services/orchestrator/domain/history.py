@@ -74,6 +74,8 @@ def _asked(before: FlowDocument, after: FlowDocument) -> Iterator[Facts]:
         yield {"what": "set-type", "version": after.latest_version, "detail": after.flow_type}
     if after.draft is not None and after.draft != before.draft:
         yield {"what": "draft", "detail": _references(before.draft, after.draft)[:MAX_DETAIL]}
+    if after.refreshes > before.refreshes:
+        yield {"what": "refresh-credentials", "deployment": after.active, "detail": after.refreshed[:MAX_DETAIL]}
     for version in sorted(set(after.deleted_versions) - set(before.deleted_versions)):
         yield {"what": "delete-version", "version": version}
 
