@@ -224,9 +224,7 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_snapshots(server, stores, assets)
-        trials = Trials(reader, resolver, observer, assets)
-        self._add_credentials(server, resolver, trials, requests)
-        add_steps(server, trials, letters, edits)
+        self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -299,9 +297,10 @@ class OrchestratorApp:
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
 
-    def _add_credentials(self, server: GrpcServer, resolver: Resolver, trials: Trials, requests: RequestBook) -> None:
-        store = resolver.credentials
-        assert store is not None
+    def _add_trials(self, server: GrpcServer, trials: Trials, letters: LetterWorker, requests: RequestBook) -> None:
+        """What has to do with credentials, and with components that are asked or tried."""
+        add_steps(server, trials, letters)
+        store = trials.credentials
         assert self._observer is not None
         refresher = CredentialRefresher(store, trials.reader, self._observer)
         rpc = CredentialRpc(store, self._ring, requests, refresher, CredentialCheck(store, trials), WallClock())

@@ -20,14 +20,15 @@ from headrace.model.step_snapshot import MAX_SNAPSHOT_BYTES
 from headrace.wire.flow import seconds_from_duration, struct_to_dict
 from services.orchestrator.letter_edits import LetterEdits
 from services.orchestrator.letter_store import Letter, LetterStore
+from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.trials import DEFAULT_LIMIT_S, Subject, Trials, with_config, with_credential
 
 SERVICE_NAME = "headrace.api.step.v1.StepService"
 
 
-def add_steps(server: GrpcServer, trials: Trials, letters: LetterStore, edits: LetterEdits) -> None:
+def add_steps(server: GrpcServer, trials: Trials, letters: LetterWorker) -> None:
     """Serves them."""
-    rpc = StepRpc(trials, letters, edits)
+    rpc = StepRpc(trials, letters.letters, letters.edits)
     server.add(step_pb2_grpc.add_StepServiceServicer_to_server, rpc, SERVICE_NAME)
 
 

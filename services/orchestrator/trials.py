@@ -23,6 +23,7 @@ from headrace.model.flow_spec import StepSpec
 from headrace.model.names import parse_reference
 from headrace.model.step_snapshot import PLAIN, StepSnapshot, decode_snapshot
 from headrace.wire.step_checks import Found, kind_of
+from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.resolution import INTERPRETER, Resolver
@@ -61,6 +62,12 @@ class Trials:
         self.reader = reader
         self._resolver = resolver
         self._observer = observer
+
+    @property
+    def credentials(self) -> CredentialStore:
+        """Those that steps name."""
+        assert self._resolver.credentials is not None
+        return self._resolver.credentials
 
     async def of_step(self, flow: str, step: str) -> Subject:
         """The step with the pins of the deployment that runs, else of the last one that did."""
@@ -122,8 +129,7 @@ class Trials:
 
     async def newest(self, name: str, field: str) -> CredentialRef:
         """The newest version of a credential."""
-        assert self._resolver.credentials is not None
-        return CredentialRef(name, (await self._resolver.credentials.newest(name, field)).version)
+        return CredentialRef(name, (await self.credentials.newest(name, field)).version)
 
     async def run(self, subject: Subject, limit_s: float, **kind: Any) -> trial_pb2.TrialResult:
         """Asks the agent; `kind` is one of Trial's. Errors are the agent's, the trial's and the component's own."""

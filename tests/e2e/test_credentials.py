@@ -161,7 +161,7 @@ async def _refreshes(client: AsyncClient, told: list[str]) -> bool:
 
 
 ASKED = """
-import os, time
+import os, threading
 from pathlib import Path
 from headrace.sdk import Choice, Component, ComponentError, Context, Metadata
 
@@ -170,7 +170,7 @@ component = Component()
 @component.verify
 def check(shop: dict, ctx: Context) -> None:
     if shop["password"] == "hang":
-        time.sleep(60)
+        threading.Event().wait(60)
     if shop["password"] == "die":
         os._exit(7)
     if shop["password"] != "right-secret":
