@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import statistics
@@ -48,6 +49,7 @@ from headrace.model.flow_spec import RetryPolicy
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
 from headrace.ports import ComponentInput, LaneFull
 from headrace.wire.envelope import encode_shared, seal
+from services.sidecar.__main__ import COLLECT_AFTER
 from services.sidecar.careful_start import CarefulStart
 from services.sidecar.data_plane import DataPlane
 
@@ -328,6 +330,7 @@ async def _rounds(
 
 
 def main() -> None:
+    gc.set_threshold(*COLLECT_AFTER)
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -19,9 +19,8 @@ import msgspec
 from headrace.model.step_snapshot import StepSnapshot
 
 
-@dataclass(slots=True)
-class Delivery:
-    """One message delivered by a consumer. `token` is the lane's own (its ack subject)."""
+class Delivery(msgspec.Struct, eq=False):
+    """One message delivered by a consumer. `token` (its ack subject) and `source` are the lane's own."""
 
     subject: str
     payload: bytes
@@ -34,9 +33,10 @@ class Delivery:
     """When the broker stored it (broker's clock)."""
     received_at_unix_ns: int
     received_at_mono_ns: int
-    token: str
+    token: bytes
     consumer_sequence: int = 0
     """Number of this delivery among all of its consumer, from 1; begins anew when the consumer is reset."""
+    source: Any = None
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -166,6 +166,20 @@ class JetStreamLane(Protocol):
         connection is down it is kept, up to its deadline, and written first thing after the reconnect.
         """
 
+    def publish_told(
+        self,
+        subject: str,
+        payload: bytes,
+        tell: Callable[[Any, Stored | PublishRefused | PublishUnknown], None],
+        about: Any,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        timeout_s: float = 5.0,
+    ) -> None:
+        """As `publish`, without a future, which costs as much as the publish: `tell(about, answer)` is called once, as
+        the answer is read, never before this returns. Raises what `publish` raises; then nothing is told."""
+
     def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]:
         """An atomic batch (server 2.12): all are stored, one after the other, or none.
 
@@ -197,6 +211,10 @@ class JetStreamLane(Protocol):
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
         """Confirmed ack. Repeated by the lane after a reconnect, before it pulls, until confirmed or timed out
         (then AckUnknown)."""
+
+    def acknowledge_told(self, delivery: Delivery, tell: Callable[[Any, AckUnknown | None], None], about: Any) -> None:
+        """As `acknowledge`, without a future: `tell(about, None)` when the broker has confirmed, else with the cause;
+        once, never before this returns."""
 
     def when_down(self, callback: Callable[[], None]) -> None:
         """`callback` is called each time the connection breaks. What is acknowledged in it is among what is repeated

@@ -14,6 +14,8 @@ from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Kept
 WRITTEN_AFTER_S = 0.002
 """What is queued in one turn of the loop has left the process by then, unless the socket is full."""
 
+Tell = Callable[[Any, Any], None]
+
 
 def lane_with_faults(lane: Any) -> Any:
     """The lane itself, unless this process has fault points on."""
@@ -44,6 +46,14 @@ class FaultyLane:
             return self._passed_on(answer, "", "after-dead-letter", PublishUnknown)
         self._soon("after-publish")
         return self._passed_on(answer, "before-publish-ack", "after-publish-ack", PublishUnknown)
+
+    def publish_told(self, subject: str, payload: bytes, tell: Tell, about: Any, **options: Any) -> None:
+        """See the port."""
+        _then(self.publish(subject, payload, **options), tell, about)
+
+    def acknowledge_told(self, delivery: Delivery, tell: Tell, about: Any) -> None:
+        """See the port."""
+        _then(self.acknowledge(delivery), tell, about)
 
     def publish_batch(self, messages: Sequence[BatchMessage], **options: Any) -> asyncio.Future[Stored]:
         """See the port."""
@@ -134,6 +144,14 @@ class FaultyLane:
             return
         outer.set_result(inside.result())
         self._loop.call_soon(self._faults.reach, after)
+
+
+def _then(future: asyncio.Future[Any], tell: Tell, about: Any) -> None:
+    def done(_: asyncio.Future[Any]) -> None:
+        if not future.cancelled():
+            tell(about, future.exception() or future.result())
+
+    future.add_done_callback(done)
 
 
 class FaultyConsumption:

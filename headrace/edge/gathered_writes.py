@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from headrace.wire.nats_protocol import PING
 
@@ -14,6 +15,7 @@ class GatheredWrites:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        self._closers: list[Callable[[], bytes]] = []
         self._ping: asyncio.Future[bool] | None = None
         self._unanswered: list[asyncio.Future[bool] | None] = []
 
@@ -25,6 +27,7 @@ class GatheredWrites:
         """It broke: pings that wait end in ConnectionError."""
         self._transport = None
         self._out.clear()
+        self._closers.clear()
         pings, self._unanswered = [*self._unanswered, self._ping], []
         self._ping = None
         for ping in pings:
@@ -48,8 +51,18 @@ class GatheredWrites:
             self._loop.call_soon(self.write_now)
         out.append(command)
 
+    def write_at_end(self, commands: Callable[[], bytes]) -> None:
+        """Asks for commands when this turn's write is made: for what is better written together. Forgotten if the
+        connection breaks first."""
+        if not self._out:
+            self.write(b"")
+        self._closers.append(commands)
+
     def write_now(self) -> None:
         out, ping, transport = self._out, self._ping, self._transport
+        if self._closers:
+            closers, self._closers = self._closers, []
+            out += [commands() for commands in closers]
         if ping is not None:
             self._ping = None
             out.append(PING)

@@ -8,11 +8,12 @@ their deadline: their answers can no longer come, and only from then on can a re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
-from headrace.edge.lane_publishes import PublishBook
+from headrace.edge.lane_publishes import Answer, PublishBook, Tell
 from headrace.edge.lane_reads import READ_LETTER, ReadBook
 from headrace.edge.lane_sends import SEND_LETTER, SendBook
 from headrace.edge.nats_link import NatsLink
@@ -55,6 +56,7 @@ class NatsLane:
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._link = link
+        self._loop = asyncio.get_running_loop()
         self._inbox = link.new_inbox()
         prefix = self._inbox.encode() + b"."
         self._skip = len(prefix)
@@ -69,7 +71,7 @@ class NatsLane:
         self._consumptions_made = 0
         self._kept: list[tuple[str, bytes, Callable[[], None] | None]] = []
         self._kept_bytes = 0
-        self._checked: set[str] = set()
+        self._checked: dict[str, bytes] = {}
         self._when_down: list[Callable[[], None]] = []
         self._ended = ""
 
@@ -98,19 +100,48 @@ class NatsLane:
         timeout_s: float = 5.0,
     ) -> asyncio.Future[Stored]:
         """See the port."""
+        future: asyncio.Future[Stored] = self._loop.create_future()
+        self._publish(subject, payload, _end_publish, future, message_id, traceparent, fence, timeout_s)
+        return future
+
+    def publish_told(
+        self,
+        subject: str,
+        payload: bytes,
+        tell: Tell,
+        about: Any,
+        *,
+        message_id: str,
+        traceparent: str = "",
+        timeout_s: float = 5.0,
+    ) -> None:
+        """See the port."""
+        self._publish(subject, payload, tell, about, message_id, traceparent, None, timeout_s)
+
+    def _publish(
+        self,
+        subject: str,
+        payload: bytes,
+        tell: Tell,
+        about: Any,
+        message_id: str,
+        traceparent: str,
+        fence: Fence | None,
+        timeout_s: float,
+    ) -> None:
         size = len(payload)
         if self._publishes.is_full(size):
             waiting, held = len(self._publishes), self._publishes.bytes_waiting
             raise LaneFull(f"{waiting} publishes ({held} bytes) wait for the broker's answer")
-        if subject not in self._checked:
-            self._check_subject(subject)
+        raw_subject = self._checked.get(subject) or self._check_subject(subject)
         header = jetstream.publish_headers(message_id, traceparent, fence)
         if self._ended:
-            return _failed(PublishUnknown(self._ended))
-        if size + len(header) > self._link.max_payload:
+            self._loop.call_soon(tell, about, PublishUnknown(self._ended))
+        elif size + len(header) > self._link.max_payload:
             text = f"{size + len(header)} bytes exceed the broker's maximum of {self._link.max_payload}"
-            return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
-        return self._publishes.add(subject, header, payload, timeout_s)
+            self._loop.call_soon(tell, about, PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
+        else:
+            self._publishes.add(raw_subject, header, payload, timeout_s, tell, about)
 
     def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]:
         """See the port."""
@@ -132,7 +163,9 @@ class NatsLane:
             if len(message.payload) + len(header) > self._link.max_payload:
                 text = f"a message to {message.subject} exceeds the broker's maximum of {self._link.max_payload} bytes"
                 return _failed(PublishRefused(jetstream.MESSAGE_TOO_LARGE, text))
-        return self._publishes.add_batch(messages, headers, size, timeout_s)
+        future: asyncio.Future[Stored] = self._loop.create_future()
+        self._publishes.add_batch(messages, headers, timeout_s, _end_publish, future)
+        return future
 
     async def last_message(self, stream: str, subject: str, *, timeout_s: float = 2.0) -> Kept | None:
         """See the port."""
@@ -193,14 +226,21 @@ class NatsLane:
 
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
         """See the port."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self.acknowledge_told(delivery, _end_ack, future)
+        return future
+
+    def acknowledge_told(self, delivery: Delivery, tell: Callable[[Any, AckUnknown | None], None], about: Any) -> None:
+        """See the port."""
         if self._ended:
-            return _failed(AckUnknown(self._ended))
-        return self._acks.add(delivery.token)
+            self._loop.call_soon(tell, about, AckUnknown(self._ended))
+        else:
+            self._acks.add(delivery.token, delivery.source, tell, about)
 
     def extend(self, delivery: Delivery) -> None:
         """See the port. Not kept while the connection is down."""
         if self._link.up:
-            self._link.write(f"PUB {delivery.token} 4\r\n+WPI\r\n".encode())
+            self._link.write(b"PUB %b 4\r\n+WPI\r\n" % delivery.token)
 
     def send(self, subject: str, payload: bytes, *, on_unheard: Callable[[], None] | None = None) -> None:
         """See the port. ValueError for a payload beyond the broker's maximum."""
@@ -249,22 +289,24 @@ class NatsLane:
                 stop.cancel()
             await asyncio.gather(*stops, return_exceptions=True)
         remaining = deadline - asyncio.get_running_loop().time()
-        waiting: list[asyncio.Future[Any]] = [*self._publishes.futures(), *self._acks.futures()]
-        if waiting and remaining > 0:
-            await asyncio.wait(waiting, timeout=remaining)
+        if self.outstanding and remaining > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(remaining):
+                    await self._publishes.answered()
+                    await self._acks.confirmed()
         self._end("the lane is closed")
         await self._link.close()
 
     def _on_answer(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         token = subject[self._skip :]
-        if token.startswith(TOKEN_LETTER):
+        if token.isdigit():
+            self._publishes.answer(token, data, headers)
+        elif token.startswith(TOKEN_LETTER):
             self._acks.answer(token, headers)
         elif token.startswith(READ_LETTER):
             self._reads.answer(token, data, headers)
         elif token.startswith(SEND_LETTER):
             self._sends.answer(token)
-        else:
-            self._publishes.answer(token, data, headers)
 
     def _on_down(self) -> None:
         self._acks.disconnected()
@@ -310,13 +352,33 @@ class NatsLane:
         self._reads.end_all(cause)
         self._acks.end_all(cause)
 
-    def _check_subject(self, subject: str) -> None:
-        """Refuses what would end the protocol line early; remembers what was found good."""
+    def _check_subject(self, subject: str) -> bytes:
+        """Refuses what would end the protocol line early; remembers what was found good, as it is written."""
         if not subject or not subject.isprintable() or " " in subject:
             raise ValueError(f"subject: {subject!r} cannot be published to")
         if len(self._checked) >= SUBJECT_CACHE:
             self._checked.clear()
-        self._checked.add(subject)
+        known = self._checked[subject] = subject.encode()
+        return known
+
+
+def _end_publish(future: asyncio.Future[Stored], answer: Answer) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Stored):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
+
+
+def _end_ack(future: asyncio.Future[None], error: AckUnknown | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever does not look leaves it to the redelivery
 
 
 def _failed(error: Exception) -> asyncio.Future[Any]:

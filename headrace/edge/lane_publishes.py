@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from headrace.edge.nats_link import NatsLink
+from headrace.edge.structured_log import get_logger
 from headrace.edge.sweep_timer import NEVER, SweepTimer
 from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Stored
 from headrace.wire import jetstream
 
+log = get_logger(__name__)
 
-class _Slot:
-    __slots__ = ("command", "deadline", "future", "size")
+Answer = Stored | PublishRefused | PublishUnknown
+Tell = Callable[[Any, Answer], None]
 
-    def __init__(self, future: asyncio.Future[Stored], deadline: float, size: int, command: bytes | None) -> None:
-        self.future, self.deadline, self.size = future, deadline, size
-        self.command = command  # kept only while it waits for the connection
+# tell, about, bytes of the payload, deadline, command (kept only while it waits for the connection)
+_Slot = tuple[Tell, Any, int, float, bytes | None]
 
 
 class PublishBook:
-    """Written publishes end in PublishUnknown when the connection comes back, since their answers cannot; those
-    made while it was down are written then."""
+    """Each is told its answer once. Written publishes end in PublishUnknown when the connection comes back, since
+    their answers cannot; those made while it was down are written then."""
 
     def __init__(self, link: NatsLink, prefix: bytes, *, max_count: int, max_bytes: int) -> None:
         self._link, self._prefix = link, prefix
@@ -36,9 +38,6 @@ class PublishBook:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def futures(self) -> list[asyncio.Future[Stored]]:
-        return [slot.future for slot in self._slots.values() if not slot.future.done()]
-
     @property
     def bytes_waiting(self) -> int:
         return self._bytes
@@ -51,82 +50,78 @@ class PublishBook:
     async def room(self) -> None:
         """Returns when a payload of at most the broker's maximum size is let in."""
         while self.is_full(self._link.max_payload):
-            if self._room is None:
-                self._room = self._loop.create_future()
-            await asyncio.shield(self._room)
+            await self._next_answer()
 
-    def add(self, subject: str, header: bytes, payload: bytes, timeout_s: float) -> asyncio.Future[Stored]:
-        token = self._next_token()
-        return self._write(token, self._command(subject, token, header, payload), len(payload), timeout_s)
+    async def answered(self) -> None:
+        """Returns when none waits."""
+        while self._slots:
+            await self._next_answer()
+
+    async def _next_answer(self) -> None:
+        if self._room is None:
+            self._room = self._loop.create_future()
+        await asyncio.shield(self._room)
+
+    def add(self, subject: bytes, header: bytes, payload: bytes, timeout_s: float, tell: Tell, about: Any) -> None:
+        """`header` is a whole header block; the payload follows it."""
+        self._number += 1
+        token = b"%d" % self._number
+        size, header_size = len(payload), len(header)
+        command = b"HPUB %b %b%b %d %d\r\n%b%b\r\n" % (
+            subject,
+            self._prefix,
+            token,
+            header_size,
+            header_size + size,
+            header,
+            payload,
+        )
+        self._write(token, command, size, timeout_s, tell, about)
 
     def add_batch(
-        self, messages: Sequence[BatchMessage], headers: Sequence[bytes], size: int, timeout_s: float
-    ) -> asyncio.Future[Stored]:
+        self, messages: Sequence[BatchMessage], headers: Sequence[bytes], timeout_s: float, tell: Tell, about: Any
+    ) -> None:
         """All leave in one write; only the last is answered, whatever happened to the others."""
-        token = self._next_token()
-        commands = [
-            self._command(message.subject, b"", header, message.payload)
-            for message, header in zip(messages[:-1], headers[:-1], strict=True)
-        ]
-        commands.append(self._command(messages[-1].subject, token, headers[-1], messages[-1].payload))
-        return self._write(token, b"".join(commands), size, timeout_s)
-
-    def _next_token(self) -> bytes:
         self._number += 1
-        return b"%d" % self._number
+        token = b"%d" % self._number
+        reply = b"%b%b " % (self._prefix, token)
+        commands = []
+        for number, (message, header) in enumerate(zip(messages, headers, strict=True), 1):
+            size = len(header)
+            to = b"%b %b" % (message.subject.encode(), reply if number == len(messages) else b"")
+            whole = size + len(message.payload)
+            commands.append(b"HPUB %b%d %d\r\n%b%b\r\n" % (to, size, whole, header, message.payload))
+        size = sum(len(message.payload) for message in messages)
+        self._write(token, b"".join(commands), size, timeout_s, tell, about)
 
-    def _command(self, subject: str, token: bytes, header: bytes, payload: bytes) -> bytes:
-        reply = b"%b%b " % (self._prefix, token) if token else b""
-        header_size = len(header)
-        whole = header_size + len(payload)
-        return b"HPUB %b %b%d %d\r\n%b%b\r\n" % (subject.encode(), reply, header_size, whole, header, payload)
-
-    def _write(self, token: bytes, command: bytes, size: int, timeout_s: float) -> asyncio.Future[Stored]:
-        future: asyncio.Future[Stored] = self._loop.create_future()
+    def _write(self, token: bytes, command: bytes, size: int, timeout_s: float, tell: Tell, about: Any) -> None:
         deadline = self._loop.time() + timeout_s
         if self._link.up:
-            self._slots[token] = _Slot(future, deadline, size, None)
+            self._slots[token] = (tell, about, size, deadline, None)
             self._link.write(command)
         else:
-            self._slots[token] = _Slot(future, deadline, size, command)
+            self._slots[token] = (tell, about, size, deadline, command)
         self._bytes += size
-        self._timer.arm(deadline)
-        return future
+        if deadline < self._timer.at:
+            self._timer.arm(deadline)
 
     def answer(self, token: bytes, payload: bytes, headers: bytes | None) -> None:
         """An answer on the inbox; one that comes too late finds no slot."""
-        slot = self._take(token)
+        slot = self._slots.pop(token, None)
         if slot is None:
             return
-        future = slot.future
-        if future.done():
-            return
-        if headers is not None and not payload:
-            code, text = jetstream.parse_status(headers)
-            absent = code == jetstream.NO_RESPONDERS
-            future.set_exception(
-                PublishUnknown("no responders" if absent else f"{text} ({code})", no_responders=absent)
-            )
-            return
-        try:
-            ack = jetstream.parse_pub_ack(payload)
-        except jetstream.MalformedAnswer as error:
-            future.set_exception(PublishUnknown(str(error)))
-            return
-        if ack.error is None:
-            future.set_result(Stored(ack.seq, ack.duplicate))
-        elif ack.error.err_code in jetstream.REPEATABLE:
-            future.set_exception(PublishUnknown(f"{ack.error.description} ({ack.error.err_code})"))
-        else:
-            future.set_exception(PublishRefused(ack.error.err_code, ack.error.description))
+        self._bytes -= slot[2]
+        if self._room is not None:
+            self._wake()
+        slot[0](slot[1], _read(payload) if headers is None or payload else _status(headers))
 
     def reconnected(self) -> None:
-        for token, slot in list(self._slots.items()):
-            if slot.command is None:
+        for token, (tell, about, size, deadline, command) in list(self._slots.items()):
+            if command is None:
                 self._end(token, "the connection broke before the broker answered")
             else:
-                self._link.write(slot.command)
-                slot.command = None
+                self._link.write(command)
+                self._slots[token] = (tell, about, size, deadline, None)
 
     def end_all(self, cause: str) -> None:
         """Nothing more will be answered."""
@@ -137,23 +132,43 @@ class PublishBook:
     def _sweep(self, now: float) -> float:
         following = NEVER
         for token, slot in list(self._slots.items()):
-            if slot.deadline <= now:
-                written = slot.command is None
+            if slot[3] <= now:
+                written = slot[4] is None
                 self._end(token, "no answer in time" if written else "the connection did not come back in time")
-            elif slot.deadline < following:
-                following = slot.deadline
+            elif slot[3] < following:
+                following = slot[3]
         return following
 
     def _end(self, token: bytes, cause: str) -> None:
-        slot = self._take(token)
-        if slot is not None and not slot.future.done():
-            slot.future.set_exception(PublishUnknown(cause))
-
-    def _take(self, token: bytes) -> _Slot | None:
         slot = self._slots.pop(token, None)
-        if slot is not None:
-            self._bytes -= slot.size
-            if self._room is not None:
-                self._room.set_result(None)
-                self._room = None
-        return slot
+        if slot is None:
+            return
+        self._bytes -= slot[2]
+        self._wake()
+        try:
+            slot[0](slot[1], PublishUnknown(cause))
+        except Exception:
+            log.exception("an answer could not be told")
+
+    def _wake(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
+
+
+def _read(payload: bytes) -> Answer:
+    try:
+        ack = jetstream.parse_pub_ack(payload)
+    except jetstream.MalformedAnswer as error:
+        return PublishUnknown(str(error))
+    if ack.error is None:
+        return Stored(ack.seq, ack.duplicate)
+    if ack.error.err_code in jetstream.REPEATABLE:
+        return PublishUnknown(f"{ack.error.description} ({ack.error.err_code})")
+    return PublishRefused(ack.error.err_code, ack.error.description)
+
+
+def _status(headers: bytes) -> Answer:
+    code, text = jetstream.parse_status(headers)
+    absent = code == jetstream.NO_RESPONDERS
+    return PublishUnknown("no responders" if absent else f"{text} ({code})", no_responders=absent)

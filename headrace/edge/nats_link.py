@@ -60,6 +60,7 @@ class NatsLink:
         self.write = self._writes.write
         """Queues whole commands; all of one turn of the loop leave in one write. Lost if the connection breaks."""
         self.write_now = self._writes.write_now
+        self.write_at_end = self._writes.write_at_end
         self._came_up: asyncio.Future[None] | None = None
         self._heart: asyncio.TimerHandle | None = None
         self._redial: asyncio.Task[None] | None = None
@@ -118,6 +119,12 @@ class NatsLink:
     def server(self) -> str:
         """The server of the present or last connection, without credentials; empty before the first."""
         return repr(self._address) if self._address is not None else ""
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several, or passes on to others what is meant for JetStream."""
+        info = self._session.info if self._session is not None else {}
+        return bool(info.get("cluster")) or not info.get("jetstream")
 
     @property
     def write_backlog(self) -> int:

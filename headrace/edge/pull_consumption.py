@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from headrace.edge.clock_pair import read_clocks
-from headrace.edge.lane_acks import AckBook
+from headrace.edge.lane_acks import AckBook, AckGroup
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.open_pulls import OpenPulls
 from headrace.edge.structured_log import get_logger
@@ -28,6 +28,7 @@ MISSED_HEARTBEATS = 2
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
 STOP_LIMIT_S = 2.0
+MAX_SUBJECTS = 64
 
 
 class PullConsumption:
@@ -56,6 +57,8 @@ class PullConsumption:
         self._pull_subject = jetstream.pull_subject(stream, consumer)
         self._loop = asyncio.get_running_loop()
         self._pulls = OpenPulls()
+        self._ack_group = AckGroup()
+        self._subjects: dict[bytes, str] = {}
         self._number = 0
         self._epoch = 0
         self._sid = 0
@@ -153,33 +156,44 @@ class PullConsumption:
             if headers is not None:
                 self._on_status(subject, headers)
             return
-        token = reply.decode()
-        facts = jetstream.parse_ack_subject(token)
+        delivered, stream_sequence, consumer_sequence, stored_at_unix_ns = jetstream.delivery_numbers(reply)
         self._pulls.count_delivery()
-        if self._acks.claim(facts, token):
+        if self._acks.any_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):
             self.release(0)
             return
-        message_id, traceparent = jetstream.parse_delivery_headers(headers) if headers else ("", "")
-        if not self._ready:
+        message_id, traceparent = jetstream.delivery_headers(headers) if headers else ("", "")
+        ready = self._ready
+        if not ready:
             self._read_at = read_clocks()
         unix_ns, mono_ns = self._read_at
         delivery = Delivery(
-            subject.decode(),
+            self._subjects.get(subject) or self._subject(subject),
             data,
             message_id,
             traceparent,
-            facts.stream_sequence,
-            facts.delivered,
-            facts.stored_at_unix_ns,
+            stream_sequence,
+            delivered,
+            stored_at_unix_ns,
             unix_ns,
             mono_ns,
-            token,
-            facts.consumer_sequence,
+            reply,
+            consumer_sequence,
+            self._ack_group,
         )
         if self._held >= self._credit:
             self._surplus.append(delivery)
+        elif ready:
+            ready.append(delivery)
+            self._held += 1
         else:
             self._make_ready(delivery)
+
+    def _subject(self, subject: bytes) -> str:
+        """A consumer delivers of few subjects."""
+        if len(self._subjects) >= MAX_SUBJECTS:
+            self._subjects.clear()
+        known = self._subjects[subject] = subject.decode()
+        return known
 
     def _make_ready(self, delivery: Delivery) -> None:
         if not self._ready:

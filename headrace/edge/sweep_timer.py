@@ -17,23 +17,24 @@ class SweepTimer:
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._at = NEVER
+        self.at = NEVER
+        """When it is armed for."""
 
     def arm(self, at: float) -> None:
         """Sees to it that a sweep runs at `at` or before."""
-        if at < self._at:
+        if at < self.at:
             if self._timer is not None:
                 self._timer.cancel()
-            self._at = at
+            self.at = at
             self._timer = self._loop.call_at(at, self._run)
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._at = None, NEVER
+        self._timer, self.at = None, NEVER
 
     def _run(self) -> None:
-        self._timer, self._at = None, NEVER
+        self._timer, self.at = None, NEVER
         now = self._loop.time()
         following = self._sweep(now)
         if following < NEVER:

@@ -58,9 +58,10 @@ class AckSubject(NamedTuple):
     pending: int
 
 
-def parse_ack_subject(subject: str) -> AckSubject:
+def parse_ack_subject(ack_subject: bytes) -> AckSubject:
     """Parses `$JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<time>.<pending>` (v1) and
     `$JS.ACK.<domain>.<account>.<stream>. ... .<pending>[.<token>]` (v2); MalformedAnswer for anything else."""
+    subject = ack_subject.decode("utf-8", "replace")
     parts = subject.split(".")
     count = len(parts)
     if parts[0] != "$JS" or count < 9 or parts[1] != "ACK":
@@ -80,6 +81,19 @@ def parse_ack_subject(subject: str) -> AckSubject:
         )
     except ValueError as error:
         raise MalformedAnswer(f"not an ack subject: {subject}") from error
+
+
+def delivery_numbers(ack_subject: bytes) -> tuple[int, int, int, int]:
+    """What is needed of each delivery: how often it was delivered, its sequences in the stream and of the consumer, and
+    when it was stored. The form that servers send (v1) is read here, all else by `parse_ack_subject`."""
+    parts = ack_subject.split(b".")
+    if len(parts) == 9 and parts[1] == b"ACK":
+        try:
+            return int(parts[4]), int(parts[5]), int(parts[6]), int(parts[7])
+        except ValueError:
+            pass
+    facts = parse_ack_subject(ack_subject)
+    return facts.delivered, facts.stream_sequence, facts.consumer_sequence, facts.stored_at_unix_ns
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -120,6 +134,24 @@ def parse_status(header: bytes) -> tuple[int, str]:
     if len(parts) < 2 or parts[0] != "NATS/1.0" or not parts[1].isdigit():
         return 0, ""
     return int(parts[1]), parts[2] if len(parts) == 3 else ""
+
+
+_OUR_HEADERS = len(b"NATS/1.0\r\nNats-Msg-Id: \r\ntraceparent: \r\n\r\n") + 32 + 55
+_ID_AT, _TRACE_AT = 23, 70
+
+
+def delivery_headers(header: bytes) -> tuple[str, str]:
+    """As `parse_delivery_headers`; a block that `publish_headers` made of an id of 32 characters and a traceparent is
+    cut by place."""
+    if (
+        len(header) == _OUR_HEADERS
+        and header.startswith(b"NATS/1.0\r\nNats-Msg-Id: ")
+        and header.startswith(b"\r\ntraceparent: ", _ID_AT + 32)
+        and header.count(b"\r\n") == 4
+        and header.isascii()
+    ):
+        return header[_ID_AT : _ID_AT + 32].decode(), header[_TRACE_AT : _TRACE_AT + 55].decode()
+    return parse_delivery_headers(header)
 
 
 def parse_delivery_headers(header: bytes) -> tuple[str, str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headrace.ports import Delivery, JetStreamLane
+from headrace.ports import AckUnknown, Delivery, JetStreamLane
 from headrace.wire.envelope import encode_reply
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
@@ -86,18 +85,18 @@ class Closing:
         self._memory.finish(held.message_id, self._clock())
         written_ns = time.monotonic_ns()
         for copy in held.also:
-            self._lane.acknowledge(copy).add_done_callback(self._note)
-        future = self._lane.acknowledge(held.delivery)
-        future.add_done_callback(partial(self._acknowledged, held, written_ns))
+            self._lane.acknowledge_told(copy, self._note, None)
+        held.acknowledged_at_mono_ns = written_ns
+        self._lane.acknowledge_told(held.delivery, self._acknowledged, held)
 
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """An input that was finished before: nothing but its acknowledgement."""
 
-        def acknowledged(future: asyncio.Future[None]) -> None:
-            self._note(future)
+        def acknowledged(_: None, error: AckUnknown | None) -> None:
+            self._note(None, error)
             done()
 
-        self._lane.acknowledge(delivery).add_done_callback(acknowledged)
+        self._lane.acknowledge_told(delivery, acknowledged, None)
 
     def _encode_reply(
         self, held: HeldInput, status: int, body: bytes, content_type: str, headers: dict[str, str]
@@ -125,15 +124,14 @@ class Closing:
         sent = partial(self.acknowledge, held)
         self._replies.put(OutgoingReply(to.subject, payload, held.envelope.execution_id, to.answer_key, sent))
 
-    def _acknowledged(self, held: HeldInput, written_ns: int, future: asyncio.Future[None]) -> None:
-        if self._note(future):
-            self._hops.acknowledged(held, written_ns)
-        self._hops.closed(held, written_ns)
+    def _acknowledged(self, held: HeldInput, error: AckUnknown | None) -> None:
+        if error is None:
+            self._hops.acknowledged(held)
+        else:
+            self._note(None, error)
+        self._hops.closed(held)
         self._on_settled(held)
 
-    def _note(self, future: asyncio.Future[None]) -> bool:
-        """True when the broker confirmed; otherwise a redelivery will come, and find the input finished."""
-        if not future.cancelled() and future.exception() is None:
-            return True
-        self._counters["acks_unconfirmed"] += 1
-        return False
+    def _note(self, _: None, error: AckUnknown | None) -> None:
+        """Not confirmed: a redelivery will come, and find the input finished."""
+        self._counters["acks_unconfirmed"] += error is not None

@@ -85,6 +85,8 @@ class HeldInput:
     entered_at_mono_ns: int = 0
     left_at_mono_ns: int = 0
     written_at_mono_ns: int = 0
+    acknowledged_at_mono_ns: int = 0
+    """When its acknowledgement was written."""
     span_id: str = ""
     traceparent: str = ""
     told: bool = False

@@ -106,8 +106,9 @@ class HopPhases:
             self._record(self._step, "sidecar-out", "", held.written_at_mono_ns - held.left_at_mono_ns)
         return unix_ns
 
-    def acknowledged(self, held: HeldInput, written_at_mono_ns: int) -> None:
+    def acknowledged(self, held: HeldInput) -> None:
         """An input without output or reply ends with its acknowledgement."""
+        written_at_mono_ns = held.acknowledged_at_mono_ns
         sent = held.replied or held.handed or (held.outputs and self._has_receivers)
         if held.first_try and held.left_at_mono_ns and not sent:
             self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
@@ -156,7 +157,7 @@ class HopPhases:
         retry_after_ns = int(retry_after_s * 1e9) if retry_after_s else 0
         self._tell(held, outcome, problem, 0, time.monotonic_ns(), retry_after_ns)
 
-    def closed(self, held: HeldInput, written_at_mono_ns: int) -> None:
+    def closed(self, held: HeldInput) -> None:
         """The input's acknowledgement has its answer, or will get none."""
         if self._log is None or not (held.calls or held.problem):
             return
@@ -168,7 +169,7 @@ class HopPhases:
         if problem is not None:
             outcome = HopOutcome.HANDED_OVER if held.handed else HopOutcome.REJECTED
             outcome = HopOutcome.DEAD_LETTERED if held.dead else outcome
-        self._tell(held, outcome, problem, held.written_at_mono_ns or written_at_mono_ns, time.monotonic_ns(), 0)
+        self._tell(held, outcome, problem, held.written_at_mono_ns or held.acknowledged_at_mono_ns, time.monotonic_ns(), 0)
 
     def _tell(
         self,

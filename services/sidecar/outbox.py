@@ -27,8 +27,6 @@ from services.sidecar.domain.output_answers import ANSWERS, Fate, OutputAnswer, 
 from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_delay_s
 
 if TYPE_CHECKING:
-    import asyncio
-
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
@@ -145,8 +143,13 @@ class Outbox:
         if not outgoing.sealed:
             payload = seal(payload, outgoing.message_id, outgoing.written_at_unix_ns)
         try:
-            future = self._lane.publish(
-                outgoing.subject, payload, message_id=outgoing.message_id, traceparent=outgoing.traceparent
+            self._lane.publish_told(
+                outgoing.subject,
+                payload,
+                self._answered,
+                outgoing,
+                message_id=outgoing.message_id,
+                traceparent=outgoing.traceparent,
             )
         except LaneFull:
             edge.window.unanswered()
@@ -157,27 +160,25 @@ class Outbox:
             edge.window.unanswered()
             self._refuse(edge, outgoing, Problem("OUTPUT_REFUSED", f"the output cannot be published: {error}"))
             return True
-        future.add_done_callback(partial(self._answered, edge, outgoing))
         return True
 
-    def _answered(self, edge: _Edge, outgoing: Outgoing, future: asyncio.Future[Stored]) -> None:
-        if future.cancelled():
-            self._repeat(edge, outgoing)
-            return
-        error = future.exception()
-        if error is None:
+    def _answered(self, outgoing: Outgoing, answer: Stored | PublishRefused | PublishUnknown) -> None:
+        edge = self._edges[outgoing.subject]
+        if isinstance(answer, Stored):
             edge.window.stored(waiting=len(edge.waiting))
             edge.silent_since = 0.0
             if not edge.window.recovering:
                 edge.full_since = 0.0
-            stored = future.result()
-            if stored.duplicate:
+            if answer.duplicate:
                 self._counters[ANSWERS[OutputAnswer.DUPLICATE].counter] += 1
-            outgoing.on_stored(outgoing, stored)
+            outgoing.on_stored(outgoing, answer)
             self._one_settled()
             if edge.waiting:
                 self._pump(edge)
             return
+        self._not_stored(edge, outgoing, answer)
+
+    def _not_stored(self, edge: _Edge, outgoing: Outgoing, error: PublishRefused | PublishUnknown) -> None:
         answer = refusal(error.code) if isinstance(error, PublishRefused) else OutputAnswer.UNANSWERED
         rule = ANSWERS[answer]
         if rule.fate is Fate.WAIT:

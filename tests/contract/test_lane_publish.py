@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.ports import AckUnknown, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.edge.jetstream_lane import NatsLane
+from headrace.ports import AckUnknown, JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
 from tests.contract.lane_world import CONSUMER, STREAM, SUBJECT, Inbox, World
 from tests.support.eventually import eventually
 
@@ -176,10 +177,8 @@ async def test_publishes_made_while_the_connection_is_down_leave_at_the_reconnec
         assert await world.stored() == 1
 
 
-def _is_down(lane: object) -> bool:
-    """Asked through behaviour: with the connection down nothing is written, so a flush cannot end."""
-    probe = getattr(lane, "_tap", None)
-    return probe is None or not probe.up
+def _is_down(lane: JetStreamLane) -> bool:
+    return isinstance(lane, NatsLane) and not lane._link.up
 
 
 async def test_a_frozen_broker_is_outlived(world: World) -> None:

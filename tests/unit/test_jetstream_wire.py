@@ -25,7 +25,7 @@ V1 = "$JS.ACK.hr_default_orders.d1_price.2.17.18.1700000000123456789.4"
     ],
 )
 def test_ack_subjects_of_both_versions(subject: str) -> None:
-    assert jetstream.parse_ack_subject(subject) == EXPECTED
+    assert jetstream.parse_ack_subject(subject.encode()) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_ack_subjects_of_both_versions(subject: str) -> None:
 )
 def test_what_is_no_ack_subject(subject: str) -> None:
     with pytest.raises(MalformedAnswer):
-        jetstream.parse_ack_subject(subject)
+        jetstream.parse_ack_subject(subject.encode())
 
 
 @given(st.text(max_size=120))
 def test_any_subject_parses_or_raises_the_typed_error(text: str) -> None:
     for subject in (text, "$JS.ACK." + text):
         try:
-            jetstream.parse_ack_subject(subject)
+            jetstream.parse_ack_subject(subject.encode())
         except MalformedAnswer:
             continue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -14,6 +15,8 @@ from headrace.ports import LaneFull, PublishRefused, PublishUnknown, Stored
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.timers import Timers
 from tests.support.virtual_time import run_in_virtual_time
+
+Tell = Callable[[Any, Any], None]
 
 
 class Fate(Enum):
@@ -33,31 +36,29 @@ class ScriptedBroker:
         self.on_their_way: dict[str, int] = defaultdict(int)
         self.most = 0
 
-    def publish(self, subject: str, payload: bytes, *, message_id: str, **_: Any) -> asyncio.Future[Stored]:
+    def publish_told(self, subject: str, payload: bytes, tell: Tell, about: Any, *, message_id: str, **_: Any) -> None:
         fate = self._fates.pop(0) if self._fates else Fate.STORED
         if fate is Fate.LANE_FULL:
             raise LaneFull("no room")
         self.on_their_way[subject] += 1
         self.most = max(self.most, self.on_their_way[subject])
-        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.001, self._answer, subject, message_id, fate, future)
-        return future
+        asyncio.get_running_loop().call_later(0.001, self._answer, subject, message_id, fate, tell, about)
 
-    def _answer(self, subject: str, message_id: str, fate: Fate, future: asyncio.Future[Stored]) -> None:
+    def _answer(self, subject: str, message_id: str, fate: Fate, tell: Tell, about: Any) -> None:
         self.on_their_way[subject] -= 1
         if fate is Fate.FULL:
-            future.set_exception(PublishRefused(10077, "maximum messages per subject exceeded"))
+            tell(about, PublishRefused(10077, "maximum messages per subject exceeded"))
             return
         if fate is Fate.LOST:
-            future.set_exception(PublishUnknown("no answer"))
+            tell(about, PublishUnknown("no answer"))
             return
         known = message_id in self.stored[subject]
         if not known:
             self.stored[subject].append(message_id)
         if fate is Fate.STORED:
-            future.set_result(Stored(1, known))
+            tell(about, Stored(1, known))
         else:
-            future.set_exception(PublishUnknown("no answer"))
+            tell(about, PublishUnknown("no answer"))
 
 
 @given(
