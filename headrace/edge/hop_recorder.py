@@ -59,15 +59,6 @@ class HopRecorder:
         """For where no handle is at hand."""
         self.phase(step, phase, receiver, revision).record(ns)
 
-    def record_hop(
-        self, step: str, receiver: str, revision: str, ns: int, *, execution_id: str, trace_id: bytes, now_unix_ns: int
-    ) -> None:
-        """A whole hop, which can be looked at by its execution, and by its trace (16 bytes) where it was sampled."""
-        histogram = self.phase(step, "hop", receiver, revision)
-        histogram.record(ns)
-        if ns >= 0:
-            histogram.mark(ns, now_unix_ns, execution_id, trace_id)
-
     def snapshot(self) -> HopSnapshot:
         """What was recorded since the process started; phases without samples are left out."""
         held, oldest_unix_ns = self._held()

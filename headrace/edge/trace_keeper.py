@@ -17,7 +17,7 @@ from headrace.edge.sampling_documents import SamplingDocuments
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_responder import TraceResponder
 from headrace.model import subjects
-from headrace.model.hop_record import HopRecord, Record
+from headrace.model.hop_record import HopOutcome, HopRecord, Record
 from headrace.model.recent_executions import RecentExecutions
 from headrace.model.sampling import DEFAULT_RATIO, SLOWEST, CaptureMatcher, Sampling, TailRules, bound_of, is_sampled
 
@@ -87,7 +87,7 @@ class TraceKeeper:
         own: list[Record] = []
         # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
         slowest: dict[tuple[str, str], Record] = {}
-        for record in records:
+        for record in records if exporting or crowded else ():
             if record.sampled or not exporting:
                 # It is sent, or nothing is; what went wrong is to be remembered whole all the same.
                 if not crowded or not went_wrong(record):
@@ -189,6 +189,11 @@ class TraceKeeper:
             self._keep_asked()
 
 
+_PROCESSED = HopOutcome.PROCESSED
+
+
 def went_wrong(record: Record) -> bool:
     """Cheaper than the rules: what failed, or had to be tried again."""
+    if type(record) is HopRecord and record.outcome is _PROCESSED:
+        return record.attempt > 1
     return record.failed or (isinstance(record, HopRecord) and record.attempt > 1)

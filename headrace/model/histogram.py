@@ -93,6 +93,12 @@ class Histogram:
             self.skewed += 1
             self._buckets[0] += 1
 
+    def may_mark(self, ns: int, now_unix_ns: int) -> bool:
+        """Whether `mark` could take a sample now, with a trace or without: cheap, and nearly always False under
+        load."""
+        known = self.exemplars.get(ns.bit_length())
+        return known is None or not known.trace_id or now_unix_ns - known.time_unix_ns >= EXEMPLAR_AGE_NS
+
     def mark(self, ns: int, now_unix_ns: int, execution_id: str, trace_id: bytes = b"") -> None:
         """A sample, recorded besides, that can be looked at. Of each power of two one is kept: it makes room for
         another after half a second, and one without a trace for one that has it at once."""

@@ -39,6 +39,38 @@ def output_message_id(parent: str, step: str, output: str, receiver: str, incarn
     return _hash(b"hr-message", parent, step, output, receiver, str(incarnation) if incarnation else "")
 
 
+_OUTPUTS = blake2b(digest_size=16, person=b"hr-message")
+_LENGTH_OF_AN_ID = (32).to_bytes(4, "big")
+_KEPT_TAILS = 64
+
+
+class OutputIds:
+    """`output_message_id` for one edge: what is the same for all its messages is written once."""
+
+    __slots__ = ("_receiver", "_step", "_tails")
+
+    def __init__(self, step: str, receiver: str) -> None:
+        self._step, self._receiver = step, receiver
+        self._tails: dict[str, bytes] = {}
+
+    def of(self, parent: str, output: str, incarnation: int = 0) -> str:
+        """See `output_message_id`."""
+        tail = None if incarnation else self._tails.get(output)
+        if tail is None:
+            tail = self._tail(output, incarnation)
+        raw = parent.encode()
+        digest = _OUTPUTS.copy()
+        digest.update((_LENGTH_OF_AN_ID if len(raw) == 32 else len(raw).to_bytes(4, "big")) + raw + tail)
+        return digest.hexdigest()
+
+    def _tail(self, output: str, incarnation: int) -> bytes:
+        parts = [self._step, output, self._receiver, str(incarnation) if incarnation else ""]
+        tail = b"".join(len(raw).to_bytes(4, "big") + raw for raw in map(str.encode, parts))
+        if not incarnation and len(self._tails) < _KEPT_TAILS:
+            self._tails[output] = tail
+        return tail
+
+
 def unreadable_id(header: str, sequence: int, step: str) -> str:
     """Id of a stored message that is no envelope: that of its Nats-Msg-Id header, else of its place in the stream;
     the same whenever it is read, so that it is dead-lettered once."""

@@ -25,6 +25,7 @@ MAX_MARKED = 4_096
 KEY_BYTES = 32
 
 _ROOT, _HOP = 0, 1
+_PROCESSED = HopOutcome.PROCESSED
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
@@ -59,10 +60,17 @@ class RecentExecutions:
         newest.extend(records)
         self._seen += len(records)
         self._choose_level(now)
-        while len(newest) > self._limit:
+        level = self.level
+        for _ in range(len(newest) - self._limit):
             record = newest.popleft()
-            if self._stays(record):
-                self._packed.append(self._pack(record))
+            # Most are as uneventful as they are many: those are looked at here, all others by `_stays`.
+            if level and type(record) is HopRecord and record.outcome is _PROCESSED and record.attempt == 1:
+                execution = record.execution_id
+                if not is_chosen(execution, level) and execution not in self._marked:
+                    continue
+            elif not self._stays(record):
+                continue
+            self._packed.append(self._pack(record))
 
     def mark(self, executions: Collection[str]) -> None:
         """These are to stay, whatever is chosen: those somebody asked for, and those that failed elsewhere."""

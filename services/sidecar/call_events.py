@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.model.step_snapshot import MAX_SAVES, MAX_SNAPSHOT_BYTES, Save
-from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, check_reply, error_status
+from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, check_output, check_reply, error_status
 from services.sidecar.domain.snapshot_problems import REFUSED, TOO_MANY
 from services.sidecar.held_input import HeldInput
 
@@ -82,7 +82,7 @@ def outcome_of(held: HeldInput) -> Outcome:
         return Outcome(Ending.REBOUND, asked_delay_ms=held.rebound.delay_ms)
     if held.refused is not None:
         return Outcome(Ending.OUTPUT_REFUSED, held.refused)
-    return Outcome(Ending.DONE)
+    return DONE
 
 
 def other_bytes(emit: Any) -> int:

@@ -20,7 +20,7 @@ from headrace.wire.envelope import MalformedMessage
 from services.sidecar.call_dispatch import STUCK_CALLS, SUSPECT_CRASHES, CallDispatch
 from services.sidecar.call_events import note_event, other_bytes, outcome_of
 from services.sidecar.dead_letters import failed_attempt
-from services.sidecar.domain.delivery import Ending, Outcome, Problem, check_output, decide
+from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, check_output, decide
 from services.sidecar.domain.ended_calls import EndedCalls
 from services.sidecar.domain.flood import FloodGauge
 from services.sidecar.domain.snapshot_problems import CONFLICT
@@ -209,15 +209,13 @@ class DeliveryLoop:
     def _end(self, held: HeldInput, outcome: Outcome) -> None:
         if self._careful is not None:
             self._careful.ended(held.message_id)
+        if outcome is DONE:
+            # What `decide` says of it, whatever went before.
+            self._done(held)
+            return
         decision = decide(outcome, held.trail(), self._step.retry, random.random())  # noqa: S311
         if decision.deliver:
-            if self._step.receivers:
-                self._ended.add(held.call, self._path.late_context(held), self._clock())
-            if held.attached and self._attached is not None:
-                held.phase = Phase.STORING
-                self._attached.settle(held, partial(self._stored, held))
-            else:
-                self._route(held)
+            self._done(held)
             return
         problem = decision.error or outcome.problem
         if problem is not None:
@@ -237,6 +235,18 @@ class DeliveryLoop:
         assert decision.error is not None
         self._counters["rejected"] += decision.rejected
         self._give_up(held, decision.error, dead_letter=decision.dead_letter)
+
+    def _done(self, held: HeldInput) -> None:
+        if self._step.receivers:
+            held.context = self._path.late_context(held)
+            self._ended.add(held.call, held.context, self._liveness.heard_at)
+        if held.attached and self._attached is not None:
+            held.phase = Phase.STORING
+            self._attached.settle(held, partial(self._stored, held))
+        elif self._rules is None and not self._passes:
+            self._deliver(held)
+        else:
+            self._route(held)
 
     def _publish_late(self, context: LateContext, emit: Any) -> None:
         if self._passes and passthrough_problem(context.passed, self._step.name, [emit]) is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from headrace.model.step_snapshot import Save
 from headrace.ports import Delivery, JetStreamLane
@@ -29,9 +30,8 @@ class Phase(Enum):
     ACKNOWLEDGING = "acknowledging"
 
 
-@dataclass(slots=True)
-class HeldInput:
-    """Times are seconds of CLOCK_MONOTONIC."""
+class HeldInput(msgspec.Struct, eq=False):
+    """Times are seconds of CLOCK_MONOTONIC. `wants_reply`: a caller waits for what becomes of it."""
 
     delivery: Delivery
     envelope: Envelope
@@ -49,10 +49,10 @@ class HeldInput:
     due_at: float = 0.0
     """Where a delay runs: when it is over."""
     # What the running attempt has produced so far.
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = msgspec.field(default_factory=list)
     output_bytes: int = 0
     reply: Any = None
-    saves: list[Save] = field(default_factory=list)
+    saves: list[Save] = msgspec.field(default_factory=list)
     failure: Any = None
     rebound: Any = None
     refused: Problem | None = None
@@ -69,7 +69,9 @@ class HeldInput:
     key: str = ""
     """Of a keyed step."""
     # Settling.
-    snapshots: list[tuple[str, bytes]] = field(default_factory=list)
+    context: Any = None
+    """What its outputs take over from it, once its call is over."""
+    snapshots: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     snapshot_before: Any = None
     """Of a keyed step: what is stored with its outputs, by subject; and the state that its call began with."""
     dead: bool = False
@@ -91,13 +93,14 @@ class HeldInput:
     traceparent: str = ""
     told: bool = False
     """A record of this delivery was made."""
-    attempts: list[FailedAttempt] = field(default_factory=list)
-    also: list[Delivery] = field(default_factory=list)
+    attempts: list[FailedAttempt] = msgspec.field(default_factory=list)
+    also: list[Delivery] = msgspec.field(default_factory=list)
     """Further copies of the same message under other sequences; acknowledged with it."""
+    wants_reply: bool = False
 
-    @property
-    def wants_reply(self) -> bool:
-        return self.envelope.HasField("reply_to") and bool(self.envelope.reply_to.subject)
+    def __post_init__(self) -> None:
+        envelope = self.envelope
+        self.wants_reply = envelope.HasField("reply_to") and bool(envelope.reply_to.subject)
 
     @property
     def attempt(self) -> int:
@@ -126,6 +129,7 @@ class HeldInput:
         self.problem = None
         self.entered_at_mono_ns = self.left_at_mono_ns = self.written_at_mono_ns = 0
         self.outputs = []
+        self.context = None
         self.output_bytes = 0
         self.saves = []
         self.reply = self.failure = self.rebound = self.refused = None

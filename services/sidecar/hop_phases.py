@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.api.message.v1.message_pb2 import Origin
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.edge.hop_recorder import HopRecorder
     from headrace.edge.span_log import SpanLog
     from headrace.model.deployment import DeploymentPlan, StepPlan
+    from headrace.model.histogram import Histogram
     from headrace.ports import Delivery
     from headrace.wire.envelope import Envelope
     from services.sidecar.domain.delivery import Problem
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from services.sidecar.outbox import Outgoing
 
 INGRESS_SENDER = "gateway"
+MAX_SENDERS = 64
 
 
 class HopPhases:
@@ -55,67 +58,85 @@ class HopPhases:
         self._has_receivers = bool(step.receivers)
         self._revision_of = {known.name: known.pin.digest for known in plan.steps}
         self._recorder = recorder
-
-    def _record(self, step: str, phase: str, receiver: str, ns: int) -> None:
-        self._recorder.record(step, phase, receiver, self._revision_of.get(step, ""), ns)
-
-    def _record_hop(
-        self, step: str, receiver: str, ns: int, envelope: Envelope, now_unix_ns: int, traceparent: str
-    ) -> None:
-        self._recorder.record_hop(
-            step,
-            receiver,
-            self._revision_of.get(step, ""),
-            ns,
-            execution_id=envelope.execution_id,
-            trace_id=trace_context.sampled_trace(traceparent) if self._log is not None else b"",
-            now_unix_ns=now_unix_ns,
+        own = partial(recorder.phase, step.name, revision=step.pin.digest)
+        self._queue, self._in, self._component, self._out = map(
+            own, ("queue", "sidecar-in", "component", "sidecar-out")
         )
+        self._terminal, self._whole = own("publish"), own("hop")
+        """Of an input without output: its acknowledgement, and its whole hop."""
+        self._of_senders: dict[str, tuple[Histogram, Histogram]] = {}
+
+    def _record_hop(self, histogram: Histogram, ns: int, envelope: Envelope, now_unix_ns: int, context: str) -> None:
+        histogram.record(ns)
+        if ns < 0:
+            return
+        trace_id = b""
+        if self._log is not None and histogram.may_mark(ns, now_unix_ns):
+            trace_id = trace_context.sampled_trace(context)
+        histogram.mark(ns, now_unix_ns, envelope.execution_id, trace_id)
+
+    def _sender(self, name: str) -> tuple[Histogram, Histogram]:
+        """What is known of whoever sends to this step: its publishes, and its whole hops."""
+        revision, phase = self._revision_of.get(name, ""), self._recorder.phase
+        made = phase(name, "publish", self._step, revision), phase(name, "hop", self._step, revision)
+        if len(self._of_senders) < MAX_SENDERS:
+            self._of_senders[name] = made
+        return made
 
     def received(self, delivery: Delivery, envelope: Envelope) -> None:
         """An input was read: its waiting time, and the publish of whoever sent it."""
         if delivery.attempt > 1:
             return
-        self._record(self._step, "queue", "", delivery.received_at_unix_ns - delivery.stored_at_unix_ns)
-        if envelope.sent_at_unix_ns:
-            sender = envelope.sender or INGRESS_SENDER
-            self._record(sender, "publish", self._step, delivery.stored_at_unix_ns - envelope.sent_at_unix_ns)
-        if envelope.input_stored_at_unix_ns:
-            whole_ns = delivery.stored_at_unix_ns - envelope.input_stored_at_unix_ns
-            read_ns, context = delivery.received_at_unix_ns, delivery.traceparent
-            self._record_hop(envelope.sender, self._step, whole_ns, envelope, read_ns, context)
+        stored_at = delivery.stored_at_unix_ns
+        self._queue.record(delivery.received_at_unix_ns - stored_at)
+        sent_at, input_stored_at = envelope.sent_at_unix_ns, envelope.input_stored_at_unix_ns
+        if not (sent_at or input_stored_at):
+            return
+        sender = envelope.sender
+        publishes, hops = self._of_senders.get(sender or INGRESS_SENDER) or self._sender(sender or INGRESS_SENDER)
+        if sent_at:
+            publishes.record(stored_at - sent_at)
+        if input_stored_at:
+            if not sender:
+                hops = self._recorder.phase("", "hop", self._step)
+            self._record_hop(
+                hops, stored_at - input_stored_at, envelope, delivery.received_at_unix_ns, delivery.traceparent
+            )
 
     def called(self, held: HeldInput) -> None:
         """A call ended for good."""
-        if not held.first_try or not held.entered_at_mono_ns:
-            return
-        self._record(self._step, "sidecar-in", "", held.entered_at_mono_ns - held.delivery.received_at_mono_ns)
-        self._record(self._step, "component", "", held.left_at_mono_ns - held.entered_at_mono_ns)
+        entered = held.entered_at_mono_ns
+        if entered and held.first_try:
+            self._in.record(entered - held.delivery.received_at_mono_ns)
+            self._component.record(held.left_at_mono_ns - entered)
 
     def output_written(self, held: HeldInput, outgoing: Outgoing) -> None:
         """The broker has an output; refused and unanswered tries are part of the way out."""
-        held.written_at_mono_ns = max(held.written_at_mono_ns, outgoing.written_at_mono_ns)
-        if held.first_try and held.left_at_mono_ns:
-            self._record(self._step, "sidecar-out", "", outgoing.written_at_mono_ns - held.left_at_mono_ns)
+        written = outgoing.written_at_mono_ns
+        if written > held.written_at_mono_ns:
+            held.written_at_mono_ns = written
+        if held.left_at_mono_ns and held.first_try:
+            self._out.record(written - held.left_at_mono_ns)
 
     def reply_written(self, held: HeldInput) -> int:
         """A reply leaves now (Unix nanoseconds); the gateway records how long it took to arrive."""
         held.replied = True
         unix_ns, held.written_at_mono_ns = read_clocks()
-        if held.first_try and held.left_at_mono_ns:
-            self._record(self._step, "sidecar-out", "", held.written_at_mono_ns - held.left_at_mono_ns)
+        if held.left_at_mono_ns and held.first_try:
+            self._out.record(held.written_at_mono_ns - held.left_at_mono_ns)
         return unix_ns
 
     def acknowledged(self, held: HeldInput) -> None:
         """An input without output or reply ends with its acknowledgement."""
-        written_at_mono_ns = held.acknowledged_at_mono_ns
-        sent = held.replied or held.handed or (held.outputs and self._has_receivers)
-        if held.first_try and held.left_at_mono_ns and not sent:
-            self._record(self._step, "sidecar-out", "", written_at_mono_ns - held.left_at_mono_ns)
-            self._record(self._step, "publish", "", time.monotonic_ns() - written_at_mono_ns)
+        if held.replied or held.handed or (self._has_receivers and held.outputs):
+            return
+        if held.left_at_mono_ns and held.first_try:
+            written_at_mono_ns = held.acknowledged_at_mono_ns
+            self._out.record(written_at_mono_ns - held.left_at_mono_ns)
+            self._terminal.record(time.monotonic_ns() - written_at_mono_ns)
             now_ns = time.time_ns()
             whole_ns = now_ns - held.delivery.stored_at_unix_ns
-            self._record_hop(self._step, "", whole_ns, held.envelope, now_ns, held.traceparent)
+            self._record_hop(self._whole, whole_ns, held.envelope, now_ns, held.traceparent)
 
     # Spans
 
@@ -169,7 +190,9 @@ class HopPhases:
         if problem is not None:
             outcome = HopOutcome.HANDED_OVER if held.handed else HopOutcome.REJECTED
             outcome = HopOutcome.DEAD_LETTERED if held.dead else outcome
-        self._tell(held, outcome, problem, held.written_at_mono_ns or held.acknowledged_at_mono_ns, time.monotonic_ns(), 0)
+        self._tell(
+            held, outcome, problem, held.written_at_mono_ns or held.acknowledged_at_mono_ns, time.monotonic_ns(), 0
+        )
 
     def _tell(
         self,

@@ -193,10 +193,7 @@ class PlainPath:
 
     def _saving(self, held: HeldInput, then: Callable[[], None]) -> None:
         """Its outputs are stored: what it saved is next, and then it is closed."""
-        if held.saves:
-            self._snapshots.outputs_stored(held, then, partial(self.conflict, held))
-        else:
-            then()
+        self._snapshots.outputs_stored(held, then, partial(self.conflict, held))
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
         self._snapshots.drop(held)

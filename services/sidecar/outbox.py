@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
@@ -32,10 +34,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Outgoing:
+class Outgoing(msgspec.Struct, eq=False):
     """One message on its way to one subject. With `sealed` the payload is sent as it is; else the id and the
-    time of writing are appended at each try."""
+    time of writing are appended at each try. `about` is its maker's."""
 
     subject: str
     message_id: str
@@ -43,6 +44,7 @@ class Outgoing:
     traceparent: str
     on_stored: Callable[[Outgoing, Stored], None]
     on_refused: Callable[[Outgoing, Problem], None]
+    about: Any = None
     sealed: bool = False
     ordered: bool = False
     # Never given up: a dead letter, for which there is no other place.

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.model import subjects
-from headrace.model.message_ids import output_message_id
+from headrace.model.message_ids import OutputIds
 from headrace.model.slots import Keying, keying
 from headrace.ports import Stored
 from headrace.wire.envelope import ReplyTo, encode_shared
+from headrace.wire.spliced_envelope import EnvelopeSplicer, inherited_fields
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.edge_rules import RoutedEmit
 from services.sidecar.held_input import HeldInput
@@ -31,6 +32,7 @@ class LateContext:
         "execution_id",
         "in_doubt",
         "incarnation",
+        "inherited",
         "input_stored_at_unix_ns",
         "message_id",
         "next_index",
@@ -44,27 +46,33 @@ class LateContext:
         envelope = held.envelope
         self.message_id = held.message_id
         self.execution_id = envelope.execution_id
-        self.incarnation = envelope.incarnation
-        self.reply_to: ReplyTo | None = envelope.reply_to if envelope.HasField("reply_to") else None
+        self.incarnation = incarnation = envelope.incarnation
+        self.reply_to: ReplyTo | None = envelope.reply_to if held.wants_reply else None
         self.traceparent = held.traceparent
-        self.baggage = envelope.baggage
+        self.baggage = baggage = envelope.baggage
         self.next_index = len(held.outputs)
         self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
         self.in_doubt = held.in_doubt
         self.passed = envelope.passthrough
         self.slot: Any = None
         """The slot of a keyed step that its input came from."""
+        self.inherited = b""
+        """The fields of its outputs that are its own, as they are written."""
+        if self.reply_to is not None or incarnation or self.in_doubt or baggage:
+            reply_to = self.reply_to.SerializeToString() if self.reply_to is not None else b""
+            self.inherited = inherited_fields(reply_to, incarnation, self.in_doubt, baggage)
 
 
 class Edge:
     """The way to one receiver."""
 
-    __slots__ = ("_keying", "_ordered", "_subjects", "receiver")
+    __slots__ = ("_keying", "_ordered", "_subjects", "ids", "receiver")
 
-    def __init__(self, plan: DeploymentPlan, receiver: str) -> None:
+    def __init__(self, plan: DeploymentPlan, sender: str, receiver: str) -> None:
         step = plan.step(receiver)
         owner = subjects.deployment_owner(plan.deployment)
         self.receiver = receiver
+        self.ids = OutputIds(sender, receiver)
         self._keying: Keying = keying(step.key, step.slots)
         self._subjects = [
             subjects.data_subject(plan.workspace, plan.flow, owner, receiver, slot) for slot in range(step.slots)
@@ -80,17 +88,18 @@ class Edge:
         traceparent: str,
         on_stored: OnStored,
         on_refused: OnRefused,
+        about: Any = None,
     ) -> Outgoing:
         """One message to the receiver. `emit` has the body and headers that the receiver's key is read from."""
         subject = self._subjects[0]
         if len(self._subjects) > 1:
             subject = self._subjects[self._keying.place(emit.headers, emit.body, message_id).slot]
-        return Outgoing(subject, message_id, shared, traceparent, on_stored, on_refused, ordered=self._ordered)
+        return Outgoing(subject, message_id, shared, traceparent, on_stored, on_refused, about, False, self._ordered)
 
 
 def edges_of(plan: DeploymentPlan, step: StepPlan) -> list[Edge]:
     """The edges that leave a step."""
-    return [Edge(plan, receiver) for receiver in step.receivers]
+    return [Edge(plan, step.name, receiver) for receiver in step.receivers]
 
 
 class OutputMaker:
@@ -100,25 +109,39 @@ class OutputMaker:
         self._step = step.name
         self._edges = edges_of(plan, step)
         self._passes = plan.passthrough
+        self._splicer = EnvelopeSplicer(step.name)
+
+    @property
+    def goes_nowhere(self) -> bool:
+        """The step has no receivers: there is nothing to make."""
+        return not self._edges
 
     def make(
-        self, context: LateContext, index: int, emit: Any, on_stored: OnStored, on_refused: OnRefused
+        self,
+        context: LateContext,
+        index: int,
+        emit: Any,
+        on_stored: OnStored,
+        on_refused: OnRefused,
+        about: Any = None,
     ) -> list[Outgoing]:
         """The messages of output number `index`; MalformedMessage for one that is no envelope."""
         if not self._edges:
             return []
         if type(emit) is RoutedEmit:
-            return self._make_routed(context, index, emit, on_stored, on_refused)
+            return self._make_routed(context, index, emit, on_stored, on_refused, about)
         shared = self._shared(context, emit)
+        parent, incarnation, traceparent = context.message_id, context.incarnation, context.traceparent
         output = f"k:{emit.key}" if emit.key else str(index)
-        found = []
-        for edge in self._edges:
-            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
-            found.append(edge.outgoing(message_id, emit, shared, context.traceparent, on_stored, on_refused))
-        return found
+        return [
+            edge.outgoing(
+                edge.ids.of(parent, output, incarnation), emit, shared, traceparent, on_stored, on_refused, about
+            )
+            for edge in self._edges
+        ]
 
     def _make_routed(
-        self, context: LateContext, index: int, emit: RoutedEmit, on_stored: OnStored, on_refused: OnRefused
+        self, context: LateContext, index: int, emit: RoutedEmit, on_stored: OnStored, on_refused: OnRefused, about: Any
     ) -> list[Outgoing]:
         """As `make`, where edges have conditions and mappings: the ids are those that each edge would have without."""
         output = f"k:{emit.key}" if emit.key else str(index)
@@ -132,11 +155,21 @@ class OutputMaker:
                 shared = unmapped = unmapped or self._shared(context, emit)
             else:
                 shared = self._shared(context, given)
-            message_id = output_message_id(context.message_id, self._step, output, edge.receiver, context.incarnation)
-            found.append(edge.outgoing(message_id, given, shared, context.traceparent, on_stored, on_refused))
+            message_id = edge.ids.of(context.message_id, output, context.incarnation)
+            found.append(edge.outgoing(message_id, given, shared, context.traceparent, on_stored, on_refused, about))
         return found
 
     def _shared(self, context: LateContext, emit: Any) -> bytes:
+        if not self._passes and not emit.attachments:
+            return self._splicer.shared(
+                context.execution_id,
+                context.message_id,
+                emit.body,
+                emit.content_type,
+                emit.headers,
+                context.input_stored_at_unix_ns,
+                context.inherited,
+            )
         return encode_shared(
             execution_id=context.execution_id,
             parent_id=context.message_id,

@@ -41,7 +41,7 @@ class Settlement:
         *,
         clock: Callable[[], float],
         error_step: ErrorStep | None = None,
-        saving: Callable[[HeldInput, Callable[[], None]], None] = lambda held, then: then(),
+        saving: Callable[[HeldInput, Callable[[], None]], None],
     ) -> None:
         self._error_step = error_step
         self._saving = saving
@@ -61,9 +61,10 @@ class Settlement:
         held.phase = Phase.SETTLING
         # One more than there are outputs, so that the count cannot reach zero before all are under way.
         held.pending = 1
-        context = LateContext(held)
-        for index, emit in enumerate(held.outputs):
-            self._publish_output(held, context, index, emit)
+        if held.outputs and not self._outputs.goes_nowhere:
+            context = held.context or LateContext(held)
+            for index, emit in enumerate(held.outputs):
+                self._publish_output(held, context, index, emit)
         self._one_stored(held)
 
     def publish_late(self, context: LateContext, emit: Any) -> None:
@@ -132,26 +133,26 @@ class Settlement:
         self._closing.acknowledge_again(delivery, done)
 
     def _publish_output(self, held: HeldInput, context: LateContext, index: int, emit: Any) -> None:
-        settle = partial(self._output_stored, held)
-        refuse = partial(self._output_refused, held)
-        for outgoing in self._outputs.make(context, index, emit, settle, refuse):
-            if self._memory.is_confirmed(held.message_id, outgoing.message_id):
+        some_confirmed = self._memory.knows_outputs
+        for outgoing in self._outputs.make(context, index, emit, self._output_stored, self._output_refused, held):
+            if some_confirmed and self._memory.is_confirmed(held.message_id, outgoing.message_id):
                 self._counters["duplicates"] += 1
                 continue
             held.pending += 1
             self._counters["emitted"] += 1
             self._outbox.put(outgoing)
 
-    def _output_stored(self, held: HeldInput, outgoing: Outgoing, stored: Stored) -> None:
+    def _output_stored(self, outgoing: Outgoing, stored: Stored) -> None:
         del stored
+        held: HeldInput = outgoing.about
         self._hops.output_written(held, outgoing)
         if held.pending > 1:
             self._memory.confirm(held.message_id, outgoing.message_id, self._clock())
         self._one_stored(held)
 
-    def _output_refused(self, held: HeldInput, outgoing: Outgoing, problem: Problem) -> None:
+    def _output_refused(self, outgoing: Outgoing, problem: Problem) -> None:
         """The broker will never take it: it goes to the dead letters, and the input counts it as settled."""
-        self._letters.put_output(outgoing, problem, partial(self._one_stored, held))
+        self._letters.put_output(outgoing, problem, partial(self._one_stored, outgoing.about))
 
     def _late_stored(self, outgoing: Outgoing, stored: Stored) -> None:
         del stored
@@ -167,5 +168,9 @@ class Settlement:
 
     def _one_stored(self, held: HeldInput) -> None:
         held.pending -= 1
-        if not held.pending:
+        if held.pending:
+            return
+        if held.saves:
             self._saving(held, partial(self._closing.close, held))
+        else:
+            self._closing.close(held)

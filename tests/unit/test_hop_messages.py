@@ -62,9 +62,9 @@ async def test_steps_and_phases_are_merged_over_instances_and_kept_apart_by_revi
     for recorder, revision in zip(instances, ("old", "old", "new"), strict=True):
         recorder.counters_for_test.update(processed=10, failed=1)  # type: ignore[attr-defined]
         for receiver in ("check", "gateway"):
-            recorder.record_hop(
-                "price", receiver, revision, 1_000_000, execution_id="e1", trace_id=b"\x01" * 16, now_unix_ns=1
-            )
+            hop = recorder.phase("price", "hop", receiver, revision)
+            hop.record(1_000_000)
+            hop.mark(1_000_000, 1, "e1", b"\x01" * 16)
         recorder.record("price", "queue", "", revision, -5)
     tick(2.0)
     message = hops_message(feed, view_of(Request(windows=[1, 60])))

@@ -111,3 +111,21 @@ def test_values_that_would_end_a_line_are_refused(bad: str) -> None:
 def test_a_pull_request_is_json() -> None:
     request = json.loads(jetstream.pull_request(64, expires_s=30, heartbeat_s=0.5))
     assert request == {"batch": 64, "expires": 30_000_000_000, "idle_heartbeat": 500_000_000}
+
+
+@given(st.sampled_from([V1, V1 + ".r4nd0m"]) | st.text(max_size=80), st.lists(st.integers(0, 2**63), max_size=7))
+def test_what_is_needed_of_a_delivery_is_what_its_ack_subject_says(text: str, numbers: list[int]) -> None:
+    for subject in (text.encode(), ("$JS.ACK.s.c." + ".".join(map(str, numbers))).encode()):
+        with contextlib.suppress(MalformedAnswer):
+            facts = jetstream.parse_ack_subject(subject)
+            expected = (facts.delivered, facts.stream_sequence, facts.consumer_sequence, facts.stored_at_unix_ns)
+            assert jetstream.delivery_numbers(subject) == expected
+
+
+fixed = st.text(st.characters(min_codepoint=10, max_codepoint=255), min_size=32, max_size=32) | st.just("0" * 32)
+
+
+@given(st.binary(max_size=140) | st.builds(lambda i, t: b"NATS/1.0\r\nNats-Msg-Id: %b\r\ntraceparent: %b\r\n\r\n" % (
+    i.encode("latin-1"), (t + t)[:55].encode("latin-1")), fixed, fixed))  # fmt: skip
+def test_headers_cut_by_place_are_those_that_are_read(raw: bytes) -> None:
+    assert jetstream.delivery_headers(raw) == jetstream.parse_delivery_headers(raw)

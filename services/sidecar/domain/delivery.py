@@ -174,6 +174,7 @@ class Decision(msgspec.Struct, frozen=True):
     counts_as_crash: bool = False
 
 
+DONE = Outcome(Ending.DONE)
 _DELIVER = Decision(deliver=True)
 
 

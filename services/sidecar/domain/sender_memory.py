@@ -43,10 +43,16 @@ class SenderMemory:
         known = self._confirmed.get(_key(input_id))
         return known is not None and output_id in known[1]
 
+    @property
+    def knows_outputs(self) -> bool:
+        """Whether any input is unfinished with outputs confirmed: else there is nothing to ask for."""
+        return bool(self._confirmed)
+
     def finish(self, input_id: str, now: float) -> None:
         """Every effect of the input is with the broker; only its acknowledgement may be open."""
         key = _key(input_id)
-        self._confirmed.pop(key, None)
+        if self._confirmed:
+            self._confirmed.pop(key, None)
         self._turn(now)
         self._young.add(key)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
 from services.sidecar.domain.delivery import (
+    DONE,
     LAST_CRASH,
     Decision,
     Ending,
@@ -148,3 +149,11 @@ def test_bounds_of_outputs_and_replies() -> None:
     assert error_status(0) == 500
     assert error_status(404) == 404
     assert error_status(200) == 500
+
+
+@given(trails, policies, st.floats(0, 1))
+def test_a_call_that_ended_well_is_delivered_whatever_went_before(
+    trail: Trail, policy: RetryPolicy, chance: float
+) -> None:
+    # The delivery loop does not ask about it.
+    assert decide(DONE, trail, policy, chance) == Decision(deliver=True)
