@@ -42,7 +42,7 @@ class ErrorStep:
     def __init__(self, plan: DeploymentPlan, step: StepPlan, counters: dict[str, int]) -> None:
         self._step = step
         self._passes = plan.passthrough
-        self._edge = Edge(plan, step.error_step)
+        self._edge = Edge(plan, step.name, step.error_step)
         self._counters = counters
 
     def hand_over(
