@@ -35,7 +35,7 @@ import uvloop
 
 from headrace.api.component.v1.component_pb2 import Emit, End, Event, ProcessResponse
 from headrace.edge.broker_process import BrokerProcess
-from headrace.edge.grpc_component_stream import GrpcComponentStream
+from headrace.edge.component_frames import ComponentFrames
 from headrace.edge.hop_recorder import HopRecorder
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
@@ -74,8 +74,8 @@ STAGES = {
     "headrace/wire/envelope.py": "encode",
     "headrace/wire/spliced_envelope.py": "encode",
     "services/sidecar/call_dispatch.py": "dispatch",
-    "headrace/edge/grpc_component_stream.py:_take": "stream read",
-    "headrace/edge/grpc_component_stream.py": "stream write",
+    "headrace/edge/component_frames.py:_take": "stream read",
+    "headrace/edge/component_frames.py": "stream write",
     "services/sidecar/call_events.py": "outcome",
     "services/sidecar/delivery_loop.py": "outcome",
     "services/sidecar/careful_start.py": "outcome",
@@ -108,17 +108,16 @@ STAGES = {
 """Stage of a file, or of one function of it."""
 
 
-class LoopbackStream(GrpcComponentStream):
+class LoopbackStream(ComponentFrames):
     """Frames as in a sidecar; each is answered a turn later by what a component that passes its input on would send."""
 
     def __init__(self, on_events: Any) -> None:
-        super().__init__(cast(Any, None), on_events=on_events, on_closed=lambda cause: None)
+        super().__init__(on_events=on_events, on_closed=lambda cause: None)
         self._loop = asyncio.get_running_loop()
-        self._call = self
+        self._started = True
         self._scheduled = False
 
-    def send(self, inputs: Any) -> None:
-        super().send(inputs)
+    def _wake(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._go)
@@ -127,7 +126,7 @@ class LoopbackStream(GrpcComponentStream):
         self._scheduled = False
         while self._queue:
             given: list[ComponentInput] = list(self._queue)[:300]
-            self._next_frame().SerializeToString()
+            self._next_frame()
             self._take(_answer(given))
 
 
@@ -302,6 +301,7 @@ async def _rounds(
         span_log=span_log,
         instance="ledger",
         restart_consumer=cast(Any, None),
+        attachments=cast(Any, None),
         broker_since=lambda: 0.0,
         answers=lambda: None,
         on_finished=lambda: None,
@@ -311,7 +311,8 @@ async def _rounds(
         careful=CarefulStart(folder / "deaths"),
         on_leases=lambda: None,
     )
-    plane.component_ready(cast(Any, None), LoopbackStream(plane.loop.on_events))
+    process: Any = SimpleNamespace(carries_bytes=False)
+    plane.component_ready(process, LoopbackStream(plane.loop.on_events))
     await _fill(filler, count * (rounds + 1))
     spent = []
     plane.activate()
