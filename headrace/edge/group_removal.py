@@ -1,9 +1,10 @@
 """Acknowledgements of one consumer in groups, for brokers that sync every write.
 
 In a work queue each acknowledged message is removed by itself, which is a write and a sync. So where many are done, the
-messages up to the last of them are removed by one purge of their subject first, which is one sync; acknowledging what
-is gone then costs the broker next to nothing, and confirms it as ever. A purge asks nobody whose the messages are:
-it is only done where the deliveries prove that they were all ours (headrace.model.delivery_chain).
+messages up to the last of them are removed by one purge of their subject, which is one sync. Where the consumer
+delivers that subject and no other, they are no longer pending then either; else they are acknowledged as ever, which
+costs the broker next to nothing once they are gone. A purge asks nobody whose the messages are: it is only done where
+the deliveries prove that they were all ours (headrace.model.delivery_chain).
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ class RemovalTransport(Protocol):
 
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]: ...
 
-    def when_down(self, callback: Callable[[], None]) -> None: ...
-
     async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]: ...
 
     async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int: ...
 
 
 class GroupRemoval:
-    """Of one consumer, whose messages on `subject` can be removed together. Create inside the loop."""
+    """Of one consumer, whose messages on `subject` can be removed together; `only`: it has no others. Create inside
+    the loop."""
 
-    def __init__(self, transport: RemovalTransport, stream: str, consumer: str, subject: str) -> None:
+    def __init__(
+        self, transport: RemovalTransport, stream: str, consumer: str, subject: str, *, only: bool = False
+    ) -> None:
+        self._only = only
         self._transport = transport
         self._stream, self._consumer, self._subject = stream, consumer, subject
         self._loop = asyncio.get_running_loop()
@@ -51,8 +54,6 @@ class GroupRemoval:
         self._removing: asyncio.Task[None] | None = None
         self.purged = 0
         """Messages removed together so far."""
-        # The lane repeats acknowledgements after a reconnect before it pulls again: it has to know of all.
-        transport.when_down(self.hurry)
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
         """What the consumer gave us, all of it, in order."""
@@ -74,7 +75,8 @@ class GroupRemoval:
         return len(self._done) + self._held
 
     def hurry(self) -> None:
-        """What waits is acknowledged now, each by itself."""
+        """What waits is acknowledged now, each by itself. The lane repeats acknowledgements after a reconnect before it
+        pulls again: called when the connection breaks, so that it knows of all."""
         done, self._done = self._done, []
         self._acknowledge(done)
 
@@ -89,7 +91,7 @@ class GroupRemoval:
         self._scheduled = False
         done, self._done = self._done, []
         for delivery, _, _ in done:
-            self._chain.done(delivery.consumer_sequence)
+            self._chain.done(delivery.consumer_sequence, delivery.stream_sequence)
         if len(done) < LEAST:
             self._acknowledge(done)
             return
@@ -104,18 +106,33 @@ class GroupRemoval:
             if count >= LEAST:
                 await self._transport.purge_through(self._stream, self._subject, through, timeout_s=LIMIT_S)
                 self.purged += count
+                if self._only:
+                    done = self._confirm(done, through)
         except ReadFailed as error:
             log.debug("not removed together", consumer=self._consumer, error=str(error))
         finally:
             self._held = 0
             confirmed = self._acknowledge(done)
-        await asyncio.wait(confirmed)
+        if confirmed:
+            await asyncio.wait(confirmed)
+
+    def _confirm(self, done: list[tuple[Delivery, Tell, Any]], through: int) -> list[tuple[Delivery, Tell, Any]]:
+        """What the purge removed is over; answers the others."""
+        left = []
+        for one in done:
+            delivery, tell, about = one
+            if delivery.stream_sequence > through:
+                left.append(one)
+            else:
+                self._chain.confirmed(delivery.consumer_sequence, delivery.stream_sequence)
+                tell(about, None)
+        return left
 
     def _acknowledge(self, done: Sequence[tuple[Delivery, Tell, Any]]) -> list[asyncio.Future[None]]:
         futures = []
         for delivery, tell, about in done:
             future = self._transport.acknowledge(delivery)
-            future.add_done_callback(_Told(self._chain, delivery.consumer_sequence, tell, about))
+            future.add_done_callback(_Told(self._chain, delivery, tell, about))
             futures.append(future)
         return futures
 
@@ -128,15 +145,15 @@ class GroupRemoval:
 
 
 class _Told:
-    __slots__ = ("about", "chain", "number", "tell")
+    __slots__ = ("about", "chain", "delivery", "tell")
 
-    def __init__(self, chain: DeliveryChain, number: int, tell: Tell, about: Any) -> None:
-        self.chain, self.number, self.tell, self.about = chain, number, tell, about
+    def __init__(self, chain: DeliveryChain, delivery: Delivery, tell: Tell, about: Any) -> None:
+        self.chain, self.delivery, self.tell, self.about = chain, delivery, tell, about
 
     def __call__(self, future: asyncio.Future[None]) -> None:
         error = AckUnknown("given up") if future.cancelled() else future.exception()
         if error is None:
-            self.chain.confirmed(self.number)
+            self.chain.confirmed(self.delivery.consumer_sequence, self.delivery.stream_sequence)
             self.tell(self.about, None)
         else:
             self.tell(self.about, error if isinstance(error, AckUnknown) else AckUnknown(str(error)))

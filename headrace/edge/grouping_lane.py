@@ -19,14 +19,17 @@ LOOK_S = 0.005
 
 class GroupingLane:
     """Has every method of the lane inside. `prefix` is what the subjects of the one stream begin with; of what is
-    consumed there, messages on `removable` are acknowledged together."""
+    consumed there, messages on the subject that `removable` says of the consumer are acknowledged together; `only`:
+    no consumer delivers others."""
 
-    def __init__(self, inside: Any, prefix: str, removable: str = "") -> None:
+    def __init__(self, inside: Any, prefix: str, removable: Callable[[str], str], *, only: bool = False) -> None:
         self._inside = inside
         self._prefix = prefix
         self._group = GroupCommit(inside)
-        self._removable = removable
-        self._removal: GroupRemoval | None = None
+        self._removable, self._only = removable, only
+        self._removals: dict[str, GroupRemoval] = {}
+        """By the last token of their subjects: the slot."""
+        inside.when_down(self._hurry)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inside, name)
@@ -65,10 +68,11 @@ class GroupingLane:
 
     def acknowledge_told(self, delivery: Delivery, tell: Any, about: Any) -> None:
         """See the port."""
-        if self._removal is None:
+        removal = self._removals.get(delivery.subject.rpartition(".")[2])
+        if removal is None:
             self._inside.acknowledge_told(delivery, tell, about)
         else:
-            self._removal.acknowledge(delivery, tell, about)
+            removal.acknowledge(delivery, tell, about)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """See the port."""
@@ -77,39 +81,46 @@ class GroupingLane:
         while self.waiting and loop.time() < deadline:  # noqa: ASYNC110  (no event on the path for the sake of its end)
             await asyncio.sleep(LOOK_S)
         self._group.end("the lane is closed")
-        if self._removal is not None:
-            self._removal.end()
+        for removal in self._removals.values():
+            removal.end()
         await self._inside.close(max(0.0, deadline - loop.time()))
         await asyncio.sleep(0)  # those who wait are told
 
     @property
     def waiting(self) -> int:
         """Messages and acknowledgements that are not written yet."""
-        return self._group.waiting + (self._removal.waiting if self._removal is not None else 0)
+        return self._group.waiting + sum(removal.waiting for removal in self._removals.values())
+
+    def _hurry(self) -> None:
+        for removal in self._removals.values():
+            removal.hurry()
 
     def consume(
         self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
     ) -> Consumption:
         """See the port."""
-        deliver = on_deliveries
-        if self._removable:
-            removal = self._removal = GroupRemoval(self._inside, stream, consumer, self._removable)
+        subject = self._removable(consumer)
+        slot = subject.rpartition(".")[2]
+        removal = GroupRemoval(self._inside, stream, consumer, subject, only=self._only)
+        former, self._removals[slot] = self._removals.get(slot), removal
+        if former is not None:
+            former.end()
 
-            def note(deliveries: list[Delivery]) -> None:
-                removal.delivered(deliveries)
-                on_deliveries(deliveries)
+        def deliver(deliveries: list[Delivery]) -> None:
+            removal.delivered(deliveries)
+            on_deliveries(deliveries)
 
-            deliver = note
         consumption: Consumption = self._inside.consume(stream, consumer, credit=credit, on_deliveries=deliver)
         return consumption
 
     def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]:
         """See the port."""
-        if self._removal is None:
+        removal = self._removals.get(delivery.subject.rpartition(".")[2])
+        if removal is None:
             answer: asyncio.Future[None] = self._inside.acknowledge(delivery)
             return answer
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._removal.acknowledge(delivery, _end_ack, future)
+        removal.acknowledge(delivery, _end_ack, future)
         return future
 
 

@@ -19,7 +19,7 @@ ENOUGH = 256
 MOST = 500
 """Messages of one batch."""
 MOST_BYTES = 4 * 1024 * 1024
-LONGEST_PAUSE_S = 0.006
+LONGEST_PAUSE_S = 0.025
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,14 +46,14 @@ class DeliveryChain:
         self._others.clear()
         self._below = None
 
-    def done(self, number: int) -> None:
+    def done(self, number: int, sequence: int) -> None:
         """Everything that follows from it is with the broker."""
-        if number in self._open:
+        if self._open.get(number) == sequence:  # a delivery of an earlier chain may have the number of another message
             self._done.add(number)
 
-    def confirmed(self, number: int) -> None:
+    def confirmed(self, number: int, sequence: int) -> None:
         """The broker confirmed its acknowledgement."""
-        if number not in self._open:
+        if self._open.get(number) != sequence:
             return
         self._confirmed.add(number)
         for first in list(self._open):

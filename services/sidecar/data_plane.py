@@ -79,9 +79,7 @@ class DataPlane:
     ) -> None:
         self._started_at = time.time()
         if plan.group_commits:
-            owner = subjects.deployment_owner(plan.deployment)
-            own = "" if step.keyed else subjects.data_subject(plan.workspace, plan.flow, owner, step.name)
-            lane = GroupingLane(lane, subjects.flow_prefix(plan.workspace, plan.flow), own)
+            lane = _grouping(lane, plan, step)
         self._step, self._lane, self._tasks = step, lane, tasks
         self.counters = new_counters()
         self._rules = rules_of(plan, step, self.counters, tasks)
@@ -356,3 +354,16 @@ class DataPlane:
         if self._listener is not None:
             await self._listener.close()
         self._flusher.cancel()
+
+
+def _grouping(lane: JetStreamLane, plan: DeploymentPlan, step: StepPlan) -> JetStreamLane:
+    """The lane where the broker syncs every write. What the entry's consumers deliver may be parked ones, too."""
+    owner = subjects.deployment_owner(plan.deployment)
+
+    def own_subject(consumer: str) -> str:
+        found = subjects.parse_slot_consumer(consumer)
+        slot = found.slot if found is not None else subjects.SINGLE_SLOT
+        return subjects.data_subject(plan.workspace, plan.flow, owner, step.name, slot)
+
+    prefix = subjects.flow_prefix(plan.workspace, plan.flow)
+    return GroupingLane(lane, prefix, own_subject, only=step.name != plan.entry)  # type: ignore[return-value]

@@ -28,6 +28,7 @@ from services.sidecar.slot_results import Result, ResultHost, SlotResults
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.commit_turns import CommitTurns
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
@@ -77,6 +78,7 @@ class Slot:
         timers: Timers,
         tasks: asyncio.TaskGroup,
         counters: dict[str, int],
+        turns: CommitTurns,
         *,
         credit: int,
         instance: str,
@@ -100,6 +102,7 @@ class Slot:
             timers,
             tasks,
             counters,
+            turns,
             retired=retired,
             no_responders=no_responders,
         )

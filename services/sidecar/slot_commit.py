@@ -1,6 +1,6 @@
-"""Commits what a slot's inputs became, in stream order: one fenced atomic batch at a time.
+"""Commits what a slot's inputs became, in stream order: one fenced part of a batch at a time (`commit_turns`).
 
-A batch is the outputs of the next finished inputs, as many as are ready, and the slot's cursor, which is stored only
+A part is the outputs of the next finished inputs, as many as are ready, and the slot's cursor, which is stored only
 while the cursor is still the one this owner wrote last. So outputs are stored once under any failure, and whoever
 does not own the slot any more stores nothing. An answer that was lost is found in the cursor, which says the number
 of the batch that it came with.
@@ -38,6 +38,7 @@ from services.sidecar.domain.retry_delay import PROBE_S, jittered, republish_del
 from services.sidecar.outbox import Blocked, Outgoing
 
 if TYPE_CHECKING:
+    from services.sidecar.commit_turns import Answer, CommitTurns
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
@@ -93,10 +94,13 @@ class SlotCommit:
         timers: Timers,
         tasks: asyncio.TaskGroup,
         counters: dict[str, int],
+        turns: CommitTurns,
         *,
         retired: Callable[[], bool],
         no_responders: Callable[[], None],
     ) -> None:
+        self._turns = turns
+        self._chunk: Chunk | None = None
         self._lane, self._stream, self._subject = lane, stream, subject
         self._generation, self._holder = lease
         self._source = source
@@ -118,6 +122,7 @@ class SlotCommit:
     def end(self) -> None:
         """Nothing is sent any more."""
         self._ended = True
+        self._turns.forget(self)
 
     def blocked(self) -> list[Blocked]:
         """The receivers of a batch that is refused because one of their edges is full; which one is not said."""
@@ -160,24 +165,29 @@ class SlotCommit:
         return found.holder in ("", self._holder) or found.generation < self._generation
 
     def pump(self) -> None:
-        """Sends the next batch, unless one is on its way."""
+        """What is ready goes with the next batch, unless something of the slot is on its way."""
+        if not (self.busy or self._ended or self._fence is None):
+            self._turns.want(self)
+
+    def begin(self) -> list[BatchMessage]:
+        """See `commit_turns.Turn`."""
         while not (self.busy or self._ended or self._fence is None):
             chunk = self._source.next_chunk(self._size)
             if chunk is None:
-                return
+                break
             if chunk.effects:
-                self._send(chunk)
-            else:
-                self._source.stored(chunk)  # nothing to store: its inputs are only acknowledged
+                return self._messages(chunk)
+            self._source.stored(chunk)  # nothing to store: its inputs are only acknowledged
+        return []
 
     def _cursor_message(self, through: int, fence: int) -> BatchMessage:
         self._number += 1
         cursor = Cursor(through, self._generation, self._holder, self._number)
         return BatchMessage(self._subject, encode_cursor(cursor), rollup=True, expected_last=fence)
 
-    def _send(self, chunk: Chunk) -> None:
+    def _messages(self, chunk: Chunk) -> list[BatchMessage]:
         assert self._fence is not None
-        self.busy = True
+        self.busy, self._chunk = True, chunk
         unix_ns, mono_ns = read_clocks()
         messages: dict[str, BatchMessage] = {}
         for outgoing in chunk.messages:
@@ -187,23 +197,21 @@ class SlotCommit:
             messages.setdefault(outgoing.message_id, message)  # the same id twice is one message: the first
         snapshots = [BatchMessage(subject, payload, rollup=True) for subject, payload in chunk.snapshots.items()]
         cursor = self._cursor_message(max(chunk.through, self._through), self._fence)
-        try:
-            future = self._lane.publish_batch([*messages.values(), *snapshots, cursor])
-        except LaneFull:
-            self._again(PROBE_S)
-            return
-        except ValueError as error:
-            self._refuse(chunk, f"the output cannot be published: {error}")
-            return
         self._unresolved[self._number] = chunk
-        future.add_done_callback(partial(self._answered, chunk))
+        return [*messages.values(), *snapshots, cursor]
 
-    def _answered(self, chunk: Chunk, future: asyncio.Future[Stored]) -> None:
-        if self._ended or future.cancelled():
+    def answered(self, answer: Answer) -> None:
+        """See `commit_turns.Turn`."""
+        chunk, error = self._chunk, answer
+        if self._ended or chunk is None:
             return
-        error = future.exception()
-        if error is None:
-            self._stored(chunk, future.result().sequence)
+        self._chunk = None
+        if isinstance(error, Stored):
+            self._stored(chunk, error.sequence)
+        elif isinstance(error, LaneFull):
+            self._again(PROBE_S)
+        elif isinstance(error, ValueError):
+            self._refuse(chunk, f"the output cannot be published: {error}")
         elif isinstance(error, PublishRefused) and error.edge_full:
             self._counters["refused_full"] += 1
             self._size.full(len(chunk.inputs))

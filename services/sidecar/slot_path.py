@@ -21,6 +21,7 @@ from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Delivery, JetStreamLane, Stored
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
 from services.sidecar.closing import REPLY_LOST, Closing
+from services.sidecar.commit_turns import CommitTurns
 from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
@@ -95,6 +96,7 @@ class SlotPath:
             timers=timers,
             tasks=tasks,
             counters=counters,
+            turns=CommitTurns(lane, timers),
             credit=max(1, min(step.prefetch, MAX_HELD // step.slots)),
             instance=instance,
             retired=retired,

@@ -45,7 +45,7 @@ async def nats_lane(url: str, *, max_outstanding: int = 4096, heartbeat_s: float
 async def grouping_lane(url: str, **options: Any) -> AsyncIterator[JetStreamLane]:
     """What brokers that sync every write are used through."""
     async with nats_lane(url, **options) as lane:
-        yield GroupingLane(lane, "hr.default.orders.", SUBJECT)
+        yield GroupingLane(lane, "hr.default.orders.", lambda consumer: SUBJECT, only=True)
 
 
 IMPLEMENTATIONS: list[OpenLane] = [nats_lane]

@@ -81,8 +81,8 @@ OPERATIONS = st.lists(
 def test_only_what_is_done_is_removed(operations: list[tuple[str, int, int]], alone: bool) -> None:
     queue = Queue()
     chains = [DeliveryChain(SUBJECT), DeliveryChain(SUBJECT)]
-    held: list[dict[int, int]] = [{}, {}]
-    finished: list[dict[int, int]] = [{}, {}]
+    held: list[list[tuple[int, int]]] = [[], []]
+    finished: list[list[tuple[int, int]]] = [[], []]
     done: set[int] = set()
     last = 0
     for kind, other, chosen in operations:
@@ -92,16 +92,16 @@ def test_only_what_is_done_is_removed(operations: list[tuple[str, int, int]], al
         elif kind == "pull" and (delivery := queue.deliver()):
             number, sequence, attempt = delivery
             chains[who].delivered(number, sequence, attempt, SUBJECT)
-            held[who][number] = sequence
+            held[who].append((number, sequence))
         elif kind == "finish" and held[who]:
-            number = sorted(held[who])[chosen % len(held[who])]
-            finished[who][number] = held[who].pop(number)
-            done.add(finished[who][number])
-            chains[who].done(number)
+            number, sequence = held[who].pop(chosen % len(held[who]))
+            finished[who].append((number, sequence))
+            done.add(sequence)
+            chains[who].done(number, sequence)
         elif kind == "ack" and finished[who]:
-            number = sorted(finished[who])[chosen % len(finished[who])]
-            queue.acknowledge(finished[who].pop(number))
-            chains[who].confirmed(number)
+            number, sequence = finished[who].pop(chosen % len(finished[who]))
+            queue.acknowledge(sequence)
+            chains[who].confirmed(number, sequence)
         elif kind == "remove":
             through, count = chains[who].through(*queue.floor)
             gone = queue.purge(through)
@@ -121,12 +121,12 @@ def test_what_one_puller_finishes_in_order_is_removed_in_one() -> None:
         assert delivery is not None
         chain.delivered(*delivery, SUBJECT)
     for number in range(1, 31):
-        chain.done(number)
+        chain.done(number, number)
     assert chain.through(*queue.floor) == (30, 30)
     assert queue.purge(30) == list(range(1, 31))
     for number in range(1, 31):
-        chain.confirmed(number)
-    chain.done(31)
+        chain.confirmed(number, number)
+    chain.done(31, 31)
     assert chain.through(*queue.floor) == (31, 1)
 
 
@@ -134,7 +134,7 @@ def test_what_was_parked_is_left_to_be_acknowledged_by_itself() -> None:
     chain = DeliveryChain(SUBJECT)
     chain.delivered(1, 5, 1, "p1.step")
     chain.delivered(2, 9, 1, SUBJECT)
-    chain.done(2)
+    chain.done(2, 9)
     assert chain.through(0, 4) == (0, 0)
-    chain.done(1)
+    chain.done(1, 5)
     assert chain.through(0, 4) == (9, 1)
