@@ -116,6 +116,10 @@ def replay(
     since: SinceOption = "",
     until: UntilOption = "",
     text: TextOption = "",
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Run the whole execution again; only of flows that keep `history`."),
+    ] = False,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
@@ -124,6 +128,7 @@ def replay(
     """Send letters again to the step that failed them, oldest first. They go to their own deployment while that is
     live, else to the one that runs; the answer says which."""
     wanted = _choice(numbers, all_letters, _filter(step, reason, since, until, text), dry_run)
+    wanted["from_start"] = from_start
 
     async def work(client: AsyncClient) -> dead_letter_pb2.ReplayDeadLettersResponse:
         return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, **wanted)
@@ -246,6 +251,8 @@ def _print_targets(replays: Sequence[dead_letter_pb2.Replay]) -> None:
     counts: dict[tuple[str, int, int, str], int] = {}
     for item in replays:
         revision = "the revision that failed it" if item.same_revision else f"revision {short_digest(item.revision)}"
+        if not item.revision:
+            revision = "from the start"
         revision += ", as edited" if item.edited else ""
         key = (item.step, item.deployment, item.version, revision)
         counts[key] = counts.get(key, 0) + 1

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Messages that were given up: look, edit, replay, discard.",
     ),
     "step": ("headrace.cli.step", "app", "Ask one step's component, or run it on one input, away from the flow."),
+    "stimuli": ("headrace.cli.stimuli", "app", "What started executions, where a flow keeps it: look, replay."),
     "credential": ("headrace.cli.credentials", "app", "What components log in with: create, list, update, delete."),
     "snapshot": ("headrace.cli.snapshots", "app", "What steps keep between messages: look, reset."),
     "schema": ("headrace.cli.flow_check", "schema", "JSON Schemas of flow and component files, for editors."),

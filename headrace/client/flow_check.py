@@ -24,13 +24,19 @@ Resolve = Callable[[str], Awaitable[registry_pb2.Revision]]
 async def check_flow_file(file: FlowFile, resolve: Resolve | None) -> None:
     """InvalidInput with a violation for each problem, at its place in the file. Without `resolve`, components that are
     no folders are not looked at."""
-    from headrace.wire.step_checks import choose_function, merged, problems_of  # only here: slow to import
+    from headrace.wire.step_checks import (
+        choose_function,
+        flow_problems,
+        merged,
+        problems_of,
+    )  # only here: slow to import
 
     graph = file.check()
     components = list(dict.fromkeys(step.component for step in file.spec.steps if step.has_process))
     answers = await asyncio.gather(*(_manifest(file, component, resolve) for component in components))
     manifests = dict(zip(components, answers, strict=True))
     problems: list[InvalidInput] = []
+    functions = []
     for index, step in enumerate(file.spec.steps):
         if not step.has_process:
             continue
@@ -40,9 +46,11 @@ async def check_flow_file(file: FlowFile, resolve: Resolve | None) -> None:
                 raise _at_step(index, step.component, manifest)
             if manifest is not None:
                 function = choose_function(index, step, manifest)
+                functions.append(function)
                 problems += problems_of(index, step, function, step.name == graph.trigger)
         except InvalidInput as error:
             problems.append(error)
+    problems += flow_problems(file.spec, functions)
     if problems:
         raise file.located(merged(problems))
 

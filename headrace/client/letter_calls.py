@@ -91,13 +91,14 @@ class LetterCalls(Session):
         until: datetime | None = None,
         text: str = "",
         validate_only: bool = False,
+        from_start: bool = False,
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
         """Sends letters again to the step that failed them: those numbered, or with `all_letters` every one that fits
         the filter and was there when this began. The answer names each, and those that stay with the reason. With
-        `validate_only` nothing is sent."""
+        `from_start` their whole executions run again (flows with `history`); with `validate_only` nothing is sent."""
         result = dead_letter_pb2.ReplayDeadLettersResponse()
         method, kind = self._letters().ReplayDeadLetters, dead_letter_pb2.ReplayDeadLettersRequest
-        wanted = {**_filter(step, reason, since, until, text), "validate_only": validate_only}
+        wanted = {**_filter(step, reason, since, until, text), "validate_only": validate_only, "from_start": from_start}
         async for answer in self._work(method, kind, flow, numbers, all_letters, wanted):
             result.replayed += answer.replayed
             result.replays.extend(answer.replays)

@@ -16,7 +16,15 @@ import msgspec
 
 from headrace.model.credential import CredentialRef
 from headrace.model.cron import DEFAULT_ZONE
-from headrace.model.flow_spec import DEAD_LETTER, DEFAULT_IDLE_TIMEOUT_S, LATEST, ORDINARY, EdgeSpec, RetryPolicy
+from headrace.model.flow_spec import (
+    DEAD_LETTER,
+    DEFAULT_IDLE_TIMEOUT_S,
+    LATEST,
+    ORDINARY,
+    EdgeSpec,
+    HistorySpec,
+    RetryPolicy,
+)
 
 
 class DeploymentPhase(StrEnum):
@@ -130,6 +138,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     duplicate_window_s: float = 120.0
     rate_limit: float = 0.0
     passthrough: bool = False
+    history: HistorySpec | None = None
     mesh_trigger: MeshTrigger | None = None
     # The broker syncs every write: what many inputs become is stored together (headrace.edge.group_commit).
     group_commits: bool = False

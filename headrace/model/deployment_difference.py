@@ -77,6 +77,7 @@ def _flow_fields(old: DeploymentPlan, new: DeploymentPlan) -> tuple[FieldDiffere
         *_field("max_waiting", old.max_waiting, new.max_waiting),
         *_field("rate_limit", rate_text(old.rate_limit), rate_text(new.rate_limit)),
         *_field("passthrough", old.passthrough, new.passthrough),
+        *compare_trees("history", msgspec.to_builtins(old.history), msgspec.to_builtins(new.history)),
     )
 
 

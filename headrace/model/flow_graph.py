@@ -20,6 +20,8 @@ from headrace.model.flow_spec import (
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
     MAX_FLOW_SLOTS,
+    MAX_HISTORY_AGE_S,
+    MAX_HISTORY_COUNT,
     MAX_IDLE_TIMEOUT_S,
     MAX_PREFETCH,
     MAX_RATE,
@@ -27,6 +29,7 @@ from headrace.model.flow_spec import (
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
     MIN_EVERY_S,
+    MIN_HISTORY_AGE_S,
     MIN_RATE,
     ON_ERROR,
     ORDINARY,
@@ -119,6 +122,9 @@ def _check_limits(spec: FlowSpec) -> list[_Problem]:
     problems += _within("max_waiting", spec.max_waiting, 1, MAX_WAITING_LIMIT)
     problems += _check_rate("rate_limit", spec.rate_limit)
     problems += _check_expressions(spec)
+    if spec.history is not None:
+        problems += _within("history.count", spec.history.count, 1, MAX_HISTORY_COUNT)
+        problems += _within("history.age", spec.history.age_s, MIN_HISTORY_AGE_S, MAX_HISTORY_AGE_S)
     for index, step in enumerate(spec.steps):
         problems += _check_step_limits(f"steps[{index}]", step)
     return problems

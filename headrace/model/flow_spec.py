@@ -34,6 +34,11 @@ MAX_IDLE_TIMEOUT_S = 1_800.0
 MIN_RATE = 1 / 3600
 MAX_RATE = 100_000.0
 MAX_RETRIED_CODES = 32
+# Of the stimuli that a flow keeps.
+MAX_HISTORY_COUNT = 100_000
+MIN_HISTORY_AGE_S = 60.0
+MAX_HISTORY_AGE_S = 30 * 86_400.0
+MAX_HISTORY_BYTES = 256 * 1024 * 1024
 # What becomes of a message that fails for good.
 DEAD_LETTER = "dead-letter"
 SUSPEND_FLOW = "suspend-flow"
@@ -53,6 +58,13 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_s: float = 30.0
     jitter: float = 0.2
     on: tuple[str, ...] = ()
+
+
+class HistorySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of its stimuli a flow keeps, and how long (seconds); besides at most `MAX_HISTORY_BYTES`."""
+
+    count: int = 10_000
+    age_s: float = 7 * 86_400.0
 
 
 class ErrorStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,7 +147,8 @@ class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A flow as written; `type` is `ordinary` or `realtime`; `reply_timeout_s` 0 means it does not reply.
 
     `rate_limit`: stimuli per second that are taken from outside (0: no limit); ticks do not count.
-    `passthrough`: messages carry what the steps before have emitted. `error_step`: for steps that say nothing else."""
+    `passthrough`: messages carry what the steps before have emitted. `error_step`: for steps that say nothing else.
+    `history`: it keeps its stimuli."""
 
     type: str
     steps: tuple[StepSpec, ...]
@@ -145,3 +158,4 @@ class FlowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_limit: float = 0.0
     passthrough: bool = False
     error_step: ErrorStep | None = None
+    history: HistorySpec | None = None

@@ -200,6 +200,29 @@ def dead_letter_filter(workspace: str, flow: str, step: str = "") -> str:
     return f"{ROOT}.{workspace}._letters.{flow}.{step or '*'}"
 
 
+def stimulus_stream(workspace: str, flow: str) -> str:
+    """What started a flow's executions; only of flows that keep it."""
+    return f"hr_{workspace}__stimuli_{flow}"
+
+
+def stimulus_subject(workspace: str, flow: str, step: str, execution: str) -> str:
+    """A stimulus that this step was the first to handle. The last token is a number below 256 that follows from the
+    execution's id, so that one execution is found among many without reading them all."""
+    return f"{ROOT}.{workspace}._stimuli.{flow}.{step}.{_shelf(execution)}"
+
+
+def stimulus_filter(workspace: str, flow: str, execution: str = "") -> str:
+    """Stimuli of a flow, or those among which one execution's is."""
+    return f"{ROOT}.{workspace}._stimuli.{flow}.*.{_shelf(execution) if execution else '*'}"
+
+
+def _shelf(execution: str) -> int:
+    try:
+        return int(execution[:2], 16)
+    except ValueError:
+        return 0
+
+
 def doubt_stream(workspace: str) -> str:
     """Records of messages in doubt, of all flows: bounded per step."""
     return f"hr_{workspace}__doubt"

@@ -22,11 +22,13 @@ from headrace.model.flow_spec import (
     DEFAULT_MAX_WAITING,
     DEFAULT_PREFETCH,
     DEFAULT_TIMEOUT_S,
+    MAX_HISTORY_COUNT,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_RETRIED_CODES,
     MAX_STEPS,
     ON_ERROR,
+    HistorySpec,
     RetryPolicy,
 )
 from headrace.model.manifest import (
@@ -46,7 +48,8 @@ from headrace.model.names import FUNCTION_PATTERN, NAME_PATTERN, SEMVER_PATTERN
 from headrace.model.rates import RATE_PATTERN
 from headrace.model.retry_codes import CODE_PATTERN, OUTSIDE_THE_POLICY
 from headrace.model.slots import DEFAULT_SLOTS, HEADER_PATTERN, MAX_SLOTS
-from headrace.wire.flow_reader import EDGE_KEYS, ERROR_KEYS, FLOW_KEYS, MESH_TRIGGER_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.edge_reader import EDGE_KEYS, ERROR_KEYS
+from headrace.wire.flow_reader import FLOW_KEYS, HISTORY_KEYS, MESH_TRIGGER_KEYS, RETRY_KEYS, STEP_KEYS
 
 FLOW, COMPONENT = "flow", "component"
 _META = "http://json-schema.org/draft-07/schema#"
@@ -78,6 +81,10 @@ def flow_schema() -> dict[str, Any]:
                 "description": "Messages carry what the steps before have emitted: steps.NAME.body in expressions.",
             },
             "on_error": {"$ref": "#/definitions/error_step"},
+            "history": {
+                "anyOf": [{"type": "boolean"}, _history()],
+                "description": "The flow keeps its stimuli, so that they can be replayed from the start.",
+            },
             "steps": {
                 "type": "object", "minProperties": 1, "maxProperties": MAX_STEPS,
                 "description": "The steps by name; a file lists them in any order.",
@@ -157,6 +164,14 @@ def _edge() -> dict[str, Any]:
         "condition": _expression("Only what this is true for goes there, such as body.total > 100.", "boolean"),
         "mapping": _expression("Makes the body that this receiver gets, such as {'sku': body.sku}."),
     }, required=["step"])  # fmt: skip
+
+
+def _history() -> dict[str, Any]:
+    default = HistorySpec()
+    return _object("How many stimuli are kept, and how long.", HISTORY_KEYS, {
+        "count": _count(1, MAX_HISTORY_COUNT, default.count, "At most so many."),
+        "age": _duration("At most so old, 1m to 720h.", default.age_s),
+    })  # fmt: skip
 
 
 def _error_step() -> dict[str, Any]:

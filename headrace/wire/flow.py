@@ -23,6 +23,7 @@ from headrace.model.flow_spec import (
     EdgeSpec,
     ErrorStep,
     FlowSpec,
+    HistorySpec,
     RetryPolicy,
     StepSpec,
 )
@@ -73,6 +74,7 @@ def flow_spec_from_proto(message: flow_pb2.FlowSpec) -> FlowSpec:
         rate_limit=message.rate_limit,
         passthrough=message.passthrough,
         error_step=_error_step_from_proto(message),
+        history=_history_from_proto(message),
     )
 
 
@@ -89,7 +91,17 @@ def flow_spec_to_proto(spec: FlowSpec) -> flow_pb2.FlowSpec:
     )
     if spec.reply_timeout_s:
         message.reply_timeout.CopyFrom(duration_from_seconds(spec.reply_timeout_s))
+    if spec.history is not None:
+        message.history.count = spec.history.count
+        message.history.age.CopyFrom(duration_from_seconds(spec.history.age_s))
     return message
+
+
+def _history_from_proto(message: flow_pb2.FlowSpec) -> HistorySpec | None:
+    if not message.HasField("history"):
+        return None
+    default = HistorySpec()
+    return HistorySpec(message.history.count or default.count, _seconds(message.history, "age", default.age_s))
 
 
 def duration_from_seconds(seconds: float) -> duration_pb2.Duration:

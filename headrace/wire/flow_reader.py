@@ -8,7 +8,6 @@ from typing import Any
 
 from headrace.model.cron import DEFAULT_ZONE, cron_problem, zone_problem
 from headrace.model.durations import format_duration
-from headrace.model.expressions import syntax_problem
 from headrace.model.flow_graph import (
     FLOW_TYPES,
     MAX_ATTEMPTS,
@@ -25,16 +24,17 @@ from headrace.model.flow_spec import (
     LATEST,
     MAX_CONFIG_NESTING,
     MAX_EVERY_S,
+    MAX_HISTORY_AGE_S,
+    MAX_HISTORY_COUNT,
     MAX_IDLE_TIMEOUT_S,
     MAX_PREFETCH,
     MAX_REPLICAS,
     MAX_REPLY_TIMEOUT_S,
     MAX_STEPS,
     MIN_EVERY_S,
-    ON_ERROR,
-    EdgeSpec,
-    ErrorStep,
+    MIN_HISTORY_AGE_S,
     FlowSpec,
+    HistorySpec,
     RetryPolicy,
     StepSpec,
 )
@@ -44,8 +44,7 @@ from headrace.model.names import check_function, check_name, parse_reference
 from headrace.model.rates import parse_rate
 from headrace.model.retry_codes import retried_codes_problem
 from headrace.model.slots import DEFAULT_SLOTS, MAX_SLOTS, check_key
-from headrace.model.suggestion import did_you_mean
-from headrace.wire.field_reader import FieldReader
+from headrace.wire.edge_reader import EdgeReader
 
 FLOW_KEYS = (
     "name",
@@ -56,6 +55,7 @@ FLOW_KEYS = (
     "rate_limit",
     "passthrough",
     "on_error",
+    "history",
     "steps",
 )
 STEP_KEYS = (
@@ -65,8 +65,7 @@ STEP_KEYS = (
 )  # fmt: skip
 # Of a trigger without component.
 MESH_TRIGGER_KEYS = ("to", "every", "cron", "time_zone", "catch_up")
-EDGE_KEYS = ("step", "condition", "mapping")
-ERROR_KEYS = ("step", "dead_letter")
+HISTORY_KEYS = ("count", "age")
 RETRY_KEYS = ("attempts", "backoff", "max_delay", "jitter", "on")
 
 
@@ -74,7 +73,7 @@ EXACT_NUMBERS = 2**53
 """Whole numbers below it are exact as doubles."""
 
 
-class FlowReader(FieldReader):
+class FlowReader(EdgeReader):
     """Turns loaded YAML into a flow, one method per part."""
 
     reason = "BAD_FLOW_FILE"
@@ -102,11 +101,22 @@ class FlowReader(FieldReader):
             max_waiting=self.count("max_waiting", flow, DEFAULT_MAX_WAITING, 1, MAX_WAITING_LIMIT),
             description=self.text("description", flow.get("description", "")),
             rate_limit=self._rate("rate_limit", flow),
-            passthrough=self._switch("passthrough", flow),
-            error_step=self._error_step("on_error", flow["on_error"], steps) if "on_error" in flow else None,
+            passthrough=self.switch("passthrough", flow),
+            error_step=self.error_step("on_error", flow["on_error"], steps) if "on_error" in flow else None,
+            history=self._history(flow),
         )
         self._check_mesh_trigger(spec, steps)
         return name, spec, folders
+
+    def _history(self, flow: Mapping[str, Any]) -> HistorySpec | None:
+        given, default = flow.get("history", False), HistorySpec()
+        if isinstance(given, bool):
+            return default if given else None
+        history = self.mapping("history", given, HISTORY_KEYS)
+        age_s = self.duration("age", history, default.age_s, "history")
+        if not MIN_HISTORY_AGE_S <= age_s <= MAX_HISTORY_AGE_S:
+            self.fail("history.age", history["age"], "is not between 1m and 720h", "Leave it out for 168h")
+        return HistorySpec(self.count("count", history, default.count, 1, MAX_HISTORY_COUNT, "history"), age_s)
 
     def _reply_timeout(self, flow: Mapping[str, Any]) -> float:
         seconds = self.duration("reply_timeout", flow, 0.0)
@@ -135,8 +145,8 @@ class FlowReader(FieldReader):
             self.fail(f"{field}.timeout", step.get("timeout"), problem, "Write for example 30s")
         key, slots, exactly_once = self._keying(field, step)
         cron, time_zone, catch_up = self._cron(field, step, steps, name)
-        to, edges = self._receivers(f"{field}.to", _given(step, "to", []), steps)
-        on_error, error_step = self._on_error(f"{field}.on_error", step, steps)
+        to, edges = self.receivers(f"{field}.to", _given(step, "to", []), steps)
+        on_error, error_step = self.on_error(f"{field}.on_error", step, steps)
         replicas = self.count("replicas", step, 1, 1, MAX_REPLICAS, field)
         if slots and replicas > slots:
             problem = f"is more than its {slots} slots, each of which has one owner"
@@ -172,27 +182,6 @@ class FlowReader(FieldReader):
             self.checked(field, check_name, name)
         return name
 
-    def _on_error(self, field: str, step: Mapping[str, Any], steps: Mapping[str, Any]) -> tuple[str, ErrorStep | None]:
-        """A word (empty: as the flow says), or the step that handles what fails."""
-        given = step.get("on_error", "")
-        if isinstance(given, dict):
-            return "", self._error_step(field, given, steps)
-        value = self.text(field, given)
-        if "on_error" in step and value not in ON_ERROR:
-            next_step = "Leave it out for dead-letter, or name a step: `on_error: {step: complain}`"
-            self.fail(field, value, f"is not one of {', '.join(ON_ERROR)}", next_step)
-        return value, None
-
-    def _error_step(self, field: str, value: Any, steps: Mapping[str, Any]) -> ErrorStep:
-        if not isinstance(value, dict):
-            self.fail(field, value, "does not name a step", "Write `on_error: {step: complain}`")
-        given = self.mapping(field, value, ERROR_KEYS)
-        handler = given.get("step")
-        if not isinstance(handler, str) or handler not in steps:
-            hint = did_you_mean(str(handler), steps) or f"Steps: {', '.join(map(str, steps))}"
-            self.fail(f"{field}.step", handler, "is not a step", hint, "UNKNOWN_RECEIVER")
-        return ErrorStep(handler, self._switch("dead_letter", given, field))
-
     def _idle_timeout(self, field: str, step: Mapping[str, Any]) -> float:
         seconds = self.duration("idle_timeout", step, DEFAULT_IDLE_TIMEOUT_S, field)
         if seconds > MAX_IDLE_TIMEOUT_S:
@@ -206,7 +195,7 @@ class FlowReader(FieldReader):
         key = self.text(f"{field}.key", step.get("key", ""))
         if "key" in step:
             self.checked(f"{field}.key", check_key, key)
-        exactly_once = self._switch("exactly_once", step, field)
+        exactly_once = self.switch("exactly_once", step, field)
         if key or exactly_once:
             return key, self.count("slots", step, DEFAULT_SLOTS, 1, MAX_SLOTS, field), exactly_once
         if "slots" in step:
@@ -214,12 +203,6 @@ class FlowReader(FieldReader):
                 f"{field}.slots", step["slots"], "has no meaning without key", "Add `key` or `exactly_once: true`"
             )
         return "", 0, False
-
-    def _switch(self, key: str, mapping: Mapping[str, Any], field: str = "") -> bool:
-        value = mapping.get(key, False)
-        if not isinstance(value, bool):
-            self.fail(f"{field}.{key}" if field else key, value, "is not true or false")
-        return value
 
     def _config(self, field: str, value: Any) -> dict[str, Any]:
         config = dict(self.mapping(field, value))
@@ -330,41 +313,6 @@ class FlowReader(FieldReader):
         if not path.is_dir():
             self.fail(field, text, "is not a folder", f"Looked for {path}; a pushed component is named without `./`")
         return path
-
-    def _receivers(
-        self, field: str, value: Any, steps: Mapping[str, Any]
-    ) -> tuple[tuple[str, ...], dict[str, EdgeSpec]]:
-        """Names of the receivers, and what the edges say that say something."""
-        if not isinstance(value, list):
-            self.fail(field, value, "is not a list of steps", "Write `to: [price]`")
-        names: list[str] = []
-        edges: dict[str, EdgeSpec] = {}
-        for index, item in enumerate(value):
-            path = f"{field}[{index}]"
-            receiver = self.mapping(path, item, EDGE_KEYS).get("step") if isinstance(item, dict) else item
-            if not isinstance(receiver, str) or receiver not in steps:
-                hint = did_you_mean(str(receiver), steps) or f"Steps: {', '.join(map(str, steps))}"
-                self.fail(path, receiver, "is not a step", hint, "UNKNOWN_RECEIVER")
-            if receiver in names:
-                self.fail(path, receiver, "stands twice", "Name each receiver once", "DUPLICATE_EDGE")
-            names.append(receiver)
-            if isinstance(item, dict):
-                edge = EdgeSpec(*(self._expression(f"{path}.{key}", key, item) for key in EDGE_KEYS[1:]))
-                edges.update({receiver: edge} if edge != EdgeSpec() else {})
-        return tuple(names), edges
-
-    def _expression(self, field: str, key: str, edge: Mapping[str, Any]) -> str:
-        source = edge.get(key, "")
-        if isinstance(source, bool):
-            source = "true" if source else "false"  # YAML took the word for itself
-        if key not in edge:
-            return ""
-        text = self.text(field, source)
-        problem = syntax_problem(text)
-        if problem:
-            self.refuse(field, problem, "See https://docs.jsonata.org; the expression reads body, headers, steps",
-                        "BAD_EXPRESSION")  # fmt: skip
-        return text
 
 
 def _sends_to(step: Any, receiver: str) -> bool:

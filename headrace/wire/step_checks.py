@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import jsonschema
@@ -15,7 +15,7 @@ import referencing.exceptions
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
 from headrace.model.errors import FieldViolation, InvalidInput
-from headrace.model.flow_spec import StepSpec
+from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.suggestion import did_you_mean
 
 _KINDS = {
@@ -42,6 +42,21 @@ def kind_of(function: registry_pb2.Function) -> str:
 def listens(found: Sequence[Found]) -> bool:
     """Whether the flow begins with a listener; no other step can be one."""
     return any(kind_of(item.function) == "listener" for item in found)
+
+
+def flow_problems(spec: FlowSpec, functions: Iterable[registry_pb2.Function]) -> list[InvalidInput]:
+    """What the flow as a whole may not ask of its steps' functions."""
+    if spec.history is None or not any(kind_of(function) == "listener" for function in functions):
+        return []
+    return [
+        InvalidInput.at(
+            "history",
+            True,
+            "has no meaning: the flow begins with a listener, whose source keeps what it gave",
+            reason="HISTORY_OF_LISTENER",
+            next_step="Leave it out, and read the source again",
+        )
+    ]
 
 
 def choose_function(index: int, step: StepSpec, manifest: registry_pb2.Manifest) -> registry_pb2.Function:

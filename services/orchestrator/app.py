@@ -59,6 +59,7 @@ from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
 from services.orchestrator.lease import Lease
 from services.orchestrator.letter_edits import LetterEdits
+from services.orchestrator.letter_sender import LetterSender
 from services.orchestrator.letter_store import LetterStore
 from services.orchestrator.letter_work import LetterWorker
 from services.orchestrator.log_tail import ensure_shared_streams
@@ -84,11 +85,14 @@ from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
 from services.orchestrator.rpc_snapshot import add_snapshots
 from services.orchestrator.rpc_step import add_steps
+from services.orchestrator.rpc_stimulus import add_stimuli
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.shared_feed import SharedFeeds
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.status_feed import StatusFeed
+from services.orchestrator.stimulus_replay import StimulusReplay
+from services.orchestrator.stimulus_store import StimulusStore
 from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.trials import Trials
@@ -193,9 +197,10 @@ class OrchestratorApp:
         letters = LetterStore(connection, assets, workspace)
         doubts = DoubtRecords(connection, assets, workspace)
         history = HistoryReader(connection, assets, workspace)
-        edits = LetterEdits(connection, workspace, settings.letter_limits.age_s, lease.check)
-        worker = LetterWorker(stores, assets, letters, edits, reader, clock)
         self._tracing = tracing = await self._trace(connection, tasks)
+        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
+        sender = self._letter_sender(connection, stores, assets, reader, StimulusReplay(reader, injector, clock))
+        worker = LetterWorker(stores, assets, letters, sender.edits, sender, clock)
         self._scheduler = scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")
         )
@@ -213,7 +218,6 @@ class OrchestratorApp:
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
-        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
         hops = SharedFeeds(lambda flow: HopFeed(connection, workspace, flow, mesh.backlog))
         statuses = SharedFeeds(lambda flow: StatusFeed(flow, mesh.flow_status, loops.watching))
         self._feeds = (hops, statuses)
@@ -283,6 +287,20 @@ class OrchestratorApp:
         if self._connection is not None:
             await close_nats(self._connection)
 
+    def _letter_sender(
+        self,
+        connection: Client,
+        stores: Stores,
+        assets: JetStreamAssets,
+        reader: SnapshotReader,
+        starts: StimulusReplay,
+    ) -> LetterSender:
+        assert self._lease is not None
+        workspace, age_s = self._settings.workspace, self._settings.letter_limits.age_s
+        edits = LetterEdits(connection, workspace, age_s, self._lease.check)
+        stimuli = StimulusStore(connection, assets, workspace)
+        return LetterSender(stores, assets, edits, reader, WallClock(), stimuli, starts)
+
     async def _resolver(
         self,
         connection: Client,
@@ -298,8 +316,9 @@ class OrchestratorApp:
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
 
     def _add_trials(self, server: GrpcServer, trials: Trials, letters: LetterWorker, requests: RequestBook) -> None:
-        """What has to do with credentials, and with components that are asked or tried."""
+        """What has to do with credentials, with components that are asked or tried, and with stimuli."""
         add_steps(server, trials, letters)
+        add_stimuli(server, letters.stores, letters.sender.stimuli, letters.sender.starts, requests)
         store = trials.credentials
         assert self._observer is not None
         refresher = CredentialRefresher(store, trials.reader, self._observer)

@@ -92,7 +92,7 @@ class Applier:
             case do.FinishLetters():
                 if self._letters is not None:
                     await self._letters.finish(snapshot.flow.flow)
-            case do.EnsureLetters():
+            case do.EnsureLetters() | do.EnsureStimuli():
                 await self._assets.ensure_stream(dict(action.config))
             case do.RecordHistory():
                 await self._record_history(snapshot)
@@ -287,6 +287,8 @@ def touches(action: do.Action) -> str:
             return "route"
         case do.EnsureLetters() | do.FinishLetters():
             return "letters"
+        case do.EnsureStimuli():
+            return "stimuli"
         case do.EnsureStream() | do.PurgeBarriers() | do.PurgeCursors() | do.PurgeOwners() | do.DropMessages():
             return "stream"
         case do.EnsureConsumer(config=config):

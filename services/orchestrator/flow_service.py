@@ -157,6 +157,7 @@ class FlowService:
         stream = subjects.flow_stream(self.stores.workspace, name)
         await self.assets.delete_stream(stream)
         await self.assets.delete_stream(subjects.dead_letter_stream(self.stores.workspace, name))
+        await self.assets.delete_stream(subjects.stimulus_stream(self.stores.workspace, name))
         for version in range(1, document.latest_version + 1):
             await self.stores.unpin(name, f"v{version}")
             await self.stores.flows.delete(version_key(name, version))

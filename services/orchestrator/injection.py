@@ -104,7 +104,7 @@ class Injector:
         )
         slot = keying(entry.key, entry.slot_count).place(headers, body, envelope.id).slot
         try:
-            stored = await self._publish(document, entry.name, slot, envelope, trace.traceparent)
+            stored = await self.publish(document, entry.name, slot, envelope, trace.traceparent)
         except HeadraceError as error:
             self._traces.end(trace, code=error.reason, problem=error.message)
             raise
@@ -148,9 +148,11 @@ class Injector:
                 metadata={"retry_after_ms": str(math.ceil(wait_s * 1000))},
             )
 
-    async def _publish(
+    async def publish(
         self, document: FlowDocument, entry: str, slot: int, envelope: message_pb2.Envelope, traceparent: str
     ) -> Stored:
+        """To the ingress of a flow; Exhausted where its first step is full, Unavailable where nobody knows whether it
+        is stored, WrongState where the flow takes none."""
         name = document.flow
         try:
             return await self._ingress.publish(

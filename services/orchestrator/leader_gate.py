@@ -27,6 +27,7 @@ LED_SERVICES = (
     "/headrace.api.flow.v1.FlowService/",
     "/headrace.api.deadletter.v1.DeadLetterService/",
     "/headrace.api.snapshot.v1.SnapshotService/",
+    "/headrace.api.stimulus.v1.StimulusService/",
     "/headrace.api.credential.v1.CredentialService/",
     "/headrace.api.step.v1.StepService/",
     "/google.longrunning.Operations/",
@@ -38,6 +39,7 @@ READS = frozenset(
         *("TailLogs", "GetServerInfo", "ListOperations"),
         *("WatchFlows", "WatchDeployments", "WatchOperations"),
         *("GetCredential", "ListCredentials"),
+        *("ListStimuli", "GetStimulus"),
         *("ListDeadLetters", "GetDeadLetter", "WatchDeadLetters", "ListInDoubt"),
     }
 )

@@ -13,8 +13,12 @@ from services.orchestrator.letter_store import Letter
 from services.orchestrator.sent_again import sent_again, slot_at
 
 
-class NoSuchStep(Exception):
-    """The deployment that would get it does not have the letter's step."""
+class LetterRefused(Exception):
+    """The letter stays; `reason` in UPPER_CASE."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,8 @@ def letter_name(flow: str, number: int) -> str:
 def replay_envelope(
     workspace: str, target: ReplayTarget, letter: Letter, incarnation: int, now: float, edit: LetterEdit | None
 ) -> ReplayMessage:
-    """NoSuchStep where the target has no such step. Nobody waits for a reply any more. An edit takes the place of the
-    original's body and headers, and so may move it to another slot."""
+    """LetterRefused where the target has no such step. Nobody waits for a reply any more. An edit takes the place of
+    the original's body and headers, and so may move it to another slot."""
     content, plan = letter.content, target.plan
     step = _step(plan, content.step)
     own_id = replayed_message_id(content.original.id, step.name, incarnation)
@@ -86,7 +90,8 @@ def _step(plan: DeploymentPlan, name: str) -> StepPlan:
     try:
         return plan.step(name)
     except KeyError:
-        raise NoSuchStep(
+        raise LetterRefused(
+            "NO_SUCH_STEP",
             f"deployment {plan.deployment} (version {plan.version}) has no step {name!r}; publish a version that has "
-            "it, or discard the letter"
+            "it, or discard the letter",
         ) from None

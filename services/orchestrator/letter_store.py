@@ -14,14 +14,12 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.pages import Page
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_dead_letter
+from services.orchestrator.newest_first import newest_first, stream_bounds
 
 log = get_logger(__name__)
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
-# A page looks at so many sequences at most, so that a filter that fits nothing does not read everything.
-WINDOW = 200
-MOST_WINDOWS = 25
 READ_AT_ONCE = 100
 MALFORMED = "MALFORMED_LETTER"
 
@@ -83,10 +81,7 @@ class LetterStore:
 
     async def bounds(self, flow: str) -> tuple[int, int]:
         """Numbers of the oldest letter kept and of the newest ever; (1, 0) where there was none."""
-        info = await self.assets.stream_info(subjects.dead_letter_stream(self.workspace, flow))
-        if info is None:
-            return 1, 0
-        return max(1, int(info["state"]["first_seq"])), int(info["state"]["last_seq"])
+        return await stream_bounds(self.assets, subjects.dead_letter_stream(self.workspace, flow))
 
     async def after(self, flow: str, wanted: LetterFilter, number: int, count: int) -> tuple[list[Letter], int, int]:
         """Up to `count` letters that follow `number`, oldest first; the number looked at last, and how many
@@ -103,31 +98,14 @@ class LetterStore:
         end). A page of a filter may be shorter than asked for although a next one follows."""
         kind = f"the dead letters of {flow}: {wanted.words()}"
         page = Page.asked(kind, size, token, default=DEFAULT_PAGE, most=MAX_PAGE)
-        size = page.size
-        first, last = await self.bounds(flow)
-        before = min(page.number or last + 1, last + 1)
-        found: list[Letter] = []
-        for _ in range(MOST_WINDOWS):
-            if before <= first or len(found) > size:
-                break
-            begin = max(first, before - WINDOW)
-            found += reversed(await self._window(flow, wanted, begin, before))
-            before = begin
-        if len(found) > size:
-            return found[:size], page.token(found[size - 1].number)
-        return found, page.token(before) if before > first else ""
+        stream = subjects.dead_letter_stream(self.workspace, flow)
+        pattern = subjects.dead_letter_filter(self.workspace, flow, wanted.step)
 
-    async def _window(self, flow: str, wanted: LetterFilter, begin: int, before: int) -> list[Letter]:
-        """Letters with begin <= number < before, oldest first."""
-        found: list[Letter] = []
-        number = begin - 1
-        while number < before - 1:
-            letters, last, pending = await self.after(flow, wanted, number, READ_AT_ONCE)
-            found += [letter for letter in letters if letter.number < before]
-            if last == number or not pending:
-                break
-            number = last
-        return found
+        def fitting(message: StoredMessage) -> Letter | None:
+            letter = _letter(message)
+            return letter if wanted.fits(letter) else None
+
+        return await newest_first(self.connection, stream, pattern, page, await self.bounds(flow), fitting)
 
 
 def _has_text(content: DeadLetter, text: str) -> bool:

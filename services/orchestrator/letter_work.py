@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
-from headrace.model.errors import Conflict, Unavailable
+from headrace.model.errors import Conflict
 from services.orchestrator.caller import current_caller
 from services.orchestrator.domain import letter_ledger as ledgers
-from services.orchestrator.domain.dead_letters import ReplayTarget, replay_target
 from services.orchestrator.domain.documents import FlowDocument
-from services.orchestrator.domain.letter_ledger import LetterLedger
+from services.orchestrator.domain.letter_ledger import FROM_THE_STEP, LetterLedger, ReplayWay
 from services.orchestrator.letter_edits import LetterEdits
-from services.orchestrator.letter_replay import NoSuchStep, Replayed, ReplayMessage, replay_envelope
+from services.orchestrator.letter_replay import LetterRefused, Replayed
+from services.orchestrator.letter_sender import LetterSender, StepFull
 from services.orchestrator.letter_store import EVERY_LETTER, Letter, LetterFilter, LetterStore
-from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
@@ -37,7 +35,6 @@ log = get_logger(__name__)
 MOST_LETTERS = 1000
 CALL_LIMIT_S = 10.0
 TURN_LIMIT_S = 8.0
-FULL_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,16 @@ class Selection:
     wanted: LetterFilter = EVERY_LETTER
     after: int = 0
     through: int = 0
+    way: ReplayWay = FROM_THE_STEP
 
     def words(self) -> str:
         """For the history."""
         if self.numbers:
             shown = ", ".join(str(number) for number in self.numbers[:10])
-            return shown + (f" and {len(self.numbers) - 10} more" if len(self.numbers) > 10 else "")
-        return self.wanted.words()
+            which = shown + (f" and {len(self.numbers) - 10} more" if len(self.numbers) > 10 else "")
+        else:
+            which = self.wanted.words()
+        return which + self.way.words()
 
 
 @dataclass(slots=True)
@@ -69,10 +69,6 @@ class WorkReport:
     after: int = 0
 
 
-class _StepFull(Exception):
-    """The receiving step takes no more now."""
-
-
 @dataclass
 class LetterWorker:
     """One at a time per flow."""
@@ -81,7 +77,7 @@ class LetterWorker:
     assets: JetStreamAssets
     letters: LetterStore
     edits: LetterEdits
-    reader: SnapshotReader
+    sender: LetterSender
     clock: WallClock
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
     # Replays of the batch in hand that the broker confirmed: flow to (incarnation, numbers). An answer of the
@@ -93,10 +89,10 @@ class LetterWorker:
         async with self._turn(flow):
             await self._finish(flow)
             if action == ledgers.REPLAY:
-                await self._target(flow, 0)
+                await self.sender.check(flow, selection.way)
             begun = self.clock.now()
-            who, words = current_caller(), selection.words()
-            await self._change(flow, lambda ledger: ledgers.begun(ledger, action, who, words, begun))
+            who, words, way = current_caller(), selection.words(), selection.way
+            await self._change(flow, lambda ledger: ledgers.begun(ledger, action, who, words, begun, way))
             report = WorkReport()
             await self._batches(flow, action, selection, report)
             await self._change(flow, ledgers.ended)
@@ -105,7 +101,7 @@ class LetterWorker:
     async def preview(self, flow: str, action: str, selection: Selection) -> WorkReport:
         """What `run` would do, of the same letters at a time; nothing is changed."""
         if action == ledgers.REPLAY:
-            await self._target(flow, 0)
+            await self.sender.check(flow, selection.way)
         report = WorkReport()
         await self._batches(flow, action, selection, report, dry=True)
         return report
@@ -147,9 +143,9 @@ class LetterWorker:
             seen += max(1, len(batch))
             batch = await self._accepted(flow, action, batch, report, named=bool(selection.numbers))
             if dry:
-                await self._preview(flow, action, batch, report)
+                await self._preview(flow, action, batch, report, selection.way)
                 number = number if selection.numbers else last
-            elif batch and not await self._do(flow, action, batch, report, deadline):
+            elif batch and not await self._do(flow, action, batch, report, deadline, selection.way):
                 remaining = max(1, remaining)  # the step that was full is tried again from here
             elif not selection.numbers:
                 number = last
@@ -157,15 +153,14 @@ class LetterWorker:
             if not remaining or seen >= MOST_LETTERS or loop.time() >= deadline:
                 return
 
-    async def _preview(self, flow: str, action: str, batch: list[Letter], report: WorkReport) -> None:
+    async def _preview(self, flow: str, action: str, batch: list[Letter], report: WorkReport, way: ReplayWay) -> None:
         for letter in batch:
             if action == ledgers.REPLAY:
                 try:
-                    told = (await self._message(flow, letter, 0, letter.content.deployment))[0].told
-                except NoSuchStep as error:
-                    report.refused.append((letter.number, "NO_SUCH_STEP", str(error)))
+                    report.replays.append(await self.sender.preview(flow, letter, way))
+                except LetterRefused as error:
+                    report.refused.append((letter.number, error.reason, str(error)))
                     continue
-                report.replays.append(dataclasses.replace(told, message_id=""))
             report.done += 1
 
     async def _named(self, flow: str, numbers: Sequence[int], report: WorkReport) -> list[Letter]:
@@ -196,7 +191,9 @@ class LetterWorker:
                 accepted.append(letter)
         return accepted
 
-    async def _do(self, flow: str, action: str, batch: list[Letter], report: WorkReport, deadline: float) -> bool:
+    async def _do(
+        self, flow: str, action: str, batch: list[Letter], report: WorkReport, deadline: float, way: ReplayWay
+    ) -> bool:
         """Claims, does, notes and deletes a batch; False when a step took no more until the deadline."""
         incarnation = secrets.randbelow(2**32 - 1) + 1
         numbers = [letter.number for letter in batch]
@@ -204,7 +201,7 @@ class LetterWorker:
         await self._change(flow, lambda ledger: ledgers.claimed(ledger, numbers, incarnation, now))
         done, full = numbers, False
         if action == ledgers.REPLAY:
-            done, full = await self._replay(flow, batch, incarnation, report, deadline)
+            done, full = await self._replay(flow, batch, incarnation, report, deadline, way)
         await self._note(flow, done)
         report.done += len(done)
         return not full
@@ -215,7 +212,7 @@ class LetterWorker:
         self._confirmed.pop(flow, None)
 
     async def _replay(
-        self, flow: str, batch: list[Letter], incarnation: int, report: WorkReport, deadline: float
+        self, flow: str, batch: list[Letter], incarnation: int, report: WorkReport, deadline: float, way: ReplayWay
     ) -> tuple[list[int], bool]:
         """Sends the letters in order; answers which the broker has, and whether a step was full."""
         kept = self._confirmed.get(flow)
@@ -230,54 +227,14 @@ class LetterWorker:
                 report.refused.append((letter.number, "STEP_FULL", f"step {step!r} takes no more at present"))
                 continue
             try:
-                report.replays.append(await self._send(flow, letter, incarnation, deadline))
+                report.replays.append(await self.sender.send(flow, letter, incarnation, deadline, way))
                 confirmed.add(letter.number)
-            except NoSuchStep as error:
-                report.refused.append((letter.number, "NO_SUCH_STEP", str(error)))
-            except _StepFull:
+            except LetterRefused as error:
+                report.refused.append((letter.number, error.reason, str(error)))
+            except StepFull:
                 full.add(step)
                 report.refused.append((letter.number, "STEP_FULL", f"step {step!r} takes no more at present"))
         return sorted(confirmed), bool(full)
-
-    async def _send(self, flow: str, letter: Letter, incarnation: int, deadline: float) -> Replayed:
-        """Publishes one; Unavailable when nobody knows whether it is stored."""
-        loop = asyncio.get_running_loop()
-        closed = False
-        while True:
-            message, target = await self._message(flow, letter, incarnation, 0 if closed else letter.content.deployment)
-            try:
-                await self.assets.publish(message.subject, message.payload, message.headers)
-                return message.told
-            except JetStreamApiError as error:
-                if error.code != EDGE_FULL:
-                    raise Unavailable(f"the broker refused a replayed message: {error}") from error
-                if loop.time() >= deadline:
-                    raise _StepFull from error
-                await asyncio.sleep(FULL_PAUSE_S)
-            except NoResponders as error:
-                if closed or not target.own:
-                    raise Unavailable(
-                        f"flow {flow!r} takes no messages at present", next_step="Try again in a moment"
-                    ) from error
-                closed = True  # its own deployment has just been closed: to the one that runs
-
-    async def _message(
-        self, flow: str, letter: Letter, incarnation: int, deployment: int
-    ) -> tuple[ReplayMessage, ReplayTarget]:
-        target = await self._target(flow, deployment)
-        edit, _ = await self.edits.of(flow, letter)
-        message = replay_envelope(self.stores.workspace, target, letter, incarnation, self.clock.now(), edit)
-        return message, target
-
-    async def _target(self, flow: str, deployment: int) -> ReplayTarget:
-        document, _ = await self.stores.existing_flow(flow)
-        numbers = {deployment, document.active} & {*document.live}
-        plans, phases = {}, {}
-        for number in numbers:
-            plans[number] = await self.reader.plan(flow, number)
-            state = await self.stores.state(flow, number)
-            phases[number] = str(state[0].phase) if state is not None else ""
-        return replay_target(document, plans, phases, deployment)
 
     async def _finish(self, flow: str) -> None:
         document, _ = await self.stores.existing_flow(flow)
@@ -292,7 +249,7 @@ class LetterWorker:
             batch = [letter for letter in found if letter is not None]
             done = [letter.number for letter in batch]
             if work.action == ledgers.REPLAY:
-                done, _ = await self._replay(flow, batch, work.incarnation, WorkReport(), 0.0)
+                done, _ = await self._replay(flow, batch, work.incarnation, WorkReport(), 0.0, work.way)
             await self._note(flow, done)
         else:
             await self._delete(flow, list(work.batch))

@@ -22,7 +22,7 @@ from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import DEAD_LETTER, FlowSpec, StepSpec
 from headrace.model.names import parse_reference
-from headrace.wire.step_checks import Found, choose_function, kind_of, merged, problems_of, unresolved
+from headrace.wire.step_checks import Found, choose_function, flow_problems, kind_of, merged, problems_of, unresolved
 from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.documents import FlowDocument, current_epoch, parks
 from services.orchestrator.domain.leadership import generation_of
@@ -72,6 +72,7 @@ class Resolver:
             else:
                 found.append(answer)
                 problems += problems_of(index, step, answer.function, step.name == graph.trigger)
+        problems += flow_problems(spec, [item.function for item in found])
         problems += await self._credential_problems(spec)
         if problems:
             raise merged(problems)
@@ -309,6 +310,7 @@ def make_plan(
         parking_epoch=epoch,
         rate_limit=spec.rate_limit,
         passthrough=spec.passthrough,
+        history=spec.history,
         mesh_trigger=_mesh_trigger(next(step for step in spec.steps if step.name == graph.trigger)),
     )
 

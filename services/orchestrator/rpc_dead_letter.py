@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
 from services.orchestrator.caller import current_caller
-from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
+from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger, ReplayWay
 from services.orchestrator.doubt_records import DoubtRecords
 from services.orchestrator.letter_edits import NO_EDIT, edited, edited_meanwhile
 from services.orchestrator.letter_messages import (
@@ -111,6 +112,7 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
         async def replay(ticket: Ticket) -> dead_letter_pb2.ReplayDeadLettersResponse:
             flow, selection = await self._selection(request, ticket)
+            selection = dataclasses.replace(selection, way=ReplayWay(request.from_start))
             report = await self._work(flow, REPLAY, selection, request.validate_only)
             return dead_letter_pb2.ReplayDeadLettersResponse(
                 replayed=report.done,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from headrace.edge.jetstream_assets import JetStreamAssets
@@ -23,6 +23,7 @@ from services.orchestrator.domain.dead_letters import (
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, VersionDocument
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import ConsumerView, DeploymentView, Snapshot, StreamView, Suspicion
+from services.orchestrator.domain.stimuli import newest_history, stimulus_stream_config
 from services.orchestrator.domain.stuck_messages import suspicions
 from services.orchestrator.domain.suspension import LIMIT_REASON
 from services.orchestrator.instance_observer import InstanceObserver
@@ -64,6 +65,8 @@ class SnapshotReader:
             asyncio.gather(*(self.stores.operation(intent.id) for intent in intents)),
             self._wanted_route(document),
         )
+        deployments = {view.number: view for view in views}
+        stimuli = await self._stimuli(document, deployments)
         instances, statuses = self.observer.views_of(name)
         now = self.clock.now()
         return Snapshot(
@@ -71,7 +74,7 @@ class SnapshotReader:
             workspace=self.stores.workspace,
             flow=document,
             flow_revision=revision,
-            deployments={view.number: view for view in views},
+            deployments=deployments,
             stream=stream,
             consumers=consumers,
             agent_known=self.observer.agent_known,
@@ -84,6 +87,7 @@ class SnapshotReader:
             epoch=self.epoch(),
             stream_copies=self.assets.copies,
             letters=letters,
+            stimuli=stimuli,
             letter_limits=self.letter_limits,
             suspicions=self._suspected(name, stream, consumers, now),
             nudged=self.nudged(name),
@@ -143,6 +147,14 @@ class SnapshotReader:
         if not document.has_stream:
             return None
         wanted = letter_stream_config(self.stores.workspace, document.flow, self.letter_limits, self.assets.copies)
+        info = await self.assets.stream_info(str(wanted["name"]))
+        return letters_view(info, wanted) if info is not None else None
+
+    async def _stimuli(self, document: FlowDocument, deployments: Mapping[int, DeploymentView]) -> LettersView | None:
+        history = newest_history(document.live, deployments)
+        if history is None or not document.has_stream:
+            return None
+        wanted = stimulus_stream_config(self.stores.workspace, document.flow, history, self.assets.copies)
         info = await self.assets.stream_info(str(wanted["name"]))
         return letters_view(info, wanted) if info is not None else None
 

@@ -16,7 +16,7 @@ from headrace.model.message_ids import unreadable_id
 from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Consumption, Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
-from services.sidecar.closing import REPLY_LOST, Closing
+from services.sidecar.closing import REPLY_LOST
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
@@ -25,6 +25,7 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.plain_snapshots import PlainSnapshots
 from services.sidecar.settlement import Settlement
+from services.sidecar.stimulus_filing import closing_of
 from services.sidecar.timers import Timers
 
 if TYPE_CHECKING:
@@ -148,9 +149,8 @@ class PlainPath:
         self.last_input_at = 0.0
         self._memory = SenderMemory(plan.duplicate_window_s)
         self._letters = letters = DeadLetters(plan, step, outbox, counters)
-        closing = Closing(
-            plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
-        )
+        ends = (plan, step, lane, replies, self._memory, hops, counters)
+        closing = closing_of(*ends, outbox=outbox, clock=clock, on_settled=self._settled)
         self._closing = closing
         self._snapshots = snapshots = PlainSnapshots(plan, step, lane, timers, counters)
         self._started = self._stopped = False

@@ -20,7 +20,7 @@ from headrace.model.slots import keying
 from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Delivery, JetStreamLane, Stored
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
-from services.sidecar.closing import REPLY_LOST, Closing
+from services.sidecar.closing import REPLY_LOST
 from services.sidecar.commit_turns import CommitTurns
 from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
@@ -32,6 +32,7 @@ from services.sidecar.outputs import LateContext, OutputMaker
 from services.sidecar.settlement import MAX_LATE
 from services.sidecar.slot import RestartConsumer, Slot, SlotLease
 from services.sidecar.slot_results import Result
+from services.sidecar.stimulus_filing import closing_of
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -83,9 +84,8 @@ class SlotPath:
         self._maker = OutputMaker(plan, step)
         self._letters = DeadLetters(plan, step, outbox, counters)
         self._error_step = error_step_of(plan, step, counters)
-        self._closing = Closing(
-            plan, step, lane, replies, self._memory, hops, counters, clock=clock, on_settled=self._settled
-        )
+        ends = (plan, step, lane, replies, self._memory, hops, counters)
+        self._closing = closing_of(*ends, outbox=outbox, clock=clock, on_settled=self._settled)
         self._make_slot = partial(
             Slot,
             plan=plan,

@@ -69,6 +69,9 @@ FILES = (
     file_row(
         "error-step-unused", "an error step that everything comes after", steps(RECEIVE, "b: {component: webhook}", head="on_error: {step: a}\n"),
         "UNUSED_ERROR_STEP", "on_error.step", ("no step hands its failures to 'a'",), "Correct the flow"),
+    file_row(
+        "history-age", "a history of a minute's half", steps(RECEIVE, "b: {component: webhook}", head="history: {age: 30s}\n"),
+        "BAD_FLOW_FILE", "history.age", (":2:", "is not between 1m and 720h"), "Leave it out for 168h"),
     file_row("no-steps", "no step at all", "name: wrong\nsteps: {}\n", "BAD_FLOW_FILE", "steps", ("has no step",), "one block per step"),
     file_row(
         "no-trigger", "an action where the trigger should be", steps("a: {component: no-trigger}"),

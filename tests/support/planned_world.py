@@ -83,6 +83,7 @@ class World:
     dropped: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)
     letters: LettersView | None = None
+    stimuli: LettersView | None = None
     handled_by: list[tuple[int, str]] = field(default_factory=list)
     owners_seen: list[str] = field(default_factory=list)
     begun: int = 0
@@ -275,6 +276,7 @@ class World:
             wanted_route=wanted_route,
             operations={intent.id: self.operations[intent.id] for intent in intents if intent.id in self.operations},
             letters=self.letters,
+            stimuli=self.stimuli,
         )
 
     def apply(self, snapshot: Snapshot, action: do.Action) -> None:
@@ -318,6 +320,8 @@ class World:
                 self.stream = dict(action.config)
             case do.EnsureLetters():
                 self.letters = LettersView(dict(action.config))
+            case do.EnsureStimuli():
+                self.stimuli = LettersView(dict(action.config))
             case do.EnsureConsumer():
                 self.consumers[str(action.config["durable_name"])] = ConsumerView(dict(action.config), action.paused)
             case do.PauseConsumer():

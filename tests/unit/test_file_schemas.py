@@ -18,9 +18,10 @@ from headrace.model.errors import InvalidInput
 from headrace.model.flow_graph import MAX_ATTEMPTS
 from headrace.model.flow_spec import MAX_PREFETCH, MAX_STEPS
 from headrace.model.manifest import read_manifest
+from headrace.wire.edge_reader import EDGE_KEYS, ERROR_KEYS
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow_file import parse_flow_file
-from headrace.wire.flow_reader import EDGE_KEYS, ERROR_KEYS, FLOW_KEYS, RETRY_KEYS, STEP_KEYS
+from headrace.wire.flow_reader import FLOW_KEYS, HISTORY_KEYS, RETRY_KEYS, STEP_KEYS
 from tools.file_schemas import place, render
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,7 @@ def test_a_flow_file_can_say_what_the_api_can() -> None:
     # A file has edges in `to`, and an error step in `on_error`.
     assert {*FLOW_KEYS} - {"on_error"} == names(flow_pb2.FlowSpec) - {"error_step"} | {"name"}
     assert set(STEP_KEYS) == names(flow_pb2.Step) - {"name", "edges", "error_step"}
+    assert set(HISTORY_KEYS) == names(flow_pb2.History)
     assert set(ERROR_KEYS) == names(flow_pb2.ErrorStep)
     assert set(EDGE_KEYS) == names(flow_pb2.Edge) | {"step"}
     assert set(RETRY_KEYS) == names(flow_pb2.RetryPolicy)
@@ -130,6 +132,9 @@ WRONG = [
     ("on_error: suspend-flow", "on_error: {dead_letter: true}"),
     ("on_error: suspend-flow", "on_error: {step: check, dead_letters: true}"),
     ("type: ordinary", "on_error: dead-letter"),
+    ("type: ordinary", "history: {count: 0}"),
+    ("type: ordinary", "history: {age: 7 days}"),
+    ("type: ordinary", "history: 10"),
     ("passthrough: true", "passthrough: 1"),
     ("cron: 30 6 * * MON-FRI", "cron: 30 6 *"),
     ("time_zone: Europe/Berlin", "time_zone: 1"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.model.error_steps import error_steps
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_graph import check_flow
-from headrace.model.flow_spec import SUSPEND_FLOW, ErrorStep, FlowSpec, RetryPolicy, StepSpec
+from headrace.model.flow_spec import SUSPEND_FLOW, ErrorStep, FlowSpec, HistorySpec, RetryPolicy, StepSpec
 
 HANDLER = ErrorStep("h")
 
@@ -80,6 +80,8 @@ def step(name: str, *to: str, **fields: object) -> StepSpec:
         (flow(step("a", error_step=HANDLER), step("h", error_step=ErrorStep("a"))), "steps[0].on_error.step", "CYCLE"),
         (flow(step("h", "a"), step("a"), error_step=HANDLER), "on_error.step", "UNUSED_ERROR_STEP"),
         (flow(step("a", error_step=HANDLER), step("h", every_s=1.0)), "steps[1].every", "NOT_A_TIMER"),
+        (flow(step("a"), history=HistorySpec(count=0)), "history.count", "OUT_OF_RANGE"),
+        (flow(step("a"), history=HistorySpec(age_s=59)), "history.age", "OUT_OF_RANGE"),
         (flow(step("a"), reply_timeout_s=301.0), "reply_timeout", "OUT_OF_RANGE"),
         (flow(step("a"), max_waiting=0), "max_waiting", "OUT_OF_RANGE"),
         (flow(*(step(f"s{n}", f"s{n + 1}") for n in range(100)), step("s100")), "steps", "TOO_MANY_STEPS"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.api.flow.v1 import flow_pb2
-from headrace.model.flow_spec import EdgeSpec, ErrorStep, FlowSpec, RetryPolicy, StepSpec
+from headrace.model.flow_spec import EdgeSpec, ErrorStep, FlowSpec, HistorySpec, RetryPolicy, StepSpec
 from headrace.wire.flow import (
     duration_from_seconds,
     flow_spec_from_proto,
@@ -68,6 +68,7 @@ specs = st.builds(
     rate_limit=st.just(0.0) | st.floats(0.001, 1e5),
     passthrough=st.booleans(),
     error_step=error_steps,
+    history=st.none() | st.builds(HistorySpec, st.integers(1, 100_000), milliseconds),
 )
 
 

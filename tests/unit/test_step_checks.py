@@ -9,8 +9,8 @@ import pytest
 
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
-from headrace.model.flow_spec import StepSpec
-from headrace.wire.step_checks import problems_of
+from headrace.model.flow_spec import ErrorStep, FlowSpec, HistorySpec, StepSpec
+from headrace.wire.step_checks import flow_problems, problems_of
 
 
 def problems(schema: Any, config: dict[str, Any]) -> list[str]:
@@ -51,3 +51,13 @@ def test_a_recursive_schema_that_ends_is_fine() -> None:
     for _ in range(24):
         deep = {"a": deep}
     assert problems(tree, deep) == []
+
+
+def test_a_listener_has_neither_an_error_step_nor_a_history() -> None:
+    listener = registry_pb2.Function(name="listen", kind=component_pb2.FUNCTION_KIND_LISTENER)
+    action = registry_pb2.Function(name="act", kind=component_pb2.FUNCTION_KIND_ACTION)
+    step = StepSpec("poll", "poll", to=("act",), error_step=ErrorStep("act"))
+    assert [problem.reason for problem in problems_of(0, step, listener, True)] == ["ERROR_STEP_OF_LISTENER"]
+    spec = FlowSpec("realtime", (step,), history=HistorySpec())
+    assert [problem.reason for problem in flow_problems(spec, [listener, action])] == ["HISTORY_OF_LISTENER"]
+    assert flow_problems(spec, [action]) == []

@@ -147,6 +147,13 @@ class EnsureLetters:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureStimuli:
+    """The stream of what started the flow's executions."""
+
+    config: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class FinishLetters:
     """Finishes the replay or discard of dead letters that an orchestrator began and did not live to end."""
 
@@ -213,6 +220,7 @@ Action: TypeAlias = (
     | MoveStrays
     | RedeliverStuck
     | EnsureLetters
+    | EnsureStimuli
     | FinishLetters
     | RecordHistory
     | StartInstance

@@ -93,6 +93,14 @@ class GivenUp(msgspec.Struct, frozen=True):
     dead_lettered: int = 0
 
 
+class Act(msgspec.Struct, frozen=True):
+    """Something for the history; `number` tells one from the next."""
+
+    what: str = ""
+    detail: str = ""
+    number: int = 0
+
+
 class FlowDocument(msgspec.Struct, frozen=True):
     """What was decided about a flow. Every change is a compare-and-set on the whole."""
 
@@ -139,6 +147,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     strays_moved: int = 0
     # How many stored messages were delivered again that their durable would not have delivered.
     stuck_redelivered: int = 0
+    # What a person did last that changes nothing else here, for the history.
+    act: Act = Act()
     # Entries of the history that are not stored yet, and the number of the next one.
     history: tuple[HistoryEntry, ...] = ()
     history_next: int = 1
@@ -270,6 +280,11 @@ def change(document: FlowDocument, **changes: object) -> FlowDocument:
     if any(getattr(changed, name) != getattr(document, name) for name in stream_fields):
         changed = msgspec.structs.replace(changed, assets_generation=document.assets_generation + 1)
     return changed
+
+
+def acted(document: FlowDocument, what: str, detail: str) -> FlowDocument:
+    """With an entry for the history, of something that changes nothing else in the document."""
+    return msgspec.structs.replace(document, act=Act(what, detail, document.act.number + 1))
 
 
 def marked(document: FlowDocument, mark: str) -> FlowDocument:

@@ -51,6 +51,8 @@ def _changes(
         return
     yield from _asked(before, after)
     yield from _came_of_it(before, after, deployments)
+    if after.act != before.act:
+        yield {"what": after.act.what, "detail": after.act.detail[:MAX_DETAIL]}
     work = before.letters.work
     if work is not None and after.letters.work is None and work.count:
         yield {"what": f"dead-letters-{work.action}", "who": work.who, "detail": f"{work.count} letters: {work.what}"}

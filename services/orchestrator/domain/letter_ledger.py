@@ -21,6 +21,19 @@ MAX_IN_DOUBT = 1000
 REMEMBERED_S = 90.0
 
 
+class ReplayWay(msgspec.Struct, frozen=True):
+    """How letters are sent again: from the step that failed them, or the whole execution `from_start`."""
+
+    from_start: bool = False
+
+    def words(self) -> str:
+        """For the history, behind the letters."""
+        return " from the start" if self.from_start else ""
+
+
+FROM_THE_STEP = ReplayWay()
+
+
 class LetterWork(msgspec.Struct, frozen=True):
     """One person's replay or discard, under way. `what` says which letters, for the history."""
 
@@ -35,6 +48,7 @@ class LetterWork(msgspec.Struct, frozen=True):
     incarnation: int = 0
     claimed_at: float = 0.0
     noted: bool = False
+    way: ReplayWay = FROM_THE_STEP
 
 
 class LetterLedger(msgspec.Struct, frozen=True):
@@ -46,10 +60,12 @@ class LetterLedger(msgspec.Struct, frozen=True):
     in_doubt: tuple[int, ...] = ()
 
 
-def begun(ledger: LetterLedger, action: str, who: str, what: str, now: float) -> LetterLedger:
+def begun(
+    ledger: LetterLedger, action: str, who: str, what: str, now: float, way: ReplayWay = FROM_THE_STEP
+) -> LetterLedger:
     """A person's work begins; there must be none."""
     assert ledger.work is None
-    return msgspec.structs.replace(ledger, work=LetterWork(action, who, what, now))
+    return msgspec.structs.replace(ledger, work=LetterWork(action, who, what, now, way=way))
 
 
 def claimed(ledger: LetterLedger, batch: Sequence[int], incarnation: int, now: float) -> LetterLedger:

@@ -178,6 +178,8 @@ class Snapshot:
     # The stream of dead letters; None where there is none (yet).
     letters: LettersView | None = None
     letter_limits: LetterLimits = DEFAULT_LIMITS
+    # The stream of stimuli, where a live deployment keeps them.
+    stimuli: LettersView | None = None
     route_revision: int = 0
     # By the name of the durable.
     suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
