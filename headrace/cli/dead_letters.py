@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.attachment_files import save_all
 from headrace.cli.flow_command import FlowArgument, flow_id
 from headrace.cli.invocation import (
     FAILED,
@@ -88,17 +90,25 @@ def list_letters(
 def show(
     flow: FlowArgument,
     number: Annotated[int, typer.Argument(help="Number of the letter, as listed.", min=1)],
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FOLDER", help="Save its attachments there, too.")
+    ] = None,
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
     """Show one letter whole: what it was, every failed attempt, headers, body, and what its deployment ran."""
-    letter = run_with_client(
-        lambda client: client.get_dead_letter(flow, number), address=address, data=data, as_json=as_json
-    )
+
+    async def work(client: AsyncClient) -> tuple[dead_letter_pb2.DeadLetter, list[Path]]:
+        found = await client.get_dead_letter(flow, number)
+        return found, await save_all(client, flow, found.attachments, save) if save is not None else []
+
+    letter, saved = run_with_client(work, address=address, data=data, as_json=as_json)
     if printed_as_json(letter, as_json):
         return
     print(letter_text(letter))
+    for path in saved:
+        print(f"saved {path}")
     if not letter.unreadable:
         print(f"replay it: headrace dead-letters replay {flow_id(flow)} {number}")
 

@@ -53,7 +53,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "top": ("headrace top", "headrace top orders", "headrace top orders --once --sort p99", "headrace top --json"),
     "schema": ("headrace schema flow", "headrace schema component --output component.schema.json"),
     "flow run-now": ("headrace flow run-now reports",),
-    "inject": ("""headrace inject orders '{"order_id": "O-1"}'""", "headrace inject orders --file order.json"),
+    "inject": (
+        """headrace inject orders '{"order_id": "O-1"}'""",
+        "headrace inject orders --file order.json",
+        "headrace inject orders '{}' --attach scan.pdf",
+    ),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --since 10m --level warning"),
     "why": ("headrace why orders", "headrace why orders/price --json"),
     "trace": (
@@ -93,7 +97,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "stimuli replay": ("headrace stimuli replay orders 17", "headrace stimuli replay orders 17 18 --dry-run"),
     "snapshot show": ("headrace snapshot show orders", "headrace snapshot show orders count --key a1"),
     "snapshot reset": ("headrace snapshot reset orders count", "headrace snapshot reset orders count --key a1 --yes"),
-    "dead-letters show": ("headrace dead-letters show orders 7",),
+    "dead-letters show": ("headrace dead-letters show orders 7", "headrace dead-letters show orders 7 --save letter-7"),
     "dead-letters edit": (
         "headrace dead-letters edit orders 7 --set /customer=17",
         "headrace dead-letters edit orders 7 --body corrected.json",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.attachment_files import readable, upload_all
 from headrace.cli.flow_command import FlowArgument
 from headrace.cli.invocation import (
     AddressOption,
@@ -30,17 +31,25 @@ def inject(
     file: Annotated[Path | None, typer.Option("--file", help="Read the message from a file instead.")] = None,
     content_type: Annotated[str, typer.Option(help="Media type of the message.")] = "application/json",
     header: Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="May repeat.")] = None,
+    attach: Annotated[
+        list[Path] | None, typer.Option("--attach", metavar="FILE", help="A file to send along. May repeat.")
+    ] = None,
     request_id: Annotated[str, typer.Option(help="Stimulus id; the same one is accepted once.")] = "",
     as_json: JsonOption = False,
     address: AddressOption = None,
     data: DataOption = None,
 ) -> None:
-    """Publish one message to a flow's trigger."""
+    """Publish one message to a flow's trigger. A message above 512 KiB goes by reference."""
     message = _message(body, file)
+    files = list(attach or [])
+    readable(files)
     headers = dict(header_pair(text) for text in header or [])
 
     async def work(client: AsyncClient) -> flow_pb2.InjectMessageResponse:
-        return await client.inject(flow, message, content_type=content_type, headers=headers, request_id=request_id)
+        small, found = await upload_all(client, flow, message, content_type, files)
+        return await client.inject(
+            flow, small, content_type=content_type, headers=headers, request_id=request_id, attachments=found
+        )
 
     answer = run_with_client(work, address=address, data=data, as_json=as_json)
     if as_json:

@@ -49,6 +49,12 @@ def letter_text(letter: dead_letter_pb2.DeadLetter) -> str:
     cut = f", the first {byte_size(len(letter.body))}" if letter.body_truncated else ""
     lines.append(f"body {letter.content_type or 'of no type'}, {byte_size(letter.body_size)}{cut}")
     lines.append(letter.body.decode(errors="backslashreplace"))
+    if letter.attachments:
+        rows = [
+            (item.name or "(body)", item.content_type or "-", byte_size(item.size), item.id)
+            for item in letter.attachments
+        ]
+        lines += ["", table(("ATTACHMENT", "TYPE", "SIZE", "ID"), rows)]
     if letter.HasField("edit"):
         edit = letter.edit
         lines += ["", f"a replay sends instead (edited by {edit.editor}, {_moment(edit.time)}):"]

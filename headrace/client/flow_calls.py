@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Unpack
 
+from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.hop.v1 import hop_pb2, hop_pb2_grpc
 from headrace.client.intervention_calls import InterventionCalls
@@ -161,14 +162,17 @@ class FlowCalls(InterventionCalls):
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
         request_id: str = "",
+        attachments: Sequence[Attachment] = (),
     ) -> flow_pb2.InjectMessageResponse:
-        """Publishes one message to the flow's trigger. The same `request_id` is accepted once."""
+        """Publishes one message to the flow's trigger. The same `request_id` is accepted once. `attachments`: answers
+        of `upload_attachment`; one with `is_body` is the body, and `body` is empty then."""
         request = flow_pb2.InjectMessageRequest(
             name=resource("flows", flow),
             body=body,
             content_type=content_type,
             headers=dict(headers or {}),
             request_id=request_id,
+            attachments=attachments,
         )
         return await self._call(self._flows().InjectMessage, request)
 

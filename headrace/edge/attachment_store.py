@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from base64 import urlsafe_b64decode
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -159,6 +160,12 @@ class AttachmentStore:
             raise gone(flow, identity)
         return stored
 
+    async def describe(self, flow: str, identity: str) -> Attachment:
+        """Id, size and digest of an object; ATTACHMENT_GONE."""
+        info = (await self.find(flow, identity)).info
+        digest = urlsafe_b64decode(info.digest.removeprefix("SHA-256=")).hex()
+        return Attachment(id=identity, size=info.size, digest=f"sha256:{digest}")
+
     async def read(self, flow: str, attachment: Attachment, *, offset: int = 0) -> AsyncIterator[bytes]:
         """Its bytes from `offset` on, a chunk at a time. NotFound ATTACHMENT_GONE; Damaged where a chunk is missing,
         or, after the last one, where all of them (from 0) are not what the digest says."""
@@ -183,6 +190,11 @@ class AttachmentAccess:
     def __init__(self, connection: Client, workspace: str, limit: int) -> None:
         self._open = partial(AttachmentStore.open, connection, workspace, limit)
         self._store: AttachmentStore | None = None
+
+    async def keep(self, flow: str, attachments: Iterable[Attachment]) -> None:
+        """As `AttachmentStore.keep`, of all that a message names."""
+        for attachment in attachments:
+            await (await self.store()).keep(flow, attachment.id)
 
     async def store(self) -> AttachmentStore:
         """Unavailable when the broker does not answer."""

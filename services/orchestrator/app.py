@@ -22,6 +22,7 @@ from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
 from headrace.api.hop.v1 import hop_pb2_grpc
 from headrace.api.trace.v1 import trace_pb2_grpc
+from headrace.edge.attachment_store import AttachmentAccess
 from headrace.edge.call_bounds import CallBounds
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_server import GrpcServer
@@ -37,6 +38,7 @@ from headrace.edge.task_ending import end_tasks
 from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
+from headrace.model.attachments import LIMIT_VARIABLE, limit_of
 from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
@@ -44,6 +46,7 @@ from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.credential_check import CredentialCheck
 from services.orchestrator.credential_refresh import CredentialRefresher
+from services.orchestrator.attachment_sweeper import keep_swept
 from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
@@ -77,6 +80,7 @@ from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_credential import SERVICE_NAME as CREDENTIAL_SERVICE
 from services.orchestrator.rpc_credential import CredentialRpc
+from services.orchestrator.rpc_attachment import add_attachments
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
 from services.orchestrator.rpc_diagnosis import DiagnosisRpc
@@ -197,8 +201,9 @@ class OrchestratorApp:
         letters = LetterStore(connection, assets, workspace)
         doubts = DoubtRecords(connection, assets, workspace)
         history = HistoryReader(connection, assets, workspace)
+        attachments = AttachmentAccess(connection, workspace, limit_of(os.environ.get(LIMIT_VARIABLE, "")))
         self._tracing = tracing = await self._trace(connection, tasks)
-        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"))
+        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"), attachments)
         sender = self._letter_sender(connection, stores, assets, reader, StimulusReplay(reader, injector, clock))
         worker = LetterWorker(stores, assets, letters, sender.edits, sender, clock)
         self._scheduler = scheduler = Scheduler(
@@ -229,6 +234,7 @@ class OrchestratorApp:
         traces = await TraceRpc.open(service, connection)
         add_snapshots(server, stores, assets)
         self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests)
+        add_attachments(server, stores, attachments)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -243,6 +249,9 @@ class OrchestratorApp:
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
         self._begin_tasks(tasks, lease, term, stores, clock)
+        self._tasks.append(
+            tasks.create_task(keep_swept(attachments, assets, lease, settings.workspace), name="attachments")
+        )
 
     def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
         return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)

@@ -11,6 +11,7 @@ that was stopped for an hour, one that no longer leads, and two at once remove n
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -18,11 +19,14 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope
+from headrace.edge.attachment_store import AttachmentAccess
 from headrace.edge.jetstream_assets import StoredMessage
 from headrace.edge.object_bucket import StoredObject
 from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
+from headrace.model.errors import HeadraceError
 from services.orchestrator.domain.attachment_sweep import Candidate, SweepMemory, candidate_of
+from services.orchestrator.lease import Lease
 
 log = get_logger(__name__)
 
@@ -141,6 +145,22 @@ class AttachmentSweeper:
         if now - self._orphans_at >= ORPHANS_EVERY_S:
             self._orphans_at = now
             await self._objects.drop_chunks_without_object(ORPHAN_S)
+
+
+async def keep_swept(access: AttachmentAccess, streams: Streams, lease: Lease, workspace: str) -> None:
+    """Sweeps while this process leads, for ever."""
+    sweeper: AttachmentSweeper | None = None
+    while True:
+        took_s = 0.0
+        try:
+            if lease.leading:
+                began = time.monotonic()
+                sweeper = sweeper or AttachmentSweeper((await access.store()).bucket, streams, workspace)
+                await sweeper.sweep()
+                took_s = time.monotonic() - began
+        except HeadraceError as error:
+            log.warning("attachments were not swept, it is repeated", error=str(error)[:300])
+        await asyncio.sleep(max(SWEEP_S, REST * took_s))
 
 
 def named_by(message: StoredMessage) -> set[str]:

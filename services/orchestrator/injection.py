@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Sequence
 
+from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.message.v1 import message_pb2
 from headrace.edge.assets_transport import AssetsTransport
+from headrace.edge.attachment_store import AttachmentAccess
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.stimulus_traces import StimulusTraces
+from headrace.model.attachments import MAX_ATTACHMENTS
 from headrace.model.cron import CronSchedule
 from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, Unavailable, WrongState
 from headrace.model.flow_graph import find_entry, find_trigger
 from headrace.model.flow_rates import FlowRates
+from headrace.model.flow_spec import StepSpec
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
@@ -22,6 +27,7 @@ from headrace.model.rates import format_rate
 from headrace.model.slots import keying
 from headrace.model.trace_context import bounded_baggage
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
+from services.orchestrator.attachment_references import kept_for_message
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
@@ -34,6 +40,27 @@ from services.orchestrator.wall_clock import WallClock
 MAX_BODY_BYTES = 512 * 1024
 
 
+def _check_body(body: bytes, content_type: str, attachments: Sequence[Attachment]) -> None:
+    if len(body) > MAX_BODY_BYTES:
+        raise InvalidInput.at(
+            "body",
+            f"{len(body)} bytes",
+            f"is more than {MAX_BODY_BYTES} bytes",
+            reason="BODY_TOO_LARGE",
+            next_step="Upload it (UploadAttachment; headrace inject --file does it) and send its reference",
+        )
+    bodies = sum(item.is_body for item in attachments)
+    if len(attachments) > MAX_ATTACHMENTS or bodies > 1 or (bodies and body):
+        raise InvalidInput.at(
+            "attachments",
+            len(attachments),
+            f"are more than {MAX_ATTACHMENTS}, or more than one of them (or the body besides) is the body",
+            reason="BAD_ATTACHMENTS",
+        )
+    if not bodies:
+        check_json_body("body", content_type or "application/json", body)
+
+
 class Injector:
     """Any orchestrator may publish: the broker refuses a repeated id and decides which deployment gets it."""
 
@@ -44,8 +71,10 @@ class Injector:
         reader: SnapshotReader,
         clock: WallClock,
         traces: StimulusTraces,
+        attachments: AttachmentAccess,
     ) -> None:
         self._traces = traces
+        self._attachments = attachments
         self._stores = stores
         self._assets = assets
         self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
@@ -63,18 +92,11 @@ class Injector:
         *,
         traceparent: str = "",
         baggage: str = "",
+        attachments: Sequence[Attachment] = (),
     ) -> tuple[str, bool]:
         """Publishes one stimulus to the ingress; answers the execution id and whether it was known already.
         `traceparent` and `baggage` are the caller's."""
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidInput.at(
-                "body",
-                f"{len(body)} bytes",
-                f"is more than {MAX_BODY_BYTES} bytes",
-                reason="BODY_TOO_LARGE",
-                next_step="Store it elsewhere and send where it is",
-            )
-        check_json_body("body", content_type or "application/json", body)
+        _check_body(body, content_type, attachments)
         document, _ = await self._stores.existing_flow(name)
         version = document.active_version or document.target_version
         if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
@@ -101,6 +123,7 @@ class Injector:
             content_type=content_type or "application/json",
             headers=headers,
             sent_at_unix_ns=int(self._clock.now() * 1e9),
+            attachments=await self._kept(name, entry, attachments),
         )
         slot = keying(entry.key, entry.slot_count).place(headers, body, envelope.id).slot
         try:
@@ -110,6 +133,17 @@ class Injector:
             raise
         self._traces.end(trace, duplicate=stored.duplicate)
         return envelope.execution_id, stored.duplicate
+
+    async def _kept(self, flow: str, entry: StepSpec, attachments: Sequence[Attachment]) -> list[Attachment]:
+        """What the message names, complete; kept until it is stored."""
+        if entry.key.startswith("body:") and any(item.is_body for item in attachments):
+            raise InvalidInput.at(
+                "attachments",
+                "is_body",
+                "cannot be the body where the flow takes its key from it",
+                reason="KEY_IN_BODY",
+            )
+        return await kept_for_message(self._attachments, flow, attachments)
 
     async def run_now(self, name: str, request_id: str) -> tuple[str, bool]:
         """A tick at once, beside those that are due; answers as `inject`. WrongState where no timer starts the flow."""

@@ -38,6 +38,7 @@ def letter_message(letter: Letter, ledger: LetterLedger) -> dead_letter_pb2.Dead
         trace_id=trace_id(content.traceparent),
     )
     message.time.FromNanoseconds(content.at_unix_ns)
+    message.attachments.extend(original.attachments)
     return message
 
 

@@ -187,6 +187,7 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
             request.request_id,
             traceparent=str(said.get("traceparent", "")),
             baggage=str(said.get("baggage", "")),
+            attachments=request.attachments,
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
 
