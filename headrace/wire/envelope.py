@@ -151,6 +151,7 @@ def encode_reply(
     input_stored_at_unix_ns: int = 0,
     traceparent: str = "",
     component: str = "",
+    large_body: Attachment | None = None,
 ) -> bytes:
     """Reply bytes; `status` is an HTTP status, 100 to 599."""
     if not 100 <= status <= 599:
@@ -170,6 +171,7 @@ def encode_reply(
             input_stored_at_unix_ns=input_stored_at_unix_ns,
             traceparent=traceparent,
             component=component,
+            large_body=large_body,
         ).SerializeToString()
     except (TypeError, ValueError, EncodeError) as error:
         raise MalformedMessage(f"the reply cannot be written: {error}") from error

@@ -45,6 +45,7 @@ from services.gateway.hook import Hook
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import HEAD_LIMIT_S, HttpServer
 from services.gateway.ingress import Ingress
+from services.gateway.large_replies import LargeReplies
 from services.gateway.received_body import BodyReceiver
 from services.gateway.reply_desk import ReplyDesk
 from services.gateway.request_body import BODY_LIMIT_S
@@ -122,6 +123,7 @@ class Gateway:
             hops=self._hops,
             counts=self._counts,
             roots=RootSpans(self._tracing.log, settings.workspace, self._name),
+            large=LargeReplies(attachments),
             bodies=BodyReceiver(UploadSlots(attachments, settings.max_uploads)),
             body_limit_s=settings.body_limit_s,
         )

@@ -26,7 +26,7 @@ from headrace.model.flow_rates import FlowRates
 from headrace.model.route import Route
 from headrace.model.slots import keying
 from headrace.model.trace_context import bounded_baggage
-from headrace.wire.envelope import ReplyTo, encode_shared
+from headrace.wire.envelope import Reply, ReplyTo, encode_shared
 from services.gateway.answer_book import AnswerBook, FirstAnswer, Reservation
 from services.gateway.answer_counts import ACCEPTED, REPEATED, REPLIED, AnswerCounts
 from services.gateway.domain import refusals
@@ -37,6 +37,7 @@ from services.gateway.domain.request_headers import RequestHeaders, read_headers
 from services.gateway.hop_log import HopLog
 from services.gateway.http_server import ARRIVAL, CONNECTION
 from services.gateway.ingress import STOPPED_STATES, Ingress, Placement, Stimulus
+from services.gateway.large_replies import CutOff, LargeReplies
 from services.gateway.received_body import BodyReceiver, ReceivedBody
 from services.gateway.reply_desk import NoReply, ReceivedReply, ReplyDesk, Waiter
 from services.gateway.request_body import BodyReader, CallerGone
@@ -88,10 +89,11 @@ class Hook:
         counts: AnswerCounts,
         roots: RootSpans,
         bodies: BodyReceiver,
+        large: LargeReplies,
         body_limit_s: float,
     ) -> None:
         self._roots = roots
-        self._bodies = bodies
+        self._bodies, self._large = bodies, large
         self._routes = routes
         self._ingress = ingress
         self._desk = desk
@@ -143,6 +145,8 @@ class Hook:
             await self._refuse(refusal, scope, send, reader)
         except CallerGone:
             return
+        except CutOff:
+            scope[CONNECTION].transport.abort()
         except Exception:
             log.exception("request failed")
             await self._refuse(Refusal(500, "INTERNAL", "the gateway failed; see its log"), scope, send, reader)
@@ -222,7 +226,7 @@ class Hook:
     async def _answer(self, work: _Work, outcome: ReceivedReply | FirstAnswer | NoReply, send: Send) -> None:
         match outcome:
             case ReceivedReply():
-                await send_reply(send, outcome.reply, _context_headers(work))
+                await self._send_reply(work, outcome.reply, send)
                 self._counts.answered(work.route.flow, outcome.reply.status, REPLIED)
                 self._hops.replied(
                     work.route.flow,
@@ -243,11 +247,19 @@ class Hook:
             case NoReply.CALLER_GONE:
                 raise CallerGone
 
+    async def _send_reply(self, work: _Work, reply: Reply, send: Send, *, replayed: bool = False) -> None:
+        context = _context_headers(work)
+        if not reply.HasField("large_body"):
+            await send_reply(send, reply, context, replayed=replayed)
+            return
+        async with contextlib.aclosing(self._large.chunks(work.route.flow, reply)) as chunks:
+            await send_reply(send, reply, context, replayed=replayed, large=chunks)
+
     async def _send_first(self, work: _Work, first: FirstAnswer, send: Send) -> None:
         if first.reply is None:
             await send_accepted(send, first.execution, _context_headers(work), replayed=True)
         else:
-            await send_reply(send, first.reply, _context_headers(work), replayed=True)
+            await self._send_reply(work, first.reply, send, replayed=True)
         self._roots.replayed(work.root, first.reply)
         self._counts.answered(work.route.flow, 202 if first.reply is None else first.reply.status, REPEATED)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 from starlette.types import Send
 
@@ -11,8 +13,11 @@ from services.gateway.domain.reply_headers import NO_BODY, check_status, reply_h
 from services.gateway.request_body import BodyReader
 
 
-async def send_reply(send: Send, reply: Reply, context: RawHeaders, *, replayed: bool = False) -> None:
-    """A component's reply; Refusal 502 if HTTP cannot carry it (nothing is sent then)."""
+async def send_reply(
+    send: Send, reply: Reply, context: RawHeaders, *, replayed: bool = False, large: AsyncIterator[bytes] | None = None
+) -> None:
+    """A component's reply; Refusal 502 if HTTP cannot carry it (nothing is sent then). `large` has the body of one that
+    went by reference."""
     execution = reply.execution_id
     status = check_status(reply.status, reply.step, execution)
     headers = reply_headers(reply.headers, reply.content_type, step=reply.step, execution=execution)
@@ -22,6 +27,9 @@ async def send_reply(send: Send, reply: Reply, context: RawHeaders, *, replayed:
     headers += context
     if replayed:
         headers.append((b"headrace-replayed", b"true"))
+    if large is not None and status not in NO_BODY:
+        await _send_large(send, status, headers, reply.large_body.size, large)
+        return
     await _send(send, status, headers, b"" if status in NO_BODY else reply.body)
 
 
@@ -52,6 +60,16 @@ async def send_refusal(send: Send, refusal: Refusal, reader: BodyReader | None =
         await reader.discard_rest()
         body = b""
     await send({"type": "http.response.body", "body": body})
+
+
+async def _send_large(send: Send, status: int, headers: RawHeaders, size: int, chunks: AsyncIterator[bytes]) -> None:
+    first = await anext(chunks, b"")
+    headers.append((b"content-length", b"%d" % size))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": first, "more_body": True})
+    async for chunk in chunks:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _send(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.attachments import MAX_ATTACHMENTS
+from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.domain.delivery import Ending, Outcome, Problem
+from services.sidecar.passthrough import PassedByReference
 from services.sidecar.transfers import TransferFailed, Transfers, input_references
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from services.sidecar.held_input import HeldInput
 
 REFUSED = "OUTPUT_REFUSED"
+REPLY_KEEP_S = 900.0
 STORE_LIMIT_S = 600.0
 """How long uploads of a call that has ended may go on."""
 
@@ -31,19 +35,47 @@ class AttachedOutputs:
         how the call ends instead where something is not to be had."""
         self._tasks.create_task(self._settle(held, done), name="attached outputs")
 
+    def pass_by_reference(self, held: HeldInput, done: Callable[[Outcome | None], None]) -> None:
+        """Stores the bodies of the call's outputs, so that what is passed through names them; then calls `done`."""
+        self._tasks.create_task(self._pass_by_reference(held, done), name="passed by reference")
+
+    async def _pass_by_reference(self, held: HeldInput, done: Callable[[Outcome | None], None]) -> None:
+        outcome: Outcome | None = None
+        outputs: list[Any] = []
+        try:
+            async with asyncio.timeout(STORE_LIMIT_S):
+                for emit in held.outputs:
+                    if not emit.body:
+                        outputs.append(emit)
+                        continue
+                    outputs.append(PassedByReference(emit, await self._transfers.put(held.call, emit.body)))
+            held.outputs = outputs
+        except (HeadraceError, TransferFailed, TimeoutError) as error:
+            code = getattr(error, "reason", getattr(error, "code", "UPLOAD_TOO_SLOW"))
+            outcome = Outcome(Ending.FAILED, Problem(code, str(error)), retryable=True)
+        asyncio.get_running_loop().call_soon(done, outcome)
+
     async def _settle(self, held: HeldInput, done: Callable[[Outcome | None], None]) -> None:
         given = {item.id: item for item in input_references(held.envelope)}
         named = [emit.attachments for emit in held.outputs if emit.attachments]
-        if held.reply is not None and held.reply.HasField("large_body"):
-            named.append([held.reply.large_body])
+        reply = held.reply if held.reply is not None and held.reply.HasField("large_body") else None
+        if reply is not None:
+            named.append([reply.large_body])
         outcome: Outcome | None = None
         try:
             async with asyncio.timeout(STORE_LIMIT_S):
                 for references in named:
                     await self.complete(held.call, references, given)
+                if reply is not None and held.wants_reply:
+                    # No message names it: its caller reads it at once, a repeat with an Idempotency-Key later.
+                    keyed = bool(held.envelope.reply_to.answer_key)
+                    await self._transfers.keep(reply.large_body.id, ANSWER_TTL_S if keyed else REPLY_KEEP_S)
         except TransferFailed as error:
             problem = Problem(error.code, error.message)
             outcome = Outcome(Ending.FAILED, problem, retryable=error.retryable)
+        except HeadraceError as error:
+            problem = Problem(error.reason, str(error))
+            outcome = Outcome(Ending.FAILED, problem, retryable=isinstance(error, Unavailable))
         except TimeoutError:
             problem = Problem("UPLOAD_TOO_SLOW", f"its uploads took longer than {STORE_LIMIT_S:g} s", 504)
             outcome = Outcome(Ending.FAILED, problem, retryable=True)

@@ -16,6 +16,7 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.reply_sender import OutgoingReply, ReplySender
 
 if TYPE_CHECKING:
+    from headrace.api.attachment.v1.attachment_pb2 import Attachment
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.hop_phases import HopPhases
 
@@ -57,7 +58,10 @@ class Closing:
         nor emits leaves the caller the error that it got."""
         if held.reply is not None and held.wants_reply:
             reply = held.reply
-            payload = self._encode_reply(held, reply.status or 200, reply.body, reply.content_type, dict(reply.headers))
+            large = reply.large_body if held.attached and reply.HasField("large_body") else None
+            payload = self._encode_reply(
+                held, reply.status or 200, reply.body, reply.content_type, dict(reply.headers), large
+            )
             self._put_reply(held, payload)
         elif (
             self._handles_errors and held.wants_reply and held.envelope.HasField("failure") and not self._goes_on(held)
@@ -99,7 +103,13 @@ class Closing:
         self._lane.acknowledge_told(delivery, acknowledged, None)
 
     def _encode_reply(
-        self, held: HeldInput, status: int, body: bytes, content_type: str, headers: dict[str, str]
+        self,
+        held: HeldInput,
+        status: int,
+        body: bytes,
+        content_type: str,
+        headers: dict[str, str],
+        large_body: Attachment | None = None,
     ) -> bytes:
         written_at_unix_ns = self._hops.reply_written(held)
         return encode_reply(
@@ -116,6 +126,7 @@ class Closing:
             input_stored_at_unix_ns=held.delivery.stored_at_unix_ns if held.first_try else 0,
             traceparent=held.traceparent,
             component=self._step.pin.component,
+            large_body=large_body,
         )
 
     def _put_reply(self, held: HeldInput, payload: bytes) -> None:

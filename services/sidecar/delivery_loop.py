@@ -277,7 +277,11 @@ class DeliveryLoop:
         if self._passes and self._step.receivers:
             problem = passthrough_problem(held.envelope.passthrough, self._step.name, held.outputs)
             if problem is not None:
-                self._undone(held, Outcome(Ending.OUTPUT_REFUSED, problem))
+                if self._attached is None or held.passed_by_reference:
+                    self._undone(held, Outcome(Ending.OUTPUT_REFUSED, problem))
+                    return
+                held.phase, held.passed_by_reference = Phase.STORING, True
+                self._attached.pass_by_reference(held, partial(self._stored, held))
                 return
         if self._rules is None or not held.outputs:
             self._deliver(held)

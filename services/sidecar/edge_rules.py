@@ -88,6 +88,11 @@ class EdgeRules:
     ) -> None:
         """The outputs of one input, and what that carried of earlier steps. `done` is called once, later; in the order
         of the calls."""
+        large = next((item for emit in emits for item in emit.attachments if item.is_body), None)
+        if large is not None and self._ruled:
+            text = f"an output has a body of {large.size} bytes, by reference: no expression can read it"
+            asyncio.get_running_loop().call_soon(done, [], Problem(CODE, f"step {self._step!r}: {text}"))
+            return
         found: list[RoutedEmit] = []
         message = {"id": message_id, "execution": execution_id, "sender": self._step}
         seen = (

@@ -59,6 +59,8 @@ class HeldInput(msgspec.Struct, eq=False):
     replied: bool = False
     attached: bool = False
     """An output or the reply of the running attempt names attachments."""
+    passed_by_reference: bool = False
+    """Its outputs are too large to be passed through by value."""
     in_doubt: bool = False
     """Its outputs may have been stored before, by a process that is gone (see domain.doubt); or its sender's."""
     slot: Any = None
@@ -133,4 +135,4 @@ class HeldInput(msgspec.Struct, eq=False):
         self.output_bytes = 0
         self.saves = []
         self.reply = self.failure = self.rebound = self.refused = None
-        self.attached = False
+        self.attached = self.passed_by_reference = False

@@ -103,6 +103,19 @@ class Transfers:
             found = self._uploads[number] = self._new(call)
         return found if found is not None and found.call == call else None
 
+    async def put(self, call: int, body: bytes) -> Attachment:
+        """Stores a body that the sidecar has."""
+        filing = self._filing_of(call)
+        if filing is None:
+            raise TransferFailed(*LOST, retryable=True)
+        upload = (await self._store()).new_upload()
+        await upload.write(body)
+        return await upload.finish(self._flow, filing, is_body=True)
+
+    async def keep(self, identity: str, keep_s: float) -> None:
+        """As `AttachmentStore.keep`, of this flow's."""
+        await (await self._store()).keep(self._flow, identity, keep_s)
+
     def forget(self, call: int) -> None:
         """The call is over, and its outputs were seen to: what it still uploads is of no use."""
         for number in [number for number, upload in self._uploads.items() if upload.call == call]:

@@ -1,7 +1,6 @@
 """Carries bytes: `weigh`, `plain` and `loaded` note what came with a message, `make` sends more along, `answer` replies
 with the body. Notes go to the file in its config."""
 
-import asyncio
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -43,8 +42,10 @@ async def weigh(ctx: Context) -> None:
     async for chunk in ctx.message.stream():
         hashed.update(chunk)
     files = [await weighed(item) for item in ctx.message.attachments]
-    earlier = {name: len(await output.read()) for name, output in ctx.steps.items()}
-    note(ctx, size=ctx.message.size, digest=hashed.hexdigest(), files=files, earlier=earlier)
+    earlier = {name: await output.read() for name, output in ctx.steps.items()}
+    sizes = {name: len(body) for name, body in earlier.items()}
+    first = earlier.get("receive", b"")[:1000].decode(errors="replace")
+    note(ctx, size=ctx.message.size, digest=hashed.hexdigest(), files=files, earlier=sizes, first=first)
 
 
 @component.action
@@ -76,13 +77,9 @@ async def make(ctx: Context) -> None:
     files = list(ctx.message.attachments)
     if size:
         files.append(await ctx.attach("../made.bin", parts(size), content_type="application/x-made"))
-    crash = Path(ctx.config["crash"]) if "crash" in ctx.config else None
-    if ctx.message.attempt <= ctx.config.get("fail", 0):
+    if ctx.message.attempt <= ctx.config.get("fail", 0) or not Path(ctx.config.get("until", "/")).exists():
         raise ComponentError("NOT_YET", "it fails at first", retryable=True)
     await ctx.emit(b"x" * body if body else {"files": [item.name for item in files]}, attachments=files)
-    if crash is not None and not crash.exists():
-        crash.touch()
-        await asyncio.sleep(60)  # tidy: pace
 
 
 async def parts(size: int) -> Any:
