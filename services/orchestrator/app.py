@@ -249,9 +249,8 @@ class OrchestratorApp:
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
         self._begin_tasks(tasks, lease, term, stores, clock)
-        self._tasks.append(
-            tasks.create_task(keep_swept(attachments, assets, lease, settings.workspace), name="attachments")
-        )
+        swept = keep_swept(attachments, assets, lease, workspace)
+        self._tasks.append(tasks.create_task(swept, name="attachments"))
 
     def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
         return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)

@@ -98,7 +98,7 @@ class EdgeRules:
         seen = (
             None
             if not self._passes
-            else [(item.step, item.body, item.content_type, dict(item.headers)) for item in passed]
+            else [(item.step, item.body, item.content_type if item.body else "", dict(item.headers)) for item in passed]
         )
         size = sum(len(item.body) for item in passed)
         failed = False

@@ -82,7 +82,7 @@ steps:
 async def test_earlier_outputs_are_there_for_expressions_and_components(
     module_mesh: RunningMesh, tmp_path: Path
 ) -> None:
-    """Through a keyed step too; larger ones than a message may carry are a clear error."""
+    """Through a keyed step too; larger ones than a message may carry go by reference, and are read otherwise."""
     out = tmp_path / "out.jsonl"
     async with AsyncClient(module_mesh.api) as client:
         flow = await run_flow(
@@ -113,9 +113,12 @@ steps:
         for line in read_lines(out):
             assert line["steps"] == {"receive": {"sku": "a", "n": 3}, "price": {"price": 5}}
         await post(module_mesh, flow, {"sku": "b", "n": 1, "x": "y" * 262_144})
-        [letter] = await eventually(lambda: letters(client, flow, 1))
-        assert (letter.reason, letter.step) == ("PASSTHROUGH_TOO_LARGE", "receive")
-        assert "passthrough), more than 262144: receive 262" in letter.attempts[0].message
+        found = await eventually(lambda: letters(client, flow, 2))
+        assert {(letter.reason, letter.step) for letter in found} == {
+            ("BODY_NOT_LOADED", "raw"),
+            ("BODY_NOT_LOADED", "write"),
+        }
+        assert "the output of receive goes by reference" in found[0].attempts[0].message
         await client.discard_dead_letters(flow, all_letters=True)
 
 

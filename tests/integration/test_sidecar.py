@@ -218,7 +218,7 @@ async def work(body: bytes, ctx: Context) -> None:
         for number in range(1001):
             await ctx.emit(b"x")
     else:
-        await ctx.emit(b"x" * (512 * 1024 + 1))
+        await ctx.emit(b"x" * (100 * 1024 * 1024 + 1))
 """
     )
     async with sidecar_bench(broker.url, tmp_path, source=source) as bench:
@@ -227,7 +227,7 @@ async def work(body: bytes, ctx: Context) -> None:
         await bench.inject(b"large", reply=True)
         await eventually(lambda: len(bench.replies) == 2)
         codes = {json.loads(reply.body)["error"]["code"] for reply in bench.replies}
-        assert codes == {"OUTPUT_REFUSED"}
+        assert codes == {"OUTPUT_REFUSED", "ATTACHMENT_TOO_LARGE"}
         await bench.until_done()
         assert await bench.waiting("next") == 0
 

@@ -46,7 +46,7 @@ CRIMES = [
     Crime("answer_twice"),
     Crime("emit_millions", "OUTPUT_REFUSED|COMPONENT_DIED|TIMEOUT", ""),
     Crime("emit_after_end"),
-    Crime("emit_100_mb", "OUTPUT_REFUSED", "the body has 104857600 bytes"),
+    Crime("emit_100_mb", "ATTACHMENT_TOO_LARGE|TIMEOUT", "more than 104857600 bytes|took longer"),
     Crime("emit_100_mb_in_pieces", "OUTPUT_REFUSED|TIMEOUT", "more than 33554432 bytes|took longer"),
     Crime("emit_huge_headers", "OUTPUT_REFUSED", "bytes of headers"),
     Crime("flood_logs"),

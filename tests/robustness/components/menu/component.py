@@ -146,7 +146,7 @@ HOARD_TASKS: list[asyncio.Task[None]] = []
 
 @crime
 async def emit_100_mb(ctx: Context) -> None:
-    await ctx.emit(bytes(100 * 1024 * 1024))
+    await ctx.emit(bytes(100 * 1024 * 1024 + 1))
 
 
 @crime
