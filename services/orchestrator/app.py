@@ -44,9 +44,9 @@ from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
+from services.orchestrator.attachment_sweeper import keep_swept
 from services.orchestrator.credential_check import CredentialCheck
 from services.orchestrator.credential_refresh import CredentialRefresher
-from services.orchestrator.attachment_sweeper import keep_swept
 from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
@@ -78,9 +78,9 @@ from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
+from services.orchestrator.rpc_attachment import add_attachments
 from services.orchestrator.rpc_credential import SERVICE_NAME as CREDENTIAL_SERVICE
 from services.orchestrator.rpc_credential import CredentialRpc
-from services.orchestrator.rpc_attachment import add_attachments
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
 from services.orchestrator.rpc_diagnosis import DiagnosisRpc
@@ -154,6 +154,17 @@ def add_services(
     server.add(diagnosis_pb2_grpc.add_DiagnosisServiceServicer_to_server, diagnosis, DIAGNOSIS_SERVICE)
 
 
+def add_stored(server: GrpcServer, stores: Stores, assets: JetStreamAssets, attachments: AttachmentAccess) -> None:
+    """What steps and messages keep outside of messages."""
+    add_snapshots(server, stores, assets)
+    add_attachments(server, stores, attachments)
+
+
+async def _opened(connection: Client, workspace: str, lease: Lease) -> tuple[Stores, RequestBook]:
+    stores = Stores.open(connection, workspace, lease.check)
+    return await asyncio.gather(stores, RequestBook.open(connection, workspace, lease.check))
+
+
 class OrchestratorApp:
     """A service of `headrace.edge.service_runner`."""
 
@@ -186,10 +197,7 @@ class OrchestratorApp:
         )
         self._lease = lease = Lease(connection, workspace, epochs, name=settings.name)
         assets = JetStreamAssets(connection, guard=lease.check)
-        stores, requests = await asyncio.gather(
-            Stores.open(connection, workspace, lease.check),
-            RequestBook.open(connection, workspace, lease.check),
-        )
+        stores, requests = await _opened(connection, workspace, lease)
         clock = WallClock()
         self._registry = registry = open_channel(settings.registry)
         group_commits = partial(self._commits_in_groups, assets)
@@ -232,9 +240,8 @@ class OrchestratorApp:
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
-        add_snapshots(server, stores, assets)
+        add_stored(server, stores, assets, attachments)
         self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests)
-        add_attachments(server, stores, attachments)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -249,8 +256,7 @@ class OrchestratorApp:
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
         self._begin_tasks(tasks, lease, term, stores, clock)
-        swept = keep_swept(attachments, assets, lease, workspace)
-        self._tasks.append(tasks.create_task(swept, name="attachments"))
+        self._tasks.append(tasks.create_task(keep_swept(attachments, assets, lease, workspace), name="attachments"))
 
     def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
         return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
