@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 
 from headrace.api.attachment.v1.attachment_pb2 import Attachment
+from headrace.api.message.v1.message_pb2 import Envelope
 from headrace.edge.object_bucket import CHUNK_BYTES, ObjectBucket, ObjectUpload, StoredObject
 from headrace.model import subjects
 from headrace.model.attachments import KEEP_S, attachment_id, object_name
@@ -191,16 +192,23 @@ class AttachmentAccess:
         self._open = partial(AttachmentStore.open, connection, workspace, limit)
         self._store: AttachmentStore | None = None
 
-    async def keep(self, flow: str, attachments: Iterable[Attachment]) -> None:
+    async def keep_named(self, flow: str, envelope: Envelope) -> None:
         """As `AttachmentStore.keep`, of all that a message names."""
-        for attachment in attachments:
-            await (await self.store()).keep(flow, attachment.id)
+        for identity in dict.fromkeys(item.id for item in named_by(envelope)):
+            await (await self.store()).keep(flow, identity)
 
     async def store(self) -> AttachmentStore:
         """Unavailable when the broker does not answer."""
         if self._store is None:
             self._store = await self._open()
         return self._store
+
+
+def named_by(envelope: Envelope) -> Iterator[Attachment]:
+    """Everything in the store that a message names: its own, and what steps before it have emitted."""
+    yield from envelope.attachments
+    for passed in envelope.passthrough:
+        yield from passed.attachments
 
 
 def keep_s_of(stored: StoredObject) -> float:

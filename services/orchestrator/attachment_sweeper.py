@@ -2,7 +2,7 @@
 
 Why nothing that is named goes. Messages of a flow are read in the order of their stream: whoever takes a reference
 from a message stores what names it next behind it, before the message goes; so the reference is always at or ahead of
-the place that is read. Dead letters are read after that, since references move there from the stream. Whoever takes
+the place that is read. Dead letters and kept stimuli are read after that, since references move there. Whoever takes
 one from elsewhere (a letter that is replayed, an upload of a caller) has the object kept for a time first, which
 changes its metadata; and an object goes by a compare-and-set on the metadata that was read before the look. What a
 step uploads is kept by its input until that is acknowledged, which comes after its outputs are stored. So a sweeper
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from headrace.api.message.v1.message_pb2 import DeadLetter, Envelope
 from headrace.edge.attachment_store import AttachmentAccess
+from headrace.edge.attachment_store import named_by as references_of
 from headrace.edge.jetstream_assets import StoredMessage
 from headrace.edge.object_bucket import StoredObject
 from headrace.edge.structured_log import get_logger
@@ -135,6 +136,7 @@ class AttachmentSweeper:
         workspace = self._workspace
         yield subjects.flow_stream(workspace, flow), subjects.all_data(workspace, flow)
         yield subjects.dead_letter_stream(workspace, flow), subjects.dead_letter_filter(workspace, flow)
+        yield subjects.stimulus_stream(workspace, flow), subjects.stimulus_filter(workspace, flow)
 
     async def _remove_rest(self, stored: StoredObject) -> None:
         if stored.info.nuid:
@@ -172,7 +174,4 @@ def named_by(message: StoredMessage) -> set[str]:
             envelope = Envelope.FromString(message.data)
     except DecodeError:
         return set()
-    found = {item.id for item in envelope.attachments}
-    for passed in envelope.passthrough:
-        found.update(item.id for item in passed.attachments)
-    return found
+    return {item.id for item in references_of(envelope)}

@@ -74,7 +74,7 @@ class Injector:
         attachments: AttachmentAccess,
     ) -> None:
         self._traces = traces
-        self._attachments = attachments
+        self.attachments = attachments
         self._stores = stores
         self._assets = assets
         self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
@@ -143,7 +143,7 @@ class Injector:
                 "cannot be the body where the flow takes its key from it",
                 reason="KEY_IN_BODY",
             )
-        return await kept_for_message(self._attachments, flow, attachments)
+        return await kept_for_message(self.attachments, flow, attachments)
 
     async def run_now(self, name: str, request_id: str) -> tuple[str, bool]:
         """A tick at once, beside those that are due; answers as `inject`. WrongState where no timer starts the flow."""

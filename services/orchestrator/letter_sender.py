@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
-from headrace.model.errors import Exhausted, Unavailable, WrongState
+from headrace.model.errors import Exhausted, NotFound, Unavailable, WrongState
 from headrace.wire.envelope import Envelope
 from services.orchestrator.domain.dead_letters import ReplayTarget, replay_target
 from services.orchestrator.domain.letter_ledger import ReplayWay
@@ -83,6 +83,7 @@ class LetterSender:
 
     async def _again(self, flow: str, letter: Letter, incarnation: int, *, closed: bool) -> Replayed:
         message, target = await self._message(flow, letter, incarnation, 0 if closed else letter.content.deployment)
+        await self._keep(flow, letter)
         try:
             await self.assets.publish(message.subject, message.payload, message.headers)
         except JetStreamApiError as error:
@@ -96,6 +97,13 @@ class LetterSender:
                 f"flow {flow!r} takes no messages at present", next_step="Try again in a moment"
             ) from error
         return message.told
+
+    async def _keep(self, flow: str, letter: Letter) -> None:
+        """What the message names is kept by its letter, which may go as soon as the message is stored, or before."""
+        try:
+            await self.starts.injector.attachments.keep_named(flow, letter.content.original)
+        except NotFound as error:
+            raise LetterRefused(error.reason, error.message) from error
 
     async def _message(
         self, flow: str, letter: Letter, incarnation: int, deployment: int
@@ -123,6 +131,8 @@ class LetterSender:
             await self.starts.send(start, stimulus, envelope)
         except Exhausted as error:
             raise StepFull from error
+        except NotFound as error:
+            raise LetterRefused(error.reason, error.message) from error
         return self._told(start, letter, envelope)
 
     async def _from_start(self, flow: str, letter: Letter, incarnation: int) -> tuple[Start, Stimulus, Envelope]:

@@ -106,6 +106,9 @@ class StimulusRpc:
             except Exhausted as error:
                 answer.refusals.add(stimulus=name, reason="FLOW_FULL", message=error.message)
                 continue
+            except NotFound as error:
+                answer.refusals.add(stimulus=name, reason=error.reason, message=error.message)
+                continue
             sent = answer.replays.add(stimulus=name, step=start.entry.name, execution_id=envelope.execution_id)
             sent.message_id = "" if dry else envelope.id
         if answer.replays and not dry:

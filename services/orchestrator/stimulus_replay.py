@@ -73,6 +73,7 @@ class StimulusReplay:
         return envelope
 
     async def send(self, start: Start, stimulus: Stimulus, envelope: Envelope) -> None:
-        """Errors as those of an injected message: Exhausted, Unavailable, WrongState."""
+        """Errors as those of an injected message: Exhausted, Unavailable, WrongState, NotFound for what it names."""
+        await self.injector.attachments.keep_named(start.flow.flow, envelope)
         slot = slot_at(envelope, start.entry.key, start.entry.slot_count)
         await self.injector.publish(start.flow, start.entry.name, slot, envelope, stimulus.traceparent)

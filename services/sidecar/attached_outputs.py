@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.edge.attachment_store import named_by
 from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.attachments import MAX_ATTACHMENTS
 from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.domain.delivery import Ending, Outcome, Problem
 from services.sidecar.passthrough import PassedByReference
-from services.sidecar.transfers import TransferFailed, Transfers, input_references
+from services.sidecar.transfers import TransferFailed, Transfers
 
 if TYPE_CHECKING:
     from headrace.api.attachment.v1.attachment_pb2 import Attachment
@@ -56,7 +57,7 @@ class AttachedOutputs:
         asyncio.get_running_loop().call_soon(done, outcome)
 
     async def _settle(self, held: HeldInput, done: Callable[[Outcome | None], None]) -> None:
-        given = {item.id: item for item in input_references(held.envelope)}
+        given = {item.id: item for item in named_by(held.envelope)}
         named = [emit.attachments for emit in held.outputs if emit.attachments]
         reply = held.reply if held.reply is not None and held.reply.HasField("large_body") else None
         if reply is not None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from headrace.edge.attachment_store import Filing
+from headrace.edge.attachment_store import Filing, named_by
 from headrace.edge.grouping_lane import GroupingLane
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.edge.structured_log import get_logger
@@ -29,7 +29,7 @@ from services.sidecar.reply_sender import ReplySender
 from services.sidecar.slot import RestartConsumer, SlotLease
 from services.sidecar.slot_path import SlotPath
 from services.sidecar.timers import Timers
-from services.sidecar.transfers import Transfers, input_references
+from services.sidecar.transfers import Transfers
 
 if TYPE_CHECKING:
     from headrace.api.attachment.v1.attachment_pb2 import Attachment
@@ -138,7 +138,7 @@ class DataPlane:
 
     def _references_of(self, call: int) -> list[Attachment] | None:
         held = self.loop.running(call)
-        return list(input_references(held.envelope)) if held is not None else None
+        return list(named_by(held.envelope)) if held is not None else None
 
     def _filing(self, call: int) -> Filing | None:
         """An input keeps what is uploaded in its call until it is acknowledged; a listener's emit has none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -314,10 +314,3 @@ def _fail(stored: asyncio.Future[Attachment], code: str, message: str, *, retrya
 def _seen(stored: asyncio.Future[Attachment]) -> None:
     if not stored.cancelled():
         stored.exception()
-
-
-def input_references(envelope: Any) -> Iterator[Attachment]:
-    """Everything in the store that a message names: its own, and what steps before have emitted."""
-    yield from envelope.attachments
-    for passed in envelope.passthrough:
-        yield from passed.attachments

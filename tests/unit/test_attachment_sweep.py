@@ -25,6 +25,7 @@ from services.orchestrator.attachment_sweeper import AttachmentSweeper
 FLOW, WORKSPACE = "orders", "default"
 OWN = subjects.flow_stream(WORKSPACE, FLOW)
 DEAD = subjects.dead_letter_stream(WORKSPACE, FLOW)
+KEPT = subjects.stimulus_stream(WORKSPACE, FLOW)
 PUBLISH_WITHIN_S = KEEP_S / 2
 
 
@@ -44,7 +45,7 @@ class World:
     between: Callable[[], None] = lambda: None
     now: float = 1_000_000.0
     sequence: int = 0
-    streams: dict[str, dict[int, set[str]]] = field(default_factory=lambda: {OWN: {}, DEAD: {}})
+    streams: dict[str, dict[int, set[str]]] = field(default_factory=lambda: {OWN: {}, DEAD: {}, KEPT: {}})
     objects: dict[str, StoredObject] = field(default_factory=dict)
     chunks: set[str] = field(default_factory=set)
     works: list[Work] = field(default_factory=list)
@@ -126,19 +127,20 @@ class World:
                 del self.streams[OWN][work.sequence]
 
     def fail(self, draw: Callable[[int], int]) -> None:
-        """A letter first; the message goes by `finish`, or stays for a while."""
+        """A letter first (or a stimulus filed); the message goes by `finish`, or stays for a while."""
         if self.works:
             work = self.works[draw(len(self.works))]
-            self.store(DEAD, self.streams[OWN][work.sequence])
+            self.store((DEAD, KEPT)[draw(2)], self.streams[OWN][work.sequence])
 
     def replay(self, draw: Callable[[int], int]) -> None:
-        if letters := sorted(self.streams[DEAD]):
+        stream = (DEAD, KEPT)[draw(2)]
+        if letters := sorted(self.streams[stream]):
             number = letters[draw(len(letters))]
-            for identity in self.streams[DEAD][number]:
+            for identity in self.streams[stream][number]:
                 self.commit(identity)
                 self.coming.append((identity, self.now + PUBLISH_WITHIN_S))
             if draw(2):
-                del self.streams[DEAD][number]
+                del self.streams[stream][number]
 
     def discard(self, draw: Callable[[int], int]) -> None:
         if letters := sorted(self.streams[DEAD]):
