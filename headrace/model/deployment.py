@@ -214,6 +214,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     # When owners of slots last changed, and with which generation `replicas` last did.
     slots_moved_at: float = 0.0
     scaled_generation: int = 0
+    # Since when the shutdown hook is waited for (Unix seconds); 0: it is not yet.
+    concluding_since: float = 0.0
     # By step: version of its credential, where it was refreshed by hand since the plan was written.
     credentials: dict[str, int] = {}
 

@@ -14,3 +14,5 @@ MAX_PASSTHROUGH_BYTES = 256 * 1024
 """What a message carries of earlier steps' outputs; with body and headers it fits the broker's 1 MB."""
 MAX_BATCH_OUTPUTS = 999
 """Most messages that the outputs of one input of a keyed step may become: with the cursor they are one batch."""
+# What a startup hook returns, as JSON.
+MAX_HOOK_RESULT_BYTES = 64 * 1024

@@ -362,6 +362,11 @@ def lease_bucket(workspace: str) -> str:
     return f"hr_{workspace}_lease"
 
 
+def hooks_key(flow: str, deployment: int) -> str:
+    """Where it is kept that a deployment's startup and shutdown hooks have ended."""
+    return f"hooks.{flow}.{deployment}"
+
+
 def plan_key(flow: str, deployment: int) -> str:
     return f"plan.{flow}.{deployment}"
 

@@ -26,6 +26,8 @@ class Component:
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
         self._init: Hook | None = None
+        self._close: Hook | None = None
+        self._startup: Hook | None = None
         self._shutdown: Hook | None = None
         self._credentials: Hook | None = None
         self._verify: Hook | None = None
@@ -66,8 +68,28 @@ class Component:
         self._init = Hook(function)
         return function
 
+    def close(self, function: _F) -> _F:
+        """Runs once after the last call of a process, as init before the first; takes what init may take."""
+        if self._close is not None:
+            raise DefinitionError("the component has two close hooks")
+        self._close = Hook(function)
+        return function
+
+    def startup(self, function: _F) -> _F:
+        """Runs once when a flow starts (once per deployment), before its first message, however many processes the
+        step has; takes what init may take. Only of the step that a flow's messages come to first.
+
+        What it returns (at most 64 KiB of JSON) is kept and handed to the shutdown hook. An exception is logged and
+        ignored; after 60 s it is given up. Only if its process is killed meanwhile is it called a second time.
+        """
+        if self._startup is not None:
+            raise DefinitionError("the component has two startup hooks")
+        self._startup = Hook(function)
+        return function
+
     def shutdown(self, function: _F) -> _F:
-        """Runs once after the last call; takes nothing, a Context or the configuration."""
+        """Runs once when a flow was stopped (its deployment has finished its last message), maybe in another process
+        than startup; `ctx.startup_result` is what that returned. As startup otherwise."""
         if self._shutdown is not None:
             raise DefinitionError("the component has two shutdown hooks")
         self._shutdown = Hook(function)
@@ -141,6 +163,14 @@ class Component:
         return self._init
 
     @property
+    def close_hook(self) -> Hook | None:
+        return self._close
+
+    @property
+    def startup_hook(self) -> Hook | None:
+        return self._startup
+
+    @property
     def shutdown_hook(self) -> Hook | None:
         return self._shutdown
 
@@ -170,7 +200,7 @@ class Component:
             raise DefinitionError("the component has no function; decorate one with @component.action")
         for function in self._functions.values():
             function.resolve()
-        hooks = (self._init, self._shutdown, self._credentials, self._verify)
+        hooks = (self._init, self._close, self._startup, self._shutdown, self._credentials, self._verify)
         for hook in (*hooks, *self._metadata.values(), *self._models.values()):
             if hook is not None:
                 hook.resolve()

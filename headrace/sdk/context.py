@@ -134,6 +134,8 @@ class StepScope:
     draining: asyncio.Event
     log: ComponentLog
     credentials: Mapping[str, Any] = field(default_factory=lambda: NO_CREDENTIALS)
+    startup_result: Any = None
+    """What the startup hook returned; set for the shutdown hook."""
     transfers: Transfers | None = None
     """How bytes of attachments come and go; None before the sidecar has opened its stream for them."""
     dry_run: bool = False
@@ -157,6 +159,11 @@ class Context:
     def config(self) -> dict[str, Any]:
         """Configuration of the step, as written in the flow."""
         return self._scope.config
+
+    @property
+    def startup_result(self) -> Any:
+        """In the shutdown hook: what the startup hook returned; None where it failed, and everywhere else."""
+        return self._scope.startup_result
 
     @property
     def credentials(self) -> Mapping[str, Any]:

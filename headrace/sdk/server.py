@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
@@ -20,7 +21,7 @@ from headrace.sdk.credentials import read_credentials
 from headrace.sdk.errors import ComponentError, DefinitionError
 from headrace.sdk.function import Function
 from headrace.sdk.health import COMPONENT, HEALTH, ComponentHealth
-from headrace.sdk.hooks import run_hook
+from headrace.sdk.hooks import encode_result, run_hook
 from headrace.sdk.inquiries import answer_or_refuse, change_credentials, metadata, select_model, verify
 from headrace.sdk.listen_stream import ListenStream
 from headrace.sdk.log import ComponentLog
@@ -77,6 +78,8 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             sdk=f"headrace-python/{__version__}",
             interpreter=f"{platform.python_implementation()} {platform.python_version()}",
             stack_signal=self.stack_signal,
+            startup_hook=self._component.startup_hook is not None,
+            shutdown_hook=self._component.shutdown_hook is not None,
             process_socket=self.process_socket,
             transfers=True,
         )
@@ -168,12 +171,36 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         self.stopped.set()
         return component_pb2.ShutdownResponse()
 
+    async def Startup(self, request: Any, context: Any) -> component_pb2.StartupResponse:
+        _, scope = await self._ready(context)
+        try:
+            return component_pb2.StartupResponse(
+                result_json=encode_result(await run_hook(self._component.startup_hook, scope))
+            )
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._log.exception("startup failed", error)
+            await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
+
+    async def Conclude(self, request: Any, context: Any) -> component_pb2.ConcludeResponse:
+        _, scope = await self._ready(context)
+        try:
+            result = msgspec.json.decode(request.startup_json or "null")
+            await run_hook(self._component.shutdown_hook, replace(scope, startup_result=result))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._log.exception("shutdown failed", error)
+            await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
+        return component_pb2.ConcludeResponse()
+
     async def GetStacks(self, request: Any, context: Any) -> component_pb2.GetStacksResponse:
         calls = self._stream.waiting if self._stream is not None else ()
         return all_stacks(calls, self._initialising, request.max_frames)
 
     async def shut_down(self) -> None:
-        """Runs the shutdown hook, once; its failure is only logged."""
+        """Runs the close hook, once; its failure is only logged."""
         if self._shut_down:
             return
         self._shut_down = True
@@ -182,11 +209,11 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             return
         scope.draining.set()
         try:
-            await run_hook(self._component.shutdown_hook, scope)
+            await run_hook(self._component.close_hook, scope)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._log.exception("shutdown failed", error)
+            self._log.exception("close failed", error)
 
     async def _ready(self, context: Any) -> tuple[Function, StepScope]:
         if self._function is None or self._scope is None:

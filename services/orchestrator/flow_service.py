@@ -164,6 +164,7 @@ class FlowService:
         for number in range(1, document.next_deployment):
             await self.stores.deployments.delete(subjects.state_key(name, number))
             await self.stores.deployments.delete(subjects.plan_key(name, number))
+            await self.stores.deployments.delete(subjects.hooks_key(name, number))
         await self.stores.deployments.delete(subjects.sampling_key(name))
         await self.stores.flows.delete(tick_key(name))
         if route_revision:

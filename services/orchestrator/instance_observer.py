@@ -18,7 +18,7 @@ from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc, trial_pb2
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
-from services.orchestrator.domain.actions import GIVE_WAY, CallInstance
+from services.orchestrator.domain.actions import CONCLUDE, GIVE_WAY, CallInstance
 from services.orchestrator.domain.snapshot import InstanceView, StatusView
 from services.orchestrator.instance_views import instance_view, status_view
 
@@ -145,6 +145,9 @@ class InstanceObserver:
                     timeout=CALL_TIMEOUT_S,
                 )
             ).status
+        elif action.verb == CONCLUDE:
+            conclude = sidecar_pb2.ConcludeRequest(generation=generation)
+            status = (await stub.Conclude(conclude, timeout=CALL_TIMEOUT_S)).status
         else:
             drain = sidecar_pb2.DrainRequest(
                 generation=generation, give_way=action.verb == GIVE_WAY, slots=slots, resumed=action.resumed

@@ -58,6 +58,7 @@ def status_view(status: sidecar_pb2.InstanceStatus) -> StatusView:
         stuck_message=_stuck(status) if status.stuck else None,
         resumed=status.resumed,
         may_sleep=status.idle,
+        concluded=status.concluded,
         slots=frozenset((lease.slot, lease.generation) for lease in status.slots),
     )
 

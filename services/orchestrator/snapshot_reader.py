@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import subjects
-from headrace.model.deployment import DeploymentPlan
+from headrace.model.deployment import DeploymentPhase, DeploymentPlan
 from headrace.model.flow_graph import find_entry
 from headrace.model.ingress_owner import NOBODY, decode_owner, is_fenced
 from headrace.model.route import Route
@@ -58,7 +58,7 @@ class SnapshotReader:
             numbers |= {document.last_deployments.get(str(document.target_version), 0)} - {0}
         intents = [*document.overtaken, *([document.operation] if document.operation else [])]
         views, (stream, letters), consumers, route, operations, wanted_route = await asyncio.gather(
-            asyncio.gather(*(self._deployment(name, number) for number in sorted(numbers))),
+            asyncio.gather(*(self._deployment(document, number) for number in sorted(numbers))),
             self._streams(document),
             self._consumers(document),
             self.stores.route(name),
@@ -115,12 +115,18 @@ class SnapshotReader:
             self._plans[key] = plan
         return self._plans[key]
 
-    async def _deployment(self, flow: str, number: int) -> DeploymentView:
+    async def _deployment(self, document: FlowDocument, number: int) -> DeploymentView:
+        flow = document.flow
         plan, state = await asyncio.gather(self.plan(flow, number), self.stores.state(flow, number))
         if state is not None and plan is None:
             plan = await self.plan(flow, number)  # written before the state: it may just have come
         digest = self.stores.digest_of(plan) if plan is not None else ""
-        return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0, digest)
+        hooks = None
+        if number in document.live and state is not None:
+            ends = state[0].phase == DeploymentPhase.DRAINING and number in document.closed
+            if ends or state[0].phase == DeploymentPhase.FAILED:
+                hooks = await self.stores.hooks(flow, number)
+        return DeploymentView(number, plan, state[0] if state else None, state[1] if state else 0, digest, hooks)
 
     async def _streams(self, document: FlowDocument) -> tuple[StreamView | None, LettersView | None]:
         return await asyncio.gather(self._stream(document), self.letters(document))

@@ -25,6 +25,7 @@ from headrace.model.deployment import (
     plan_digest,
 )
 from headrace.model.errors import Conflict, NotFound
+from headrace.model.flow_hooks import HookRecord, decode_hooks
 from headrace.model.route import Route, decode_route, encode_route
 from headrace.ports import Bucket
 from services.orchestrator.caller import current_caller
@@ -80,6 +81,11 @@ class Stores:
         )
         buckets = await asyncio.gather(*(KvBucket.open(connection, name, guard=guard) for name in names))
         return cls(workspace, buckets[0], buckets[1], buckets[2], buckets[3])
+
+    async def hooks(self, flow: str, deployment: int) -> HookRecord | None:
+        """What its sidecar noted of a deployment's startup and shutdown hooks; None where it has none."""
+        entry = await self.deployments.get(subjects.hooks_key(flow, deployment))
+        return decode_hooks(entry.value) if entry is not None and entry.value else None
 
     # Flows and versions.
 

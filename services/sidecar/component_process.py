@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.edge.child_process import ChildProcess, Command, OnOutput, describe_exit, end_adopted
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
-from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model.deployment import DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from headrace.api.sidecar.v1 import sidecar_pb2
     from headrace.ports import ComponentStream
     from services.sidecar.spare_component import SpareComponent
-
-log = get_logger(__name__)
 
 PROTOCOL_VERSION = 1
 HANDSHAKE_LIMIT_S = 10.0
@@ -97,6 +94,7 @@ class ComponentProcess:
         self._process_socket = socket
         self.carries_bytes = False
         """Whether it serves Transfer; known after the handshake."""
+        self.startup_hook = self.shutdown_hook = False  # known after the handshake
         self._stream: ComponentStream | None = None
         self.credentials_version = 0
         """Which version of its credential it has."""
@@ -158,6 +156,7 @@ class ComponentProcess:
         if answer.process_socket:
             self._process_socket = process_socket(self._socket)
         self.carries_bytes = answer.transfers
+        self.startup_hook, self.shutdown_hook = answer.startup_hook, answer.shutdown_hook
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._failed(
                 "PROTOCOL_VERSION",

@@ -14,12 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
+from headrace.model import subjects
 from headrace.model.errors import HeadraceError, Unavailable, WrongState
 from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
 from services.sidecar.credential_refresh import CredentialRefresh
 from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
+from services.sidecar.flow_hooks import FlowHooks
 from services.sidecar.idleness import Idleness
 from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.secret_events import TakeAll, masked_events, masked_spans
@@ -83,6 +85,7 @@ class Instance:
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
         self._idleness: Idleness | None = None
+        self.hooks: FlowHooks | None = None
         self._wanted = Wanted.NOTHING
         self._wanted_changed = asyncio.Event()
         self._left_stage = Stage.WARM
@@ -209,6 +212,8 @@ class Instance:
             self._idleness.close()
         if self.refresh is not None:
             await self.refresh.close()
+        if self.hooks is not None:
+            await self.hooks.close()
         if self.plane is not None:
             await self.plane.finish(self.shutdown_grace_s)
         if self.supervisor is not None:
@@ -254,6 +259,9 @@ class Instance:
             self.plane.loop.resume(self.resumed)
             if plan.may_sleep(step.name):
                 self._idleness = Idleness(step.idle_timeout_s, self.status.touch)
+            if self._settings.replica == 0 and step.name == plan.entry:
+                key = subjects.hooks_key(plan.flow, plan.deployment)
+                self.hooks = FlowHooks(self._plans.bucket, key, self.logs, self._act, self.status.touch)
             if self.gave_way:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest
@@ -318,6 +326,8 @@ class Instance:
     def _ready(self, process: ComponentProcess, stream: ComponentStream, facts: ComponentFacts) -> None:
         self.status.board.sdk, self.status.board.interpreter = facts.sdk, facts.interpreter
         assert self.plane is not None
+        if self.hooks is not None:
+            self.hooks.process_ready(process)
         self.plane.component_ready(process, stream)
         if self.refresh is not None:
             self.refresh.component_ready(process)
@@ -332,6 +342,8 @@ class Instance:
         if self.refresh is not None:
             self.refresh.component_lost()
         cause = self.logs.mask.known(cause)
+        if self.hooks is not None:
+            self.hooks.process_ready(None)
         blamed = self.plane.component_lost(cause)
         if not self._stopping:
             self.status.blame(f"the component {cause}", reason)
@@ -358,7 +370,7 @@ class Instance:
     def _act(self) -> None:
         """Takes the steps that what is wanted allows in the present stage."""
         stage = self.status.stage
-        if stage is Stage.WARM and self._wanted >= Wanted.ACTIVE:
+        if stage is Stage.WARM and self._wanted >= Wanted.ACTIVE and (self.hooks is None or self.hooks.may_begin()):
             assert self.plane is not None
             self.status.move(Happening.ACTIVATE)
             self.plane.activate()

@@ -64,6 +64,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         gave_way=instance.gave_way,
         resumed=instance.resumed,
         idle=instance.idle,
+        concluded=instance.hooks is not None and instance.hooks.concluded,
         slots=[
             sidecar_pb2.SlotLease(slot=lease.slot, generation=lease.generation)
             for lease in (plane.leases if plane is not None else [])
@@ -149,6 +150,12 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
     def _note_resumed(self, resumed: int) -> None:
         if resumed > self._instance.resumed:
             self._instance.resume(resumed)
+
+    async def Conclude(self, request: Any, context: Any) -> sidecar_pb2.ConcludeResponse:
+        self._instance.admit(request.generation)
+        if self._instance.hooks is not None:
+            self._instance.hooks.conclude()
+        return sidecar_pb2.ConcludeResponse(status=self._status())
 
     async def Shutdown(self, request: Any, context: Any) -> sidecar_pb2.ShutdownResponse:
         self._instance.admit(request.generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.client import AsyncClient
-from headrace.model.errors import WrongState
+from headrace.model.errors import Unavailable, WrongState
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
 from tests.support.http_connection import fetch
+from tests.support.jsonl import read_lines
 from tests.support.mesh import RunningMesh
 from tests.support.small_mesh_flow import run_flow
 
 WEBHOOK = ROOT / "components" / "webhook"
+HOOKED = ROOT / "tests" / "support" / "components" / "hooked"
+ONCE = ("startup", "shutdown")
 ECHO = ROOT / "tests" / "support" / "components" / "echo"
 SLEEPING = flow_pb2.FLOW_STATE_SLEEPING
 pytestmark = pytest.mark.timeout(90)
@@ -50,8 +54,15 @@ def processes(mesh: RunningMesh, flow: str) -> list[int]:
             for pid in mesh.pids_of(role, flow, step)]  # fmt: skip
 
 
+async def tail(client: AsyncClient, flow: str) -> list[Any]:
+    return [line async for line in client.tail_logs(flow, lines=200, follow=False)]
+
+
 async def asleep(client: AsyncClient, flow: str) -> bool:
-    return bool((await client.get_status(flow)).state == SLEEPING)
+    try:
+        return bool((await client.get_status(flow)).state == SLEEPING)
+    except Unavailable:  # the orchestrator was killed just now
+        return False
 
 
 async def test_idle_the_same_flow_keeps_its_processes_in_one_type_and_none_in_the_other(
@@ -116,6 +127,58 @@ async def test_a_woken_step_runs_the_pinned_revision(module_mesh: RunningMesh, t
         await eventually(lambda: asleep(client, flow))
         await client.restart(flow)
         assert (await ask(module_mesh, flow, {}))["code"] == 2
+
+
+def hooked(out: Path, code: int, *, more: str = "") -> str:
+    return f"""
+name: hooked
+type: ordinary
+reply_timeout: 20s
+steps:
+  receive: {{component: hooked@{code}, function: receive, config: {{path: {out}{more}}}, to: [answer],
+            idle_timeout: 300ms, replicas: 2}}
+  answer: {{component: {ECHO}, idle_timeout: 300ms}}
+"""
+
+
+async def test_hooks_run_once_whoever_dies(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    out, source = tmp_path / "out.jsonl", tmp_path / "hooked"
+    shutil.copytree(HOOKED, source)
+    async with AsyncClient(module_mesh.api) as client:
+        await client.push_component(source)
+        flow = await run_flow(client, tmp_path / "flow.yaml", hooked(out, 1))
+        assert [line["hook"] for line in read_lines(out)] == ["init", "init", "startup"]
+        code = source / "component.py"
+        code.write_text(code.read_text().replace("CODE = 1", "CODE = 2"))
+        await client.push_component(source)
+        await eventually(lambda: asleep(client, flow))
+        await ask(module_mesh, flow, {})
+        module_mesh.kill("component", flow, "receive")
+        module_mesh.kill("sidecar", flow, "receive")
+        module_mesh.kill("orchestrator")
+        await ask(module_mesh, flow, {})
+        await eventually(lambda: asleep(client, flow))
+        await client.stop(flow)
+        told = read_lines(out)
+        once = [(line["hook"], line["code"], line.get("startup")) for line in told if line["hook"] in ONCE]
+        assert once == [("startup", 1, None), ("shutdown", 1, {"subscribed": f"{flow}-1"})]
+        assert told[-2]["hook"] == "shutdown" or told[-1]["hook"] == "shutdown"
+
+
+async def test_hooks_that_fail_are_logged_and_ignored(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        await client.push_component(HOOKED)
+        text = hooked(out, 1, more=", fail: true").replace("name: hooked", "name: hooks-fail")
+        flow = await run_flow(client, tmp_path / "flow.yaml", text.replace("hooked@1", "hooked"))
+        assert (await ask(module_mesh, flow, 1))["body"] == 1
+        await client.restart(flow)  # a deployment of its own: its hooks run, too
+        await client.stop(flow)
+        lines = [line.message for line in await tail(client, flow)]
+    assert sum("the startup hook failed, which is ignored" in line for line in lines) == 2
+    assert sum("the shutdown hook failed, which is ignored" in line for line in lines) == 2
+    told = [line["hook"] for line in read_lines(out) if line["hook"] in ONCE]
+    assert told == ["startup", "startup", "shutdown", "shutdown"]
 
 
 async def test_a_storm_on_sleeping_steps_is_answered_whole(module_mesh: RunningMesh, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
 from headrace.model.flow_graph import find_entry
+from headrace.model.flow_hooks import HookRecord
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import actions as do
@@ -87,6 +88,9 @@ class World:
     handled_by: list[tuple[int, str]] = field(default_factory=list)
     owners_seen: list[str] = field(default_factory=list)
     begun: int = 0
+    # By deployment: what its hooks left behind; and which deployments ran their shutdown hook.
+    hooks: dict[int, HookRecord] = field(default_factory=dict)
+    concluded: list[int] = field(default_factory=list)
     route_revision: int = 0
 
     def __post_init__(self) -> None:
@@ -263,7 +267,9 @@ class World:
             flow=self.flow,
             flow_revision=self.revision,
             deployments={
-                number: DeploymentView(number, self.plans.get(number), *self.states.get(number, (None, 0)))
+                number: DeploymentView(
+                    number, self.plans.get(number), *self.states.get(number, (None, 0)), hooks=self.hooks.get(number)
+                )
                 for number in numbers
             },
             stream=StreamView(dict(self.stream), counts) if self.stream is not None else None,
@@ -468,7 +474,12 @@ class World:
         if status is None or action.generation < status.generation:
             return
         progress = status.progress
-        if action.verb == "GiveWay":
+        if action.verb == "Conclude":
+            number = self.instances[action.name].deployment
+            self.hooks[number] = msgspec.structs.replace(self.hooks[number], concluded=True)
+            self.concluded.append(number)
+            status = dataclasses.replace(status, concluded=True)
+        elif action.verb == "GiveWay":
             status, progress = dataclasses.replace(status, gave_way=True), Progress.DRAINED
         elif action.verb == "Prepare" and progress in (Progress.NONE, Progress.SLEEPING):
             progress = Progress.STARTING

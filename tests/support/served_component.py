@@ -77,7 +77,7 @@ async def poll(ctx: Context):
         except EmitRefused:
             return
 
-@component.shutdown
+@component.close
 async def stop():
     print("goodbye", flush=True)
 """

@@ -102,7 +102,7 @@ def test_blocking_face_hooks_and_logs() -> None:
     def run(value: int) -> int:
         return value + int(seen[0])
 
-    @component.shutdown
+    @component.close
     def end() -> None:
         seen.append("end")
 

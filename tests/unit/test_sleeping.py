@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from headrace.model.errors import WrongState
+from headrace.model.flow_hooks import HookRecord
 from headrace.model.flow_spec import FlowSpec, StepSpec
 from services.orchestrator.domain import actions as do
 from services.orchestrator.domain.flow_health import Health, flow_health
@@ -155,6 +156,34 @@ def test_messages_of_a_deployment_that_drains_wake_its_own_steps() -> None:
     assert world.flow.active == old + 1
     world.converge()
     assert world.handled_by[:3] == [(old, "order"), (old, "price"), (old, "check")]
+
+
+@pytest.mark.parametrize("mode", ["DRAIN", "DROP"])
+@pytest.mark.parametrize("flow_type", ["ordinary", "realtime"])
+def test_a_stopped_deployment_runs_its_shutdown_hook_once_also_if_it_sleeps(flow_type: str, mode: str) -> None:
+    world = running(flow_type)
+    world.hooks[1] = HookRecord("{}", shutdown=True)
+    world.verb("stop", mode)
+    world.converge()
+    assert (world.flow.state, world.concluded, world.instances) == (FlowState.STOPPED, [1], {})
+
+
+def test_a_hook_that_does_not_end_is_given_up() -> None:
+    world = running()
+    world.hooks[1] = HookRecord("{}", shutdown=True)
+    world.verb("stop")
+    for _ in range(20):
+        snapshot = world.snapshot()
+        for action in make_plan(snapshot).actions:
+            if not (isinstance(action, do.CallInstance) and action.verb == do.CONCLUDE):
+                world.apply(snapshot, action)
+        for name in list(world.instances):
+            world.come_up(name)
+    assert world.flow.state == FlowState.STOPPING
+    assert steps_of(world) == {"order"}
+    world.now += 100.0
+    world.converge()
+    assert (world.flow.state, world.concluded) == (FlowState.STOPPED, [])
 
 
 def test_a_listener_never_sleeps() -> None:

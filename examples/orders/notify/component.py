@@ -51,6 +51,6 @@ async def notify(order: Priced, ctx: Context) -> None:
     os.write(opened["file"], msgspec.json.encode(line) + b"\n")
 
 
-@component.shutdown
+@component.close
 def close_file() -> None:
     os.close(opened.pop("file"))

@@ -58,6 +58,6 @@ async def write(order: Order, ctx: Context) -> None:
     await ctx.reply({"id": order.id, "new": inserted.rowcount == 1})
 
 
-@component.shutdown
+@component.close
 async def close() -> None:
     await opened.pop("database").close()

@@ -39,6 +39,6 @@ async def write(tick: Tick, ctx: Context) -> None:
     os.write(opened["file"], msgspec.json.encode(line) + b"\n")
 
 
-@component.shutdown
+@component.close
 def close_file() -> None:
     os.close(opened.pop("file"))

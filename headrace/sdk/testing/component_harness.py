@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from headrace.api.component.v1 import component_pb2
 from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.call import begin_call, end_call
@@ -17,7 +19,7 @@ from headrace.sdk.component import Component
 from headrace.sdk.context import StepIdentity, StepScope
 from headrace.sdk.errors import DefinitionError
 from headrace.sdk.event_frame import EventFrame
-from headrace.sdk.hooks import run_hook
+from headrace.sdk.hooks import encode_result, run_hook
 from headrace.sdk.inquiries import change_credentials, metadata, select_model, verify
 from headrace.sdk.log import ComponentLog, LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
@@ -79,15 +81,27 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         self._scope = scope
 
     async def stop(self) -> None:
-        """Runs the shutdown hook and forgets the folder's modules."""
+        """Runs the close hook and forgets the folder's modules."""
         scope, self._scope = self._scope, None
         try:
             if scope is not None and self._component is not None:
                 scope.draining.set()
-                await run_hook(self._component.shutdown_hook, scope)
+                await run_hook(self._component.close_hook, scope)
         finally:
             if self._isolated is not None:
                 self._isolated.close()
+
+    async def startup(self) -> Any:
+        """Runs the startup hook, as the start of a flow does; answers what is kept of its result. Raises what it
+        raises (in a flow that is logged and ignored)."""
+        assert self._scope is not None, "use `async with` or `with`"
+        return msgspec.json.decode(encode_result(await run_hook(self.component.startup_hook, self._scope)))
+
+    async def shutdown(self, startup_result: Any = None) -> None:
+        """Runs the shutdown hook, as the stop of a flow does."""
+        assert self._scope is not None, "use `async with` or `with`"
+        scope = replace(self._scope, startup_result=startup_result)
+        await run_hook(self.component.shutdown_hook, scope)
 
     async def call(
         self,
@@ -194,6 +208,12 @@ class BlockingComponentHarness:
     @property
     def logs(self) -> list[LogLine]:
         return self._harness.logs
+
+    def startup(self) -> Any:
+        return self._loop_thread.run(self._harness.startup())
+
+    def shutdown(self, startup_result: Any = None) -> None:
+        self._loop_thread.run(self._harness.shutdown(startup_result))
 
     def call(self, function: str, value: Any = b"", **options: Any) -> CallResult:
         return self._loop_thread.run(self._harness.call(function, value, **options))

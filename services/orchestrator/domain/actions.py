@@ -177,6 +177,8 @@ class StopInstance:
 
 # Verb of a `CallInstance`: no new messages, finish what is held.
 GIVE_WAY = "GiveWay"
+# And: the deployment is over, run the shutdown hook.
+CONCLUDE = "Conclude"
 
 
 @dataclass(frozen=True, slots=True)

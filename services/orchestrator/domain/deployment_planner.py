@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentState
 from services.orchestrator.domain.actions import (
@@ -15,6 +17,7 @@ from services.orchestrator.domain.actions import (
 )
 from services.orchestrator.domain.assets import dropping
 from services.orchestrator.domain.cancellation import CANCELLED, CANCELLED_CAUSE
+from services.orchestrator.domain.concluding import conclude, has_to_conclude, runs_hooks
 from services.orchestrator.domain.deployment_phases import OVER, move
 from services.orchestrator.domain.documents import is_held, kept_for
 from services.orchestrator.domain.drain_choice import chosen_state, settle, settling, stop_workers
@@ -88,10 +91,12 @@ def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> l
     left: list[Action] = [
         StopInstance(instance.name, max(state.generation, instance.generation))
         for instance in snapshot.instances.values()
-        if instance.deployment == number and not instance.stopping
+        if instance.deployment == number and not instance.stopping and not _runs_hook(snapshot, view, state, instance)
     ]
     if left or not snapshot.agent_known:
         return left
+    if has_to_conclude(snapshot, view, state) and (concluding := conclude(snapshot, view, state)) is not None:
+        return [concluding] if isinstance(concluding, CallInstance) else []
     if any(instance.deployment == number for instance in snapshot.instances.values()):
         return []
     if any(name.startswith(subjects.step_consumer(number, "")) for name in snapshot.consumers):
@@ -103,6 +108,9 @@ def _over(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> l
 def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
     if not snapshot.agent_known or view.plan is None:
         return []
+    if _may_conclude(snapshot, view, state):
+        concluding = conclude(snapshot, view, state)
+        return [concluding] if concluding is not None else []
     wanted = snapshot.wanted_instances(view.number)
     if dropping(snapshot.flow) or is_held(snapshot.flow, view.number):
         return []
@@ -195,6 +203,11 @@ def _next_state(snapshot: Snapshot, view: DeploymentView, state: DeploymentState
             return SetState(number, moved, "stopping" if stopped else "a newer deployment took over")
         return None
     if state.phase == DeploymentPhase.DRAINING and _seen_empty_twice(snapshot, view, state):
+        if has_to_conclude(snapshot, view, state):
+            if state.concluding_since:
+                return None
+            since = msgspec.structs.replace(state, concluding_since=snapshot.now, generation=state.generation + 1)
+            return SetState(number, since, "the shutdown hook is run")
         return SetState(number, move(state, DeploymentPhase.RETIRED, snapshot.now), "drained")
     return None
 
@@ -263,6 +276,22 @@ def _late_cause(snapshot: Snapshot, view: DeploymentView, limit_s: float) -> str
         if progress not in (Progress.WARM, Progress.ACTIVE):
             waits.append(f"step {instance.step!r} is {progress}")
     return f"not ready within {limit_s:g} s: {'; '.join(waits) or 'every step is warm, the switch is not done'}"
+
+
+def _may_conclude(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> bool:
+    """Nothing of it waits, for good, and its shutdown hook is being waited for."""
+    return (
+        bool(state.concluding_since)
+        and _seen_empty_twice(snapshot, view, state)
+        and has_to_conclude(snapshot, view, state)
+    )
+
+
+def _runs_hook(snapshot: Snapshot, view: DeploymentView, state: DeploymentState, instance: InstanceView) -> bool:
+    """Whether an instance of a deployment that failed has its shutdown hook to run first."""
+    place = runs_hooks(snapshot, view)
+    able = instance.name in snapshot.statuses and snapshot.statuses[instance.name].progress != Progress.FAILED
+    return place is not None and place.name == instance.name and able and has_to_conclude(snapshot, view, state)
 
 
 def _seen_empty_twice(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> bool:

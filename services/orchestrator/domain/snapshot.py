@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from headrace.model.deployment import DeploymentPlan, DeploymentState
+from headrace.model.flow_hooks import HookRecord
 from headrace.model.ingress_owner import NOBODY, IngressOwner, is_fenced
 from headrace.model.names import instance_name
 from headrace.model.route import Route
@@ -75,6 +76,8 @@ class StatusView:
     resumed: int = 0
     # In an ordinary flow: it has had nothing to do for its step's timeout.
     may_sleep: bool = False
+    # The shutdown hook has ended.
+    concluded: bool = False
 
     @property
     def idle(self) -> bool:
@@ -152,6 +155,8 @@ class DeploymentView:
     state_revision: int = 0
     # Of the plan as it is stored.
     plan_digest: str = ""
+    # Read of those that are about to end.
+    hooks: HookRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

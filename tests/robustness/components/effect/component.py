@@ -25,6 +25,6 @@ async def effect(order: dict, ctx: Context) -> None:  # type: ignore[type-arg]
     await ctx.reply({"id": order["id"], "revision": REVISION})
 
 
-@component.shutdown
+@component.close
 def close_file() -> None:
     os.close(opened.pop("file"))

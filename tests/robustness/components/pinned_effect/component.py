@@ -28,6 +28,6 @@ async def effect(order: dict[str, Any], ctx: Context) -> None:
     await ctx.reply({"id": order["id"], "revision": REVISION, "touched": touched})
 
 
-@component.shutdown
+@component.close
 def close_file() -> None:
     os.close(opened.pop("file"))
