@@ -12,7 +12,6 @@ MANIFEST = """\
 name: {name}
 title: {title}
 functions:
-  receive: {{kind: trigger, title: Receive a request}}
   handle: {{kind: action, title: Handle it}}
 # requirements: [httpx]    # what the code imports besides the standard library, msgspec and headrace.sdk
 """
@@ -36,12 +35,6 @@ class Answer(msgspec.Struct):
     text: str
 
 
-@component.trigger
-async def receive(body: bytes, ctx: Context) -> None:
-    """Starts an execution from an HTTP request; the body goes on as it came."""
-    await ctx.emit(body, headers=ctx.message.headers, content_type=ctx.message.content_type)
-
-
 @component.action
 async def handle(request: Request, ctx: Context) -> None:
     """Answers the caller. What does not fit `Request` never comes here: it is refused, naming the field."""
@@ -57,8 +50,8 @@ name: {name}
 type: realtime
 reply_timeout: 5s    # how long a caller waits for its answer; without it callers get 202 at once
 steps:
-  receive: {{component: ., function: receive, to: [handle]}}
-  handle: {{component: ., function: handle}}
+  receive: {{to: [handle]}}    # the mesh's own webhook: without component a trigger runs no process
+  handle: {{component: .}}
 """
 
 TEST = '''\

@@ -94,10 +94,16 @@ steps:
             assert len(calls_made) > 100
 
 
-def ticker_text(written: Path, note: str) -> str:
-    """examples/ticker with another interval and path; a changed note is another configuration."""
-    text = (ROOT / "examples" / "ticker" / "flow.yaml").read_text()
-    text = text.replace("../../components/timer", str(TIMER)).replace("./write", str(WRITE))
+FLOWS = {"ticker": False, "hosted": True}
+"""By name, whether the trigger runs a process."""
+
+
+def ticker_text(written: Path, note: str, *, process: bool) -> str:
+    """examples/ticker with another interval and path, its trigger with a process too; a changed note is another
+    configuration."""
+    text = (ROOT / "examples" / "ticker" / "flow.yaml").read_text().replace("./write", str(WRITE))
+    if process:
+        text = text.replace("name: ticker", "name: hosted").replace("every:", f"component: {TIMER}\n    every:")
     text = text.replace("every: 1s", "every: 20ms").replace("Notes each", note)
     return text.replace("/tmp/headrace-ticker/ticks.jsonl", str(written))
 
@@ -109,42 +115,50 @@ async def test_no_tick_is_lost_or_doubled_by_switch_restart_and_fail_over(tmp_pa
 
 
 async def _through_switch_restart_and_fail_over(mesh: RunningMesh, tmp_path: Path) -> None:
-    written, file = tmp_path / "ticks.jsonl", tmp_path / "flow.yaml"
+    """Two flows side by side: one whose trigger runs no process, one whose does."""
+    written, file = {name: tmp_path / f"{name}.jsonl" for name in FLOWS}, tmp_path / "flow.yaml"
 
     async def more() -> None:
         """Ticks of instants that were still to come are written."""
         later_ms = time.time() * 1000 + 400
-        await eventually(lambda: read_lines(written)[-1]["unix_ms"] > later_ms, within_s=20)
+        for lines in written.values():
+            await eventually(lambda: read_lines(lines)[-1]["unix_ms"] > later_ms, within_s=20)  # noqa: B023
 
     async with AsyncClient(mesh.endpoints.any_api) as client:
-        name = await run_flow(client, file, ticker_text(written, "First"))
-        await eventually(lambda: read_lines(written), within_s=20)
+        for name, process in FLOWS.items():
+            assert await run_flow(client, file, ticker_text(written[name], "First", process=process)) == name
+            await eventually(lambda: read_lines(written[name]), within_s=20)  # noqa: B023
         await more()
-        file.write_text(ticker_text(written, "Second").replace("every: 20ms", "every: 20ms\n    prefetch: 8"))
-        await client.apply(file)
-        await client.publish(name)
+        for name, process in FLOWS.items():
+            file.write_text(ticker_text(written[name], "Second", process=process) + "    prefetch: 8\n")
+            await client.apply(file)
+            await client.publish(name)
         await more()
-        await client.restart(name, strategy="RESTART")
+        await asyncio.gather(*(client.restart(name, strategy="RESTART") for name in FLOWS))
         await more()
         mesh.kill((await client.server_info()).leader)  # the other takes over, or its successor does
         await more()
-        for step in ("tick", "write"):
+        for name, step in (("ticker", "write"), ("hosted", "tick"), ("hosted", "write")):
             mesh.kill("component", name, step)
-            await more()
-        timer = (await client.get_status(name)).timer
-        assert (timer.skipped, timer.edge_full) == (0, 0)
-        assert timer.ticks >= 100
-        assert_every_instant_once(first_of_each_message(read_lines(written)), 20)
-
-        await client.suspend(name)
-        assert not (await client.get_status(name)).timer.HasField("next_instant")
-        await asyncio.sleep(0.5)  # tidy: pace
-        await client.resume(name)
         await more()
-        await client.stop(name)
-        instants = sorted({line["unix_ms"] for line in read_lines(written)})
-        assert max(later - earlier for earlier, later in pairwise(instants)) >= 500, "a suspension was made up for"
-        await client.delete_flow(name)
+        await asyncio.gather(*(_judge(client, name, written[name]) for name in FLOWS))
+
+
+async def _judge(client: AsyncClient, name: str, written: Path) -> None:
+    timer = (await client.get_status(name)).timer
+    assert (timer.skipped, timer.edge_full) == (0, 0)
+    assert timer.ticks >= 100
+    assert_every_instant_once(first_of_each_message(read_lines(written)), 20)
+    await client.suspend(name)
+    assert not (await client.get_status(name)).timer.HasField("next_instant")
+    before = time.time() * 1000
+    await asyncio.sleep(0.5)  # tidy: pace
+    await client.resume(name)
+    await eventually(lambda: read_lines(written)[-1]["unix_ms"] > before + 900, within_s=20)
+    await client.stop(name)
+    instants = sorted({line["unix_ms"] for line in read_lines(written)})
+    assert max(later - earlier for earlier, later in pairwise(instants)) >= 500, "a suspension was made up for"
+    await client.delete_flow(name)
 
 
 def first_of_each_message(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
