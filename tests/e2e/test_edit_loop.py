@@ -121,7 +121,7 @@ def test_one_command_takes_an_empty_mesh_to_an_answer_and_a_push_says_who_keeps_
     assert "keeps" not in headrace("component", "push", folder, data=data).ok()
 
     # A version that names a revision keeps it through restarts: another command takes the new one.
-    edit(folder / "flow.yaml", "{component: .,", "{timeout: 20s, component: price@2,")
+    edit(folder / "flow.yaml", "{component: .}", "{timeout: 20s, component: price@2}")
     headrace("flow", "apply", folder, "--run", data=data).ok()
     edit(folder / "component.py", "Servus, ", "Moin, ")
     kept = headrace("component", "push", folder, "--json", data=data).json()["kept"]
