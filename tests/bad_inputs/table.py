@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from tests.bad_inputs import components, flows, http, mesh, state
+from tests.bad_inputs import components, credentials, flows, http, mesh, state
 from tests.bad_inputs.row import Row, Section
 
-SECTIONS: tuple[Section, ...] = (flows.SECTION, components.SECTION, state.SECTION, mesh.SECTION, http.SECTION)
+SECTIONS: tuple[Section, ...] = (
+    flows.SECTION,
+    components.SECTION,
+    state.SECTION,
+    credentials.SECTION,
+    mesh.SECTION,
+    http.SECTION,
+)
 
 
 def rows_of(section: Section) -> list[Row]:

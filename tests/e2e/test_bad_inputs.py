@@ -19,7 +19,7 @@ from headrace.client import AsyncClient
 from headrace.edge.data_directory import locate, lock_holder
 from headrace.model.errors import HeadraceError, NotFound
 from headrace.wire.flow_file import FlowFile, parse_flow_file
-from tests.bad_inputs import components, flows, http, mesh, state
+from tests.bad_inputs import components, credentials, flows, http, mesh, state
 from tests.bad_inputs.row import Row
 from tests.bad_inputs.table import rows_of
 from tests.support.commands import ROOT
@@ -141,6 +141,13 @@ async def test_a_verb_that_does_not_fit_changes_nothing(client: AsyncClient, row
     before = await client.list_flows()
     await expect(row, lambda: row.give(client))
     assert await client.list_flows() == before
+
+
+@all_rows(credentials)
+async def test_a_credential_that_cannot_be_so_changes_nothing(client: AsyncClient, row: Row) -> None:
+    before = await client.list_flows()
+    await expect(row, lambda: row.give(client))
+    assert (await client.list_flows(), await client.list_credentials()) == (before, [])
 
 
 @all_rows(http)

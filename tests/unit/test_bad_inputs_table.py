@@ -42,5 +42,5 @@ def _reasons(found: set[str] = set()) -> set[str]:  # noqa: B006 - filled once
             for file in (ROOT / folder).rglob("*.py"):
                 if "api" not in file.parts:
                     found.update(re.findall(r'"([A-Z][A-Z_]{3,})"', file.read_text()))
-        found.update({"COMPONENT_EXITED_IN_INIT", "-"})
+        found.update({"COMPONENT_EXITED_IN_INIT", "COMPONENT_EXITED_IN_VERIFY", "-"})
     return found
