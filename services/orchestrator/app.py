@@ -241,7 +241,7 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_stored(server, stores, assets, attachments)
-        self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests)
+        self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests, why)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -329,15 +329,19 @@ class OrchestratorApp:
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
 
-    def _add_trials(self, server: GrpcServer, trials: Trials, letters: LetterWorker, requests: RequestBook) -> None:
+    def _add_trials(
+        self, server: GrpcServer, trials: Trials, letters: LetterWorker, requests: RequestBook, why: DiagnosisRpc
+    ) -> None:
         """What has to do with credentials, with components that are asked or tried, and with stimuli."""
         add_steps(server, trials, letters)
         add_stimuli(server, letters.stores, letters.sender.stimuli, letters.sender.starts, requests)
         store = trials.credentials
         assert self._observer is not None
         refresher = CredentialRefresher(store, trials.reader, self._observer)
-        rpc = CredentialRpc(store, self._ring, requests, refresher, CredentialCheck(store, trials), WallClock())
+        check = CredentialCheck(store, trials)
+        rpc = CredentialRpc(store, self._ring, requests, refresher, check, WallClock())
         server.add(credential_pb2_grpc.add_CredentialServiceServicer_to_server, rpc, CREDENTIAL_SERVICE)
+        why.ask_credential = check.of_step
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""

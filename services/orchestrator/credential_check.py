@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.api.component.v1 import component_pb2
@@ -15,6 +15,7 @@ from services.orchestrator.trials import Subject, Trials, with_credential
 
 MOST_STEPS = 50
 AT_ONCE = 2
+WHY_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,18 @@ class Verification:
     kind: str = ""
     where: str = ""
     asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSaid:
+    """What a component's own check says of the credential that a step uses, for `why`."""
+
+    evidence: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+NOTHING_ASKED = CredentialSaid()
+AskCredential = Callable[[str, str], Awaitable[CredentialSaid]]
 
 
 class CredentialCheck:
@@ -59,6 +72,29 @@ class CredentialCheck:
                 return await self._ask(subject if own else with_credential(subject, newest), limit_s)
 
         return list(await asyncio.gather(*(ask(subject) for subject in subjects)))
+
+    async def of_step(self, flow: str, step: str) -> CredentialSaid:
+        """Asks the step's component about the version that it uses, a few seconds at most; nothing where it has no
+        credential, or cannot tell."""
+        try:
+            async with asyncio.timeout(WHY_LIMIT_S):
+                subject = await self._trials.of_step(flow, step)
+                if subject.step.credential is None:
+                    return NOTHING_ASKED
+                said = await self._ask(subject, WHY_LIMIT_S)
+        except (HeadraceError, TimeoutError):
+            return NOTHING_ASKED
+        name = subject.step.credential.name
+        commands = (f"headrace credential verify {name} --used",)
+        whose = f"of credential {name!r} version {said.version}"
+        if not said.asked:
+            return NOTHING_ASKED
+        if said.verified:
+            return CredentialSaid((f"its component's own check {whose}: good",), commands)
+        where = f" ({said.kind}, {said.where})" if said.where else ""
+        told = f"its component's own check {whose}: {said.problem}{where}"
+        renew = (f"headrace credential update {name} --from FILE", f"headrace flow refresh-credentials {flow}")
+        return CredentialSaid((told,), (*commands, *renew))
 
     async def _users(self, name: str) -> list[Subject]:
         flows = sorted({use.flow for use in await self._credentials.uses(name)})

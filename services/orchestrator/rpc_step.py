@@ -134,6 +134,14 @@ class StepRpc(step_pb2_grpc.StepServiceServicer):
         if letter is not None:
             original = letter.content.original
             edit, _ = await self._edits.of(letter.content.flow, letter)
+            if edit is None and any(item.is_body for item in original.attachments):
+                raise InvalidInput.at(
+                    "dead_letter",
+                    request.dead_letter,
+                    "has a body that is stored apart, too large for a trial",
+                    reason="BODY_TOO_LARGE",
+                    next_step="Replay it instead, or run the step on a smaller input",
+                )
             source = edit if edit is not None else original
             given.body, given.content_type = source.body, source.content_type
             given.headers.update(source.headers)

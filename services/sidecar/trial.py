@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import trial_pb2
+from headrace.edge.task_ending import end_tasks
 from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan
 from headrace.model.errors import DeadlineExceeded, InvalidInput
 from headrace.model.step_snapshot import StepSnapshot
@@ -19,6 +20,7 @@ from headrace.ports import ComponentInput, ComponentStream
 from services.sidecar.component_process import ComponentFailed, ComponentProcess, identity_of
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.plan_source import step_of
+from services.sidecar.process_watch import Excess, ProcessWatch
 from services.sidecar.secret_events import masked_events
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class TrialRun:
         self._process: ComponentProcess | None = None
         self._stream: ComponentStream | None = None
         self._result = trial_pb2.TrialResult()
+        self._excess: Excess | None = None
         self._lap_at = time.monotonic()
         self._logs = LogCapture(
             flow="", step=trial.step, deployment=0, instance=settings.instance, publish=self._keep_line
@@ -85,15 +88,28 @@ class TrialRun:
             logs=self._logs,
             spare=self._spare,
         )
-        await process.wait_for_socket()
-        await process.handshake(step.function)
-        self._lap("start")
-        if self._trial.WhichOneof("kind") == "input":
-            await self._call(process, plan, step, credentials.present)
-        else:
-            await self._ask(process, plan, step, credentials.present)
+        guard = asyncio.create_task(self._guard(process), name="guard")
+        try:
+            await process.wait_for_socket()
+            await process.handshake(step.function)
+            self._lap("start")
+            if self._trial.WhichOneof("kind") == "input":
+                await self._call(process, plan, step, credentials.present)
+            else:
+                await self._ask(process, plan, step, credentials.present)
+        except ComponentFailed as error:
+            if self._excess is None:
+                raise
+            raise ComponentFailed(f"the component {self._excess.cause}", reason=self._excess.reason) from error
+        finally:
+            await end_tasks([guard])
         self._logs.end()
         return self._result
+
+    async def _guard(self, process: ComponentProcess) -> None:
+        """Kills the component when it and what it started use more than an instance's may."""
+        self._excess = await ProcessWatch(process.pid, self._settings.component_limits, lambda: True).run()
+        process.kill()
 
     async def end(self) -> None:
         """Ends the component."""

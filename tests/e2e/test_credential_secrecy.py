@@ -162,6 +162,9 @@ async def test_no_secret_is_in_anything_that_a_mesh_tells_or_keeps(
         await eventually(lambda: any("login ***" in span.name for span in collector.spans), within_s=20)
         await eventually(lambda: any("secret is ***" in record.body for record in collector.records), within_s=20)
         assert b"401 unauthorized with ***" in shown
+        assert (
+            b" version 3: refused: *** (PermissionError, component.py:" in shown
+        )  # by `why`, which asks the component
         assert leaks(shown) == []
         assert leaks(repr([collector.spans, collector.records]).encode()) == []
         assert leaks(command_lines(mesh)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -211,25 +212,28 @@ async def test_steps_are_asked_and_run_away_from_the_flow(module_mesh: RunningMe
         await run_flow(client, tmp_path / "flow.yaml", text)
         processes = set(module_mesh.processes())
 
-        assert "good" in headrace("credential", "verify", "asked", data=data).ok()
+        (good,) = await client.verify_credential("asked")
+        assert (good.verified, good.step) == (True, "flows/asked/steps/login")
         ran = headrace("step", "run", "asked", "login", "--input", str(order), data=data).ok()
         for part in (
             'data (key k): {"n":2}  shop: east',
             'reply 201: {"dry":true,"kept":{"last":1}}',
             "snapshot merge",
+            'log info: asked {"table": "t1", "password": "***"}',
+            "pinned by flows/asked/deployments/1, credentials/asked version 1",
         ):
             assert part in ran
-        assert 'log info: asked {"table": "t1", "password": "***"}' in ran
-        assert "pinned by flows/asked/deployments/1, credentials/asked version 1" in ran
         assert not file.exists()
         assert (await client.list_snapshots("asked")).snapshots == []
-        failed = headrace("step", "run", "asked", "login", "--body", '{"fail": true}', "--json", data=data)
-        assert (failed.status, json.loads(failed.out)["events"][0]["message"]) == (1, "no ***")
-        shown = headrace("step", "metadata", "asked", "login", data=data).ok()
-        assert '"title": "t1"' in shown
-        assert '"type": "integer"' in shown
-        assert "Customers" in headrace("step", "select-model", "asked", "login", "tables", data=data).ok()
-        assert "models: tables" in headrace("step", "select-model", "asked", "login", data=data).ok()
+        await client.draft_from("asked", 1)
+        failed = await client.run_step("asked", "login", b'{"fail": true}', draft=True)
+        assert (failed.events[0].error.message, failed.step.deployment) == ("no ***", "")
+        metadata = await client.step_metadata("asked", "login", config={"table": "t2"})
+        assert (metadata.in_schema["title"], metadata.out_schema["items"]["type"]) == ("t2", "integer")
+        assert [item.label for item in (await client.select_model("asked", "login", "tables")).choices] == [
+            "Orders",
+            "Customers",
+        ]
 
         await client.update_credential("asked", {"password": "wrong-secret"})
         (newest,), (used,) = [await client.verify_credential("asked", used_version=used) for used in (False, True)]
@@ -244,9 +248,15 @@ async def test_steps_are_asked_and_run_away_from_the_flow(module_mesh: RunningMe
         (died,) = await client.verify_credential("asked", component="asked@1")
         assert (died.asked, died.kind) == (False, "COMPONENT_EXITED_IN_VERIFY")
 
+        await client.update_credential("asked", {"password": "hang"})
+        hanging = asyncio.create_task(client.verify_credential("asked", step="asked/login"))
+        await eventually(lambda: len(module_mesh.processes()) >= len(processes) + 2, within_s=20)
+        hanging.cancel()  # whoever asked goes away: the process goes, too
+        await eventually(lambda: set(module_mesh.processes()) == processes, within_s=20)
+
         (letter,) = await eventually(lambda: _refused(module_mesh, client), within_s=20)
-        replayed = headrace("step", "run", "asked", "--dead-letter", letter, data=data)
-        assert (replayed.status, "REFUSED (final)" in replayed.out) == (1, True)
+        again = await client.run_step("asked", dead_letter=int(letter))
+        assert again.events[0].error.code == "REFUSED"
         assert set(module_mesh.processes()) == processes
         await client.stop("asked")
 
