@@ -16,7 +16,6 @@ from google.rpc import error_details_pb2  # noqa: F401  (so that reflection can 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from headrace.api.credential.v1 import credential_pb2_grpc
 from headrace.api.deadletter.v1 import dead_letter_pb2_grpc
 from headrace.api.diagnosis.v1 import diagnosis_pb2_grpc
 from headrace.api.flow.v1 import flow_pb2_grpc
@@ -45,8 +44,6 @@ from headrace.model.ingress_owner import is_fenced
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.orchestrator.applier import Applier
 from services.orchestrator.attachment_sweeper import keep_swept
-from services.orchestrator.credential_check import CredentialCheck
-from services.orchestrator.credential_refresh import CredentialRefresher
 from services.orchestrator.credential_store import CredentialStore
 from services.orchestrator.domain.dead_letters import DEFAULT_LIMITS, LetterLimits
 from services.orchestrator.doubt_records import DoubtRecords
@@ -79,8 +76,6 @@ from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPas
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
 from services.orchestrator.rpc_attachment import add_attachments
-from services.orchestrator.rpc_credential import SERVICE_NAME as CREDENTIAL_SERVICE
-from services.orchestrator.rpc_credential import CredentialRpc
 from services.orchestrator.rpc_dead_letter import DeadLetterRpc
 from services.orchestrator.rpc_diagnosis import SERVICE_NAME as DIAGNOSIS_SERVICE
 from services.orchestrator.rpc_diagnosis import DiagnosisRpc
@@ -88,8 +83,6 @@ from services.orchestrator.rpc_flow import FlowRpc
 from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
 from services.orchestrator.rpc_snapshot import add_snapshots
-from services.orchestrator.rpc_step import add_steps
-from services.orchestrator.rpc_stimulus import add_stimuli
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.shared_feed import SharedFeeds
@@ -99,6 +92,7 @@ from services.orchestrator.stimulus_replay import StimulusReplay
 from services.orchestrator.stimulus_store import StimulusStore
 from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
+from services.orchestrator.trial_services import add_trial_services
 from services.orchestrator.trials import Trials
 from services.orchestrator.wall_clock import WallClock
 
@@ -241,7 +235,8 @@ class OrchestratorApp:
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
         traces = await TraceRpc.open(service, connection)
         add_stored(server, stores, assets, attachments)
-        self._add_trials(server, Trials(reader, resolver, observer, assets), worker, requests, why)
+        trials = Trials(reader, resolver, observer, assets)
+        add_trial_services(server, trials, worker, requests, self._ring, why)
         add_services(server, flows, given_up, HopRpc(service, connection, hops), traces, operations, why)
         server.add_generic([RegistryPassage(registry)])
         server.announce(REGISTRY_SERVICE)
@@ -328,20 +323,6 @@ class OrchestratorApp:
         bucket = await KvBucket.open(connection, subjects.credential_bucket(settings.workspace), guard=guard)
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
-
-    def _add_trials(
-        self, server: GrpcServer, trials: Trials, letters: LetterWorker, requests: RequestBook, why: DiagnosisRpc
-    ) -> None:
-        """What has to do with credentials, with components that are asked or tried, and with stimuli."""
-        add_steps(server, trials, letters)
-        add_stimuli(server, letters.stores, letters.sender.stimuli, letters.sender.starts, requests)
-        store = trials.credentials
-        assert self._observer is not None
-        refresher = CredentialRefresher(store, trials.reader, self._observer)
-        check = CredentialCheck(store, trials)
-        rpc = CredentialRpc(store, self._ring, requests, refresher, check, WallClock())
-        server.add(credential_pb2_grpc.add_CredentialServiceServicer_to_server, rpc, CREDENTIAL_SERVICE)
-        why.ask_credential = check.of_step
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""

@@ -61,7 +61,7 @@ class Trials:
         self._assets = assets
         self.reader = reader
         self._resolver = resolver
-        self._observer = observer
+        self.observer = observer
 
     @property
     def credentials(self) -> CredentialStore:
@@ -140,7 +140,7 @@ class Trials:
         trial = trial_pb2.Trial(plan_json=encode_plan(one), step=subject.step.name, **kind)
         trial.timeout.FromMilliseconds(round(limit_s * 1000))
         try:
-            return await self._observer.run_trial(trial, START_S + limit_s)
+            return await self.observer.run_trial(trial, START_S + limit_s)
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, "the agent") from None
 
