@@ -27,8 +27,8 @@ LEAST_TIME_S = 0.05
 
 Answer = Stored | PublishRefused | PublishUnknown
 Tell = Callable[[Any, Answer], None]
-# Message, until when (the loop's clock) it is tried, who is told what became of it.
-Waiting = tuple[BatchMessage, float, Tell, Any]
+# One message, or a row that is stored in its order or not at all; until when (the loop's clock), who is told.
+Waiting = tuple[Sequence[BatchMessage], float, Tell, Any]
 
 
 class BatchTransport(Protocol):
@@ -56,7 +56,7 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._pace = CommitPace()
         self._waiting: deque[Waiting] = deque()
-        self._bytes = 0
+        self._bytes = self._count = 0
         # Parts of batches that were refused: sent before what waits, each as it is.
         self._parts: deque[list[Waiting]] = deque()
         self._alone: deque[Waiting] = deque()
@@ -67,7 +67,7 @@ class GroupCommit:
     @property
     def waiting(self) -> int:
         """Messages that are not written yet."""
-        return len(self._waiting) + len(self._alone) + sum(len(part) for part in self._parts)
+        return self._count + len(self._alone) + sum(_messages(part) for part in self._parts)
 
     def publish_told(
         self,
@@ -82,16 +82,27 @@ class GroupCommit:
     ) -> None:
         """`tell(about, answer)` is called once, later. LaneFull (nothing was taken) past the bound, ValueError for
         what cannot be sent."""
+        self.publish_in_order(
+            (BatchMessage(subject, payload, message_id, traceparent),), tell, about, timeout_s=timeout_s
+        )
+
+    def publish_in_order(
+        self, messages: Sequence[BatchMessage], tell: Tell, about: Any, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """As `publish_told`, of messages of one subject: they are stored one after the other, or none is. `Stored`
+        names the last. Whoever needs the order across calls waits for the answer."""
         if self._ended:
             self._loop.call_soon(tell, about, PublishUnknown(self._ended))
             return
-        if len(self._waiting) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
-            raise LaneFull(f"{len(self._waiting)} messages ({self._bytes} bytes) wait to be stored together")
-        if not subject.isprintable() or " " in subject or not message_id.isprintable() or not traceparent.isprintable():
-            raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
-        deadline = self._loop.time() + timeout_s
-        self._waiting.append((BatchMessage(subject, payload, message_id, traceparent), deadline, tell, about))
-        self._bytes += len(payload)
+        if self._count >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
+            raise LaneFull(f"{self._count} messages ({self._bytes} bytes) wait to be stored together")
+        for message in messages:
+            texts = (message.subject, message.message_id, message.traceparent)
+            if " " in message.subject or not all(text.isprintable() for text in texts):
+                raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
+        self._count += len(messages)
+        self._bytes += _size(messages)
+        self._waiting.append((messages, self._loop.time() + timeout_s, tell, about))
         self._pump()
 
     def publish(
@@ -125,12 +136,14 @@ class GroupCommit:
     def _pump(self) -> None:
         pace, waiting = self._pace, self._waiting
         while self._parts or waiting:
-            step = pace.next_step(MOST if self._parts else len(waiting), self._loop.time())
-            if step.batch:
+            step = pace.next_step(MOST if self._parts else self._count, self._loop.time())
+            if step.batch or (step.singles and len(waiting[0][0]) > 1):
                 if not self._send_batch(self._parts.popleft() if self._parts else self._take()):
                     return
             elif step.singles:
                 for _ in range(step.singles):
+                    if not waiting or len(waiting[0][0]) > 1:
+                        break
                     if not self._send_single(waiting.popleft()):
                         return
             else:
@@ -139,12 +152,14 @@ class GroupCommit:
                 return
 
     def _take(self) -> list[Waiting]:
-        waiting, batch, size = self._waiting, list[Waiting](), 0
-        while waiting and len(batch) < MOST:
-            size += len(waiting[0][0].payload)
-            if size > MOST_BYTES and batch:
+        waiting, batch, count, size = self._waiting, list[Waiting](), 0, 0
+        while waiting:
+            count, size = count + len(waiting[0][0]), size + _size(waiting[0][0])
+            if batch and (count > MOST or size > MOST_BYTES):
                 break
             batch.append(waiting.popleft())
+        self._count -= _messages(batch)
+        self._bytes -= sum(_size(one[0]) for one in batch)
         return batch
 
     def _look_again(self, delay_s: float) -> None:
@@ -164,16 +179,18 @@ class GroupCommit:
     def _send_single(self, one: Waiting) -> bool:
         """False when the transport has no room: it went back to the head of the line."""
         self._pace.singles += 1
-        self._bytes -= len(one[0].payload)
+        self._count -= 1
+        self._bytes -= _size(one[0])
         if self._write(one, self._single_answered):
             return True
         self._pace.singles -= 1
-        self._bytes += len(one[0].payload)
+        self._count += 1
+        self._bytes += _size(one[0])
         self._waiting.appendleft(one)
         return False
 
     def _write(self, one: Waiting, answered: Callable[[Waiting, asyncio.Future[Stored]], None]) -> bool:
-        message = one[0]
+        message = one[0][0]
         try:
             future = self._transport.publish(
                 message.subject,
@@ -205,10 +222,10 @@ class GroupCommit:
 
     def _send_batch(self, batch: list[Waiting]) -> bool:
         try:
-            future = self._transport.publish_batch([one[0] for one in batch], timeout_s=self._left_s(batch[0]))
+            messages = [message for one in batch for message in one[0]]
+            future = self._transport.publish_batch(messages, timeout_s=self._left_s(batch[0]))
         except LaneFull:
             self._parts.appendleft(batch)
-            self._bytes -= sum(len(one[0].payload) for one in batch)
             self._look_again(FULL_RETRY_S)
             return False
         self._pace.batch_began(self._loop.time())
@@ -220,9 +237,9 @@ class GroupCommit:
         error = PublishUnknown("given up") if future.cancelled() else future.exception()
         if error is None:
             stored = future.result()
-            sequence = stored.sequence - len(batch)
-            for _, _, tell, about in batch:
-                sequence += 1
+            sequence = stored.sequence - _messages(batch)
+            for messages, _, tell, about in batch:
+                sequence += len(messages)
                 tell(about, Stored(sequence, False))
         elif isinstance(error, PublishRefused):
             self._split(batch, error)
@@ -235,23 +252,35 @@ class GroupCommit:
     def _split(self, batch: list[Waiting], refused: PublishRefused) -> None:
         """Nothing of it was stored. A full edge: by edge, then by half, since a part may still fit. Anything else
         (a known id, a message that is too large): each by itself."""
-        parts: list[list[Waiting]] = []
+        if len(batch) == 1:
+            batch[0][2](batch[0][3], refused)
+            return
+        parts = [[one] for one in batch]
         if refused.edge_full:
             edges: dict[str, list[Waiting]] = {}
             for one in batch:
-                edges.setdefault(one[0].subject, []).append(one)
+                edges.setdefault(one[0][0].subject, []).append(one)
             parts = list(edges.values())
             if len(parts) == 1:
                 half = len(batch) // 2
                 parts = [batch[:half], batch[half:]]
         elif not refused.duplicate_inside:
             log.warning("a batch is refused, its messages go one by one", error=str(refused), messages=len(batch))
-        for part in parts or [batch]:
-            if parts and len(part) >= LEAST:
+        for part in parts:
+            if len(part) >= LEAST:
                 self._parts.append(part)
             else:
-                self._alone += part
+                self._parts += [[one] for one in part if len(one[0]) > 1]
+                self._alone += [one for one in part if len(one[0]) == 1]
         self._send_alone()
+
+
+def _messages(batch: Sequence[Waiting]) -> int:
+    return sum(len(one[0]) for one in batch)
+
+
+def _size(messages: Sequence[BatchMessage]) -> int:
+    return sum(len(message.payload) for message in messages)
 
 
 def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:

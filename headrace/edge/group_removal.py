@@ -22,6 +22,7 @@ log = get_logger(__name__)
 LEAST = 12
 """Fewer are acknowledged at once, each by itself."""
 LIMIT_S = 2.0
+CONFIRM_LIMIT_S = 0.5
 
 Tell = Callable[[Any, AckUnknown | None], None]
 
@@ -114,7 +115,9 @@ class GroupRemoval:
             self._held = 0
             confirmed = self._acknowledge(done)
         if confirmed:
-            await asyncio.wait(confirmed)
+            # So that the floor is asked after them. One that takes longer (its consumer forgot the message with the
+            # broker's death) keeps nobody waiting.
+            await asyncio.wait(confirmed, timeout=CONFIRM_LIMIT_S)
 
     def _confirm(self, done: list[tuple[Delivery, Tell, Any]], through: int) -> list[tuple[Delivery, Tell, Any]]:
         """What the purge removed is over; answers the others."""

@@ -7,12 +7,12 @@ goes to other streams, passes through as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.edge.group_commit import GroupCommit
 from headrace.edge.group_removal import GroupRemoval
-from headrace.ports import AckUnknown, Consumption, Delivery, Fence, Stored
+from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Fence, Stored
 
 LOOK_S = 0.005
 
@@ -65,6 +65,11 @@ class GroupingLane:
             self._group.publish_told(subject, payload, tell, about, **options)
         else:
             self._inside.publish_told(subject, payload, tell, about, **options)
+
+    def publish_in_order(self, messages: Sequence[BatchMessage], tell: Any, about: Any) -> None:
+        """Messages of one subject: stored one after the other, or none is; `tell(about, answer)` as in `publish_told`,
+        `Stored` names the last."""
+        self._group.publish_in_order(messages, tell, about)
 
     def acknowledge_told(self, delivery: Delivery, tell: Any, about: Any) -> None:
         """See the port."""

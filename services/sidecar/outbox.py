@@ -21,7 +21,7 @@ import msgspec
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
-from headrace.ports import JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.ports import BatchMessage, JetStreamLane, LaneFull, PublishRefused, PublishUnknown, Stored
 from headrace.wire.envelope import seal
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.edge_window import EdgeWindow
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from services.sidecar.timers import Timers
 
 log = get_logger(__name__)
+
+ENOUGH_FOR_ROWS = 16
+MOST_IN_A_ROW = 128
+
+PublishInOrder = Callable[[list[BatchMessage], Callable[..., None], Any], None]
 
 
 class Outgoing(msgspec.Struct, eq=False):
@@ -67,6 +72,8 @@ class _Edge:
     """The same, while publishes get no answer, or one that says to try again."""
     repeating: int = 0
     """Messages that wait to be published again after no answer."""
+    one_by_one: int = 0
+    """Where many go in a row: so many go alone first, one of which a row was refused for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class Outbox:
         self._no_responders = no_responders
         self._on_idle = on_idle
         self._edges: dict[str, _Edge] = {}
+        self._in_order: PublishInOrder | None = getattr(lane, "publish_in_order", None)
         self.unsettled = 0
 
     def put(self, outgoing: Outgoing) -> None:
@@ -253,8 +261,82 @@ class Outbox:
             self._on_idle()
 
     def _pump(self, edge: _Edge) -> None:
-        while edge.waiting and edge.window.may_send() and self._send(edge, edge.waiting.popleft()):
-            pass
+        while edge.waiting and edge.window.may_send():
+            if edge.ordered and self._in_order is not None and not edge.one_by_one and self._waits_in_rows():
+                if not self._send_row(edge, self._in_order):
+                    return
+                continue
+            edge.one_by_one = max(0, edge.one_by_one - 1)
+            if not self._send(edge, edge.waiting.popleft()):
+                return
+
+    # Rows: what waits for an ordered edge, stored in its order or not at all (where the lane stores together)
+
+    def _waits_in_rows(self) -> bool:
+        """There is enough for a batch, on all edges together."""
+        return sum(len(edge.waiting) for edge in self._edges.values() if edge.ordered) >= ENOUGH_FOR_ROWS
+
+    def _send_row(self, edge: _Edge, publish_in_order: PublishInOrder) -> bool:
+        row = [edge.waiting.popleft() for _ in range(min(len(edge.waiting), MOST_IN_A_ROW))]
+        unix_ns, mono_ns = read_clocks()
+        messages = []
+        for outgoing in row:
+            outgoing.written_at_unix_ns, outgoing.written_at_mono_ns = unix_ns, mono_ns
+            payload = outgoing.payload if outgoing.sealed else seal(outgoing.payload, outgoing.message_id, unix_ns)
+            messages.append(BatchMessage(outgoing.subject, payload, outgoing.message_id, outgoing.traceparent))
+        edge.window.sent()
+        try:
+            publish_in_order(messages, self._row_answered, (edge, row))
+        except (LaneFull, ValueError):
+            edge.window.unanswered()
+            self._put_back(edge, row)
+            self._probe_later(edge)
+            return False
+        return True
+
+    def _row_answered(
+        self, about: tuple[_Edge, list[Outgoing]], answer: Stored | PublishRefused | PublishUnknown
+    ) -> None:
+        edge, row = about
+        if isinstance(answer, Stored):
+            edge.window.stored(waiting=len(edge.waiting))
+            edge.silent_since = 0.0
+            if not edge.window.recovering:
+                edge.full_since = 0.0
+            for back, outgoing in enumerate(row, 1 - len(row)):
+                outgoing.on_stored(outgoing, Stored(answer.sequence + back, False))
+                self._one_settled()
+            self._pump(edge)
+            return
+        self._put_back(edge, row)
+        if isinstance(answer, PublishUnknown):
+            # The next of this slot waits until it is known what became of these: the first goes again, alone.
+            edge.silent_since = edge.silent_since or time.monotonic()
+            self._counters[ANSWERS[OutputAnswer.UNANSWERED].counter] += 1
+            if answer.no_responders:
+                self._no_responders()
+            self._timers.later(jittered(republish_delay_s(1), random.random()), partial(self._row_again, edge))  # noqa: S311
+            return
+        if answer.edge_full:
+            self._counters[ANSWERS[OutputAnswer.EDGE_FULL].counter] += 1
+            edge.full_since = edge.full_since or time.monotonic()
+            edge.window.refused()
+        else:
+            edge.window.unanswered()
+        self._probe_later(edge)
+
+    def _row_again(self, edge: _Edge) -> None:
+        edge.window.unanswered()
+        self._pump(edge)
+
+    def _put_back(self, edge: _Edge, row: list[Outgoing]) -> None:
+        """To the head of the line, in their order, to go one by one."""
+        for outgoing in reversed(row):
+            if outgoing.withdrawn:
+                self._one_settled()
+            else:
+                edge.waiting.appendleft(outgoing)
+        edge.one_by_one = len(row)
 
     def _probe_later(self, edge: _Edge) -> None:
         if not edge.probing:

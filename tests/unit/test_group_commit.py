@@ -145,3 +145,35 @@ def test_pace_sends_a_lone_message_at_once_and_pauses_after_a_batch() -> None:
     assert pace.next_step(LEAST, 0.002).wait_s > 0
     assert pace.next_step(ENOUGH, 0.002).batch
     assert pace.next_step(LEAST, 0.005).batch
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["s.a", "s.b"]), st.integers(1, 30)), max_size=40),
+    limit=st.sampled_from([20, 10_000]),
+    silent=st.sampled_from([0, 3]),
+)
+def test_a_row_is_stored_whole_and_in_order_or_not_at_all(rows: list[tuple[str, int]], limit: int, silent: int) -> None:
+    async def run() -> tuple[Broker, list[list[Answer]]]:
+        broker = Broker(limit, silent)
+        group = GroupCommit(broker)
+        told: list[list[Answer]] = [[] for _ in rows]
+        for number, (subject, count) in enumerate(rows):
+            row = [BatchMessage(subject, b"x", f"{number}.{index}") for index in range(count)]
+            group.publish_in_order(row, lambda about, answer: about.append(answer), told[number])
+        await eventually(lambda: all(told) and not group.waiting, every_s=0.001)
+        return broker, told
+
+    broker, told = asyncio.run(run())
+    places = {message.message_id: number for number, message in enumerate(broker.stored, 1)}
+    for number, (_, count) in enumerate(rows):
+        found = [places.get(f"{number}.{index}") for index in range(count)]
+        answer = told[number][0]
+        assert len(told[number]) == 1
+        first = found[0]
+        if first is None:
+            assert not any(found)
+            assert not isinstance(answer, Stored)
+        else:
+            assert found == list(range(first, first + count))
+            assert isinstance(answer, PublishUnknown) or answer == Stored(first + count - 1, False)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.ports import LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.ports import BatchMessage, LaneFull, PublishRefused, PublishUnknown, Stored
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.timers import Timers
 from tests.support.virtual_time import run_in_virtual_time
@@ -61,12 +62,41 @@ class ScriptedBroker:
             tell(about, PublishUnknown("no answer"))
 
 
+class BrokerOfRows(ScriptedBroker):
+    """Takes several messages of an edge in a row: all or none."""
+
+    def __init__(self, fates: list[Fate]) -> None:
+        super().__init__(fates)
+        self.rows = 0
+
+    def publish_in_order(self, messages: list[BatchMessage], tell: Tell, about: Any) -> None:
+        fate = self._fates.pop(0) if self._fates else Fate.STORED
+        if fate is Fate.LANE_FULL:
+            raise LaneFull("no room")
+        self.rows += 1
+        subject = messages[0].subject
+        self.on_their_way[subject] += 1
+        self.most = max(self.most, self.on_their_way[subject])
+        asyncio.get_running_loop().call_later(0.001, self._answer_row, subject, messages, fate, tell, about)
+
+    def _answer_row(self, subject: str, row: list[BatchMessage], fate: Fate, tell: Tell, about: Any) -> None:
+        if {message.message_id for message in row} & set(self.stored[subject]):
+            self.on_their_way[subject] -= 1
+            tell(about, PublishRefused(10201, "a known id is among them"))
+        elif fate in (Fate.FULL, Fate.LOST):
+            self._answer(subject, "", fate, tell, about)
+        else:
+            self.stored[subject] += [message.message_id for message in row[:-1]]
+            self._answer(subject, row[-1].message_id, fate, tell, about)
+
+
+@pytest.mark.parametrize("broker_of", [ScriptedBroker, BrokerOfRows])
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=60),
-    puts=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 5)), max_size=40),
+    puts=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([0, 0, 0, 0, 1, 2, 5])), max_size=80),
 )
-def test_order_is_kept(fates: list[Fate], puts: list[tuple[str, int]]) -> None:
-    broker = ScriptedBroker(fates)
+def test_order_is_kept(broker_of: type[ScriptedBroker], fates: list[Fate], puts: list[tuple[str, int]]) -> None:
+    broker = broker_of(fates)
     expected: dict[str, list[str]] = defaultdict(list)
     settled: list[str] = []
 
@@ -99,6 +129,30 @@ def test_order_is_kept(fates: list[Fate], puts: list[tuple[str, int]]) -> None:
     assert dict(broker.stored) == dict(expected)
     assert sorted(settled) == sorted(f"m{number}" for number in range(len(puts)))
     assert broker.most <= 1
+
+
+def test_what_waits_for_an_edge_goes_in_rows() -> None:
+    broker = BrokerOfRows([])
+
+    async def run() -> None:
+        timers, idle = Timers(), asyncio.Event()
+        outbox = Outbox(
+            broker,  # type: ignore[arg-type]
+            timers,
+            defaultdict(int),
+            retired=lambda: False,
+            no_responders=lambda: None,
+            on_idle=idle.set,
+        )
+        for number in range(200):
+            outbox.put(Outgoing("a", f"m{number}", b"", "", lambda out, _: None, _never, ordered=True))
+        async with asyncio.timeout(60):
+            await idle.wait()
+        timers.close()
+
+    run_in_virtual_time(run())
+    assert broker.stored["a"] == [f"m{number}" for number in range(200)]
+    assert broker.rows == 2
 
 
 def _never(outgoing: Outgoing, problem: object) -> None:
