@@ -56,7 +56,8 @@ async def read_form(content_type: str, chunks: AsyncIterator[bytes], form: Form,
             boundary,
             max_header_size=MAX_PART_HEADER_BYTES,
             max_segment_count=MAX_FIELDS + MAX_ATTACHMENTS,
-            strict=True,
+            # Strict, it refuses a form whose last line's end comes in a piece of its own.
+            strict=False,
         )
         async for chunk in chunks:
             for event in parser.parse(chunk):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REFUSED = "OUTPUT_REFUSED"
 REPLY_KEEP_S = 900.0
+EMIT_KEEP_S = 3_600.0
 STORE_LIMIT_S = 600.0
 """How long uploads of a call that has ended may go on."""
 
@@ -55,6 +56,22 @@ class AttachedOutputs:
             code = getattr(error, "reason", getattr(error, "code", "UPLOAD_TOO_SLOW"))
             outcome = Outcome(Ending.FAILED, Problem(code, str(error)), retryable=True)
         asyncio.get_running_loop().call_soon(done, outcome)
+
+    def settle_emit(self, emit: Any, done: Callable[[Problem | None], None]) -> None:
+        """As `settle`, of a listener's emit: what it names is kept while it waits for its edge, an hour at most."""
+        self._tasks.create_task(self._settle_emit(emit, done), name="attached emit")
+
+    async def _settle_emit(self, emit: Any, done: Callable[[Problem | None], None]) -> None:
+        problem: Problem | None = None
+        try:
+            async with asyncio.timeout(STORE_LIMIT_S):
+                await self.complete(0, emit.attachments, {})
+                for reference in emit.attachments:
+                    await self._transfers.keep(reference.id, EMIT_KEEP_S)
+        except (HeadraceError, TransferFailed, TimeoutError) as error:
+            code = getattr(error, "reason", getattr(error, "code", "UPLOAD_TOO_SLOW"))
+            problem = Problem(code, str(error) or "its uploads took too long")
+        asyncio.get_running_loop().call_soon(done, problem)
 
     async def _settle(self, held: HeldInput, done: Callable[[Outcome | None], None]) -> None:
         given = {item.id: item for item in named_by(held.envelope)}

@@ -99,6 +99,7 @@ class DataPlane:
         doubtful = partial(self._doubtful, plan, plans, broker_since)
         self._path: InputPath = self._slots or self._plain_path(plan, hops, redelivered_until, doubtful)
         self._transfers = Transfers(plan.flow, attachments, self._references_of, self._filing, tasks)
+        self._attached = AttachedOutputs(self._transfers, tasks)
         self.loop = DeliveryLoop(
             step,
             self._path,
@@ -111,7 +112,7 @@ class DataPlane:
             answer_limit_s=answer_limit_s,
             careful=careful,
             rules=self._rules,
-            attached=AttachedOutputs(self._transfers, tasks),
+            attached=self._attached,
             passthrough=plan.passthrough,
             on_stuck=on_leases,
             pace=self._pace(step.rate_limit, plans),
@@ -200,6 +201,7 @@ class DataPlane:
             timers=self._timers,
             traces=StimulusTraces(span_log, "listener", lambda flow: step_site(plan, self._step, instance)),
             rules=self._rules,
+            attached=self._attached,
         )
 
     def _pace(self, rate_limit: float, plans: PlanSource) -> Pace | None:

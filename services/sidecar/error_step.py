@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from headrace.model.message_ids import output_message_id
 from headrace.ports import Stored
 from headrace.wire.dead_letter import kept_attempts
-from headrace.wire.envelope import Envelope, encode_shared
+from headrace.wire.envelope import Attachment, Envelope, encode_shared
 from headrace.wire.error_message import CONTENT_TYPE, MAX_TEXT, OUTPUT, FailedInput, error_body
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.held_input import HeldInput
@@ -81,6 +81,7 @@ class ErrorStep:
             in_doubt=held.in_doubt,
             passthrough=envelope.passthrough if self._passes else (),
             baggage=envelope.baggage,
+            attachments=[_as_file(item) for item in envelope.attachments] if envelope.attachments else (),
         )
         failure = Envelope()
         failure.failure.code, failure.failure.message = problem.code, problem.message[:MAX_TEXT]
@@ -93,6 +94,16 @@ class ErrorStep:
         letter = step.error_letter or not whole
         self._counters["handed_over"] += not letter
         return HandOver(outgoing, letter)
+
+
+def _as_file(attachment: Attachment) -> Attachment:
+    """A body by reference goes along as a file of the name `body`: the message has a body of its own."""
+    if not attachment.is_body:
+        return attachment
+    file = Attachment()
+    file.CopyFrom(attachment)
+    file.is_body, file.name = False, "body"
+    return file
 
 
 def error_step_of(plan: DeploymentPlan, step: StepPlan, counters: dict[str, int]) -> ErrorStep | None:

@@ -33,6 +33,7 @@ from services.sidecar.timers import Timers
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.attached_outputs import AttachedOutputs
     from services.sidecar.component_process import ComponentProcess
     from services.sidecar.edge_rules import EdgeRules
     from services.sidecar.pace import Pace
@@ -75,6 +76,7 @@ class ListenerFeed:
         timers: Timers,
         traces: StimulusTraces | None = None,
         rules: EdgeRules | None = None,
+        attached: AttachedOutputs | None = None,
     ) -> None:
         self._plan = plan
         self._step = step
@@ -85,7 +87,7 @@ class ListenerFeed:
         self._pace = pace
         self._timers = timers
         self._traces = traces or StimulusTraces(None, "listener", lambda flow: Site("", "", flow))
-        self._rules = rules
+        self._rules, self._attached = rules, attached
         self._edges = edges_of(plan, step)
         self._max_unresolved = step.prefetch
         self._process: ComponentProcess | None = None
@@ -227,11 +229,17 @@ class ListenerFeed:
             stimulus=stimulus,
             given=given.data.headers.get("traceparent", ""),
         )
-        if self._rules is None:
-            self._send(emit, stimulus, given.data)
+        if given.data.attachments and self._attached is not None:
+            self._attached.settle_emit(given.data, partial(self._route, emit, stimulus, given.data))
+        else:
+            self._route(emit, stimulus, given.data, None)
+
+    def _route(self, emit: _Emit, stimulus: str, data: Any, problem: Problem | None) -> None:
+        if problem is not None or self._rules is None:
+            self._routed(emit, stimulus, [data], problem)
         else:
             done = partial(self._routed, emit, stimulus)
-            self._rules.route([given.data], stimulus, execution_id(stimulus), (), done)
+            self._rules.route([data], stimulus, execution_id(stimulus), (), done)
 
     def _routed(self, emit: _Emit, stimulus: str, outputs: Sequence[Any], problem: Problem | None) -> None:
         if problem is not None:
@@ -273,6 +281,7 @@ class ListenerFeed:
             sender=self._step.name,
             baggage=bounded_baggage(data.headers.get("baggage", "")),
             passthrough=with_own((), self._step.name, data) if self._plan.passthrough else (),
+            attachments=data.attachments,
         )
 
     def _publish(self, emit: _Emit) -> None:

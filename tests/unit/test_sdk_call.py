@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 import pytest
 
-from headrace.model.limits import MAX_BODY_BYTES, MAX_OUTPUTS
+from headrace.model.limits import MAX_OUTPUTS
 from headrace.sdk import Component, ComponentError, Context, DefinitionError, Rebound, current_context
 from headrace.sdk.testing import CallResult, ComponentHarness, Failure
 
@@ -194,7 +194,7 @@ async def test_rebound() -> None:
     assert (result.rebound.reason, result.rebound.delay_s, result.error) == ("not yet", 1.5, None)
 
 
-@pytest.mark.parametrize("value", [object(), {1: object()}, float, "\ud800", b"x" * (MAX_BODY_BYTES + 1)])
+@pytest.mark.parametrize("value", [object(), {1: object()}, float, "\ud800"])
 async def test_an_output_that_cannot_be_sent_is_refused_for_good(value: Any) -> None:
     async def bad(_: bytes) -> Any:
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from headrace.api.component.v1 import component_pb2
+from headrace.model.limits import MAX_BODY_BYTES
 from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.call import begin_call, end_call
 from headrace.sdk.component import Component
@@ -25,6 +27,7 @@ from headrace.sdk.log import ComponentLog, LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.isolation import IsolatedFolder
 from headrace.sdk.testing.listener_harness import ListenerHarness
+from headrace.sdk.testing.memory_transfers import MemoryTransfers
 from headrace.sdk.testing.results import CallResult
 
 
@@ -53,6 +56,8 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         self._component: Component | None = None
         self._calls = 0
         self._isolated: IsolatedFolder | None = None
+        self.transfers: MemoryTransfers | None = None
+        """Bytes of attachments; made at the start, unless it is given."""
         self.logs: list[LogLine] = []
 
     @property
@@ -73,6 +78,7 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
             self._component = self._isolated.load()
         log, credentials = ComponentLog(self.logs.append), MappingProxyType(self._credentials)
         scope = StepScope(self._config, self._step, asyncio.Event(), log, credentials, dry_run=self._dry_run)
+        scope.transfers = self.transfers = self.transfers or MemoryTransfers()
         try:
             await run_hook(self._component.init_hook, scope)
         except BaseException:
@@ -117,12 +123,15 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         timeout_s: float = 0.0,
         snapshot: Any = None,
         steps: Mapping[str, Any] | None = None,
+        attachments: Mapping[str, bytes] | None = None,
     ) -> CallResult:
         """One call of a function. Bytes and text go in as they are, any other value as JSON.
 
         `snapshot` is what the step keeps already, `steps` what earlier steps have emitted, by name. Ids are random
-        unless given; header names become lower-case, as they come from the gateway.
+        unless given; header names become lower-case, as they come from the gateway. `attachments` come with the
+        message, by name; a body above 512 KiB comes by reference, as in the mesh.
         """
+        assert self.transfers is not None, "use `async with` or `with`"
         body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
         self._calls += 1
         source = component_pb2.Input(
@@ -137,6 +146,12 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
             timeout_ms=round(timeout_s * 1000),
             passthrough=[_earlier(name, given) for name, given in (steps or {}).items()],
         )
+        for name, content in (attachments or {}).items():
+            kind = mimetypes.guess_type(name)[0] or ""
+            source.attachments.append(self.transfers.put(content, name=name, content_type=kind))
+        if len(body) > MAX_BODY_BYTES:
+            source.attachments.append(self.transfers.put(body, content_type=content_type, is_body=True))
+            source.body = b""
         if snapshot is not None:
             source.snapshot.json, source.snapshot.revision = encode_body(snapshot, JSON)[0].decode(), 1
         return await self.call_with(function, source)
@@ -156,7 +171,9 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
                 await end_call(call, source.timeout_ms)
         else:
             await asyncio.to_thread(begin_call, target, source, scope, frame)
-        return CallResult(frame, lines)
+        assert self.transfers is not None
+        await self.transfers.complete(frame.response.events)
+        return CallResult(frame, lines, self.transfers.stored)
 
     async def change_credentials(self, **credentials: Any) -> None:
         """Gives the component another credential, as `headrace flow refresh-credentials` does; AssertionError with the

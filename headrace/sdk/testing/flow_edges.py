@@ -57,7 +57,11 @@ class FlowEdges:
         if not self._passes:
             return []
         own = component_pb2.EarlierOutput(
-            step=step.name, body=output.body, content_type=output.content_type, headers=output.headers
+            step=step.name,
+            body=output.sent_body,
+            content_type=output.content_type,
+            headers=output.headers,
+            attachments=output.references,
         )
         passed = [*parent.passthrough, own]
         size = sum(item.ByteSize() for item in passed)
@@ -148,11 +152,12 @@ def _message(
 ) -> component_pb2.Input:
     name = f"k:{output.key}" if output.key else str(index)
     return component_pb2.Input(
-        body=output.body if isinstance(body, bool) else body,
+        body=output.sent_body if isinstance(body, bool) else body,
         content_type=output.content_type if isinstance(body, bool) else JSON,
         headers=output.headers,
         message_id=output_message_id(parent.message_id, step.name, name, receiver),
         execution_id=parent.execution_id,
         wants_reply=parent.wants_reply,
         passthrough=passed,
+        attachments=[item for item in output.references if isinstance(body, bool) or not item.is_body],
     )

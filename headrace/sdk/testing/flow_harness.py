@@ -19,6 +19,7 @@ from headrace.api.component.v1 import component_pb2
 from headrace.model.error_steps import error_steps
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import StepSpec
+from headrace.model.limits import MAX_BODY_BYTES
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.component import Component
@@ -27,6 +28,7 @@ from headrace.sdk.log import LogLine
 from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.component_harness import ComponentHarness
 from headrace.sdk.testing.flow_edges import EdgeFailed, FlowEdges, KeptSnapshots, error_message
+from headrace.sdk.testing.memory_transfers import MemoryTransfers
 from headrace.sdk.testing.results import CallResult, Failure, Output, Reply
 from headrace.wire.flow_file import load_flow_file
 
@@ -82,6 +84,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         self._failures: dict[str, Failure] = {}
         """By the message that an error step gets."""
         self._harnesses: dict[str, ComponentHarness] = {}
+        self._transfers: MemoryTransfers | None = None
         for given in (self._components, self._config):
             for name in given:
                 if name not in self._steps:
@@ -101,6 +104,7 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
                     )  # fmt: skip
                 identity = StepIdentity("default", self._file.name, name, 1, 1, step.component)
                 harness = ComponentHarness(source, config=self._config.get(name, step.config), step=identity)
+                harness.transfers = self._transfers = self._transfers or MemoryTransfers()
                 await harness.start()
                 harness.component.function(step.function)
                 self._harnesses[name] = harness
@@ -122,9 +126,11 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         method: str = "POST",
         path: str = "",
         query: str = "",
+        attachments: Mapping[str, bytes] | None = None,
     ) -> FlowResult:
         """Sends one request to the trigger (or past it, where it has no component) and runs until nothing is left.
-        Bytes and text go as they are, any other value as JSON."""
+        Bytes and text go as they are, any other value as JSON. `attachments` go along, by name."""
+        assert self._transfers is not None, "use `async with` or `with`"
         body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
         stimulus = stimulus_id(self._file.name, "webhook", uuid.uuid4().hex)
         result = FlowResult(execution_id(stimulus))
@@ -138,6 +144,11 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
             execution_id=result.execution_id,
             wants_reply=self._file.spec.reply_timeout_s > 0,
         )
+        for name, content in (attachments or {}).items():
+            first.attachments.append(self._transfers.put(content, name=name))
+        if len(body) > MAX_BODY_BYTES:
+            first.attachments.append(self._transfers.put(body, content_type=content_type, is_body=True))
+            first.body = b""
         waiting = deque([(self._steps[self._entry], first)])
         while waiting:
             step, message = waiting.popleft()

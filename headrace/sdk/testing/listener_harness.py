@@ -13,7 +13,8 @@ from headrace.api.component.v1 import component_pb2
 from headrace.sdk.context import StepScope
 from headrace.sdk.function import Function
 from headrace.sdk.listen_stream import ListenStream
-from headrace.sdk.testing.results import Output
+from headrace.sdk.testing.memory_transfers import MemoryTransfers
+from headrace.sdk.testing.results import Output, output_of
 
 END_LIMIT_S = 10.0
 
@@ -66,7 +67,11 @@ class ListenerHarness:
 
     async def write(self, frame: component_pb2.ListenResponse) -> None:
         for emit in frame.emits:
-            output = Output(emit.data.body, emit.data.content_type, dict(emit.data.headers), emit.data.key)
+            transfers = self._scope.transfers
+            assert isinstance(transfers, MemoryTransfers)
+            for reference in emit.data.attachments:
+                await transfers.complete_reference(reference)
+            output = output_of(emit.data, transfers.stored)
             self._heard.put_nowait(HeardEmit(emit.emit, emit.source_id, output, self))
 
     async def __aenter__(self) -> ListenerHarness:

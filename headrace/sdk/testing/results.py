@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -20,6 +21,15 @@ class Output:
     content_type: str
     headers: dict[str, str]
     key: str = ""
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    """What goes along, by name."""
+    references: tuple[Any, ...] = ()
+    """`attachment_pb2.Attachment` of what goes along, and of a body above 512 KiB."""
+
+    @property
+    def sent_body(self) -> bytes:
+        """As it stands in the message: empty where the body goes by reference."""
+        return b"" if any(item.is_body for item in self.references) else self.body
 
     @property
     def value(self) -> Any:
@@ -71,14 +81,15 @@ class ReboundAsked:
 class CallResult:
     """One call. `outputs` also shows what the component emits after the function returned (late emits)."""
 
-    def __init__(self, frame: EventFrame, logs: list[LogLine]) -> None:
+    def __init__(self, frame: EventFrame, logs: list[LogLine], stored: Mapping[str, bytes]) -> None:
+        self._stored = stored
         self._events = frame.response.events
         self.logs = logs
 
     @property
     def outputs(self) -> list[Output]:
         found = (event.data for event in self._events if event.HasField("data"))
-        return [Output(emit.body, emit.content_type, dict(emit.headers), emit.key) for emit in found]
+        return [output_of(emit, self._stored) for emit in found]
 
     @property
     def reply(self) -> Reply | None:
@@ -86,7 +97,8 @@ class CallResult:
         for event in self._events:
             if event.HasField("reply"):
                 reply = event.reply
-                return Reply(reply.status or 200, reply.body, reply.content_type, dict(reply.headers))
+                body = self._stored[reply.large_body.id] if reply.HasField("large_body") else reply.body
+                return Reply(reply.status or 200, body, reply.content_type, dict(reply.headers))
         return None
 
     @property
@@ -129,6 +141,14 @@ class CallResult:
 
     def __repr__(self) -> str:
         return f"CallResult(outputs={self.outputs}, reply={self.reply}, error={self.error}, rebound={self.rebound})"
+
+
+def output_of(emit: Any, stored: Mapping[str, bytes]) -> Output:
+    """An Emit of the contract, with the bytes of what it names."""
+    references = tuple(emit.attachments)
+    body = next((stored[item.id] for item in references if item.is_body), emit.body)
+    files = {item.name: stored[item.id] for item in references if not item.is_body}
+    return Output(body, emit.content_type, dict(emit.headers), emit.key, files, references)
 
 
 def _decoded(body: bytes, content_type: str) -> Any:
