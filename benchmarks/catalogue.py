@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import broker_floor, floors
+from benchmarks.attachments import attachments
 from benchmarks.dead_letters import dead_letters
 from benchmarks.edit_loop import edit_loop
 from benchmarks.fail_over import fail_over
@@ -201,6 +202,7 @@ SCENARIOS: dict[str, Scenario] = {
     "throughput": Scenario("saturated: shapes, bodies, kinds of work; processor time a message by process", throughput),
     "keyed": Scenario("keyed steps with 1, 100 and 10 000 keys", _keyed),
     "shaping": Scenario("conditions, mappings, passthrough", shaping),
+    "attachments": Scenario("bodies of 1 and 100 MB by reference, and the memory they take", attachments),
     "scale": Scenario("1 to 50 flows at a fixed total, 1 to 8 replicas", scale),
     "gateway": Scenario("HTTP request-reply at 100 and 1 000 requests/s", gateway),
     "start": Scenario("a flow of three steps, cold and cached, to its first answer; memory of an instance", start),
