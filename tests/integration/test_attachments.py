@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -19,7 +20,7 @@ from headrace.model.errors import NotFound
 from services.orchestrator.attachment_sweeper import AttachmentSweeper
 from tests.support.commands import ROOT, headrace
 from tests.support.eventually import eventually
-from tests.support.http_connection import HttpAnswer, fetch
+from tests.support.http_connection import HttpAnswer, HttpConnection, fetch, serves
 from tests.support.jsonl import read_lines
 from tests.support.mesh import RunningMesh
 from tests.support.small_mesh_flow import letters, run_flow
@@ -216,8 +217,121 @@ steps:
         assert [(item.reason, refused.replayed) for item in refused.refusals] == [("ATTACHMENT_GONE", 0)]
 
 
-async def test_a_step_that_meets_a_missing_file_gives_its_message_up(module_mesh: RunningMesh, tmp_path: Path) -> None:
-    """At once, with a reason of its own; and a reply of any size comes back."""
+async def test_whoever_dies_in_the_middle_nothing_is_half_there(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    """The caller, the gateway (its chunks are collected), a step while it reads: all of it comes to it once more."""
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: cut
+steps:
+  receive: {{to: [weigh]}}
+  weigh: {{component: {PORTER}, function: weigh, config: {{path: {out}}}}}
+""",
+        )
+        begun = await begin_upload(module_mesh, "cut", 50 * MEBIBYTE, 3 * MEBIBYTE)
+        await eventually(lambda: _unfinished(module_mesh, 1))
+        begun.abort()
+        await eventually(lambda: _unfinished(module_mesh, 0))
+        begun = await begin_upload(module_mesh, "cut", 50 * MEBIBYTE, 3 * MEBIBYTE)
+        await eventually(lambda: _unfinished(module_mesh, 1))
+        module_mesh.kill("gateway")
+        assert await collected(module_mesh) == 1
+        assert await _unfinished(module_mesh, 0)
+        begun.abort()
+        assert read_lines(out) == []
+
+        body = some_bytes(20 * MEBIBYTE)
+        await eventually(lambda: serves(module_mesh.gateway))
+        assert (await send(module_mesh, "cut", body, "application/x-tape")).status == 202
+        module_mesh.kill("component", "cut", "weigh")
+        await eventually(lambda: module_mesh.pids_of("sidecar", "cut", "weigh"))
+        module_mesh.kill("sidecar", "cut", "weigh")
+        lines = await noted(out, "weigh")
+        assert {(line["size"], line["digest"]) for line in lines} == {(len(body), digest(body))}
+        assert len({line["id"] for line in lines}) == 1
+
+
+async def test_several_uploads_at_once_take_no_more_memory(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    async with AsyncClient(module_mesh.api) as client:
+        await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: wide
+steps:
+  receive: {{to: [weigh]}}
+  weigh: {{component: {PORTER}, function: weigh, config: {{path: {out}}}}}
+""",
+        )
+        assert (await send(module_mesh, "wide", some_bytes(MEBIBYTE), "application/x-tape")).status == 202
+        await noted(out, "weigh")
+        pids = [module_mesh.pid_of("gateway"), *module_mesh.pids_of("sidecar", "wide", "weigh")]
+        pids += module_mesh.pids_of("component", "wide", "weigh")
+        before = [pss_of(pid) for pid in pids]
+        peaks = list(before)
+
+        def look() -> bool:
+            peaks[:] = [max(peak, pss_of(pid)) for peak, pid in zip(peaks, pids, strict=True)]
+            return len(read_lines(out)) == 4
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                tasks.create_task(upload(module_mesh, "wide", 40 * MEBIBYTE))
+            await eventually(look, within_s=40, every_s=0.05)
+        assert max(peak - was for peak, was in zip(peaks, before, strict=True)) < 24, (before, peaks)
+
+
+async def upload(mesh: RunningMesh, flow: str, size: int) -> None:
+    connection = await begin_upload(mesh, flow, size, size)
+    assert (await connection.answer(40)).status == 202
+    await connection.close()
+
+
+async def begin_upload(mesh: RunningMesh, flow: str, declared: int, sent: int) -> HttpConnection:
+    """A request whose body has so many bytes, of which so many are sent."""
+    connection = await HttpConnection.open(mesh.gateway)
+    connection.write(f"POST /hook/{flow} HTTP/1.1\r\nhost: test\r\ncontent-length: {declared}\r\n\r\n".encode())
+    for _ in range(sent // MEBIBYTE):
+        connection.write(bytes(MEBIBYTE))
+        await connection.drain()
+    return connection
+
+
+async def collected(mesh: RunningMesh) -> int:
+    """Removes uploads that came to nothing, and says how many there were."""
+    connection = await connect_nats(mesh.endpoints.nats, "test")
+    try:
+        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        return await bucket.drop_chunks_without_object(-60.0)
+    finally:
+        await close_nats(connection)
+
+
+async def _unfinished(mesh: RunningMesh, count: int) -> bool:
+    """Whether so many uploads have chunks in the store and are no objects (yet)."""
+    connection = await connect_nats(mesh.endpoints.nats, "test")
+    try:
+        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        prefix = f"$O.{bucket.name}.C."
+        info = await JetStreamAssets(connection).stream_info(bucket.stream, prefix + ">")
+        begun = set((info or {})["state"].get("subjects", {}))
+        return len(begun - {prefix + stored.info.nuid for stored in await bucket.list_objects()}) == count
+    finally:
+        await close_nats(connection)
+
+
+def pss_of(pid: int) -> float:
+    """MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+
+
+async def test_a_reply_of_any_size_comes_back(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    """Also to a repeat with the same Idempotency-Key."""
     async with AsyncClient(module_mesh.api) as client:
         await run_flow(
             client,
