@@ -9,6 +9,8 @@ from google.protobuf import struct_pb2
 
 from headrace.api.credential.v1 import credential_pb2, credential_pb2_grpc
 from headrace.client.session import PAGE_SIZE, Session, resource
+from headrace.model.credential import inexact_field
+from headrace.model.errors import InvalidInput
 
 REFRESH_LIMIT_S = 60.0
 VERIFY_LIMIT_S = 200.0
@@ -96,6 +98,11 @@ def _given(
 ) -> credential_pb2.Credential:
     given = credential_pb2.Credential(name=name, description=description)
     if value is not None:
+        if place := inexact_field(value):
+            raise InvalidInput.at(
+                f"credential.value.{place}", "***", "is a number that would not arrive exactly",
+                next_step="Put it in quotes",
+            )  # fmt: skip
         given.value.CopyFrom(struct_pb2.Struct())
         given.value.update(dict(value))
     if expires_at:

@@ -20,6 +20,7 @@ MAX_VALUE_BYTES = 64 * 1024
 MAX_FIELDS = 100
 MAX_NESTING = 10
 MAX_DESCRIPTION = 1_000
+EXACT_NUMBERS = 2**53
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -88,6 +89,17 @@ def check_value(value: Mapping[str, Any]) -> bytes:
 
 def _refused(problem: str, next_step: str, reason: str = "BAD_CREDENTIAL") -> InvalidInput:
     return InvalidInput.at("credential.value", "***", problem, next_step=next_step, reason=reason)
+
+
+def inexact_field(value: Any, path: str = "") -> str:
+    """Path of the first whole number that would not arrive exactly (numbers travel as doubles); empty for none."""
+    if isinstance(value, Mapping):
+        found = (inexact_field(inner, f"{path}.{name}" if path else str(name)) for name, inner in value.items())
+        return next((place for place in found if place), "")
+    if isinstance(value, list | tuple):
+        found = (inexact_field(inner, f"{path}[{index}]") for index, inner in enumerate(value))
+        return next((place for place in found if place), "")
+    return path if isinstance(value, int) and abs(value) >= EXACT_NUMBERS else ""
 
 
 def leaf_texts(value: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from headrace.client import AsyncClient
-from headrace.model.errors import InvalidInput, NotFound, WrongState
+from headrace.model.errors import InvalidInput, NotFound, Unavailable, WrongState
 from tests.support.commands import headrace
 from tests.support.eventually import eventually
 from tests.support.http_connection import fetch
@@ -142,7 +142,7 @@ async def test_a_new_value_reaches_what_runs_only_by_a_refresh(module_mesh: Runn
 
         await client.update_credential("turning", {"password": "turn-four-secret"})
         module_mesh.kill("orchestrator")
-        (step,) = await eventually(lambda: client.refresh_credentials("turning"), within_s=20)
+        (step,) = await eventually(lambda: _refreshed(client, "turning"), within_s=20)
         assert (step.version_before, step.version, step.instances) == (2, 4, 2)
         await runs_with(module_mesh, "turning", "turn-four-secret")
         told = [
@@ -153,6 +153,14 @@ async def test_a_new_value_reaches_what_runs_only_by_a_refresh(module_mesh: Runn
         ]
         await eventually(lambda: _refreshes(client, told), within_s=20)
         await client.stop("turning")
+
+
+async def _refreshed(client: AsyncClient, flow: str) -> list[Any]:
+    """What was refreshed, once there is somebody to do it."""
+    try:
+        return list(await client.refresh_credentials(flow))
+    except Unavailable:
+        return []
 
 
 async def _refreshes(client: AsyncClient, told: list[str]) -> bool:

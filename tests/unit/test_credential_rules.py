@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.model.credential import MAX_VALUE_BYTES, CredentialRef, check_value, leaf_texts
+from headrace.model.credential import MAX_VALUE_BYTES, CredentialRef, check_value, inexact_field, leaf_texts
 from headrace.model.deployment import DeploymentPhase, DeploymentState, PinPlan, StepPlan
 from headrace.model.errors import InvalidInput
 from headrace.model.flow_spec import RetryPolicy
@@ -77,3 +77,8 @@ def test_a_deployment_uses_what_its_plan_says_unless_it_was_refreshed() -> None:
     assert refreshed.credential_of(step) == CredentialRef("shop", 5)
     bare = StepPlan("login", "action", "f", pin, {}, (), 1, 1.0, RetryPolicy())
     assert refreshed.credential_of(bare) is None
+
+
+def test_a_number_that_would_change_on_its_way_is_named() -> None:
+    assert inexact_field({"a": [1, {"b": 2**53}]}) == "a[1].b"
+    assert inexact_field({"a": 2**53 - 1, "b": "9" * 30, "c": True}) == ""
