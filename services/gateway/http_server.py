@@ -19,6 +19,7 @@ from headrace.edge.arrival_stamp import stamp_arrivals
 from headrace.model.errors import InvalidInput
 from services.gateway.domain.refusals import Refusal, headers_too_large
 from services.gateway.socket_reader import NO_READ, SocketReader
+from services.gateway.whole_answers import WholeAnswers, whole_answers
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
@@ -56,7 +57,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.more_body and not self.pipeline
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(whole_answers(transport))
         if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
             return
@@ -119,6 +120,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self.between_requests = True
         if not self._refused:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cast("WholeAnswers", self.transport).flush()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Refusal(400, "MALFORMED_REQUEST", "this is not an HTTP/1.1 request", close=True))

@@ -1,0 +1,61 @@
+"""The writing side of a connection: a response's head waits for its body, so that both leave in one write.
+
+uvicorn writes them one after the other, which is two system calls here, two segments on the wire and two reads at the
+caller: a fifth of what a small answer costs the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+_HEAD = b"HTTP/1.1 "
+_INTERIM = ord("1")
+
+
+class WholeAnswers:
+    """A transport in front of a connection's own. What looks like a response's head is held until something follows:
+    more bytes, `flush` (the response is complete), or `close`."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        elif data.startswith(_HEAD) and len(data) > len(_HEAD) and data[len(_HEAD)] != _INTERIM:
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Nothing follows for now."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._head = b""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
+def whole_answers(transport: asyncio.Transport) -> asyncio.Transport:
+    """As the type that uvicorn asks for; it uses nothing else of it."""
+    return cast("asyncio.Transport", WholeAnswers(transport))
