@@ -57,7 +57,7 @@ class ComponentFrames:
     ) -> None:
         self._on_events, self._on_closed, self._on_spans = on_events, on_closed, on_spans
         self._max_queued = max_queued
-        self._queue: deque[ComponentInput] = deque()
+        self._queue: deque[tuple[ComponentInput, int]] = deque()
         self._queued_bytes = 0
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._unsent_pings: deque[int] = deque()
@@ -82,16 +82,18 @@ class ComponentFrames:
         """See the port."""
         self._check_open()
         waiting, size = len(self._queue), 0
+        sized: list[tuple[ComponentInput, int]] = []
         for given in inputs:
             input_size = _size(given)
             if input_size > MAX_INPUT_BYTES:
                 raise ValueError(f"body: {len(given.body)} bytes fit no frame (limit {MAX_INPUT_BYTES})")
             size += input_size
+            sized.append((given, input_size))
         # What comes while nothing waits is always let in, whatever its size.
         too_many = waiting + len(inputs) > self._max_queued or self._queued_bytes + size > MAX_QUEUED_BYTES
         if waiting and too_many:
             raise StreamFull(f"{waiting} inputs ({self._queued_bytes} bytes) wait for the component")
-        self._queue.extend(inputs)
+        self._queue.extend(sized)
         self._queued_bytes += size
         self._wake()
 
@@ -123,35 +125,19 @@ class ComponentFrames:
         if self._unsent_pings:
             return ProcessRequest(ping=Ping(nonce=self._unsent_pings.popleft())).SerializeToString()
         queue = self._queue
-        inputs: list[Input] = []
-        size = 0
-        while queue and len(inputs) < MAX_FRAME_INPUTS:
-            given = queue[0]
-            input_size = _size(given)
-            if inputs and size + input_size > MAX_FRAME_BYTES:
+        request = ProcessRequest()
+        add = request.inputs.add
+        size = count = 0
+        while queue and count < MAX_FRAME_INPUTS:
+            given, input_size = queue[0]
+            if count and size + input_size > MAX_FRAME_BYTES:
                 break
             size += input_size
+            count += 1
             queue.popleft()
-            inputs.append(
-                Input(
-                    call=given.call,
-                    body=given.body,
-                    content_type=given.content_type,
-                    headers=given.headers,
-                    message_id=given.message_id,
-                    execution_id=given.execution_id,
-                    attempt=given.attempt,
-                    wants_reply=given.wants_reply,
-                    timeout_ms=given.timeout_ms,
-                    traceparent=given.traceparent,
-                    passthrough=[_earlier(item) for item in given.passthrough] if given.passthrough else None,
-                    baggage=given.baggage,
-                    snapshot=_kept(given.snapshot) if given.snapshot is not None else None,
-                    attachments=given.attachments or None,
-                )
-            )
+            _fill(add, given)
         self._queued_bytes -= size
-        return ProcessRequest(inputs=inputs).SerializeToString()
+        return request.SerializeToString()
 
     def _take(self, raw: bytes) -> None:
         """Hands on what a frame of the component holds; DecodeError when it is none."""
@@ -184,15 +170,51 @@ class ComponentFrames:
             self._on_closed(cause)
 
 
+def _fill(add: Callable[..., Input], given: ComponentInput) -> None:
+    """One input of a frame. Made in its place and with what it has only: a quarter of the time of a message with all
+    fields that is then copied into the frame."""
+    made = add(
+        call=given.call,
+        body=given.body,
+        content_type=given.content_type,
+        message_id=given.message_id,
+        execution_id=given.execution_id,
+        attempt=given.attempt,
+        timeout_ms=given.timeout_ms,
+        traceparent=given.traceparent,
+    )
+    headers = given.headers
+    if headers:
+        target = made.headers
+        for name in headers:
+            target[name] = headers[name]
+    if given.wants_reply:
+        made.wants_reply = True
+    if given.baggage:
+        made.baggage = given.baggage
+    if given.passthrough:
+        made.passthrough.extend([_earlier(item) for item in given.passthrough])
+    if given.attachments:
+        made.attachments.extend(given.attachments)
+    if given.snapshot is not None:
+        made.snapshot.CopyFrom(_kept(given.snapshot))
+
+
 def _size(given: ComponentInput) -> int:
     """Upper estimate of the bytes of one input in a frame."""
     size = len(given.body) + _INPUT_OVERHEAD
-    for key, value in given.headers.items():
-        size += len(key) + 4 * len(value) + _HEADER_OVERHEAD
-    for item in given.passthrough:
-        size += item.ByteSize() + _HEADER_OVERHEAD
-    for item in given.attachments:
-        size += item.ByteSize() + _HEADER_OVERHEAD
+    headers = given.headers
+    if headers:
+        for name in headers:
+            size += 4 * (len(name) + len(headers[name])) + _HEADER_OVERHEAD
+    if given.passthrough:
+        for item in given.passthrough:
+            size += item.ByteSize() + _HEADER_OVERHEAD
+    if given.attachments:
+        for item in given.attachments:
+            size += item.ByteSize() + _HEADER_OVERHEAD
+    if given.baggage:
+        size += len(given.baggage)
     if given.snapshot is not None:
         size += len(bytes(given.snapshot.value)) + _HEADER_OVERHEAD
     return size

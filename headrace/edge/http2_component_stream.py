@@ -70,12 +70,14 @@ class Http2ComponentStream(ComponentFrames):
             async with asyncio.timeout(timeout_s):
                 await self._loop.create_unix_connection(lambda: self._transport, self._path)
                 await self._settled
-        except OSError as error:
-            self._transport.close()
-            raise StreamClosed(f"the component cannot be reached: {error}", "UNAVAILABLE") from error
+        except StreamClosed:
+            raise
         except TimeoutError as error:
             self._transport.close()
             raise StreamClosed(f"the component did not answer within {timeout_s:g} s", "DEADLINE_EXCEEDED") from error
+        except OSError as error:
+            self._transport.close()
+            raise StreamClosed(f"the component cannot be reached: {error}", "UNAVAILABLE") from error
         except BaseException:
             self._transport.close()
             raise

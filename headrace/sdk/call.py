@@ -186,6 +186,8 @@ def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
 
 
 def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> None:
+    body: bytes | None = None
+    content_type = ""
     if value is not None:
         try:
             if type(value) is Attachment:
@@ -194,12 +196,11 @@ def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> N
                 body, content_type = encoded(value, "")
                 if len(body) > MAX_BODY_BYTES:
                     context.emit(body, content_type=content_type)
-                else:
-                    sink.data(context.call, body, content_type, None, "")
+                    body = None
         except BaseException as error:
             _fail(context, sink, error, started_ns)
             return
-    sink.end(context.call, started_ns, monotonic_ns())
+    sink.done(context.call, body, content_type, started_ns, monotonic_ns())
 
 
 def _fail(context: Context, sink: EventSink, error: BaseException, started_ns: int) -> None:

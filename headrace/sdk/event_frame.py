@@ -90,6 +90,11 @@ class EventFrame:
         end.ended_at_mono_ns = ended_ns
         self.size += 32
 
+    def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
+        if body is not None:
+            self.data(call, body, content_type, None, "")
+        self.end(call, started_ns, ended_ns)
+
     def spans(self, spans: Sequence[span_pb2.Span]) -> None:
         """Of the component's own code."""
         self.response.spans.extend(spans)

@@ -41,4 +41,4 @@ class _NoEvents:
     def _refuse(self, *_: Any) -> NoReturn:
         raise RuntimeError("hooks cannot emit or reply; only functions can")
 
-    data = reply = error = rebound = snapshot = end = output = answer = _refuse
+    data = reply = error = rebound = snapshot = end = output = answer = done = _refuse

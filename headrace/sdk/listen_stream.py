@@ -96,7 +96,7 @@ class _NoCall:
     def _refuse(self, *_: Any) -> None:
         raise AssertionError("a listener has no call events")
 
-    data = reply = error = rebound = snapshot = end = output = answer = _refuse
+    data = reply = error = rebound = snapshot = end = output = answer = done = _refuse
 
 
 class PlainListenContext(ListenContext):

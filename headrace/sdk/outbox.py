@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from headrace.api.component.v1 import component_pb2
 from headrace.sdk.event_frame import FULL_FRAME_BYTES, EventFrame
-
-WriteFrame = Callable[[component_pb2.ProcessResponse], Awaitable[None]]
 
 
 class Outbox:
@@ -101,6 +99,12 @@ class Outbox:
 
     def end(self, call: int, started_ns: int, ended_ns: int) -> None:
         self._ready().end(call, started_ns, ended_ns)
+
+    def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
+        frame = self._ready()
+        if body is not None:
+            frame.data(call, body, content_type, None, "")
+        frame.end(call, started_ns, ended_ns)
 
     def pong(self, nonce: int) -> None:
         frame = EventFrame()

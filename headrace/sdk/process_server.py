@@ -11,6 +11,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from time import monotonic_ns
 from typing import Any, NoReturn
 
 import grpc
@@ -28,6 +29,8 @@ from headrace.wire.http2_stream import Http2Stream
 log = logging.getLogger(__name__)
 
 EOF = grpc.aio.EOF
+LONG_TURN_NS = 2_000_000
+"""After so long others get their turn, also while frames wait."""
 SUFFIX = ".process"
 """The socket's path is that of the main one with this behind."""
 MAX_CONNECTIONS = 8
@@ -52,11 +55,10 @@ class ProcessServer:
         self._server = await loop.create_unix_server(self._connected, path)
 
     def _connected(self) -> asyncio.Protocol:
-        connection = _Connection(self._process, self._connections.discard)
         if len(self._connections) >= MAX_CONNECTIONS:
-            connection.refuse(f"over {MAX_CONNECTIONS} connections")
-        else:
-            self._connections.add(connection)
+            return _Refused()
+        connection = _Connection(self._process, self._connections.discard)
+        self._connections.add(connection)
         return connection.transport
 
     async def stop(self, grace_s: float) -> None:
@@ -70,6 +72,13 @@ class ProcessServer:
             connection.transport.close(NO_ERROR, "the component ends")
 
 
+class _Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class _Connection:
     """One connection and its calls."""
 
@@ -78,10 +87,6 @@ class _Connection:
         self.calls: set[ProcessCall] = set()
         http2 = Http2Connection(max_message=MAX_MESSAGE_BYTES, accept=self._accept, max_streams=MAX_STREAMS)
         self.transport = Http2Transport(http2, on_read=self._go_on, on_writable=self._go_on, on_lost=self._lost)
-
-    def refuse(self, text: str) -> None:
-        """Ends it as soon as it stands."""
-        asyncio.get_running_loop().call_soon(self.transport.close, NO_ERROR, text)
 
     def _accept(self, stream: Http2Stream) -> ProcessCall:
         call = ProcessCall(stream, self.transport, self._process, self.calls.discard)
@@ -114,6 +119,7 @@ class ProcessCall:
         self._half_closed = False
         self._over = False
         self._reading: asyncio.Future[None] | None = None
+        self._turn_ns = 0
         self._writing: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -127,6 +133,12 @@ class ProcessCall:
                 return EOF
             self._reading = self._loop.create_future()
             await self._reading
+            self._turn_ns = monotonic_ns()
+        if monotonic_ns() - self._turn_ns > LONG_TURN_NS:
+            await asyncio.sleep(0)
+            self._turn_ns = monotonic_ns()
+            if not messages:
+                return EOF  # it was reset meanwhile
         raw = messages.popleft()
         if not messages:
             self._stream.return_window()

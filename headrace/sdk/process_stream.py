@@ -121,6 +121,7 @@ class ProcessStream:
                     if monotonic_ns() - turn_ns > LONG_TURN_NS:
                         outbox.held = False
                         await self._write_one()
+                        await asyncio.sleep(0)
                         outbox.held = True
                         turn_ns = monotonic_ns()
                     continue

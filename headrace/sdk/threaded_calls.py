@@ -66,6 +66,10 @@ class _CallSink:
         self._target().end(call, started_ns, ended_ns)
         self._frame = None
 
+    def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
+        self._target().done(call, body, content_type, started_ns, ended_ns)
+        self._frame = None
+
 
 class ThreadedCalls:
     """`submit` from the loop; finished frames go to the outbox and `wrote` is called, on the loop."""

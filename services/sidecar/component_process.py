@@ -41,7 +41,7 @@ PING_LIMIT_S = 10.0
 END_GRACE_S = 1.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
               "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GRPC_EXPERIMENTS",
-              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT",
+              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT", "HEADRACE_COMPONENT_LOOP",
               # By these the agent and `headrace up` find what an instance left behind.
               "HEADRACE_AGENT", "HEADRACE_MESH")  # fmt: skip
 
