@@ -111,3 +111,18 @@ def leaf_texts(value: Any) -> list[str]:
     if isinstance(value, bool) or value is None:
         return []
     return [str(value)]
+
+
+def credential_key(name: str) -> str:
+    """Key of a head in the bucket of credentials (`subjects.credential_bucket`)."""
+    return f"head.{name}"
+
+
+def sealed_key(name: str, version: int) -> str:
+    """A version's encrypted value."""
+    return f"value.{name}.{version}"
+
+
+def credential_use_key(name: str, version: int, flow: str, holder: str) -> str:
+    """That a deployment (`d3`) of a flow uses a version."""
+    return f"use.{name}.{version}.{flow}.{holder}"

@@ -385,20 +385,6 @@ def broker_key() -> str:
     return "broker"
 
 
-def credential_key(name: str) -> str:
-    return f"head.{name}"
-
-
-def sealed_key(name: str, version: int) -> str:
-    """A version's encrypted value."""
-    return f"value.{name}.{version}"
-
-
-def credential_use_key(name: str, version: int, flow: str, holder: str) -> str:
-    """That a deployment (`d3`) of a flow uses a version."""
-    return f"use.{name}.{version}.{flow}.{holder}"
-
-
 def pin_key(digest: str, flow: str, holder: str) -> str:
     """`<hex>.<flow>.<holder>`, holder for example `d1` (deployment) or `v2` (version)."""
     return f"{digest.removeprefix('sha256:')}.{flow}.{holder}"

@@ -8,6 +8,7 @@ import asyncio
 import os
 import traceback
 from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ async def change_credentials(component: Component, scope: StepScope, text: str) 
     """The new value for all calls from now on, once the component's hook has taken it; else why not."""
     try:
         fresh = read_credentials(text)
-        trial = StepScope(scope.config, scope.step, scope.draining, scope.log, fresh)
+        trial = replace(scope, credentials=fresh)
         await run_hook(component.credentials_hook, trial)
     except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
         raise

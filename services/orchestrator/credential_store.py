@@ -16,8 +16,16 @@ from typing import Any
 import msgspec
 
 from headrace.edge.key_ring import KeyRing
-from headrace.model import subjects
-from headrace.model.credential import CredentialHead, CredentialRef, SealedValue, bound_to, check_value
+from headrace.model.credential import (
+    CredentialHead,
+    CredentialRef,
+    SealedValue,
+    bound_to,
+    check_value,
+    credential_key,
+    credential_use_key,
+    sealed_key,
+)
 from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable, WrongState
 from headrace.ports import Bucket
 
@@ -96,9 +104,9 @@ class CredentialStore:
         version = await self._store_value(name, first, raw)
         head = msgspec.structs.replace(head, version=version)
         try:
-            await self._bucket.create(subjects.credential_key(name), msgspec.msgpack.encode(head))
+            await self._bucket.create(credential_key(name), msgspec.msgpack.encode(head))
         except Conflict as error:
-            await self._bucket.purge(subjects.sealed_key(name, version))
+            await self._bucket.purge(sealed_key(name, version))
             raise AlreadyExists(f"there is a credential {name!r} already", reason="CREDENTIAL_EXISTS") from error
         return head
 
@@ -128,10 +136,10 @@ class CredentialStore:
             requests=(*head.requests, mark)[-KEPT_MARKS:],
         )
         try:
-            await self._bucket.update(subjects.credential_key(name), msgspec.msgpack.encode(changed), revision)
+            await self._bucket.update(credential_key(name), msgspec.msgpack.encode(changed), revision)
         except Conflict as error:
             if value is not None:
-                await self._bucket.purge(subjects.sealed_key(name, version))
+                await self._bucket.purge(sealed_key(name, version))
             raise Conflict(
                 f"credential {name!r} was changed meanwhile",
                 reason="ETAG_MISMATCH",
@@ -154,11 +162,11 @@ class CredentialStore:
                     metadata={"credential": name, "deployment": uses[0].deployment},
                 )
             marked = msgspec.msgpack.encode(msgspec.structs.replace(head, deleting=True))
-            revision = await self._bucket.update(subjects.credential_key(name), marked, revision)
+            revision = await self._bucket.update(credential_key(name), marked, revision)
             await self._bucket.put(f"gone.{name}", str(head.version).encode())
             for key in await self._bucket.keys(f"value.{name}.*"):
                 await self._bucket.purge(key)
-            await self._bucket.delete(subjects.credential_key(name), revision)
+            await self._bucket.delete(credential_key(name), revision)
 
     async def reseal(self) -> tuple[int, int, str]:
         """How many values were sealed anew, how many there are, and the id of the first key."""
@@ -209,13 +217,13 @@ class CredentialStore:
         async with self._taking_away:
             head = await self.newest(name, field)
             await self.mark(CredentialRef(name, head.version), flow, deployment)
-            if await self._bucket.get(subjects.sealed_key(name, head.version)) is None:
+            if await self._bucket.get(sealed_key(name, head.version)) is None:
                 raise Unavailable(f"credential {name!r} is being changed", reason="CREDENTIAL_CHANGING")
             return CredentialRef(name, head.version)
 
     async def mark(self, used: CredentialRef, flow: str, deployment: int) -> None:
         """That a deployment uses a version."""
-        await self._bucket.put(subjects.credential_use_key(used.name, used.version, flow, f"d{deployment}"), b"")
+        await self._bucket.put(credential_use_key(used.name, used.version, flow, f"d{deployment}"), b"")
 
     async def release(self, flow: str, deployment: int) -> None:
         """The deployment is over: it uses nothing any more; values that nobody uses go."""
@@ -242,12 +250,12 @@ class CredentialStore:
         for number in range(version, version + MOST_TRIES):
             sealed = self._ring.seal(raw, bound_to(self._workspace, name, number))
             with contextlib.suppress(Conflict):
-                await self._bucket.create(subjects.sealed_key(name, number), msgspec.msgpack.encode(sealed))
+                await self._bucket.create(sealed_key(name, number), msgspec.msgpack.encode(sealed))
                 return number
         raise Conflict(f"credential {name!r} keeps changing", reason="BUSY", next_step="Try again")
 
     async def _found(self, name: str) -> tuple[CredentialHead, int] | None:
-        entry = await self._bucket.get(subjects.credential_key(name))
+        entry = await self._bucket.get(credential_key(name))
         if entry is None:
             return None
         return msgspec.msgpack.decode(entry.value or b"", type=CredentialHead), entry.revision

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.edge.key_ring import KeyRing
-from headrace.model import subjects
-from headrace.model.credential import CredentialRef, SealedValue, bound_to
+from headrace.model.credential import CredentialRef, SealedValue, bound_to, sealed_key
 from headrace.model.errors import NotFound
 from headrace.model.secret_mask import SecretMask
 
@@ -63,7 +62,7 @@ class StepCredentials:
         if self._bucket is None:
             self._bucket = await self._open_bucket()
         what = f"version {wanted.version} of credential {wanted.name!r}"
-        entry = await self._bucket.get(subjects.sealed_key(wanted.name, wanted.version))
+        entry = await self._bucket.get(sealed_key(wanted.name, wanted.version))
         if entry is None or not entry.value:
             raise NotFound(
                 f"{what} is not there any more",
