@@ -62,9 +62,8 @@ class Twin:
     def __init__(self, chance: random.Random, *, client: bool, window: int) -> None:
         config = h2.config.H2Configuration(client_side=client, header_encoding=None)
         self.h2 = h2.connection.H2Connection(config=config)
-        values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
-        self.h2.local_settings = h2.settings.Settings(client=client, initial_values=values)
         self.h2.initiate_connection()
+        self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.chance = chance
         self.queue: deque[bytes] = deque()
         self.received = bytearray()
