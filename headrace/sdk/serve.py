@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ SOCKET_VARIABLE = "HEADRACE_COMPONENT_SOCKET"
 LOOP_VARIABLE = "HEADRACE_COMPONENT_LOOP"
 EXIT_BAD_COMPONENT = 3
 EXIT_NO_SOCKET = 4
+# Calls leave next to nothing in cycles; looking for some after every 700 objects, as Python does, costs a few percent.
+COLLECT_AFTER = (5_000, 20, 20)
 SHUTDOWN_HOOK_TIMEOUT_S = 5.0
 STOP_GRACE_S = 0.5
 # The longest path a Unix socket address can hold on Linux, without its closing zero.
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
     capture_standard_logging()
     sys.stdout = cast(TextIO, PrintedLines(sys.stdout))
+    gc.set_threshold(*COLLECT_AFTER)  # before the component's code, which may set its own
     component = _import_component(given.bundle, given.entrypoint)
     if component is None:
         return EXIT_BAD_COMPONENT

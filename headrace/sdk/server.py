@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import platform
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -116,6 +117,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
         TELEMETRY.wanted = request.spans_wanted
         TELEMETRY.prepare()
+        gc.freeze()  # what is there now stays: looking through all of it would hold up calls for milliseconds
         self._function, self._scope, self._initialising = function, scope, None
         return component_pb2.InitResponse()
 
