@@ -141,7 +141,10 @@ BETWEEN = (
     elsewhere("expression-nothing", "a mapping that yields no value", WORK, "dead letter, 500", "EXPRESSION_FAILED", "yields no value; for JSON's null write null, to send nothing add a condition", "docs/integration.md", EDGES),
     elsewhere("expression-type", "an expression that fails on one message", WORK, "dead letter, 500", "EXPRESSION_FAILED", "(at line 8, character", "docs/integration.md", EDGES),
     elsewhere("no-condition-holds", "an output for which no condition holds", WORK, "-", "-", "goes nowhere, counted (unrouted) and shown", "headrace flow status", "tests/integration/test_between_steps.py::test_each_receiver_gets_what_its_edge_says"),
-    elsewhere("passthrough-too-large", "outputs of more than 256 KiB to be passed through", WORK, "dead letter, 500", "PASSTHROUGH_TOO_LARGE", "more than 262144: receive 262", "Emit less, or take passthrough out", "tests/integration/test_between_steps.py::test_earlier_outputs_are_there_for_expressions_and_components"),
+    elsewhere("passthrough-by-reference", "an earlier output of more than 256 KiB, read as a value", WORK, "dead letter, 500", "BODY_NOT_LOADED", "goes by reference", "use read()", "tests/integration/test_between_steps.py::test_earlier_outputs_are_there_for_expressions_and_components"),
+    elsewhere("attachment-gone", "an attachment that is gone", WORK, "dead letter, 500", "ATTACHMENT_GONE", "is not in the store", "Send the message again", "tests/integration/test_attachments.py::test_what_no_message_names_is_collected"),
+    elsewhere("output-too-large", "an output of more than 100 MB", WORK, "dead letter, 500", "ATTACHMENT_TOO_LARGE", "more than 104857600 bytes", "HEADRACE_MAX_ATTACHMENT_MB", "tests/integration/test_sidecar.py::test_outputs_beyond_the_limits_are_refused"),
+    elsewhere("body-too-large-to-load", "a body of more than 16 MiB for a function that takes a value", WORK, "dead letter, 413", "BODY_TOO_LARGE", "are loaded for a function", "read ctx.message.stream()", "tests/unit/test_attachments.py::test_functions_in_the_harness_stream_attach_and_pass_on"),
     elsewhere("snapshot-too-large", "a snapshot of more than 64 KiB", WORK, "dead letter, 500", "SNAPSHOT_REFUSED", "more than 65536", "docs/integration.md", SAVES),
 )  # fmt: skip
 SECTION = Section(

@@ -8,6 +8,7 @@ from tests.bad_inputs.row import Row, Section
 
 GATEWAY = "tests/integration/gateway/"
 JSON = {"content-type": "application/json"}
+FORM = {"content-type": "multipart/form-data; boundary=cut"}
 
 
 def row(
@@ -42,7 +43,12 @@ SECTION = Section(
         row("no-such-path", "a path there is not", 404, "NOT_FOUND", "Post to /hook/<flow>", "POST", "/elsewhere", b"{}"),
         row("path-out", "a path that leads out", 404, "NOT_FOUND", "Post to /hook/<flow>", "POST", "/hook/..%2f..%2fetc", b"{}"),
         row("method-not-allowed", "a method that is not served", 405, "METHOD_NOT_ALLOWED", "Use GET, POST", "PUT", HOOK, b"{}"),
-        row("body-too-large", "a body of more than 512 KiB", 413, "BODY_TOO_LARGE", "524288", "POST", HOOK, b"x" * (512 * 1024 + 1)),
+        elsewhere("body-too-large", "a body of more than 100 MB", "413", "BODY_TOO_LARGE", "the limit in bytes", "test_hostile.py::test_too_large_bodies_are_413"),
+        row("form-cut-off", "a form that is cut off", 400, "MALFORMED_FORM", "the content type says multipart/form-data, the body is not", "POST", HOOK, b'--cut\r\ncontent-disposition: form-data; name="a"\r\n\r\nhalf', FORM),
+        row("form-no-boundary", "a form without a boundary", 400, "MALFORMED_FORM", "the content type says multipart/form-data", "POST", HOOK, b"--cut--", {"content-type": "multipart/form-data"}),
+        row("form-nul-name", "a file with NUL in its name", 400, "MALFORMED_FORM", "a file name holds NUL", "POST", HOOK, b'--cut\r\ncontent-disposition: form-data; name="a"; filename="a\0b"\r\n\r\n\r\n--cut--\r\n', FORM),
+        row("form-fields-too-large", "fields of a form of 300 kB", 413, "FIELDS_TOO_LARGE", "larger than 262144 bytes", "POST", HOOK, b'--cut\r\ncontent-disposition: form-data; name="a"\r\n\r\n' + b"v" * 300_000 + b"\r\n--cut--\r\n", FORM),
+        row("form-too-many-files", "65 files in a form", 413, "TOO_MANY_PARTS", "more than 64 files", "POST", HOOK, b'--cut\r\ncontent-disposition: form-data; name="a"; filename="f"\r\n\r\n\r\n' * 65 + b"--cut--\r\n", FORM),
         row("huge-headers", "17 KB of headers", 431, "HEADERS_TOO_LARGE", "bytes", "POST", HOOK, b"{}", {f"x-{n}": "v" * 1000 for n in range(17)}),
         row("bad-idempotency-key", "an Idempotency-Key of 1 000 characters", 400, "BAD_IDEMPOTENCY_KEY", "255", "POST", HOOK, b"{}", {"idempotency-key": "k" * 1000}),
         elsewhere("chunked-without-end", "chunks without end", "413", "BODY_TOO_LARGE", "answered at the limit, connection closed", "test_hostile.py::test_too_large_bodies_are_413"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient
 from tests.bad_inputs.row import Row, Section
@@ -41,7 +42,11 @@ SECTION = Section(
         row("unknown-step-scaled", "scale a step there is not", "ScaleStep", "INVALID_ARGUMENT", "STEP_NOT_FOUND", "'nope' is not a step of what runs", "Name one of them", lambda client: client.scale("running", "nope", 2), "step"),
         row("too-many-replicas", "a thousand replicas", "ScaleStep", "INVALID_ARGUMENT", "REPLICAS_OUT_OF_RANGE", "1000", "", lambda client: client.scale("running", "receive", 1000), "replicas"),
         row("inject-stopped", "inject into a stopped flow", "InjectMessage", STATE, "WRONG_STATE", "STOPPED", "headrace flow start resting", lambda client: client.inject("resting", b"{}")),
-        row("inject-too-large", "inject 1 MB", "InjectMessage", "INVALID_ARGUMENT", "BODY_TOO_LARGE", "is more than 524288 bytes", "Store it elsewhere", lambda client: client.inject("running", b"x" * 1_000_000), "body"),
+        row("inject-too-large", "inject 1 MB", "InjectMessage", "INVALID_ARGUMENT", "BODY_TOO_LARGE", "is more than 524288 bytes", "Upload it (UploadAttachment", lambda client: client.inject("running", b"x" * 1_000_000), "body"),
+        row("inject-gone", "inject with an attachment there is not", "InjectMessage", "NOT_FOUND", "ATTACHMENT_GONE", "is not in the store", "Send the message again", lambda client: client.inject("running", b"{}", attachments=[Attachment(id="0" * 32)])),
+        row("upload-digest", "upload bytes that are not what their digest says", "UploadAttachment", "DATA_LOSS", "ATTACHMENT_DAMAGED", "the upload has digest sha256:", "Upload it again", lambda client: client.upload_attachment("running", b"x", digest="sha256:" + "0" * 64)),
+        row("upload-no-flow", "upload for a flow there is not", "UploadAttachment", "NOT_FOUND", "FLOW_NOT_FOUND", "'nowhere'", "headrace flow list", lambda client: client.upload_attachment("nowhere", b"x")),
+        row("download-gone", "download what was collected", "DownloadAttachment", "NOT_FOUND", "ATTACHMENT_GONE", "is not in the store", "Send the message again", lambda client: anext(client.download_attachment("running", "0" * 32))),
         row("inject-malformed", "inject JSON that is none", "InjectMessage", "INVALID_ARGUMENT", "MALFORMED_JSON", "is not JSON", "another content type", lambda client: client.inject("running", b"{nonsense"), "body"),
         row("run-now-webhook", "run-now of a flow without timer", "RunFlowNow", STATE, "NOT_A_TIMER", "has no timer: its trigger 'receive' waits for messages", "headrace inject running", lambda client: client.run_now("running")),
         row("reset-running", "reset a snapshot of a flow that runs", "ResetSnapshots", STATE, "NOT_STOPPED", "is RUNNING: its steps go by the snapshots they know", "headrace flow stop running", lambda client: client.reset_snapshots("running", "receive")),
