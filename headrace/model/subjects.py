@@ -18,6 +18,7 @@ BARRIER_STEP = "_barrier"
 OWNER_STEP = "_owner"
 SINGLE_SLOT = 0
 
+_HEX = re.compile(r"[0-9a-f]{2}")
 _SLOT_CONSUMER = re.compile(r"d(\d+)_([a-z0-9-]+)_s(\d+)_g(\d+)")
 
 
@@ -212,15 +213,11 @@ def stimulus_subject(workspace: str, flow: str, step: str, execution: str) -> st
 
 
 def stimulus_filter(workspace: str, flow: str, execution: str = "") -> str:
-    """Stimuli of a flow, or those among which one execution's is."""
     return f"{ROOT}.{workspace}._stimuli.{flow}.*.{_shelf(execution) if execution else '*'}"
 
 
 def _shelf(execution: str) -> int:
-    try:
-        return int(execution[:2], 16)
-    except ValueError:
-        return 0
+    return int(execution[:2], 16) if _HEX.match(execution) else 0
 
 
 def doubt_stream(workspace: str) -> str:
@@ -319,7 +316,6 @@ def bundle_store(workspace: str) -> str:
 
 
 def attachment_store(workspace: str) -> str:
-    """Object store of attachments, by flow and id."""
     return f"hr_{workspace}_attachments"
 
 
