@@ -130,6 +130,12 @@ def replay(
         bool,
         typer.Option("--from-start", help="Run the whole execution again; only of flows that keep `history`."),
     ] = False,
+    revision: Annotated[
+        str,
+        typer.Option(
+            "--revision", metavar="REV", help="Through this revision of the step's component: 3, 1.2.0, a tag."
+        ),
+    ] = "",
     dry_run: DryOption = False,
     as_json: JsonOption = False,
     address: AddressOption = None,
@@ -138,7 +144,7 @@ def replay(
     """Send letters again to the step that failed them, oldest first. They go to their own deployment while that is
     live, else to the one that runs; the answer says which."""
     wanted = _choice(numbers, all_letters, _filter(step, reason, since, until, text), dry_run)
-    wanted["from_start"] = from_start
+    wanted |= {"from_start": from_start, "revision": revision}
 
     async def work(client: AsyncClient) -> dead_letter_pb2.ReplayDeadLettersResponse:
         return await client.replay_dead_letters(flow, numbers or (), all_letters=all_letters, **wanted)

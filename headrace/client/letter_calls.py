@@ -92,13 +92,16 @@ class LetterCalls(Session):
         text: str = "",
         validate_only: bool = False,
         from_start: bool = False,
+        revision: str = "",
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
         """Sends letters again to the step that failed them: those numbered, or with `all_letters` every one that fits
         the filter and was there when this began. The answer names each, and those that stay with the reason. With
-        `from_start` their whole executions run again (flows with `history`); with `validate_only` nothing is sent."""
+        `from_start` their whole executions run again (flows with `history`); with `revision` (number, version, tag or
+        digest) they go through exactly this one of their step's component; with `validate_only` nothing is sent."""
         result = dead_letter_pb2.ReplayDeadLettersResponse()
         method, kind = self._letters().ReplayDeadLetters, dead_letter_pb2.ReplayDeadLettersRequest
-        wanted = {**_filter(step, reason, since, until, text), "validate_only": validate_only, "from_start": from_start}
+        wanted = {**_filter(step, reason, since, until, text), "validate_only": validate_only}
+        wanted |= {"from_start": from_start, "revision": revision}
         async for answer in self._work(method, kind, flow, numbers, all_letters, wanted):
             result.replayed += answer.replayed
             result.replays.extend(answer.replays)

@@ -139,6 +139,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     rate_limit: float = 0.0
     passthrough: bool = False
     history: HistorySpec | None = None
+    # Made for replays through a named revision: it has a part of the steps, and gets nothing from the ingress.
+    side: bool = False
     mesh_trigger: MeshTrigger | None = None
     # The broker syncs every write: what many inputs become is stored together (headrace.edge.group_commit).
     group_commits: bool = False

@@ -86,6 +86,7 @@ from services.orchestrator.rpc_snapshot import add_snapshots
 from services.orchestrator.rpc_trace import TraceRpc
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.shared_feed import SharedFeeds
+from services.orchestrator.side_deployments import SideDeployments
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.status_feed import StatusFeed
 from services.orchestrator.stimulus_replay import StimulusReplay
@@ -206,7 +207,7 @@ class OrchestratorApp:
         attachments = AttachmentAccess(connection, workspace, limit_of(os.environ.get(LIMIT_VARIABLE, "")))
         self._tracing = tracing = await self._trace(connection, tasks)
         injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"), attachments)
-        sender = self._letter_sender(connection, stores, assets, reader, StimulusReplay(reader, injector, clock))
+        sender = self._letter_sender(connection, assets, resolver, StimulusReplay(reader, injector, clock))
         worker = LetterWorker(stores, assets, letters, sender.edits, sender, clock)
         self._scheduler = scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, traces=self._traces(tracing, "tick")
@@ -297,18 +298,14 @@ class OrchestratorApp:
             await close_nats(self._connection)
 
     def _letter_sender(
-        self,
-        connection: Client,
-        stores: Stores,
-        assets: JetStreamAssets,
-        reader: SnapshotReader,
-        starts: StimulusReplay,
+        self, connection: Client, assets: JetStreamAssets, resolver: Resolver, starts: StimulusReplay
     ) -> LetterSender:
         assert self._lease is not None
         workspace, age_s = self._settings.workspace, self._settings.letter_limits.age_s
         edits = LetterEdits(connection, workspace, age_s, self._lease.check)
-        stimuli = StimulusStore(connection, assets, workspace)
-        return LetterSender(stores, assets, edits, reader, WallClock(), stimuli, starts)
+        stimuli, reader, clock = StimulusStore(connection, assets, workspace), starts.reader, starts.clock
+        sides = SideDeployments(reader.stores, reader, resolver, clock)
+        return LetterSender(reader.stores, assets, edits, reader, clock, stimuli, starts, sides)
 
     async def _resolver(
         self,

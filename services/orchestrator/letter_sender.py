@@ -6,7 +6,10 @@ import asyncio
 import dataclasses
 from dataclasses import dataclass
 
+import msgspec
+
 from headrace.edge.jetstream_assets import EDGE_FULL, JetStreamApiError, JetStreamAssets, NoResponders
+from headrace.model.deployment import DeploymentPlan
 from headrace.model.errors import Exhausted, NotFound, Unavailable, WrongState
 from headrace.wire.envelope import Envelope
 from services.orchestrator.domain.dead_letters import ReplayTarget, replay_target
@@ -14,6 +17,7 @@ from services.orchestrator.domain.letter_ledger import ReplayWay
 from services.orchestrator.letter_edits import LetterEdits
 from services.orchestrator.letter_replay import LetterRefused, Replayed, ReplayMessage, letter_name, replay_envelope
 from services.orchestrator.letter_store import Letter
+from services.orchestrator.side_deployments import SideDeployments
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stimulus_replay import Start, StimulusReplay
 from services.orchestrator.stimulus_store import Stimulus, StimulusStore
@@ -38,9 +42,13 @@ class LetterSender:
     clock: WallClock
     stimuli: StimulusStore
     starts: StimulusReplay
+    sides: SideDeployments
 
     async def check(self, flow: str, way: ReplayWay) -> None:
         """WrongState where no letter of the flow can be sent that way now."""
+        if way.revision:
+            await self.sides.planned(flow, way.step, way.revision)
+            return
         if not way.from_start:
             await self._target(flow, 0)
             return
@@ -55,11 +63,20 @@ class LetterSender:
                 "`history: true` into the flow's file and publish it",
             )
 
+    async def prepared(self, flow: str, way: ReplayWay) -> ReplayWay:
+        """With the deployment that the letters go to, where they need one of their own."""
+        if not way.revision:
+            return way
+        return msgspec.structs.replace(way, deployment=await self.sides.make(flow, way.step, way.revision))
+
     async def preview(self, flow: str, letter: Letter, way: ReplayWay) -> Replayed:
         """What `send` would tell, without a message id. LetterRefused for a letter that stays."""
         if way.from_start:
             start, _, envelope = await self._from_start(flow, letter, 0)
             told = self._told(start, letter, envelope)
+        elif way.revision:
+            plan = await self.sides.planned(flow, way.step, way.revision)
+            told = (await self._beside(flow, letter, 0, plan, way)).told
         else:
             told = (await self._message(flow, letter, 0, letter.content.deployment))[0].told
         return dataclasses.replace(told, message_id="")
@@ -73,6 +90,8 @@ class LetterSender:
             try:
                 if way.from_start:
                     return await self._start(flow, letter, incarnation)
+                if way.revision:
+                    return await self._through(flow, letter, incarnation, way)
                 return await self._again(flow, letter, incarnation, closed=closed)
             except StepFull:
                 if loop.time() >= deadline:
@@ -122,6 +141,33 @@ class LetterSender:
             state = await self.stores.state(flow, number)
             phases[number] = str(state[0].phase) if state is not None else ""
         return replay_target(document, plans, phases, deployment)
+
+    # Through a named revision
+
+    async def _through(self, flow: str, letter: Letter, incarnation: int, way: ReplayWay) -> Replayed:
+        plan = await self.reader.plan(flow, way.deployment)
+        if plan is None:
+            raise LetterRefused("DEPLOYMENT_GONE", f"deployment {way.deployment} is gone; try again")
+        message = await self._beside(flow, letter, incarnation, plan, way)
+        await self._keep(flow, letter)
+        try:
+            await self.assets.publish(message.subject, message.payload, message.headers)
+        except JetStreamApiError as error:
+            if error.code == EDGE_FULL:
+                raise StepFull from error
+            raise Unavailable(f"the broker refused a replayed message: {error}") from error
+        except NoResponders as error:  # its subjects are about to be listed
+            raise StepFull from error
+        return message.told
+
+    async def _beside(
+        self, flow: str, letter: Letter, incarnation: int, plan: DeploymentPlan, way: ReplayWay
+    ) -> ReplayMessage:
+        if letter.content.step != way.step:
+            raise LetterRefused("OTHER_STEP", f"it is of step {letter.content.step!r}, not of {way.step!r}")
+        edit, _ = await self.edits.of(flow, letter)
+        target = ReplayTarget(plan, own=False)
+        return replay_envelope(self.stores.workspace, target, letter, incarnation, self.clock.now(), edit)
 
     # From the start
 

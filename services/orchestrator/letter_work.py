@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,10 @@ class LetterWorker:
             await self._finish(flow)
             if action == ledgers.REPLAY:
                 await self.sender.check(flow, selection.way)
+            way = await self.sender.prepared(flow, selection.way)
+            selection = dataclasses.replace(selection, way=way)
             begun = self.clock.now()
-            who, words, way = current_caller(), selection.words(), selection.way
+            who, words = current_caller(), selection.words()
             await self._change(flow, lambda ledger: ledgers.begun(ledger, action, who, words, begun, way))
             report = WorkReport()
             await self._batches(flow, action, selection, report)
@@ -262,6 +265,8 @@ class LetterWorker:
 
     async def _change(self, flow: str, edit: Callable[[LetterLedger], LetterLedger]) -> None:
         async def changed(document: FlowDocument) -> FlowDocument:
-            return msgspec.structs.replace(document, letters=edit(document.letters))
+            changed = msgspec.structs.replace(document, letters=edit(document.letters))
+            # With the work ends what keeps the deployment that was made for it.
+            return changed if changed.letters.work is not None else msgspec.structs.replace(changed, replaying=())
 
         await self.stores.change_flow(flow, changed)

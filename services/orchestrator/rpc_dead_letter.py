@@ -112,7 +112,7 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
     ) -> dead_letter_pb2.ReplayDeadLettersResponse:
         async def replay(ticket: Ticket) -> dead_letter_pb2.ReplayDeadLettersResponse:
             flow, selection = await self._selection(request, ticket)
-            selection = dataclasses.replace(selection, way=ReplayWay(request.from_start))
+            selection = dataclasses.replace(selection, way=await self._way(flow, request, selection))
             report = await self._work(flow, REPLAY, selection, request.validate_only)
             return dead_letter_pb2.ReplayDeadLettersResponse(
                 replayed=report.done,
@@ -178,6 +178,25 @@ class DeadLetterRpc(dead_letter_pb2_grpc.DeadLetterServiceServicer):  # type: ig
         document, _ = await self._reader.stores.existing_flow(flow)
         view = await self._reader.letters(document)
         return counts_message(view, document.letters, self._reader.letter_limits), document.letters
+
+    async def _way(
+        self, flow: str, request: dead_letter_pb2.ReplayDeadLettersRequest, selection: Selection
+    ) -> ReplayWay:
+        if not request.revision:
+            return ReplayWay(request.from_start)
+        if request.from_start:
+            text = "cannot go with from_start: what runs from the start meets the deployment that runs"
+            raise InvalidInput.at("revision", request.revision, text, next_step="Leave one of them out")
+        step = request.step
+        if selection.numbers:
+            found = [await self._letters.letter(flow, number) for number in selection.numbers]
+            step = next((letter.content.step for letter in found if letter is not None), step)
+        if not step:
+            next_step = "Name the step, or letters that are kept"
+            raise InvalidInput.at(
+                "step", step, "is needed with revision: a component is one step's", next_step=next_step
+            )
+        return ReplayWay(step=step, revision=request.revision)
 
     async def _selection(
         self,

@@ -104,11 +104,13 @@ async def test_they_are_run_again_from_the_start_and_recorded(world: tuple[Runni
         await client.replay_stimuli(flow, [4])
         await eventually(lambda: len(read_lines(out)) == 6)
         assert Counter(line["body"]["id"] for line in read_lines(out))[1] == 3
-        entries, _ = await client.list_history(flow)
-        assert [e.detail for e in entries if e.what == "stimuli-replay"] == [
-            "1 from the start: 4",
-            "2 from the start: 2, 1",
-        ]
+
+        async def recorded() -> bool:
+            entries, _ = await client.list_history(flow)
+            details = [entry.detail for entry in entries if entry.what == "stimuli-replay"]
+            return details == ["1 from the start: 4", "2 from the start: 2, 1"]
+
+        await eventually(recorded)
         with pytest.raises(InvalidInput, match="is not 1 to 100"):
             await client.replay_stimuli(flow, [])
         with pytest.raises(NotFound, match="keeps no stimulus 99"):
@@ -179,8 +181,12 @@ async def test_letters_are_replayed_from_the_start(world: tuple[RunningMesh, Pat
         await client.edit_dead_letter(flow, 3, revert=True)
         gone = await client.replay_dead_letters(flow, [3], from_start=True)
         assert [item.reason for item in gone.refusals] == ["STIMULUS_GONE"]
-        entries, _ = await client.list_history(flow)
-        assert "2 letters: all from the start" in [entry.detail for entry in entries]
+
+        async def recorded() -> bool:
+            entries, _ = await client.list_history(flow)
+            return "2 letters: all from the start" in [entry.detail for entry in entries]
+
+        await eventually(recorded)
         plain = await run_flow(client, tmp_path / "p.yaml", flow_text("plain", out, "false", work=FAILING))
         await post(mesh, plain, {"code": "SOLD_OUT"})
         await eventually(lambda: letters(client, plain, 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, decode_plan, plan_digest
@@ -122,7 +122,7 @@ class FencedAgent(AgentRpc):
     """The real service; what it accepted is checked."""
 
     def __init__(self, world: World, table: InstanceTable) -> None:
-        super().__init__(table)
+        super().__init__(table, cast(Any, None))  # nobody asks for a trial
         self._fenced = Fenced(world)
 
     async def StartInstance(self, request: Any, context: Any) -> Any:

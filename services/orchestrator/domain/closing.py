@@ -11,6 +11,9 @@ from services.orchestrator.domain.drain_choice import nobody_works, settling
 from services.orchestrator.domain.flow_states import FlowEvent, next_state
 from services.orchestrator.domain.snapshot import Snapshot
 
+# How long a deployment that was made for letters waits for the first of them.
+SENDING_S = 15.0
+
 
 def plan_stopping(snapshot: Snapshot) -> Action | None:
     """A stop step by step: gateways refuse, the ingress closes, deployments end, what is dropped goes."""
@@ -35,7 +38,7 @@ def plan_closing(snapshot: Snapshot) -> Action | None:
     """Takes the owner of a drained deployment out of the stream, and puts it back if something came late."""
     flow = snapshot.flow
     for number in flow.live:
-        if snapshot.phase_of(number) != DeploymentPhase.DRAINING:
+        if snapshot.phase_of(number) != DeploymentPhase.DRAINING or _is_sent_to(snapshot, number):
             continue
         if number in flow.closed:
             if not dropping(flow) and snapshot.waiting_of(number) and not _settling(snapshot, number):
@@ -44,6 +47,14 @@ def plan_closing(snapshot: Snapshot) -> Action | None:
         elif dropping(flow) or drained(snapshot, number) or _may_settle(snapshot, number):
             return UpdateFlow(change(flow, closed=(*flow.closed, number)), f"d{number} is drained")
     return None
+
+
+def _is_sent_to(snapshot: Snapshot, number: int) -> bool:
+    """Dead letters are being sent to it. Who made it may have died before the first: then it does not wait for long."""
+    state = snapshot.deployments[number].state
+    assert state is not None
+    begun = snapshot.flow.letters.work is not None or snapshot.now < state.changed_at + SENDING_S
+    return number in snapshot.flow.replaying and begun
 
 
 def _settling(snapshot: Snapshot, number: int) -> bool:

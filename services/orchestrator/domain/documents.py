@@ -147,6 +147,8 @@ class FlowDocument(msgspec.Struct, frozen=True):
     strays_moved: int = 0
     # How many stored messages were delivered again that their durable would not have delivered.
     stuck_redelivered: int = 0
+    # Deployments that dead letters are being sent to: they do not retire meanwhile.
+    replaying: tuple[int, ...] = ()
     # What a person did last that changes nothing else here, for the history.
     act: Act = Act()
     # Entries of the history that are not stored yet, and the number of the next one.
@@ -339,6 +341,7 @@ def without_deployment(document: FlowDocument, deployment: int) -> FlowDocument:
         live=tuple(other for other in document.live if other != deployment),
         closed=tuple(other for other in document.closed if other != deployment),
         strict=tuple(other for other in document.strict if other != deployment),
+        replaying=tuple(other for other in document.replaying if other != deployment),
     )
 
 

@@ -22,13 +22,19 @@ REMEMBERED_S = 90.0
 
 
 class ReplayWay(msgspec.Struct, frozen=True):
-    """How letters are sent again: from the step that failed them, or the whole execution `from_start`."""
+    """How letters are sent again: from the step that failed them, or the whole execution `from_start`; or those of
+    `step` through `revision` of its component, by the side deployment that was made for it (0: not yet)."""
 
     from_start: bool = False
+    step: str = ""
+    revision: str = ""
+    deployment: int = 0
 
     def words(self) -> str:
         """For the history, behind the letters."""
-        return " from the start" if self.from_start else ""
+        if self.from_start:
+            return " from the start"
+        return f" of {self.step} through revision {self.revision}" if self.revision else ""
 
 
 FROM_THE_STEP = ReplayWay()

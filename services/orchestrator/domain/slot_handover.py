@@ -134,7 +134,11 @@ def moving(snapshot: Snapshot, deployment: int, step: str) -> list[int]:
 
 
 def waits_for_slot(snapshot: Snapshot, deployment: int, step: str, slot: int) -> int:
-    """The older deployment for which a slot of a keyed step waits, so that order is kept; 0 when for none."""
+    """The older deployment for which a slot of a keyed step waits, so that order is kept; 0 when for none. A replay has
+    no place in the order, so it waits for nobody."""
+    view = snapshot.deployments.get(deployment)
+    if view is not None and view.plan is not None and view.plan.side:
+        return 0
     for number in snapshot.flow.live:
         if number < deployment and not _slot_over(snapshot, number, step, slot):
             return number
