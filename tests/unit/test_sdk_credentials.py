@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from headrace.model.errors import InvalidInput
 from headrace.sdk import Choice, Component, Context, DefinitionError, Metadata
-from headrace.sdk.testing import ComponentHarness
+from headrace.sdk.testing import ComponentHarness, FlowHarness
 
 
 class Shop(msgspec.Struct):
@@ -94,3 +96,18 @@ def test_a_hook_stands_once(twice: str) -> None:
     getattr(made, twice)(hook)
     with pytest.raises(DefinitionError, match="two"):
         getattr(made, twice)(hook)
+
+
+async def test_a_flow_in_the_harness_is_given_its_credentials_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "flow.yaml"
+    file.write_text(
+        "name: f\nreply_timeout: 5s\nsteps:\n"
+        "  in: {to: [act]}\n  act: {component: any, function: act, credential: shop}\n"
+    )
+    given: dict[str, Any] = {"components": {"act": component()}}
+    with pytest.raises(InvalidInput, match="credential: 'shop' is not given"):
+        await FlowHarness(file, **given).start()
+    async with FlowHarness(file, **given, credentials={"shop": {"user": "u", "password": "right"}}) as harness:
+        reply = (await harness.send({"n": 1})).reply
+        assert reply is not None
+        assert reply.value == {"user": "u", "dry": False}

@@ -73,7 +73,10 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
         *,
         components: Mapping[str, Component | Path | str] | None = None,
         config: Mapping[str, Mapping[str, Any]] | None = None,
+        credentials: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        """`components` and `config` by step, in place of what the file says; `credentials` by name."""
+        self._credentials = dict(credentials or {})
         self._file = load_flow_file(flow)
         self._components = dict(components or {})
         self._config = dict(config or {})
@@ -103,7 +106,17 @@ class FlowHarness(TwoFacedHarness["BlockingFlowHarness"]):
                         next_step=f"Pass components={{{name!r}: ...}} to the harness",
                     )  # fmt: skip
                 identity = StepIdentity("default", self._file.name, name, 1, 1, step.component)
-                harness = ComponentHarness(source, config=self._config.get(name, step.config), step=identity)
+                if step.credential and step.credential not in self._credentials:
+                    raise InvalidInput.at(
+                        f"steps[{index}].credential", step.credential, "is not given to the harness",
+                        next_step=f"Pass credentials={{{step.credential!r}: ...}}",
+                    )  # fmt: skip
+                harness = ComponentHarness(
+                    source,
+                    config=self._config.get(name, step.config),
+                    step=identity,
+                    credentials=self._credentials.get(step.credential),
+                )
                 harness.transfers = self._transfers = self._transfers or MemoryTransfers()
                 await harness.start()
                 harness.component.function(step.function)
