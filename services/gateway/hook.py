@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import secrets
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from starlette.types import Receive, Scope, Send
 
@@ -120,6 +121,10 @@ class Hook:
             async with asyncio.timeout(limit_s):
                 await self._idle.wait()
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # asked once: it costs a system call
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reader = BodyReader(receive, self._admission, self._body_limit_s)
         entered = False
@@ -127,7 +132,7 @@ class Hook:
             if self.stopping:
                 raise refusals.gateway_stopping()
             route, headers = self._check(scope)
-            wait_s = self._rates.enter(route.flow, route.rate_limit, asyncio.get_running_loop().time())
+            wait_s = self._rates.enter(route.flow, route.rate_limit, self._loop.time())
             if wait_s:
                 raise refusals.rate_limited(route.flow, route.rate_limit, wait_s)
             self._admission.enter(route.flow)
@@ -138,7 +143,9 @@ class Hook:
             stimulus = _stimulus(route, headers)
             execution = message_ids.execution_id(stimulus)
             received = await self._bodies.receive(reader, headers, route, execution, arrived=arrived)
-            await self._traced(_begin(scope, route, headers, received, self._roots, stimulus), scope, send)
+            await self._traced(
+                _begin(scope, route, headers, received, self._roots, stimulus, self._loop.time()), scope, send
+            )
             if connection is not None:
                 await connection.wait_until_read(self._body_limit_s)
         except Refusal as refusal:
@@ -338,7 +345,13 @@ def _stimulus(route: Route, headers: RequestHeaders) -> str:
 
 
 def _begin(
-    scope: Scope, route: Route, headers: RequestHeaders, received: ReceivedBody, roots: RootSpans, stimulus: str
+    scope: Scope,
+    route: Route,
+    headers: RequestHeaders,
+    received: ReceivedBody,
+    roots: RootSpans,
+    stimulus: str,
+    now: float,
 ) -> _Work:
     limit_s = route.reply_timeout_s if route.reply_timeout_s > 0 else ACCEPT_LIMIT_S
     execution = message_ids.execution_id(stimulus)
@@ -359,7 +372,7 @@ def _begin(
         received=received,
         execution=execution,
         stimulus=stimulus,
-        deadline=asyncio.get_running_loop().time() + limit_s,
+        deadline=now + limit_s,
         limit_s=limit_s,
         arrival=arrival,
         root=root,

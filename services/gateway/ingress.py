@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.ingress_publisher import IngressPublisher, IngressTransport
@@ -61,6 +62,11 @@ class Ingress:
         self._publisher = IngressPublisher(transport, workspace)
         self._routes = routes
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        # Asking for it costs a system call (Python 3.11), which on the path of every request is as dear as an id.
+        return asyncio.get_running_loop()
+
     async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool]) -> Stored:
         """Stored, or Refusal 429, 413, 503 (not stored, for certain) or 504 (nobody knows).
 
@@ -68,7 +74,7 @@ class Ingress:
         `gave_up()` (the caller has gone). Missing responders mean a stopped flow only if its route, read again, says
         so; where it names another trigger or other slots, and nothing can have been stored, it goes there.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         execution = stimulus.execution
         at = stimulus.place(stimulus.route)
         delay = FIRST_DELAY_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
@@ -63,9 +64,13 @@ class ReplyDesk:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()  # asked once: it costs a system call
+
     def expect(self, execution: str, deadline: float) -> Waiter:
         """Begins a wait until `deadline` (the loop's clock); end it with `forget`."""
-        waiter = Waiter(execution, deadline, asyncio.get_running_loop())
+        waiter = Waiter(execution, deadline, self._loop)
         self._waiting.setdefault(execution, []).append(waiter)
         return waiter
 

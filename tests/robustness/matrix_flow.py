@@ -1,5 +1,7 @@
 """The flow of the fault matrix, who calls it, and its ledger: every message of every execution, as sets.
 
+    Without keys the trigger is the mesh's own, before hook: what comes in goes straight to hook, an action then.
+
     hook ─┬─ split ─┬─ left ──┬─ join          split fails for some (dead letter, error to its caller),
           │         └─ right ─┘                and once for others (retry)
           └─ keep ─── sink                     keyed: in order, or plain; sink replies
@@ -45,8 +47,17 @@ def write_flow(name: str, folder: Path, effects: Path, *, keyed: bool = True, re
         retry = {"attempts": 3, "backoff": "50ms"}
         return {"component": str(COMPONENTS / "matrix"), "function": function, "retry": retry, **more}
 
-    steps = {
-        "hook": {"component": str(WEBHOOK), "function": "receive", "to": ["split", "keep"], **key},
+    steps = (
+        {
+            "hook": {"component": str(WEBHOOK), "function": "receive", "to": ["split", "keep"], **key},
+        }
+        if keyed
+        else {
+            "receive": {"to": ["hook"]},
+            "hook": matrix("take", to=["split", "keep"]),
+        }
+    )
+    steps |= {
         "split": matrix("split", to=["left", "right"]),
         "left": matrix("side", to=["join"]),
         "right": matrix("side", to=["join"]),

@@ -1,5 +1,6 @@
 """The steps of the fault matrix's flow. What they do can be counted from outside: lines of a file, whole or not at all.
 
+take:  passes an order on
 split: two outputs to each receiver, or a failure (`do` is `fail`), or one that passes (`flaky`)
 side:  writes its own name into the part and passes it on
 join:  one effect for each part and side
@@ -24,6 +25,11 @@ opened: dict[str, int] = {}
 def open_file(config: dict[str, str]) -> None:
     if "path" in config:
         opened["file"] = os.open(config["path"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+@component.action
+async def take(order: dict[str, Any], ctx: Context) -> None:
+    await ctx.emit(order, headers=ctx.message.headers)
 
 
 @component.action
