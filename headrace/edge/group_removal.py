@@ -93,7 +93,7 @@ class GroupRemoval:
         done, self._done = self._done, []
         for delivery, _, _ in done:
             self._chain.done(delivery.consumer_sequence, delivery.stream_sequence)
-        if len(done) < LEAST:
+        if len(done) < LEAST or self._chain.ready < LEAST:
             self._acknowledge(done)
             return
         self._held = len(done)

@@ -63,6 +63,16 @@ class DeliveryChain:
             for numbers in (self._done, self._confirmed, self._others):
                 numbers.discard(first)
 
+    @property
+    def ready(self) -> int:
+        """How many in a row are done, from the oldest: more cannot be removed, whatever the broker's floor is."""
+        count = 0
+        for number in self._open:
+            if number not in self._done:
+                break
+            count += 1
+        return count
+
     def through(self, floor_number: int, floor_sequence: int) -> tuple[int, int]:
         """With the broker's floor: the stream sequence up to which everything on the subject is done (0: that is not
         known, or nothing), and how many messages of ours that are still stored that is."""

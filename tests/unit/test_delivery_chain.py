@@ -104,6 +104,7 @@ def test_only_what_is_done_is_removed(operations: list[tuple[str, int, int]], al
             chains[who].confirmed(number, sequence)
         elif kind == "remove":
             through, count = chains[who].through(*queue.floor)
+            assert count <= chains[who].ready
             gone = queue.purge(through)
             assert set(gone) <= done
             assert len(gone) <= count
