@@ -28,6 +28,7 @@ from headrace.cli.mesh_plan import (
     check_options,
     choose_ports,
     collector,
+    credential_keys,
     key_file,
     mesh_environment,
     reachable,
@@ -183,7 +184,8 @@ class Mesh:
         )
         arguments = await broker.prepare()
         self._broker, self.broker_version = broker, broker.version
-        environment = {**mesh_environment(directory), **runtime_settings(os.environ)}
+        keyless = credential_keys(BROKER, options, directory, os.environ)
+        environment = {**mesh_environment(directory), **runtime_settings(os.environ), **keyless}
         command = Command(tuple(arguments), environment, log_file=self._log_file(BROKER), foreign=True)
 
         async def until_it_answers(child: ChildProcess) -> Facts:

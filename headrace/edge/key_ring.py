@@ -97,6 +97,11 @@ class KeyRing:
         return hashlib.blake2b(raw, key=self.keys()[0].secret, digest_size=16).digest()
 
 
+def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a process that has nothing to do with credentials."""
+    return {name: value for name, value in environ.items() if name not in (FILE_VARIABLE, KEYS_VARIABLE)}
+
+
 def new_key() -> str:
     """A fresh key, as a line of a key file."""
     return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from headrace.edge.child_process import describe_exit, own_module
+from headrace.edge.key_ring import without_keys
 from headrace.edge.parent_death import PARENT_PID_VARIABLE
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
@@ -117,7 +118,7 @@ class Evaluator:
             *own_module(MODULE),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, PARENT_PID_VARIABLE: str(os.getpid())},
+            env={**without_keys(os.environ), PARENT_PID_VARIABLE: str(os.getpid())},
         )
         watch = asyncio.ensure_future(self._watch(process))
         try:

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.cli.mesh_plan import MeshOptions, credential_keys
+from headrace.edge.data_directory import DataDirectory
 from headrace.edge.key_ring import (
     FILE_VARIABLE,
     KEYS_VARIABLE,
@@ -16,6 +18,7 @@ from headrace.edge.key_ring import (
     make_key_file,
     new_key,
     parse_keys,
+    without_keys,
 )
 from headrace.model.credential import SealedValue, bound_to
 from headrace.model.errors import InvalidInput, WrongState
@@ -103,3 +106,16 @@ def test_a_file_is_made_once_private_and_must_stay_so(tmp_path: Path) -> None:
 def test_guesses_cannot_be_held_against_a_fingerprint_without_the_key() -> None:
     assert ring(FIRST).fingerprint(b"hunter2") == ring(FIRST).fingerprint(b"hunter2")
     assert ring(FIRST).fingerprint(b"hunter2") != ring(SECOND).fingerprint(b"hunter2")
+
+
+def test_only_those_who_seal_or_open_are_given_keys(tmp_path: Path) -> None:
+    directory, given = DataDirectory(tmp_path), {KEYS_VARIABLE: FIRST}
+    options = MeshOptions(tmp_path)
+    for role in ("broker", "registry", "gateway", "gateway-2"):
+        assert credential_keys(role, options, directory, given) == {FILE_VARIABLE: None, KEYS_VARIABLE: None}
+    for role in ("orchestrator", "orchestrator-2", "agent"):
+        assert credential_keys(role, options, directory, given) == {}  # as it is inherited
+        assert credential_keys(role, options, directory, {}) == {FILE_VARIABLE: str(tmp_path / "credentials.key")}
+        named = MeshOptions(tmp_path, credential_keys=tmp_path / "mine")
+        assert credential_keys(role, named, directory, given) == {FILE_VARIABLE: str(tmp_path / "mine")}
+    assert without_keys({"PATH": "p", KEYS_VARIABLE: FIRST, FILE_VARIABLE: "f"}) == {"PATH": "p"}
