@@ -150,7 +150,8 @@ class CallDispatch:
         # While the component does not keep up, what does not fit waits here for the next finished call.
         for first in range(0, len(batch), INPUTS_A_SEND):
             part = batch[first : first + INPUTS_A_SEND]
-            inputs = [self._start(held) for held in part]
+            now = self._clock()
+            inputs = [self._start(held, now) for held in part]
             try:
                 stream.send(inputs)
             except StreamFull:
@@ -173,13 +174,13 @@ class CallDispatch:
     def _a_suspect_runs(self) -> bool:
         return next(iter(self.running.values())).crashes >= SUSPECT_CRASHES
 
-    def _start(self, held: HeldInput) -> ComponentInput:
+    def _start(self, held: HeldInput, now: float) -> ComponentInput:
         self._last_call += 1
         held.start_attempt()
         self._on_begin(held)
         held.call = self._last_call
         held.phase = Phase.RUNNING
-        held.began_at = self._clock()
+        held.began_at = now
         held.deadline = held.began_at + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
         self.running[held.call] = held
         envelope = held.envelope
@@ -190,7 +191,7 @@ class CallDispatch:
             headers=envelope.headers,
             message_id=held.message_id,
             execution_id=envelope.execution_id,
-            attempt=held.attempt,
+            attempt=held.number,
             wants_reply=held.wants_reply,
             timeout_ms=int(self._timeout_s * 1000),
             traceparent=held.traceparent,

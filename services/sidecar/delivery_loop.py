@@ -177,13 +177,13 @@ class DeliveryLoop:
                 held.entered_at_mono_ns = event.end.started_at_mono_ns
                 held.left_at_mono_ns = event.end.ended_at_mono_ns
                 self._end(held, outcome_of(held))
-                self._on_finished()
                 ended = True
             else:
                 useless += not note_event(held, event, kind)
         if useless and not self._flood.take(useless, self._clock()):
             self._end_component("FLOOD", "was ended: it sent events without end that belong to no call or exceed one")
         if ended:
+            self._on_finished()
             self._dispatch.send_what_may_go()
 
     def _late(self, event: Any, kind: str | None) -> bool:

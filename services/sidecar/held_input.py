@@ -99,6 +99,13 @@ class HeldInput(msgspec.Struct, eq=False):
     also: list[Delivery] = msgspec.field(default_factory=list)
     """Further copies of the same message under other sequences; acknowledged with it."""
     wants_reply: bool = False
+    first_try: bool = False
+    """Delivered once, called once; also when that call failed."""
+
+    def delivered_again(self, delivery: Delivery) -> None:
+        """It is held already: what counts for its acknowledgement is the newest delivery."""
+        self.delivery = delivery
+        self.first_try = False
 
     def __post_init__(self) -> None:
         envelope = self.envelope
@@ -108,11 +115,6 @@ class HeldInput(msgspec.Struct, eq=False):
     def attempt(self) -> int:
         """Number of the present or next attempt, from 1: redeliveries and own repetitions."""
         return self.delivery.attempt + self.failures + self.rebounds + self.crashes
-
-    @property
-    def first_try(self) -> bool:
-        """Delivered once, called once; also when that call failed."""
-        return self.delivery.attempt == 1 and self.calls == 1
 
     def extend(self, lane: JetStreamLane, now: float, every_s: float) -> None:
         """Restarts the broker's ack deadline if that was not done for `every_s`."""
@@ -128,6 +130,8 @@ class HeldInput(msgspec.Struct, eq=False):
     def start_attempt(self) -> None:
         """Forgets what an earlier attempt produced."""
         self.calls += 1
+        self.number = self.attempt
+        self.first_try = self.calls == 1 and self.delivery.attempt == 1
         self.problem = None
         self.entered_at_mono_ns = self.left_at_mono_ns = self.written_at_mono_ns = 0
         self.outputs = []

@@ -147,7 +147,7 @@ class HopPhases:
         if self._log is None:
             held.traceparent = context
             return
-        held.number = held.attempt
+        held.number = held.number or held.attempt
         held.began_at_mono_ns = time.monotonic_ns() if held.calls > 1 else delivery.received_at_mono_ns
         if not trace_context.looks_like_traceparent(context):
             context = self._new_context(held.envelope.execution_id)

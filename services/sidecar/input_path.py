@@ -22,7 +22,7 @@ from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase
-from services.sidecar.outputs import LateContext, OutputMaker
+from services.sidecar.outputs import LateContext, OutputMaker, late_context
 from services.sidecar.plain_snapshots import PlainSnapshots
 from services.sidecar.settlement import Settlement
 from services.sidecar.stimulus_filing import closing_of
@@ -186,7 +186,7 @@ class PlainPath:
         return []
 
     def late_context(self, held: HeldInput) -> LateContext:
-        return LateContext(held)
+        return late_context(held)
 
     def snapshot_of(self, held: HeldInput) -> StepSnapshot | None:
         return self._snapshots.latest if self._snapshots.latest.revision else None
@@ -256,7 +256,8 @@ class PlainPath:
         if known is not None:
             self._counters["duplicates"] += 1
             if known.delivery.stream_sequence == delivery.stream_sequence:
-                known.delivery, known.extended_at = delivery, now
+                known.delivered_again(delivery)
+                known.extended_at = now
             elif known.phase is Phase.ACKNOWLEDGING:
                 # Too late to be acknowledged with it.
                 self._settlement.acknowledge_again(delivery, self._release)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from headrace.model import subjects
 from headrace.model.message_ids import OutputIds
 from headrace.model.slots import Keying, keying
@@ -24,43 +26,47 @@ OnStored = Callable[[Outgoing, Stored], None]
 OnRefused = Callable[[Outgoing, Problem], None]
 
 
-class LateContext:
+class LateContext(msgspec.Struct, eq=False):
     """What outputs take over from their input; kept for a while for late emits."""
 
-    __slots__ = (
-        "baggage",
-        "execution_id",
-        "in_doubt",
-        "incarnation",
-        "inherited",
-        "input_stored_at_unix_ns",
-        "message_id",
-        "next_index",
-        "passed",
-        "reply_to",
-        "slot",
-        "traceparent",
-    )
+    message_id: str
+    execution_id: str
+    incarnation: int
+    reply_to: ReplyTo | None
+    traceparent: str
+    baggage: str
+    next_index: int
+    input_stored_at_unix_ns: int
+    in_doubt: bool
+    passed: Any
+    inherited: bytes
+    """The fields of its outputs that are its own, as they are written."""
+    slot: Any = None
+    """The slot of a keyed step that its input came from."""
 
-    def __init__(self, held: HeldInput) -> None:
-        envelope = held.envelope
-        self.message_id = held.message_id
-        self.execution_id = envelope.execution_id
-        self.incarnation = incarnation = envelope.incarnation
-        self.reply_to: ReplyTo | None = envelope.reply_to if held.wants_reply else None
-        self.traceparent = held.traceparent
-        self.baggage = baggage = envelope.baggage
-        self.next_index = len(held.outputs)
-        self.input_stored_at_unix_ns = held.delivery.stored_at_unix_ns if held.first_try else 0
-        self.in_doubt = held.in_doubt
-        self.passed = envelope.passthrough
-        self.slot: Any = None
-        """The slot of a keyed step that its input came from."""
-        self.inherited = b""
-        """The fields of its outputs that are its own, as they are written."""
-        if self.reply_to is not None or incarnation or self.in_doubt or baggage:
-            reply_to = self.reply_to.SerializeToString() if self.reply_to is not None else b""
-            self.inherited = inherited_fields(reply_to, incarnation, self.in_doubt, baggage)
+
+def late_context(held: HeldInput) -> LateContext:
+    """Of an input whose call is over."""
+    envelope = held.envelope
+    incarnation, baggage = envelope.incarnation, envelope.baggage
+    reply_to = envelope.reply_to if held.wants_reply else None
+    inherited = b""
+    if reply_to is not None or incarnation or baggage or held.in_doubt:
+        raw = reply_to.SerializeToString() if reply_to is not None else b""
+        inherited = inherited_fields(raw, incarnation, held.in_doubt, baggage)
+    return LateContext(
+        held.message_id,
+        envelope.execution_id,
+        incarnation,
+        reply_to,
+        held.traceparent,
+        baggage,
+        len(held.outputs),
+        held.delivery.stored_at_unix_ns if held.first_try else 0,
+        held.in_doubt,
+        envelope.passthrough,
+        inherited,
+    )
 
 
 class Edge:

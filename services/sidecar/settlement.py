@@ -19,7 +19,7 @@ from services.sidecar.error_step import ErrorStep
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.hop_phases import HopPhases
 from services.sidecar.outbox import Outbox, Outgoing
-from services.sidecar.outputs import LateContext, OutputMaker
+from services.sidecar.outputs import LateContext, OutputMaker, late_context
 
 # Late emits hold no credit: what waits for the broker is bounded by these.
 MAX_LATE = 2_000
@@ -62,7 +62,7 @@ class Settlement:
         # One more than there are outputs, so that the count cannot reach zero before all are under way.
         held.pending = 1
         if held.outputs and not self._outputs.goes_nowhere:
-            context = held.context or LateContext(held)
+            context = held.context or late_context(held)
             for index, emit in enumerate(held.outputs):
                 self._publish_output(held, context, index, emit)
         self._one_stored(held)

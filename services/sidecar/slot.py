@@ -279,7 +279,8 @@ class Slot:
         self._counters["redelivered"] += delivery.attempt > 1
         if known is not None:
             self._counters["duplicates"] += 1
-            known.delivery, known.epoch = delivery, self._epoch
+            known.delivered_again(delivery)
+            known.epoch = self._epoch
             if arrival is Arrival.COVERED:
                 self._host.acknowledge_again(delivery, lambda: None)
         elif found is None:

@@ -28,7 +28,7 @@ from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outbox import Outgoing
-from services.sidecar.outputs import LateContext, OutputMaker
+from services.sidecar.outputs import LateContext, OutputMaker, late_context
 from services.sidecar.settlement import MAX_LATE
 from services.sidecar.slot import RestartConsumer, Slot, SlotLease
 from services.sidecar.slot_results import Result
@@ -293,7 +293,7 @@ class SlotPath:
     def deliver(self, held: HeldInput) -> None:
         """See InputPath."""
         held.phase = Phase.SETTLING
-        context = LateContext(held)
+        context = late_context(held)
         messages: list[Outgoing] = []
         for index, emit in enumerate(held.outputs):
             messages += self._maker.make(context, index, emit, _ignore, _ignore)
@@ -341,7 +341,7 @@ class SlotPath:
 
     def late_context(self, held: HeldInput) -> LateContext:
         """See InputPath."""
-        context = LateContext(held)
+        context = late_context(held)
         context.slot = held.slot
         return context
 
