@@ -56,6 +56,8 @@ class NatsLink:
         self._subscriptions: dict[int, tuple[str, Handler]] = {}
         self._withdrawn: set[int] = set()
         self._sid = 0
+        self._reading = False
+        self._after_read: list[Callable[[], None]] = []
         self._writes = GatheredWrites()
         self.write = self._writes.write
         """Queues whole commands; all of one turn of the loop leave in one write. Lost if the connection breaks."""
@@ -170,7 +172,27 @@ class NatsLink:
         if waiter is not None:
             waiter.set_result(None)
 
+    def after_read(self, callback: Callable[[], None]) -> None:
+        """Calls back when all that the present read of the socket brought is handled, in the same turn; where no read
+        is under way, in the next one."""
+        if self._reading:
+            self._after_read.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
     def _on_frames(self, frames: list[Frame]) -> None:
+        self._reading = True
+        self._handle(frames)
+        self._reading = False
+        while self._after_read:
+            callbacks, self._after_read = self._after_read, []
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception:
+                    log.exception("messages could not be handled")
+
+    def _handle(self, frames: list[Frame]) -> None:
         subscriptions = self._subscriptions
         for sid, subject, reply, payload, headers in frames:
             if not sid:

@@ -32,7 +32,7 @@ MAX_SUBJECTS = 64
 
 
 class PullConsumption:
-    """Implements `headrace.ports.Consumption`. `on_deliveries` gets one list per turn of the loop."""
+    """Implements `headrace.ports.Consumption`. `on_deliveries` gets one list per read of the socket."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class PullConsumption:
 
     def _make_ready(self, delivery: Delivery) -> None:
         if not self._ready:
-            self._loop.call_soon(self._hand_over)
+            self._link.after_read(self._hand_over)
         self._ready.append(delivery)
         self._held += 1
 

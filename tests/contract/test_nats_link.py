@@ -163,6 +163,7 @@ async def test_a_server_that_is_killed_is_left_for_another_and_subscriptions_go_
             heard = Heard(connected, "s")
             await say(connected, "s", b"1")
             first.process.send_signal(signal.SIGSTOP)  # or the link would be at the other one before it asks
+            await eventually(lambda: _is_stopped(first.process.pid))  # all its threads: one may still answer
             unanswered = connected.ping()
             connected.write_now()
             await first.end()
@@ -285,3 +286,8 @@ async def test_something_else_than_a_server_is_named(answer: bytes) -> None:
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="is not the URL of a NATS server"):
         await NatsLink.connect(url, "lost")
+
+
+def _is_stopped(pid: int) -> bool:
+    states = [task.joinpath("stat").read_text().rpartition(") ")[2][0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(state == "T" for state in states)
