@@ -72,6 +72,7 @@ OVERVIEW = (
         (
             (f"max by (flow) (headrace_flow_dead_letters_kept{FLOW})", "{{flow}} kept"),
             (f"increase(headrace_flow_dead_letters_total{FLOW}[1h])", "{{flow}} in an hour"),
+            (f"max by (flow) (headrace_flow_dead_letters_pushed_out{FLOW})", "{{flow}} pushed out"),
         ),
     ),
     Panel(

@@ -96,6 +96,7 @@ METRICS: tuple[Metric, ...] = (
          "warm-up, `activate` the switch to it, `listener_gap` the pause of an exclusive listener"),
         ("flow_dead_letters_kept", "g", "flow", "Dead letters kept"),
         ("flow_dead_letters_total", "c", "flow", "Dead letters ever stored"),
+        ("flow_dead_letters_pushed_out", "g", "flow", "Dead letters that made room for newer ones, or grew too old, so far"),
         ("flow_dropped_messages_total", "c", "flow", "Messages that people dropped (stops with DROP)"),
         ("flow_ingress_repairs_total", "c", "flow", "Stale switches of the ingress that were put right"),
         ("flow_strays_total", "c", "flow", "Messages found under an owner nobody works for, and moved"),

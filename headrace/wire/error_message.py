@@ -37,11 +37,13 @@ class FailedInput:
     component: str
     revision: str
     attempts: Sequence[FailedAttempt]
+    elsewhere: int = 0
+    """Bytes of a body that is not in the message, but in the store of attachments."""
 
 
 def error_body(failed: FailedInput, code: str, message: str, status: int) -> tuple[bytes, bool]:
-    """The body, and whether the input is in it: one that makes it more than 512 KiB is left out (`input` is null,
-    `input_omitted` true)."""
+    """The body, and whether the input is in it: one that makes it more than 512 KiB, or is in the store of attachments,
+    is left out (`input` is null, `input_omitted` true)."""
     shown: dict[str, Any] = {
         "error": {"code": code, "message": message[:MAX_TEXT], "status": status},
         "input": None,
@@ -52,10 +54,10 @@ def error_body(failed: FailedInput, code: str, message: str, status: int) -> tup
         "execution": failed.execution_id,
         "message": failed.message_id,
         "input_content_type": failed.content_type,
-        "input_size": len(failed.body),
+        "input_size": len(failed.body) + failed.elsewhere,
         "input_omitted": False,
     }
-    if len(failed.body) <= MAX_BODY_BYTES:
+    if not failed.elsewhere and len(failed.body) <= MAX_BODY_BYTES:
         whole = msgspec.json.encode(shown | {"input": shown_input(failed.body, failed.content_type)})
         if len(whole) <= MAX_BODY_BYTES:
             return whole, True

@@ -66,6 +66,7 @@ class ErrorStep:
             step.pin.component,
             step.pin.digest,
             kept_attempts(held.attempts),
+            elsewhere=sum(item.size for item in envelope.attachments if item.is_body),
         )
         body, whole = error_body(failed, problem.code, problem.message, problem.status)
         shared = encode_shared(
@@ -91,7 +92,7 @@ class ErrorStep:
         # Fields of a protobuf message may come in any order.
         shared += failure.SerializeToString()
         outgoing = self._edge.outgoing(message_id, handed, shared, held.traceparent, on_stored, on_refused)
-        letter = step.error_letter or not whole
+        letter = step.error_letter or not whole or bool(envelope.attachments)
         self._counters["handed_over"] += not letter
         return HandOver(outgoing, letter)
 

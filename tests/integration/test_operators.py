@@ -121,6 +121,7 @@ async def test_metrics_are_what_happened(running: RunningMesh, flow: SmallFlow) 
     assert value(found, "headrace_step_waiting_messages", flow=name) == 0
     assert value(found, "headrace_flow_dead_letters_kept", flow=name) == 1
     assert value(found, "headrace_flow_dead_letters_total", flow=name) == 1
+    assert value(found, "headrace_flow_dead_letters_pushed_out", flow=name) == 0
     assert value(found, "headrace_flow_state", flow=name, state="RUNNING") == 1
     assert value(found, "headrace_flow_serving", flow=name) == 1
     assert value(found, "headrace_step_instances", flow=name, step="act", state="RUNNING") == 1

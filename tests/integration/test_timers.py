@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from headrace.client import AsyncClient
+from headrace.model.errors import HeadraceError
 from tests.support.commands import ROOT
 from tests.support.eventually import eventually
 from tests.support.jsonl import read_lines
@@ -138,10 +140,35 @@ async def _through_switch_restart_and_fail_over(mesh: RunningMesh, tmp_path: Pat
         await more()
         mesh.kill((await client.server_info()).leader)  # the other takes over, or its successor does
         await more()
+        await _by_the_clock_too(mesh, client, tmp_path)
         for name, step in (("ticker", "write"), ("hosted", "tick"), ("hosted", "write")):
             mesh.kill("component", name, step)
         await more()
         await asyncio.gather(*(_judge(client, name, written[name]) for name in FLOWS))
+
+
+async def _by_the_clock_too(mesh: RunningMesh, client: AsyncClient, folder: Path) -> None:
+    """A cron schedule of each second, through kill -9 of whoever leads, twice."""
+    written, write = folder / "clocked.jsonl", f"component: {WRITE}, config: {{path: {folder / 'clocked.jsonl'}}}"
+    text = f"name: clocked\nsteps:\n  tick: {{cron: '* * * * * *', to: [write]}}\n  write: {{{write}}}\n"
+    await run_flow(client, folder / "clocked.yaml", text)
+    await eventually(lambda: read_lines(written), within_s=20)
+    for _ in range(2):
+        mesh.kill(await eventually(partial(_leader, client), within_s=20))
+        killed_ms = time.time() * 1000
+        await eventually(lambda: read_lines(written)[-1]["unix_ms"] > killed_ms, within_s=20)  # noqa: B023
+    timer = (await client.get_status("clocked")).timer
+    assert (timer.skipped, timer.edge_full) == (0, 0)
+    assert_every_instant_once(first_of_each_message(read_lines(written)), 1000)
+    await client.stop("clocked")
+
+
+async def _leader(client: AsyncClient) -> str:
+    """Whoever leads now; empty while nobody answers for it."""
+    try:
+        return (await client.server_info()).leader
+    except HeadraceError:
+        return ""
 
 
 async def _judge(client: AsyncClient, name: str, written: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +45,9 @@ def test_what_does_not_fit_is_left_out_and_the_rest_always_fits() -> None:
         shown = json.loads(raw)
         assert (whole, shown["input_omitted"], shown["input_size"]) == (False, True, len(body))
         assert len(shown["attempts"]) == 20
+
+
+def test_a_body_in_the_store_of_attachments_is_left_out() -> None:
+    raw, whole = error_body(replace(failed(b""), elsewhere=9_000_000), "BUSY", "no", 500)
+    shown = json.loads(raw)
+    assert (whole, shown["input"], shown["input_omitted"], shown["input_size"]) == (False, None, True, 9_000_000)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.model.metric_readings import Readings
+from services.orchestrator.domain.dead_letters import pushed_out
 from services.orchestrator.domain.flow_health import Health
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.snapshot import Snapshot
@@ -53,6 +54,8 @@ def put_flow(readings: Readings, snapshot: Snapshot, health: Health | None, figu
     readings.put("flow_ingress_repairs_total", document.ingress_repairs, flow)
     readings.put("flow_strays_total", document.strays_moved, flow)
     readings.put("flow_stuck_redelivered_total", document.stuck_redelivered, flow)
+    if snapshot.letters is not None:
+        readings.put("flow_dead_letters_pushed_out", pushed_out(snapshot.letters, document.letters), flow)
     view = snapshot.deployments.get(document.active)
     if view is not None and view.state is not None:
         for stage, ms in view.state.start_ms.items():
