@@ -115,6 +115,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         except BaseException as error:
             self._log.exception("init failed", error)
             await _refuse(context, f"{type(error).__name__}: {error}"[:2000])
+        scope.transfers = TransferStream()
         TELEMETRY.wanted = request.spans_wanted
         TELEMETRY.prepare()
         gc.freeze()  # what is there now stays: looking through all of it would hold up calls for milliseconds
@@ -165,7 +166,9 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
 
     async def Transfer(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
         _, scope = await self._ready(context)
-        scope.transfers = stream = TransferStream()
+        stream = scope.transfers
+        if not isinstance(stream, TransferStream) or stream.begun:
+            scope.transfers = stream = TransferStream()
         await stream.run(context)
 
     async def Shutdown(self, request: Any, context: Any) -> component_pb2.ShutdownResponse:

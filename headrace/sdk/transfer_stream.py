@@ -6,6 +6,7 @@ A download that nobody reads on holds what was granted and no more; an upload se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from headrace.sdk.attachments import Hashed
 from headrace.sdk.errors import ComponentError
 
 FIRST_CHUNKS = 4
+# A sidecar opens this stream beside that of the calls, whose first frame may overtake it.
+STANDS_WITHIN_S = 5.0
 LOST = ("TRANSFER_LOST", "the connection to the sidecar is gone")
 
 
@@ -52,13 +55,20 @@ class TransferStream:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._rpc: TransferRpc | None = None
+        self._begun = asyncio.Event()
         self._writing = asyncio.Lock()
         self._last = 0
         self._open: dict[int, _Open] = {}
 
+    @property
+    def begun(self) -> bool:
+        """The sidecar has opened it, once."""
+        return self._begun.is_set()
+
     async def run(self, rpc: TransferRpc) -> None:
         """Until its end."""
         self._rpc = rpc
+        self._begun.set()
         try:
             while (request := await rpc.read()) is not grpc.aio.EOF:
                 found = self._open.get(request.transfer)
@@ -143,6 +153,10 @@ class TransferStream:
 
     async def _write(self, frame: component_pb2.TransferResponse) -> None:
         async with self._writing:
+            if not self._begun.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STANDS_WITHIN_S):
+                        await self._begun.wait()
             if self._rpc is None:
                 raise ComponentError(*LOST, retryable=True)
             await self._rpc.write(frame)
