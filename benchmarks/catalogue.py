@@ -21,6 +21,7 @@ from benchmarks.keyed import keyed
 from benchmarks.latency import at_rate, latency, put
 from benchmarks.many_flows import many_flows
 from benchmarks.mesh_bench import bench_mesh
+from benchmarks.ordinary_flows import ordinary
 from benchmarks.overload import overload
 from benchmarks.recovery import VICTIMS, recovery
 from benchmarks.scale import scale
@@ -208,6 +209,7 @@ SCENARIOS: dict[str, Scenario] = {
     "start": Scenario("a flow of three steps, cold and cached, to its first answer; memory of an instance", start),
     "switch": Scenario("WARM_SWITCH under 500 orders/s", _switch),
     "idle": Scenario("many flows started at once and at rest", _idle),
+    "ordinary": Scenario("ordinary flows: waking, ticks, 200 flows that sleep", ordinary),
     "tracing": Scenario("what traces cost at 0, 1 and 100 %", _tracing),
     "overload": Scenario("twice what the flow can take", _overload),
     "dead-letters": Scenario("every message given up", _dead_letters),

@@ -77,7 +77,7 @@ async def at_rest_cost(bench: BenchMesh, flows: int) -> dict[str, Any]:
     await asyncio.sleep(SETTLE_S)
     pids = processes_by_kind(bench)
     before = {pid: cpu_of(pid) for pids_of_kind in pids.values() for pid in pids_of_kind}
-    counted = await _count_messages(bench, REST_S)
+    counted = await count_messages(bench, REST_S)
     cpu = {kind: sum(cpu_of(pid) - before[pid] for pid in kind_pids) / REST_S for kind, kind_pids in pids.items()}
     memory = {kind: sum(map(pss_of, kind_pids)) for kind, kind_pids in pids.items()}
     return {
@@ -115,7 +115,7 @@ def _kind(pid: int) -> str:
     return next((kind for module, kind in known.items() if module in words), "other")
 
 
-async def _count_messages(bench: BenchMesh, seconds: float) -> Counter[str]:
+async def count_messages(bench: BenchMesh, seconds: float) -> Counter[str]:
     """Every message that passes the broker meanwhile, by what it is for."""
     counted = Counter[str]()
 

@@ -51,9 +51,9 @@ steps:
 """
 
 
-async def post(mesh: RunningMesh, number: int) -> None:
+async def post(mesh: RunningMesh, number: int, seed: int) -> None:
     """Until it is taken; repeats are the same message."""
-    headers = {"content-type": "application/json", "idempotency-key": f"n{number}"}
+    headers = {"content-type": "application/json", "idempotency-key": f"{seed}-{number}"}
     body = json.dumps({"n": number, "k": number % 3}).encode()
 
     async def taken() -> bool:
@@ -90,7 +90,7 @@ async def test_nothing_is_lost_or_doubled_while_steps_sleep_and_wake(
         await run_flow(client, tmp_path / "flow.yaml", napping(out))
         await run_flow(client, tmp_path / "ticks.yaml", ticking(ticks))
         for number in range(MESSAGES):
-            await post(module_mesh, number)
+            await post(module_mesh, number, seed)
             await asyncio.sleep(chance.uniform(0.0, 0.5))  # tidy: pace
             if number % 2:
                 kill(module_mesh, VICTIMS[(number // 2 + seed) % len(VICTIMS)], chance)

@@ -17,6 +17,7 @@ from services.agent.domain.instances import InstanceSpec, InstanceState, Instanc
 from services.agent.instance_table import InstanceTable
 from services.agent.rpc import AgentRpc
 from services.sidecar.domain.lifecycle import Happening
+from services.sidecar.idleness import Idleness
 from services.sidecar.instance import Instance
 from services.sidecar.lifecycle_rpc import LifecycleRpc
 from services.sidecar.plan_source import PlanSource, step_of
@@ -56,7 +57,8 @@ class Life(Instance):
 
     def __init__(self, sidecar: Sidecar, settings: Settings, plans: Plans) -> None:
         self._sidecar = sidecar
-        logs: Any = SimpleNamespace(last_lines=["it broke"], dropped=0)
+        mask = SimpleNamespace(known=lambda text: text)
+        logs: Any = SimpleNamespace(last_lines=["it broke"], dropped=0, mask=mask)
         nothing: Any = None
         super().__init__(settings, plans, nothing, nothing, logs, nothing)
 
@@ -77,6 +79,8 @@ class Life(Instance):
             )
             assert self.plane is not None
             self.plane.own(self._leases)
+            if plan.may_sleep(step.name):
+                self._idleness = Idleness(step.idle_timeout_s, self.status.touch)
             if self.gave_way:
                 self.plane.give_way()
         self.status.board.revision = step.pin.digest

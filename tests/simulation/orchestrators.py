@@ -16,11 +16,13 @@ from headrace.model import subjects
 from headrace.model.errors import HeadraceError, NotFound
 from headrace.ports import Bucket
 from services.orchestrator.applier import Applier
+from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.history_log import HistoryLog
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.interventions import Interventions
 from services.orchestrator.lease import Lease
+from services.orchestrator.nudges import Nudges
 from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
 from services.orchestrator.resolution import Resolver
 from services.orchestrator.rollouts import Rollouts
@@ -29,6 +31,7 @@ from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
+from tests.simulation.ears import Ears
 from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
 
 if TYPE_CHECKING:
@@ -128,17 +131,22 @@ class Orchestrator:
         resolver = Resolver(channel, stores, self.clock, ACK_WAIT_S)
         channel_to: Any = lambda address: link.channel(world.hosts.get(address))  # noqa: E731
         self.observer = InstanceObserver("agent", WORKSPACE, self.wake, channel_to=channel_to, guard=lease.check)
+        ears: Any = Ears(world, link)
+        nudges = Nudges(ears, ears, WORKSPACE, self.wake)
         self.reader = SnapshotReader(stores, assets, self.observer, self.clock, epoch=lambda: lease.epoch)
+        self.reader.nudged = nudges.fresh
         scheduler = Scheduler(
             stores, assets, is_leader=lambda: lease.leading, clock_ns=lambda: int(self.clock.now() * 1e9)
         )
         applier = Applier(stores, assets, self.observer, resolver, self.reader)
-        self.loops = FlowLoops(self.reader, applier, scheduler.observe)
+        board = FlowBoard(self.observer, scheduler.observe, nudges.observe)
+        self.loops = FlowLoops(self.reader, applier, board.observe)
         self.loops.stopped = True
         self.service = FlowService(stores, assets, resolver, self.reader, self.loops, self.clock)
         self.rollouts = Rollouts(self.service)
         self.interventions = Interventions(self.service)
-        self.term = Term(lease, stores, self.loops, scheduler, self.observer, HistoryLog(assets, WORKSPACE))
+        history = HistoryLog(assets, WORKSPACE)
+        self.term = Term(lease, stores, self.loops, scheduler, self.observer, history, nudges)
         self.host = Host(self.name)
         self.host.spawn(lease.run(self._begin, self._end_term))
         self.host.spawn(self._watch())

@@ -25,6 +25,7 @@ VERBS = ("publish", "start", "stop", "drop", "restart", "rollback", "scale", "su
 FITTING = {
     FlowState.STOPPED: ("start", "start", "publish", "rollback"),
     FlowState.RUNNING: ("publish", "restart", "restart", "rollback", "scale", "suspend", "stop", "drop"),
+    FlowState.SLEEPING: ("publish", "restart", "rollback", "scale", "suspend", "stop"),
     FlowState.SUSPENDED: ("resume", "resume", "stop", "drop"),
 }
 

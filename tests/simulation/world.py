@@ -22,24 +22,25 @@ from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed
 from headrace.wire.envelope import Envelope, decode_dead_letter, decode_envelope
 from services.orchestrator.domain.deployment_phases import TRANSITIONS
 from services.orchestrator.domain.documents import FlowDocument, OperationDocument, decode, flow_key
-from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.flow_states import RUNS, FlowState
 from services.orchestrator.domain.leadership import LeaseTerms
 from services.orchestrator.pin_sweeper import sweep_pins
 from services.sidecar.settings import Settings
+from tests.simulation.ears import HEARD, Ear
 from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
 from tests.simulation.flow_drafts import Trigger, spec
 from tests.simulation.machines import Agent, Supervised
 from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
 from tests.simulation.planes import Plane
 from tests.support.memory_broker import MemoryBroker
-from tests.support.memory_bucket import MemoryBucket
+from tests.support.memory_bucket import MemoryBucket, matches
 from tests.support.memory_stream import Stored, Stream
 
 FLOW = "orders"
 STREAM = subjects.flow_stream(WORKSPACE, FLOW)
 KEYS = 4
 SETTLE_LIMIT_S = 400.0
-RESTING = (FlowState.STOPPED, FlowState.RUNNING, FlowState.SUSPENDED)
+RESTING = (FlowState.STOPPED, FlowState.RUNNING, FlowState.SUSPENDED, FlowState.SLEEPING)
 
 
 @dataclass
@@ -82,6 +83,9 @@ class World:
         self.fenced = seed % 5 == 0
         # Whether the trigger runs a process: it does, it does not (1, 3), or each draft says otherwise (5).
         self.triggers = {1: Trigger.OWN, 3: Trigger.OWN, 5: Trigger.CHANGING}.get(seed % 7, Trigger.PROCESS)
+        # How long steps have nothing to do before they sleep; None: the flow is real-time.
+        self.idle_timeout_s = {2: 0.0, 4: 1.0}.get(seed % 6)
+        self.ears: list[Ear] = []
         self.stimuli: set[str] = set()
         self._known_route: Route | None = None
         self._drafts = 0
@@ -173,6 +177,10 @@ class World:
             self.violated(f"a message for {place.step} is stored for {place.owner}, which is {phase}")
         for plane in self.pullers.get((stream, place.step), {}):
             plane.wake.set()
+        for ear in [ear for ear in self.ears if matches(ear.subject, message.subject)]:
+            self.ears.remove(ear)
+            if not ear.link.dead and self.rng.random() < HEARD:
+                self.background(ear.hear(self.rng.uniform(0.0, 0.05)))
 
     def _configured(self, stream: str, config: dict[str, Any]) -> None:
         if stream != STREAM:
@@ -332,7 +340,7 @@ class World:
         if self.triggers == Trigger.CHANGING:
             self._drafts += 1
             own = self._drafts % 2 > 0
-        return spec(replicas, self.keyed, own_trigger=own)
+        return spec(replicas, self.keyed, own_trigger=own, idle_timeout_s=self.idle_timeout_s)
 
     def flow(self) -> FlowDocument:
         entry = self.flows.read(flow_key(FLOW))
@@ -378,9 +386,18 @@ class World:
         if set(flow.live) != wanted:
             return f"live are {flow.live}, wanted {sorted(wanted)}"
         deployments = {item.spec.deployment for item in self.agent.instances.values()}
-        if deployments != wanted and not (flow.state == FlowState.SUSPENDED and deployments <= wanted):
+        naps = self.idle_timeout_s is not None and flow.active != 0
+        if naps and flow.state == FlowState.RUNNING:
+            return "the flow does not sleep"
+        if naps and flow.state == FlowState.SLEEPING and deployments:
+            return f"instances of a flow that sleeps: {sorted(deployments)}"
+        if (
+            flow.state != FlowState.SLEEPING
+            and deployments != wanted
+            and not (flow.state == FlowState.SUSPENDED and deployments <= wanted)
+        ):
             return f"instances of deployments {sorted(deployments)}, wanted {sorted(wanted)}"
-        suspended = flow.state == FlowState.SUSPENDED
+        suspended = flow.state in (FlowState.SUSPENDED, FlowState.SLEEPING)  # or asleep: nobody has to work
         if not suspended and (
             idle := [item.spec.name for item in self.agent.instances.values() if not self._works(item)]
         ):
@@ -392,7 +409,7 @@ class World:
         if consumers != wanted:
             return f"consumers of deployments {sorted(consumers)}, wanted {sorted(wanted)}"
         stored = self.stored_numbers()
-        if flow.state == FlowState.RUNNING and stored:
+        if flow.state in RUNS and stored:
             return f"messages wait: {dict(list(stored.items())[:5])}"
         open_operations = [item.id for item in self.operations() if not item.done]
         if open_operations:
@@ -444,9 +461,10 @@ class World:
             self.violated(f"pins of {sorted(holders)}, running is {sorted(wanted)}")
         entry = self.routes.read(FLOW)
         route = decode_route(entry.value or b"") if entry else None
-        if route is None or (route.state, route.epoch) != (flow.state, flow.leader_epoch):
+        open_as = FlowState.RUNNING if flow.state in RUNS else flow.state
+        if route is None or (route.state, route.epoch) != (open_as, flow.leader_epoch):
             self.violated(f"the route is {route}, the flow {flow.state} in epoch {flow.leader_epoch}")
-        if flow.state == FlowState.RUNNING and flow.ingress != f"d{flow.active}":
+        if flow.state in RUNS and flow.ingress != f"d{flow.active}":
             self.violated(f"the ingress belongs to {flow.ingress!r}, active is {flow.active}")
 
     def _check_keys(self) -> None:
