@@ -123,7 +123,8 @@ async def _asleep(bench: BenchMesh) -> dict[str, Any]:
     for number in range(FLOWS):
         await _sleeps(bench, f"nap-{number}")
     took_s = time.monotonic() - began
-    pids = {pid for kind in processes_by_kind(bench).values() for pid in kind}
+    by_kind = processes_by_kind(bench)
+    pids = {pid for kind in by_kind.values() for pid in kind}
     before = {pid: cpu_of(pid) for pid in pids}
     counted = await count_messages(bench, REST_S)
     return {
@@ -131,6 +132,7 @@ async def _asleep(bench: BenchMesh) -> dict[str, Any]:
         "started_and_asleep_s": round(took_s, 1),
         "processes": len(pids),
         "pss_mb": round(sum(map(pss_of, pids)), 0),
+        "pss_mb_by_kind": {kind: round(sum(map(pss_of, found)), 0) for kind, found in by_kind.items()},
         "cpu_percent": round(100 * sum(cpu_of(pid) - used for pid, used in before.items()) / REST_S, 2),
         "messages_per_s": round(sum(counted.values()) / REST_S, 2),
         "messages": dict(counted),

@@ -26,6 +26,7 @@ from services.orchestrator.domain.facts import (
     SuspensionFacts,
 )
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.sleeping import is_asleep
 from services.orchestrator.domain.snapshot import DeploymentView, Snapshot
 from services.orchestrator.domain.suspension import kept
 from services.orchestrator.domain.tick_plan import wanted_timer
@@ -133,6 +134,7 @@ class FlowFactReader:
                     waiting=max(0, stored - in_flight),
                     in_flight=in_flight,
                     oldest_s=oldest,
+                    asleep=is_asleep(snapshot, view, step.name),
                     paused=any(consumer is not None and consumer.paused for consumer in consumers),
                     instances=tuple(
                         instance_facts(

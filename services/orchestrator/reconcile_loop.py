@@ -18,6 +18,7 @@ from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError
 from services.orchestrator.applier import Applier, touches
 from services.orchestrator.domain import actions as do
+from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.planner import make_plan
 from services.orchestrator.domain.snapshot import Snapshot
 from services.orchestrator.flow_events import FlowEvents
@@ -102,6 +103,8 @@ class FlowLoop:
         if changed:
             self.on_round(self.flow)
             return 0
+        if snapshot.flow.state == FlowState.SLEEPING:
+            self._rest_s = LONGEST_REST_S  # what comes wakes it, and who missed that is found by one look for all flows
         return min(self._rest_s, plan.recheck_s if plan.recheck_s is not None else self._rest_s)
 
     def _watch_for_strays(self, snapshot: Snapshot) -> None:

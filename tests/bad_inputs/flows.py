@@ -72,6 +72,9 @@ FILES = (
     file_row(
         "history-age", "a history of a minute's half", steps(RECEIVE, "b: {component: webhook}", head="history: {age: 30s}\n"),
         "BAD_FLOW_FILE", "history.age", (":2:", "is not between 1m and 720h"), "Leave it out for 168h"),
+    file_row(
+        "idle-timeout", "a step that sleeps after an hour", steps(RECEIVE, "b: {component: webhook, idle_timeout: 1h}"),
+        "BAD_FLOW_FILE", "steps.b.idle_timeout", (":4:", "is longer than 30m"), "belongs in a flow of type realtime"),
     file_row("no-steps", "no step at all", "name: wrong\nsteps: {}\n", "BAD_FLOW_FILE", "steps", ("has no step",), "one block per step"),
     file_row(
         "no-trigger", "an action where the trigger should be", steps("a: {component: no-trigger}"),

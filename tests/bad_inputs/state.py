@@ -31,6 +31,8 @@ SECTION = Section(
         row("suspend-stopped", "suspend a stopped flow", "SuspendFlow", STATE, "WRONG_STATE", "is STOPPED", "headrace flow", lambda client: client.suspend("resting")),
         row("resume-running", "resume a flow that runs", "ResumeFlow", STATE, "WRONG_STATE", "is RUNNING", "headrace flow", lambda client: client.resume("running")),
         row("scale-stopped", "scale a step of a stopped flow", "ScaleStep", STATE, "WRONG_STATE", "is STOPPED", "headrace flow", lambda client: client.scale("resting", "receive", 2)),
+        row("set-type-running", "change the type of a flow that runs", "SetFlowType", STATE, "WRONG_STATE", "is RUNNING: cannot change its type", "headrace flow stop running", lambda client: client.set_type("running", "ordinary")),
+        row("draft-type-running", "a draft of another type while the flow runs", "UpdateDraft", STATE, "WRONG_STATE", "is RUNNING: cannot change its type", "headrace flow stop running", lambda client: client.update_draft("running", ORDINARY_SPEC)),
         row("start-without-version", "start a flow that was never published", "StartFlow", STATE, "NOT_PUBLISHED", "no version", "headrace flow publish drafted", lambda client: client.start("drafted")),
         row("publish-without-draft", "publish without a draft", "PublishFlow", STATE, "NO_DRAFT", "no draft", "headrace flow", lambda client: client.publish("resting")),
         row("unknown-version", "start a version there is not", "StartFlow", "NOT_FOUND", "VERSION_NOT_FOUND", "no version 99", "headrace flow show", lambda client: client.start("resting", version=99)),
@@ -74,3 +76,4 @@ SECTION = Section(
 SPEC = flow_pb2.FlowSpec(
     type=flow_pb2.FLOW_TYPE_REALTIME, steps=[flow_pb2.Step(name="receive", component="webhook", function="receive")]
 )
+ORDINARY_SPEC = flow_pb2.FlowSpec(type=flow_pb2.FLOW_TYPE_ORDINARY, steps=SPEC.steps)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headrace.api.diagnosis.v1 import diagnosis_pb2
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.client import AsyncClient
@@ -77,6 +78,8 @@ async def test_idle_the_same_flow_keeps_its_processes_in_one_type_and_none_in_th
         status = await client.get_status(ordinary)
         assert {step.state for step in status.steps} == {sidecar_pb2.STEP_STATE_SLEEPING}
         assert not status.problems
+        found = (await client.explain(ordinary)).findings
+        assert not [item for item in found if item.severity != diagnosis_pb2.SEVERITY_NOTICE], found
         for number in range(3):
             began = time.monotonic()
             answer = await ask(module_mesh, ordinary, {"n": number})

@@ -108,6 +108,8 @@ class StepFacts:
     oldest_s: float | None = None
     paused: bool = False
     instances: tuple[InstanceFacts, ...] = ()
+    asleep: bool = False
+    """Of an ordinary flow: it has no instance, and needs none until a message waits."""
 
     @property
     def moving(self) -> bool:

@@ -9,6 +9,7 @@ from headrace.model.metric_readings import Readings
 from services.orchestrator.domain.dead_letters import pushed_out
 from services.orchestrator.domain.flow_health import Health
 from services.orchestrator.domain.flow_states import FlowState
+from services.orchestrator.domain.sleeping import sleepers
 from services.orchestrator.domain.snapshot import Snapshot
 
 INSTANCE_STATES = ("SLEEPING", "STARTING", "RUNNING", "SHUTTING_DOWN", "FAILED")
@@ -60,9 +61,12 @@ def put_flow(readings: Readings, snapshot: Snapshot, health: Health | None, figu
     if view is not None and view.state is not None:
         for stage, ms in view.state.start_ms.items():
             readings.put("flow_deployment_start_seconds", ms / 1000, flow, stage)
-    for step in {step for step, _ in figures.states}:
+    states = dict(figures.states)
+    if view is not None and view.state is not None:
+        states |= {(step, "SLEEPING"): view.state.replicas.get(step, 1) for step in sleepers(snapshot)}
+    for step in {step for step, _ in states}:
         for name in INSTANCE_STATES:
-            readings.put("step_instances", figures.states.get((step, name), 0), flow, step, name)
+            readings.put("step_instances", states.get((step, name), 0), flow, step, name)
         readings.put("step_in_flight_messages", figures.in_flight.get(step, 0), flow, step)
     for (step, stage), seconds in figures.start_s.items():
         readings.put("step_start_seconds", seconds, flow, step, stage)

@@ -40,6 +40,8 @@ Rule = Callable[[Facts, StepFacts, InstanceFacts], Finding | None]
 def step_findings(facts: Facts, step: StepFacts) -> list[Finding]:
     """Of all its instances: one each, and one for each edge that is full."""
     found: list[Finding] = []
+    if step.asleep and not step.has_work:
+        return found
     for instance in step.instances:
         first = next((finding for rule in RULES if (finding := rule(facts, step, instance)) is not None), None)
         if first is not None:

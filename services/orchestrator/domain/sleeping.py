@@ -29,13 +29,19 @@ def sleepers(snapshot: Snapshot) -> frozenset[str]:
     )
 
 
+def is_asleep(snapshot: Snapshot, view: DeploymentView, step: str) -> bool:
+    """Whether a step that may sleep has no instance, be it that one is about to be started."""
+    present = any((item.deployment, item.step) == (view.number, step) for item in snapshot.instances.values())
+    return view.plan is not None and view.plan.may_sleep(step) and not present
+
+
 def stays_asleep(snapshot: Snapshot, view: DeploymentView, state: DeploymentState, step: str) -> bool:
     """Whether a step without instances is left without them: nothing waits for it, or it could not be worked on."""
     assert view.plan is not None
     number = view.number
     if not view.plan.may_sleep(step):
         return state.phase == DeploymentPhase.DRAINING and not snapshot.waiting_of(number)
-    if any((item.deployment, item.step) == (number, step) for item in snapshot.instances.values()):
+    if not is_asleep(snapshot, view, step):
         return False  # some of its replicas work: the others belong to them
     if state.phase == DeploymentPhase.DRAINING:
         return not snapshot.waiting_at(number, step)
