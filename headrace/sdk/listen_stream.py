@@ -16,7 +16,7 @@ from headrace.api.component.v1 import component_pb2
 from headrace.model.limits import MAX_BODY_BYTES
 from headrace.sdk.attachments import Attachment
 from headrace.sdk.context import _CURRENT, DONE, Context, StepScope, encoded, made_emit
-from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError, EmitRefused
+from headrace.sdk.errors import OUTPUT_REFUSED, SNAPSHOT_REFUSED, ComponentError, EmitRefused
 from headrace.sdk.function import Function
 
 DEFAULT_MAX_UNRESOLVED = 256
@@ -96,7 +96,14 @@ class _NoCall:
     def _refuse(self, *_: Any) -> None:
         raise AssertionError("a listener has no call events")
 
-    data = reply = error = rebound = snapshot = end = output = answer = done = _refuse
+    def snapshot(self, *_: Any) -> None:
+        raise ComponentError(
+            SNAPSHOT_REFUSED,
+            "a listener keeps no snapshot: it is saved when a call ends, and a listener is none. Commit to the source, "
+            "or keep it in the step that receives from the listener",
+        )
+
+    data = reply = error = rebound = end = output = answer = done = _refuse
 
 
 class PlainListenContext(ListenContext):

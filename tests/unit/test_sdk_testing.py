@@ -188,6 +188,24 @@ async def test_a_listeners_emit_returns_only_when_the_broker_has_it() -> None:
     assert (committed, refused) == ([1, 3], ["DRAINING"])
 
 
+async def test_a_listener_that_saves_a_snapshot_is_told_where_to_keep_it() -> None:
+    component = Component()
+    told: list[str] = []
+
+    @component.listener
+    async def poll(ctx: Context) -> None:
+        try:
+            await ctx.snapshot.merge({"offset": 1})
+        except ComponentError as error:
+            told.append(f"{error.code}: {error.message}")
+        await ctx.emit({"n": 1})
+
+    async with ComponentHarness(component) as harness, harness.listen("poll") as listener:
+        (await listener.next()).store()
+    assert told[0].startswith("SNAPSHOT_REFUSED: a listener keeps no snapshot")
+    assert "the step that receives from the listener" in told[0]
+
+
 async def test_open_emits_fail_when_the_stream_closes() -> None:
     committed: list[int] = []
     refused: list[str] = []
