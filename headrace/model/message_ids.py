@@ -6,7 +6,10 @@ attempt, revision or trace (DESIGN law 4). 128 bits of BLAKE2b, as 32 hex digits
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
+
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 def _hash(kind: bytes, *parts: str) -> str:
@@ -100,6 +103,11 @@ def replayed_message_id(message: str, step: str, incarnation: int) -> str:
 def answer_key(flow: str, idempotency_key: str) -> str:
     """Key in the answers bucket."""
     return _hash(b"hr-answer", flow, idempotency_key)
+
+
+def is_answer_key(text: str) -> bool:
+    """Whether it can be a key of the answers bucket: what else an envelope names never will be."""
+    return _KEY.fullmatch(text) is not None
 
 
 def body_digest(body: bytes) -> str:

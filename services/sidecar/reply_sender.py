@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from headrace.edge.structured_log import get_logger
 from headrace.model.answer import finished
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.message_ids import is_answer_key
 from headrace.ports import LaneFull
 from services.sidecar.domain.retry_delay import republish_delay_s
 
@@ -67,7 +68,7 @@ class ReplySender:
     def put(self, reply: OutgoingReply) -> None:
         """Sends now; with an answer key, once the answer is stored."""
         self.unsettled += 1
-        if reply.answer_key:
+        if is_answer_key(reply.answer_key):
             self._keyed.append(reply)
         else:
             self._send(reply)
