@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, cast
@@ -116,6 +116,11 @@ class LoopbackStream(ComponentFrames):
         self._loop = asyncio.get_running_loop()
         self._started = True
         self._scheduled = False
+        self._given: list[ComponentInput] = []
+
+    def send(self, inputs: Sequence[ComponentInput]) -> None:
+        super().send(inputs)
+        self._given += inputs
 
     def _wake(self) -> None:
         if not self._scheduled:
@@ -124,9 +129,10 @@ class LoopbackStream(ComponentFrames):
 
     def _go(self) -> None:
         self._scheduled = False
-        while self._queue:
-            given: list[ComponentInput] = list(self._queue)[:300]
+        while self._waiting:
             self._next_frame()
+        given, self._given = self._given, []
+        if given:
             self._take(_answer(given))
 
 
