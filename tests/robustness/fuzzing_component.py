@@ -73,6 +73,26 @@ async def process(requests, context):
         yield ends.SerializeToString()
 
 
+class Raw:
+    def __init__(self, raw):
+        self.raw = raw
+
+    def SerializeToString(self):
+        return self.raw
+
+
+async def on_own_socket(self, rpc):
+    async def requests():
+        while (request := await rpc.read()) is not grpc.aio.EOF:
+            yield request.SerializeToString()
+
+    async for raw in process(requests(), None):
+        await rpc.write(Raw(raw))
+
+
+server_module.ComponentServicer.process = on_own_socket
+
+
 class Collector:
     def add_generic_rpc_handlers(self, handlers):
         pass
