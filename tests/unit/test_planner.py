@@ -256,6 +256,19 @@ TestMesh.settings = settings(
 )
 
 
+def test_nobody_works_on_what_could_not_move_before_the_stream_takes_what_they_make() -> None:
+    """The messages were to move, the place was closed, and then a RESTART left nothing to move to."""
+    machine = InterventionMachine()
+    machine.a_drain_passes_its_limit(choice="move", count=1)
+    machine.agent_restarts()
+    machine.agent_answers(known=False)
+    machine.time_passes(seconds=10.0)
+    machine.messages_wait_while_others_drain(count=0)
+    machine.person(mode="DRAIN", restart=True, verb="restart")
+    machine.all_goes_well(rounds=5)
+    machine.teardown()
+
+
 def test_a_start_takes_few_rounds_and_ends_running() -> None:
     world = fresh()
     world.verb("start")

@@ -191,11 +191,19 @@ def wanted_consumers(snapshot: Snapshot) -> dict[str, tuple[dict[str, object], b
             replicas = 1 if step.keyed else view.state.replicas.get(step.name, 1)
             closed = step.name == view.plan.entry and not _open(snapshot, number, view.state.phase)
             held = snapshot.flow.state in SUSPENDED_STATES or dropping(snapshot.flow) or settling(view.state)
+            held = held or _opens_again(snapshot, number)
             for durable, slot in durables(view.plan, view.state, step.name).items():
                 config = consumer_config(view.plan, step.name, replicas, durable, slot)
                 waits = step.keyed and waits_for_slot(snapshot, number, step.name, slot)
                 wanted[durable] = (config, bool(closed or held or waits))
     return wanted
+
+
+def _opens_again(snapshot: Snapshot, number: int) -> bool:
+    """Whether messages wait that were to be stored elsewhere and are not, after all: whoever worked on them now could
+    not pass anything on before the stream takes it again."""
+    own = subjects.owner_filter(snapshot.workspace, snapshot.flow.flow, subjects.deployment_owner(number))
+    return snapshot.stream is not None and not snapshot.stream.takes(own) and snapshot.waiting_of(number) > 0
 
 
 def dropping(flow: FlowDocument) -> bool:
