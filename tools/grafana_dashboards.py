@@ -75,6 +75,7 @@ OVERVIEW = (
             (f"max by (flow) (headrace_flow_dead_letters_pushed_out{FLOW})", "{{flow}} pushed out"),
         ),
     ),
+    Panel("Dead letters by reason", "ops", ((rate("headrace_step_dead_letters_total", "flow, step, reason"), STEP + " {{reason}}"),)),
     Panel(
         "Full edges and rebounds",
         "ops",

@@ -68,6 +68,8 @@ METRICS: tuple[Metric, ...] = (
     *_area(
         "Steps",
         ("step_messages_total", "c", "flow step outcome", "Inputs done with: processed, rejected, handed_over (to the error step), dead_lettered"),
+        ("step_dead_letters_total", "c", "flow step reason", "Dead letters that the step's instances wrote, by reason: the mesh's own (TIMEOUT, "
+         "COMPONENT_DIED, ...) by name, codes of a component's own together as `component`"),
         ("step_received_total", "c", _STEP, "Deliveries of inputs, repeated ones too"),
         ("step_emitted_total", "c", _STEP, "Outputs stored for the next steps"),
         ("step_failed_attempts_total", "c", _STEP, "Attempts that failed: by error, time limit, refused output or the component's death"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from headrace.api.hop.v1.hop_pb2 import PhaseHistogram
 from headrace.api.metrics.v1.metrics_pb2 import FlowMetrics, ProcessMetrics
 from headrace.model.histogram import Histogram
+from headrace.model.letter_reasons import COUNTED_AS, reason_label
 from headrace.model.metric_readings import Exemplar, Readings, Timings, bound_of
 from headrace.model.metric_totals import HistogramTotals, Totals
 from headrace.wire.hops import phase_from_proto
@@ -126,8 +127,20 @@ def _counted(flow: FlowMetrics) -> Iterator[tuple[tuple[str, ...], int]]:
             yield (name, flow.flow, step), counters.get(counter, 0)
         for outcome in OUTCOMES:
             yield ("step_messages_total", flow.flow, step, outcome), counters.get(outcome, 0)
+        for reason, count in _reasons(counters):
+            yield ("step_dead_letters_total", flow.flow, step, reason), count
     for answer in flow.answers:
         yield ("gateway_requests_total", flow.flow, answer.status, answer.reason), answer.count
+
+
+def _reasons(counters: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Dead letters by reason. A sidecar of another version may tell of reasons that are none of ours: they are one."""
+    found: dict[str, int] = {}
+    for name, count in counters.items():
+        if name.startswith(COUNTED_AS):
+            label = reason_label(name.removeprefix(COUNTED_AS))
+            found[label] = found.get(label, 0) + count
+    yield from found.items()
 
 
 def _phases(flow: FlowMetrics) -> Iterator[tuple[PhaseLabels, PhaseHistogram]]:

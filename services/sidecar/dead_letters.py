@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.model import subjects
+from headrace.model.letter_reasons import reason_counter
 from headrace.ports import Delivery
 from headrace.wire import dead_letter as letters
 from headrace.wire.envelope import Envelope, FailedAttempt, MalformedMessage, decode_envelope, seal
@@ -34,7 +35,7 @@ class DeadLetters:
         letter = self._desk.letter(
             held.envelope, self._step.name, problem.code, held.attempts, time.time_ns(), traceparent=traceparent
         )
-        self._put(letter, after)
+        self._put(letter, problem, after)
 
     def put_unreadable(self, delivery: Delivery, held: HeldInput, problem: Problem, after: Callable[[], None]) -> None:
         """A message that is no envelope: its bytes go to the dead letters as they are."""
@@ -48,7 +49,7 @@ class DeadLetters:
             traceparent=delivery.traceparent,
             unreadable=True,
         )
-        self._put(letter, after)
+        self._put(letter, problem, after)
 
     def put_output(self, outgoing: Outgoing, problem: Problem, after: Callable[[], None]) -> None:
         """An output that the broker will never take: under its receiver's name."""
@@ -69,7 +70,7 @@ class DeadLetters:
             traceparent=outgoing.traceparent,
             unreadable=unreadable,
         )
-        self._put(letter, after)
+        self._put(letter, problem, after)
 
     def note_doubt(self, held: HeldInput) -> None:
         """It is recorded that its outputs may have been stored before; the input itself goes on."""
@@ -79,8 +80,9 @@ class DeadLetters:
         message = (record.subject, record.message_id, record.payload, "")
         self._outbox.put(Outgoing(*message, _nothing, _nothing, sealed=True, until_stored=True))
 
-    def _put(self, letter: letters.SealedLetter, after: Callable[[], None]) -> None:
+    def _put(self, letter: letters.SealedLetter, problem: Problem, after: Callable[[], None]) -> None:
         self._counters["dead_lettered"] += 1
+        self._counters[reason_counter(problem.code)] += 1
 
         def stored(*_: object) -> None:
             after()

@@ -119,6 +119,7 @@ async def test_metrics_are_what_happened(running: RunningMesh, flow: SmallFlow) 
     assert value(found, hops, flow=name, step="act", phase="component") == 21
     assert value(found, hops, flow=name, step="act", phase="hop", receiver="gateway") >= 20
     assert value(found, "headrace_step_waiting_messages", flow=name) == 0
+    assert value(found, "headrace_step_dead_letters_total", flow=name, step="act", reason="component") == 1
     assert value(found, "headrace_flow_dead_letters_kept", flow=name) == 1
     assert value(found, "headrace_flow_dead_letters_total", flow=name) == 1
     assert value(found, "headrace_flow_dead_letters_pushed_out", flow=name) == 0

@@ -97,3 +97,21 @@ def test_a_long_report_is_told_in_parts_which_are_the_same_together() -> None:
         assert one.values(name) == other.values(name)
     assert one.values("gateway_requests_total")["flow-7", "4xx", "RATE_LIMITED"] == 3
     assert one.values("gateway_requests_in_work") == {(): 2.0}
+
+
+def test_dead_letters_are_told_by_reasons_of_which_there_are_few() -> None:
+    letters = {
+        "dead_lettered": 9,
+        "dead_lettered.TIMEOUT": 2,
+        "dead_lettered.component": 4,
+        "dead_lettered.NEWER_CODE": 3,
+    }
+    hops = HopSnapshot(step="price", counters=letters)
+    totals, readings = ProcessTotals(), Readings()
+    totals.take([ProcessMetrics(process="p", incarnation="1", flows=[FlowMetrics(flow="orders", hops=hops)])], 1.0)
+    totals.fill(readings)
+    assert readings.values("step_dead_letters_total") == {
+        ("orders", "price", "TIMEOUT"): 2,
+        ("orders", "price", "component"): 7,
+    }
+    assert readings.values("step_messages_total")["orders", "price", "dead_lettered"] == 9
