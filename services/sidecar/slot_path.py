@@ -1,4 +1,4 @@
-"""How inputs of a keyed step come and are settled: one `Slot` for each lease that this instance has.
+"""How inputs of a keyed step come and are settled, whichever of the leased slots they are of.
 
 At most `prefetch` inputs of all slots together are with the component; what else is held waits for its turn, its key
 or its commit.
@@ -27,6 +27,7 @@ from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.leased_slots import LeasedSlots
 from services.sidecar.outbox import Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker, late_context
 from services.sidecar.settlement import MAX_LATE
@@ -45,7 +46,6 @@ log = get_logger(__name__)
 
 # Held by all slots of an instance together, where every slot is its own.
 MAX_HELD = 1_024
-LOST_KEPT = 64
 
 
 class SlotPath:
@@ -77,7 +77,6 @@ class SlotPath:
     ) -> None:
         self._plan, self._step, self._outbox = plan, step, outbox
         self._hops, self._timers, self._counters = hops, timers, counters
-        self._on_occupancy, self._on_leases = on_occupancy, on_leases
         self._clock = clock
         self._keying = keying(step.key, step.slots)
         self._memory = SenderMemory(plan.duplicate_window_s)
@@ -86,7 +85,7 @@ class SlotPath:
         self._error_step = error_step_of(plan, step, counters)
         ends = (plan, step, lane, replies, self._memory, hops, counters)
         self._closing = closing_of(*ends, outbox=outbox, clock=clock, on_settled=self._settled)
-        self._make_slot = partial(
+        make_slot = partial(
             Slot,
             plan=plan,
             step=step,
@@ -102,111 +101,73 @@ class SlotPath:
             retired=retired,
             no_responders=no_responders,
         )
-        self._slots: dict[SlotLease, Slot] = {}
-        self._waiting: set[SlotLease] = set()
-        """Wanted, while another lease of the same slot is not let go yet."""
-        self._lost: dict[SlotLease, str] = {}
-        self._pulling = self._stopped = False
+        self._leased = LeasedSlots(make_slot, on_occupancy=on_occupancy, on_leases=on_leases)
         self._callable: deque[HeldInput] = deque()
         self._with_component: set[int] = set()
         self._flushing = False
         self._lost_replies: dict[int, tuple[HeldInput, Callable[[], None]]] = {}
 
-    # Leases
+    # What is held
 
     @property
     def held(self) -> int:
-        return sum(slot.held for slot in self._slots.values())
+        return sum(slot.held for slot in self._leased.slots)
 
     @property
     def oldest_unix_ns(self) -> int:
-        return min((oldest for slot in self._slots.values() if (oldest := slot.oldest_unix_ns)), default=0)
+        return min((oldest for slot in self._leased.slots if (oldest := slot.oldest_unix_ns)), default=0)
 
     @property
     def held_back(self) -> int:
-        return sum(slot.held_back for slot in self._slots.values())
+        return sum(slot.held_back for slot in self._leased.slots)
 
     def inputs(self) -> list[HeldInput]:
-        return [held for slot in self._slots.values() for held in slot.inputs()]
+        return [held for slot in self._leased.slots for held in slot.inputs()]
 
     def blocked(self) -> list[Blocked]:
-        return [edge for slot in self._slots.values() for edge in slot.blocked()]
+        return [edge for slot in self._leased.slots for edge in slot.blocked()]
 
     @property
     def last_input_at(self) -> float:
-        return max((slot.last_input_at for slot in self._slots.values()), default=0.0)
+        return max((slot.last_input_at for slot in self._leased.slots), default=0.0)
 
     def now(self) -> float:
         return self._clock()
 
     @property
     def problem(self) -> str:
-        lost = next(iter(self._lost.values()), "")
-        return lost or next((slot.problem for slot in self._slots.values() if slot.problem), "")
+        return self._leased.problem
 
     @property
     def lost_a_slot(self) -> bool:
         """A slot that this instance is still told to own was taken by another."""
-        return bool(self._lost)
+        return self._leased.lost_one
 
     @property
     def leases(self) -> list[SlotLease]:
         """Pulled from, or something of them is still held."""
-        return sorted((lease for lease in self._slots), key=lambda lease: (lease.slot, lease.generation))
+        return self._leased.leases
 
     def own(self, leases: Iterable[SlotLease]) -> None:
         """These are all that this instance owns now; the others are finished and let go."""
-        wanted = {lease for lease in leases if lease not in self._lost}
-        self._lost = {lease: cause for lease, cause in self._lost.items() if lease in leases}
-        for lease, slot in list(self._slots.items()):
-            if lease not in wanted:
-                slot.leave()
-        self._waiting = {lease for lease in wanted if lease not in self._slots}
-        self._take_waiting()
-        self._on_leases()
+        self._leased.own(leases)
 
     def start_pulling(self) -> None:
-        if not self._pulling:
-            self._pulling = True
-            for slot in self._slots.values():
-                slot.start()
+        self._leased.start_pulling()
 
     def close(self) -> None:
         """Ends at once: what is held is delivered again."""
-        self._stopped = True
-        for slot in self._slots.values():
-            slot.drop()
+        self._leased.close()
 
     async def stop_pulling(self) -> None:
-        self._stopped = True
-        self._waiting.clear()
-        leaving = [task for slot in list(self._slots.values()) if (task := slot.leave()) is not None]
-        if leaving:
-            await asyncio.wait(leaving)  # each is bounded by the lane
-
-    def _take_waiting(self) -> None:
-        if self._stopped:
-            return
-        busy = {lease.slot for lease in self._slots}
-        for lease in sorted(self._waiting, key=lambda lease: lease.slot):
-            if lease.slot not in busy:
-                self._waiting.discard(lease)
-                slot = self._slots[lease] = self._make_slot(lease)
-                if self._pulling:
-                    slot.start()
+        await self._leased.stop_pulling()
 
     def changed(self, slot: Slot) -> None:
         """See SlotHost."""
-        if slot.over and self._slots.get(slot.lease) is slot:
-            del self._slots[slot.lease]
-            if slot.lost_because and len(self._lost) < LOST_KEPT:
-                self._lost[slot.lease] = slot.problem
-            self._take_waiting()
-            self._on_leases()
-        self._on_occupancy()
+        self._leased.changed(slot)
 
     def extend(self, now: float, every_s: float) -> None:
-        for slot in self._slots.values():
+        for slot in self._leased.slots:
             slot.extend(now, every_s)
 
     # Intake
@@ -328,7 +289,7 @@ class SlotPath:
 
     def publish_late(self, context: LateContext, emit: Any) -> None:
         """See InputPath. Bounded as in a plain step."""
-        if sum(slot.late_emits for slot in self._slots.values()) >= MAX_LATE:
+        if sum(slot.late_emits for slot in self._leased.slots) >= MAX_LATE:
             self._counters["late_refused"] += 1
             return
         index = context.next_index
