@@ -36,6 +36,7 @@ from headrace.model import subjects
 from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.attachments import MAX_ATTACHMENT_BYTES
 from headrace.model.names import DEFAULT_WORKSPACE
+from headrace.ports import JetStreamLane
 from services.gateway.answer_book import AnswerBook
 from services.gateway.answer_counts import AnswerCounts
 from services.gateway.domain import refusals
@@ -51,6 +52,7 @@ from services.gateway.reply_desk import ReplyDesk
 from services.gateway.request_body import BODY_LIMIT_S
 from services.gateway.root_spans import RootSpans
 from services.gateway.routes import RouteTable
+from services.gateway.stimulus_exchange import StimulusExchange
 from services.gateway.upload_slots import MAX_UPLOADS, UploadSlots
 
 log = get_logger(__name__)
@@ -112,21 +114,7 @@ class Gateway:
         self._tracing = Tracing(tasks)
         documents = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
         await self._tracing.remember(self._connection, documents, settings.workspace, ALL_FLOWS, self._name)
-        self._hook = Hook(
-            workspace=settings.workspace,
-            gateway=self._name,
-            routes=routes,
-            ingress=Ingress(self._lane, settings.workspace, routes),
-            desk=self._desk,
-            answers=AnswerBook(answers),
-            admission=self._admission,
-            hops=self._hops,
-            counts=self._counts,
-            roots=RootSpans(self._tracing.log, settings.workspace, self._name),
-            large=LargeReplies(attachments),
-            bodies=BodyReceiver(UploadSlots(attachments, settings.max_uploads)),
-            body_limit_s=settings.body_limit_s,
-        )
+        self._hook = self._make_hook(routes, answers, attachments, self._lane, self._tracing)
         self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)
         await self._lane.flush()
         await routes.wait_until_read(START_LIMIT_S)
@@ -137,6 +125,34 @@ class Gateway:
         await self._subscribe()
         log.info("gateway serves", address=self._address, gateway=self._name)
         report_ready({"address": self._address, "name": self._name})
+
+    def _make_hook(
+        self, routes: RouteTable, answers: KvBucket, attachments: AttachmentStore, lane: JetStreamLane, tracing: Tracing
+    ) -> Hook:
+        settings = self._settings
+        roots = RootSpans(tracing.log, settings.workspace, self._name)
+        uploads = UploadSlots(attachments, settings.max_uploads)
+        exchange = StimulusExchange(
+            workspace=settings.workspace,
+            gateway=self._name,
+            ingress=Ingress(lane, settings.workspace, routes),
+            desk=self._desk,
+            answers=AnswerBook(answers),
+            hops=self._hops,
+            counts=self._counts,
+            roots=roots,
+            uploads=uploads,
+            large=LargeReplies(attachments),
+        )
+        return Hook(
+            routes=routes,
+            admission=self._admission,
+            counts=self._counts,
+            roots=roots,
+            bodies=BodyReceiver(uploads),
+            exchange=exchange,
+            body_limit_s=settings.body_limit_s,
+        )
 
     async def _subscribe(self) -> None:
         assert self._connection is not None
