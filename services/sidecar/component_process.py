@@ -1,7 +1,7 @@
 """One run of a step's component: process, socket, Handshake, Init, the Process stream and its self-check.
 
-The component gets only the environment it needs; configuration and secrets go through Init, never through
-the environment or the command line. `ComponentFailed` says at which stage it failed and why.
+Configuration and secrets go through Init, never through the environment or the command line. `ComponentFailed` says at
+which stage it failed and why.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.edge.child_process import ChildProcess, Command, OnOutput, describe_exit, end_adopted
-from headrace.edge.parent_death import PARENT_PID_VARIABLE
-from headrace.edge.task_ending import end_tasks
+from headrace.edge.child_process import ChildProcess, describe_exit, end_adopted
 from headrace.model.deployment import DeploymentPlan, StepPlan
-from headrace.model.errors import HeadraceError
+from services.sidecar.component_calls import ComponentCalls, ComponentFailed
+from services.sidecar.component_command import component_command
 from services.sidecar.component_stacks import sidecar_stacks, stacks_file, stacks_of
 from services.sidecar.credentials import NO_CREDENTIAL, ClearCredential
 from services.sidecar.log_capture import LogCapture
@@ -39,23 +37,11 @@ INIT_LIMIT_S = 60.0
 UPDATE_LIMIT_S = 30.0
 PING_LIMIT_S = 10.0
 END_GRACE_S = 1.0
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
-              "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GRPC_EXPERIMENTS",
-              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT", "HEADRACE_COMPONENT_LOOP",
-              # By these the agent and `headrace up` find what an instance left behind.
-              "HEADRACE_AGENT", "HEADRACE_MESH")  # fmt: skip
 
 
 def process_socket(socket: Path) -> Path:
     """Where a component serves `Process` too, if it says so."""
     return Path(f"{socket}.process")
-
-
-class ComponentFailed(HeadraceError):
-    """The component cannot serve; `reason` says where it failed."""
-
-    code = "FAILED_PRECONDITION"
-    default_reason = "COMPONENT_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +50,6 @@ class ComponentFacts:
 
     sdk: str
     interpreter: str
-
-
-def component_command(
-    settings: Settings, bundle: Path, python: Path, entrypoint: str, socket: Path, output: OnOutput
-) -> Command:
-    """Command line and environment of a component; -P keeps the bundle from shadowing the SDK's modules."""
-    environment: dict[str, str | None] = {name: None for name in os.environ if name not in _PASSED_ON}
-    environment[PARENT_PID_VARIABLE] = str(os.getpid())
-    environment["HEADRACE_COMPONENT_SOCKET"] = str(socket)
-    environment["HEADRACE_INSTANCE"] = settings.instance
-    environment["PYTHONUNBUFFERED"] = "1"
-    arguments = (str(python), "-P", "-m", "headrace.sdk.serve", "--bundle", str(bundle), "--entrypoint", entrypoint)
-    return Command(arguments, environment, on_output=output, folder=bundle)
 
 
 class ComponentProcess:
@@ -88,6 +61,7 @@ class ComponentProcess:
         self._own_stream = settings.component_stream == OWN_STREAM
         self._socket = socket
         self._logs = logs
+        self._calls = ComponentCalls(child, logs)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._stack_signal = 0
@@ -133,14 +107,16 @@ class ComponentProcess:
         try:
             await self._child.ready(self._start_limit_s)
         except TimeoutError as error:
-            raise self._failed(
+            raise self._calls.failed(
                 "COMPONENT_SOCKET_NOT_OPENED",
                 f"the component did not open its socket within {self._start_limit_s:g} s",
                 "Is there something at module level that waits?",
             ) from error
         except ConnectionError as error:
-            await self._let_it_exit()
-            raise self._failed("COMPONENT_EXITED", f"the component {self._ending()} before it served") from error
+            await self._calls.let_it_exit()
+            raise self._calls.failed(
+                "COMPONENT_EXITED", f"the component {self._calls.ending} before it served"
+            ) from error
 
     async def handshake(self, function: str) -> ComponentFacts:
         """Checks contract version and function."""
@@ -151,14 +127,14 @@ class ComponentProcess:
         self._channel = open_channel(f"unix:{self._socket}")
         self._stub = component_pb2_grpc.ComponentServiceStub(self._channel)  # type: ignore[no-untyped-call]
         request = component_pb2.HandshakeRequest(protocol_version=PROTOCOL_VERSION, sidecar_version=SIDECAR_VERSION)
-        answer = await self._call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)
+        answer = await self._calls.call("HANDSHAKE", self._stub.Handshake, request, HANDSHAKE_LIMIT_S, connecting=True)
         self._stack_signal = answer.stack_signal
         if answer.process_socket:
             self._process_socket = process_socket(self._socket)
         self.carries_bytes = answer.transfers
         self.startup_hook, self.shutdown_hook = answer.startup_hook, answer.shutdown_hook
         if answer.protocol_version != PROTOCOL_VERSION:
-            raise self._failed(
+            raise self._calls.failed(
                 "PROTOCOL_VERSION",
                 f"the component speaks version {answer.protocol_version} of the contract, not {PROTOCOL_VERSION}",
                 "Build it with an SDK of this mesh's version",
@@ -166,13 +142,13 @@ class ComponentProcess:
         names = [known.name for known in answer.functions]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise self._failed(
+            raise self._calls.failed(
                 "DUPLICATE_FUNCTION",
                 f"the component claims its function {twice!r} twice",
                 "Name each function once, push and publish again",
             )
         if function not in names:
-            raise self._failed(
+            raise self._calls.failed(
                 "UNKNOWN_FUNCTION",
                 f"the component has no function {function!r}; it has {', '.join(names) or 'none'}",
                 "Correct the step's function, or the component's manifest, and publish again",
@@ -201,7 +177,7 @@ class ComponentProcess:
             credentials_json=credential.text,
             credentials_version=credential.version,
         )
-        await self._call("INIT", self._stub.Init, request, INIT_LIMIT_S)
+        await self._calls.call("INIT", self._stub.Init, request, INIT_LIMIT_S)
         self.credentials_version = credential.version
 
     async def ask(self, method: str, request: Any, limit_s: float) -> Any:
@@ -210,7 +186,7 @@ class ComponentProcess:
 
         what = method.upper()
         try:
-            return await self._call(what, getattr(self._stub, method), request, limit_s)
+            return await self._calls.call(what, getattr(self._stub, method), request, limit_s)
         except ComponentFailed as error:
             cause = error.__cause__
             if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -255,8 +231,8 @@ class ComponentProcess:
             await stream.start(PING_LIMIT_S)
             await stream.ping(PING_LIMIT_S)
         except (TimeoutError, ConnectionError) as error:
-            await self._let_it_exit()
-            raise self._failed(
+            await self._calls.let_it_exit()
+            raise self._calls.failed(
                 "SELF_CHECK_FAILED", f"the component did not answer a ping: {error or type(error).__name__}"
             ) from error
         return self._stream
@@ -323,57 +299,6 @@ class ComponentProcess:
         if self._stub is None or not self.running:
             return sidecar_stacks("", [], "the component does not serve yet" if self.running else "it is gone")
         return await stacks_of(self.pid, self._stub, self._socket, self._stack_signal)
-
-    async def _call(self, what: str, method: Any, request: Any, limit_s: float, *, connecting: bool = False) -> Any:
-        """A unary call that also ends when the process does; `connecting`: a connection that takes its time is
-        waited for, up to the limit."""
-        import grpc
-
-        async def answer() -> Any:
-            return await method(request, timeout=limit_s, wait_for_ready=connecting)
-
-        call = asyncio.ensure_future(answer())
-        death = asyncio.ensure_future(self._child.wait())
-        try:
-            await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED, timeout=limit_s + 1)
-            if not call.done():
-                # The answer and the exit may arrive in either order.
-                await asyncio.wait({call}, timeout=0.1)
-            if not call.done():
-                raise self._failed(f"COMPONENT_EXITED_IN_{what}", f"the component {self._ending()} in {what.lower()}")
-            return await call
-        except grpc.aio.AioRpcError as error:
-            await self._let_it_exit()
-            if not self.running:
-                raise self._failed(
-                    f"COMPONENT_EXITED_IN_{what}", f"the component {self._ending()} in {what.lower()}"
-                ) from error
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self._failed(f"{what}_TIMEOUT", f"{what.lower()} took longer than {limit_s:g} s") from error
-            raise self._failed(
-                f"{what}_FAILED", f"{what.lower()} failed: {error.details() or error.code().name}"
-            ) from error
-        finally:
-            await end_tasks([call, death])
-
-    async def _let_it_exit(self) -> None:
-        """A broken pipe is seen a moment before the exit that broke it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await self._child.wait()
-        self._logs.end()
-
-    def _ending(self) -> str:
-        status = self._child.exit_status
-        return "hangs" if status is None else f"ended ({describe_exit(status)})"
-
-    def _failed(self, reason: str, message: str, next_step: str = "") -> ComponentFailed:
-        last = next((line.strip() for line in reversed(self._logs.last_lines)), "")
-        if last and last not in message and reason != "UNKNOWN_FUNCTION":
-            message += f": {last}"
-        return ComponentFailed(
-            self._logs.mask.known(message)[:2000], reason=reason, next_step=next_step or "See the component's log"
-        )
 
 
 def identity_of(plan: DeploymentPlan, step: StepPlan, instance: str) -> Any:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.model.errors import HeadraceError
-from services.sidecar.component_process import ComponentFacts, ComponentFailed, ComponentProcess
+from services.sidecar.component_calls import ComponentFailed
+from services.sidecar.component_process import ComponentFacts, ComponentProcess
 from services.sidecar.credentials import NO_CREDENTIAL
 from services.sidecar.domain.crash_loop import HEALTHY_S, CrashRecord
 from services.sidecar.domain.lifecycle import Happening

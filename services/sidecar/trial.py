@@ -17,7 +17,8 @@ from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan
 from headrace.model.errors import DeadlineExceeded, InvalidInput
 from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import ComponentInput, ComponentStream
-from services.sidecar.component_process import ComponentFailed, ComponentProcess, identity_of
+from services.sidecar.component_calls import ComponentFailed
+from services.sidecar.component_process import ComponentProcess, identity_of
 from services.sidecar.log_capture import LogCapture
 from services.sidecar.plan_source import step_of
 from services.sidecar.process_watch import Excess, ProcessWatch

@@ -13,7 +13,7 @@ from headrace.model.credential import CredentialRef, bound_to, sealed_key
 from headrace.model.errors import NotFound, WrongState
 from headrace.model.secret_mask import SecretMask
 from services.sidecar import credential_refresh
-from services.sidecar.component_process import ComponentFailed
+from services.sidecar.component_calls import ComponentFailed
 from services.sidecar.credential_refresh import CredentialRefresh
 from services.sidecar.credentials import ClearCredential, StepCredentials
 from tests.support.eventually import eventually
