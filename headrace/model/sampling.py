@@ -20,6 +20,9 @@ DEFAULT_RATIO = 1.0
 MAX_CAPTURE = 100
 DEFAULT_CAPTURE_S = 600.0
 LONGEST_CAPTURE_S = 86_400.0
+MAX_DETAIL = 500
+MAX_UNRECORDED = 50
+"""Changes that wait for the history; past it the oldest are given up rather than the document."""
 _IDS = 1 << 64
 MINUTE_NS = 60_000_000_000
 SLOWEST = "slowest"
@@ -44,13 +47,23 @@ class Capture(msgspec.Struct, frozen=True):
         return not self.full and now < self.until
 
 
+class SamplingChange(msgspec.Struct, frozen=True):
+    """What a person changed, for the flow's history. `at_ms`: Unix milliseconds; no two of a flow have the same."""
+
+    at_ms: int
+    who: str
+    what: str
+    detail: str
+
+
 class Sampling(msgspec.Struct, frozen=True):
     """A flow's mutable document of sampling (`headrace.model.subjects.sampling_key`)."""
 
     ratio: float = DEFAULT_RATIO
     capture: Capture | None = None
     changed_at: float = 0.0
-    by: str = ""
+    unrecorded: tuple[SamplingChange, ...] = ()
+    """Until the flow's history has them."""
 
 
 DEFAULT = Sampling()
@@ -69,6 +82,36 @@ def check_ratio(ratio: float) -> float:
     if not 0.0 <= ratio <= 1.0:
         raise InvalidInput.at("ratio", ratio, "is not between 0 and 1", next_step="Use for example 0.01 for one in 100")
     return ratio
+
+
+def with_ratio(present: Sampling, ratio: float, who: str, now: float) -> Sampling | None:
+    """None where it is that ratio already."""
+    if present.ratio == ratio:
+        return None
+    changed = msgspec.structs.replace(present, ratio=ratio)
+    return _noted(present, changed, who, now, "sampling", f"ratio {ratio:g} (was {present.ratio:g})")
+
+
+def with_capture(present: Sampling, capture: Capture, who: str, now: float) -> Sampling:
+    """It takes the place of the one before."""
+    what = f" where {capture.where}" if capture.where else ""
+    before = present.capture
+    replaced = f"; in place of one with {len(before.caught)} of {before.wanted}" if before and before.open(now) else ""
+    detail = f"the next {capture.wanted}{what}, within {capture.until - capture.since:g} s{replaced}"
+    return _noted(present, msgspec.structs.replace(present, capture=capture), who, now, "capture", detail)
+
+
+def _noted(before: Sampling, after: Sampling, who: str, now: float, what: str, detail: str) -> Sampling:
+    at_ms = max(int(now * 1000), int(before.changed_at * 1000 + 0.5) + 1)
+    change = SamplingChange(at_ms, who, what, detail[:MAX_DETAIL])
+    unrecorded = (*before.unrecorded, change)[-MAX_UNRECORDED:]
+    return msgspec.structs.replace(after, changed_at=at_ms / 1000, unrecorded=unrecorded)
+
+
+def without_recorded(recorded: Sequence[SamplingChange], present: Sampling) -> Sampling | None:
+    """The document once the history has those; None where they have left it already."""
+    left = tuple(change for change in present.unrecorded if change not in recorded)
+    return msgspec.structs.replace(present, unrecorded=left) if left != present.unrecorded else None
 
 
 def new_capture(count: int, where: str, now: float, within_s: float = 0.0) -> Capture:

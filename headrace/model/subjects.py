@@ -251,9 +251,9 @@ def history_stream(workspace: str) -> str:
     return f"hr_{workspace}__history"
 
 
-def history_subject(workspace: str, flow: str, number: int) -> str:
+def history_subject(workspace: str, flow: str, place: str) -> str:
     """One entry; without a flow: of the leader's changes."""
-    return f"{ROOT}.{workspace}._history.{flow or '_leader'}.{number}"
+    return f"{ROOT}.{workspace}._history.{flow or '_leader'}.{place}"
 
 
 def history_filter(workspace: str, flow: str = "") -> str:

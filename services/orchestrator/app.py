@@ -52,7 +52,7 @@ from services.orchestrator.fact_reader import FlowFactReader
 from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.health_of_flows import HealthOfFlows
-from services.orchestrator.history_log import HistoryLog, HistoryReader
+from services.orchestrator.history_log import HistoryReader
 from services.orchestrator.hop_feed import HopFeed
 from services.orchestrator.injection import Injector
 from services.orchestrator.instance_observer import InstanceObserver
@@ -84,6 +84,7 @@ from services.orchestrator.rpc_hop import HopRpc
 from services.orchestrator.rpc_operations import OperationsRpc
 from services.orchestrator.rpc_snapshot import add_snapshots
 from services.orchestrator.rpc_trace import TraceRpc
+from services.orchestrator.sampling_changes import SamplingChanges
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.shared_feed import SharedFeeds
 from services.orchestrator.side_deployments import SideDeployments
@@ -222,7 +223,8 @@ class OrchestratorApp:
         mesh = MeshView(
             connection, reader, observer, resolver, settings.profile, lease, doubts, lambda: bounds.open_streams
         )
-        self._term = term = Term(lease, stores, loops, scheduler, observer, HistoryLog(assets, workspace), nudges)
+        sampling = await SamplingChanges.open(connection, assets, workspace)
+        self._term = term = Term(lease, stores, loops, scheduler, observer, sampling.history, nudges, sampling)
         self._gate = gate = LeaderGate(lease)
         loops.stopped = True
         self._server = server = GrpcServer(interceptors=[gate], bounds=bounds)
@@ -234,7 +236,7 @@ class OrchestratorApp:
         facts = FlowFactReader(stores, assets, letters, history)
         why = DiagnosisRpc(FactFinder(connection, reader, facts, observer, settings.agent, lease))
         operations = OperationsRpc(service, OperationView(reader, observer), self._stopping)
-        traces = await TraceRpc.open(service, connection)
+        traces = TraceRpc(service, connection, sampling)
         add_stored(server, stores, assets, attachments)
         trials = Trials(reader, resolver, observer, assets)
         add_trial_services(server, trials, worker, requests, self._ring, why)

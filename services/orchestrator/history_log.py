@@ -59,7 +59,7 @@ class HistoryLog:
     async def record(self, *entries: HistoryEntry) -> None:
         """Stores those that are not stored yet, in order."""
         for entry in entries:
-            subject = subjects.history_subject(self.workspace, entry.flow, entry.number)
+            subject = subjects.history_subject(self.workspace, entry.flow, entry.place)
             for last in (False, True):
                 try:
                     await self.assets.publish(subject, encode(entry), IF_ABSENT)

@@ -6,24 +6,23 @@ import os
 import time
 from typing import Any
 
-import msgspec
 from nats.aio.client import Client
 
 from headrace.api.trace.v1 import trace_pb2, trace_pb2_grpc
-from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.otlp_target import jaeger_pages
-from headrace.edge.sampling_documents import edit_sampling, read_sampling
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_responder import ALL
 from headrace.model import subjects
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import check_name, parse_resource
 from headrace.model.record_filter import parse_filter
-from headrace.model.sampling import Sampling, check_ratio, new_capture
+from headrace.model.sampling import Sampling, check_ratio, new_capture, with_capture, with_ratio
 from headrace.wire.executions import execution_name, merge_parts
 from headrace.wire.flow import seconds_from_duration
+from services.orchestrator.caller import caller_of
 from services.orchestrator.flow_service import FlowService
 from services.orchestrator.mesh_queries import gather_answers
+from services.orchestrator.sampling_changes import SamplingChanges
 
 log = get_logger(__name__)
 
@@ -40,17 +39,11 @@ class TraceRpc(trace_pb2_grpc.TraceServiceServicer):
     """Every orchestrator answers: what is asked for is in the processes of the mesh, or in a document that whoever may
     writes by compare-and-set. `pages` is where a person finds Jaeger, empty where that is not known."""
 
-    def __init__(self, service: FlowService, connection: Client, documents: KvBucket, pages: str) -> None:
+    def __init__(self, service: FlowService, connection: Client, sampling: SamplingChanges) -> None:
         self._service = service
         self._connection = connection
-        self._documents = documents
-        self._pages = pages.rstrip("/")
-
-    @classmethod
-    async def open(cls, service: FlowService, connection: Client) -> TraceRpc:
-        """With a bucket of its own, whose writes do not ask for the lease."""
-        name = subjects.deployment_bucket(service.stores.workspace)
-        return cls(service, connection, await KvBucket.open(connection, name), jaeger_pages(os.environ))
+        self._sampling = sampling
+        self._pages = jaeger_pages(os.environ).rstrip("/")
 
     async def GetTrace(self, request: trace_pb2.GetTraceRequest, context: Any) -> Any:
         flow, execution = parse_execution(request.name)
@@ -87,31 +80,22 @@ class TraceRpc(trace_pb2_grpc.TraceServiceServicer):
 
     async def GetSampling(self, request: trace_pb2.GetSamplingRequest, context: Any) -> Any:
         flow = await self._existing(request.flow)
-        return sampling_message(flow, (await read_sampling(self._documents, flow))[0])
+        return sampling_message(flow, await self._sampling.read(flow))
 
     async def UpdateSampling(self, request: trace_pb2.UpdateSamplingRequest, context: Any) -> Any:
         ratio = check_ratio(request.ratio)
         flow = await self._existing(request.flow)
-        now = time.time()
-
-        def edit(present: Sampling) -> Sampling | None:
-            if present.ratio == ratio:
-                return None
-            return msgspec.structs.replace(present, ratio=ratio, changed_at=now)
-
-        sampling = await edit_sampling(self._documents, flow, edit)
+        who, now = caller_of(context), time.time()
+        sampling = await self._sampling.change(flow, lambda present: with_ratio(present, ratio, who, now))
         log.info("sampling changed", flow=flow, ratio=ratio)
         return sampling_message(flow, sampling)
 
     async def CaptureExecutions(self, request: trace_pb2.CaptureExecutionsRequest, context: Any) -> Any:
         now = time.time()
         capture = new_capture(request.count, request.where, now, seconds_from_duration(request.within))
-        flow = await self._existing(request.flow)
-
-        def edit(present: Sampling) -> Sampling:
-            return msgspec.structs.replace(present, capture=capture, changed_at=now)
-
-        return sampling_message(flow, await edit_sampling(self._documents, flow, edit))
+        flow, who = await self._existing(request.flow), caller_of(context)
+        sampling = await self._sampling.change(flow, lambda present: with_capture(present, capture, who, now))
+        return sampling_message(flow, sampling)
 
     async def _existing(self, name: str) -> str:
         (flow,) = parse_resource("flow", name, "flows")

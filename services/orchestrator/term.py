@@ -12,6 +12,7 @@ from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.lease import Lease
 from services.orchestrator.nudges import Nudges
 from services.orchestrator.reconcile_loop import FlowLoops
+from services.orchestrator.sampling_changes import SamplingChanges
 from services.orchestrator.scheduler import Scheduler
 from services.orchestrator.stores import Stores
 
@@ -31,6 +32,7 @@ class Term:
     observer: InstanceObserver
     history: HistoryLog
     nudges: Nudges | None = None
+    sampling: SamplingChanges | None = None
     _recorded: int = 0
     _newest: int = -1
     _revisions: dict[str, int] = field(default_factory=dict)
@@ -75,4 +77,6 @@ class Term:
             epoch = self.lease.epoch
             await self.history.record_leader(epoch, self.lease.name, self.lease.previous, self.stores.now())
             await self.history.record_deleted(self.stores)
+            if self.sampling is not None:
+                await self.sampling.record_left()
             self._recorded = epoch

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from headrace.api.message.v1 import message_pb2
 from headrace.client import AsyncClient
 from headrace.edge.jetstream_assets import NoResponders
 from headrace.edge.kv_bucket import KvBucket
+from headrace.edge.sampling_documents import edit_sampling, read_sampling
 from headrace.model import subjects
 from headrace.model.errors import HeadraceError
+from headrace.model.sampling import with_ratio
 from headrace.wire.flow import flow_spec_to_proto
 from services.orchestrator.domain.documents import encode, flow_key
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -73,6 +76,10 @@ async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: Orc
             ("flows/orders", "SERVING")
         ]
         assert await health_by(standby.address, "flows/orders") == "SERVING"
+        await client.set_sampling("orders", 0.25)  # by the one that does not lead, which writes it down itself
+        documents = await KvBucket.open(rig.connection, subjects.deployment_bucket("default"))
+        cut_off = partial(with_ratio, ratio=0.5, who="bob", now=time.time())  # its orchestrator dies before the history
+        await edit_sampling(documents, "orders", cut_off)
 
         started = list(rig.agent.started)
         began = time.monotonic()
@@ -100,7 +107,10 @@ async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: Orc
         await client.stop("orders")
 
         history, _ = await client.list_history("orders")
-        said = [(entry.what, entry.who) for entry in reversed(history)]
+        sampled = [(entry.who, entry.detail) for entry in reversed(history) if entry.what == "sampling"]
+        assert sampled == [("ann", "ratio 0.25 (was 1)"), ("bob", "ratio 0.5 (was 0.25)")]
+        assert not (await read_sampling(documents, "orders"))[0].unrecorded
+        said = [(entry.what, entry.who) for entry in reversed(history) if entry.what != "sampling"]
         assert said == [
             ("create", "ann"),
             ("publish", "ann"),
@@ -113,7 +123,8 @@ async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: Orc
         running = next(entry for entry in history if entry.what == "running")
         assert [(pin.step, pin.digest) for pin in running.pins] == [(pin.step, pin.digest) for pin in before.pins]
         words = [what for what, _ in said]
-        assert await whats(client) == ["leader", *words[:4], "fail-over", *words[4:]]
+        told = [what for what in await whats(client) if what != "sampling"]
+        assert told == ["leader", *words[:4], "fail-over", *words[4:]]
 
 
 async def test_a_call_under_way_at_a_fail_over_is_repeated_and_happens_once(rig: OrchestratorRig) -> None:

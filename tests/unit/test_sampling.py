@@ -23,6 +23,9 @@ from headrace.model.sampling import (
     encode_sampling,
     is_sampled,
     new_capture,
+    with_capture,
+    with_ratio,
+    without_recorded,
 )
 from tests.support.records import START, execution, hop, root
 
@@ -126,3 +129,25 @@ def test_a_capture_catches_what_fits_once_and_no_more_than_asked_for() -> None:
 def test_a_capture_out_of_bounds_is_refused(count: int, where: str, within: float) -> None:
     with pytest.raises(InvalidInput):
         new_capture(count, where, 0.0, within)
+
+
+def test_changes_are_noted_for_the_history_until_it_has_them() -> None:
+    first = with_ratio(Sampling(), 0.25, "ann", 100.0)
+    assert first is not None
+    assert with_ratio(first, 0.25, "bob", 101.0) is None
+    capture = new_capture(3, "step=price", 100.0, 60.0)
+    second = with_capture(first, capture, "bob", 100.0)
+    again = with_capture(second, capture, "bob", 99.0)  # by a clock that is behind
+    said = [(change.at_ms, change.who, change.what, change.detail) for change in again.unrecorded]
+    words = "the next 3 where step=price, within 60 s"
+    assert said == [
+        (100_000, "ann", "sampling", "ratio 0.25 (was 1)"),
+        (100_001, "bob", "capture", words),
+        (100_002, "bob", "capture", f"{words}; in place of one with 0 of 3"),
+    ]
+    assert decode_sampling(encode_sampling(again)) == again
+
+    left = without_recorded(second.unrecorded, again)
+    assert left is not None
+    assert (left.unrecorded, left.ratio, left.capture) == (again.unrecorded[2:], 0.25, capture)
+    assert without_recorded(second.unrecorded, left) is None

@@ -9,7 +9,7 @@ from headrace.model.deployment import PinPlan
 
 class HistoryEntry(msgspec.Struct, frozen=True):
     """`number` counts within its flow and never means two things; `at` is Unix seconds. `flow` is empty for a
-    change of the leader."""
+    change of the leader. `series` goes before the number of what does not stand in the flow's own document."""
 
     number: int
     at: float
@@ -21,7 +21,13 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     pins: dict[str, PinPlan] = {}
     detail: str = ""
     operation: str = ""
+    series: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.flow or '_leader'}.{self.number}"
+        return f"{self.flow or '_leader'}.{self.place}"
+
+    @property
+    def place(self) -> str:
+        """Within its flow."""
+        return f"{self.series}{self.number}"
