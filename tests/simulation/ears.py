@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.faults import Link
+from tests.simulation.links import Link
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -22,8 +22,9 @@ from services.sidecar.instance import Instance
 from services.sidecar.lifecycle_rpc import LifecycleRpc
 from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.settings import Settings
-from tests.simulation.faults import Host, Link, RemoteBucket
+from tests.simulation.links import Host, Link
 from tests.simulation.planes import Plane
+from tests.simulation.remote_broker import RemoteBucket
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -32,7 +32,8 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
 from tests.simulation.ears import Ears
-from tests.simulation.faults import Host, Link, RemoteBroker, RemoteBucket
+from tests.simulation.links import Host, Link
+from tests.simulation.remote_broker import RemoteBroker, RemoteBucket
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -15,7 +15,7 @@ from headrace.model.message_ids import output_message_id
 from headrace.model.slots import keying
 from headrace.wire.envelope import decode_envelope
 from services.sidecar.slot import SlotLease
-from tests.simulation.faults import RemoteBroker
+from tests.simulation.remote_broker import RemoteBroker
 from tests.support.memory_broker import ApiRefusal
 from tests.support.memory_stream import Stored
 

@@ -13,8 +13,9 @@ from headrace.model.errors import HeadraceError, Unavailable
 from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.verb_call import VerbCall
-from tests.simulation.faults import LONGEST_LATE_S, MISTAKES, Faults
+from tests.simulation.faults import LONGEST_LATE_S, Faults
 from tests.simulation.flow_drafts import Trigger
+from tests.simulation.links import MISTAKES
 from tests.simulation.orchestrators import Orchestrator
 from tests.simulation.world import FLOW, World
 from tests.support.virtual_time import run_in_virtual_time

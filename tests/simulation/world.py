@@ -27,11 +27,13 @@ from services.orchestrator.domain.leadership import LeaseTerms
 from services.orchestrator.pin_sweeper import sweep_pins
 from services.sidecar.settings import Settings
 from tests.simulation.ears import HEARD, Ear
-from tests.simulation.faults import Faults, Host, Link, Network, RemoteBroker
+from tests.simulation.faults import Faults, Network
 from tests.simulation.flow_drafts import Trigger, spec
+from tests.simulation.links import Host, Link
 from tests.simulation.machines import Agent, Supervised
 from tests.simulation.orchestrators import WORKSPACE, Orchestrator, Registry
 from tests.simulation.planes import Plane
+from tests.simulation.remote_broker import RemoteBroker
 from tests.support.memory_broker import MemoryBroker
 from tests.support.memory_bucket import MemoryBucket, matches
 from tests.support.memory_stream import Stored, Stream

@@ -12,7 +12,8 @@ from services.orchestrator.resolution import Resolver
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
-from tests.simulation.faults import Faults, Link, Network
+from tests.simulation.faults import Faults, Network
+from tests.simulation.links import Link
 from tests.simulation.orchestrators import Registry
 from tests.support.memory_bucket import MemoryBucket
 
