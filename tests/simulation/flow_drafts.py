@@ -6,8 +6,12 @@ from enum import StrEnum
 
 import msgspec
 
+from headrace.model import subjects
 from headrace.model.flow_spec import FlowSpec, StepSpec
 
+WORKSPACE = "default"
+FLOW = "orders"
+STREAM = subjects.flow_stream(WORKSPACE, FLOW)
 TRIGGER = "order"
 
 

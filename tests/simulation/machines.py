@@ -96,7 +96,7 @@ class Life(Instance):
             await world.pause(0.02)
             for happening in (Happening.STARTED, Happening.INITIALISED):
                 self._progress(happening)
-            world.ran(self._settings, digest)
+            world.laws.ran(self._settings, digest)
             if digest in world.registry.broken:
                 self._failed(HeadraceError("init failed", reason="INIT_FAILED"))
                 await world.pause(2.0)

@@ -32,13 +32,13 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.wall_clock import WallClock
 from tests.simulation.ears import Ears
+from tests.simulation.flow_drafts import WORKSPACE
 from tests.simulation.links import Host, Link
 from tests.simulation.remote_broker import RemoteBroker, RemoteBucket
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-WORKSPACE = "default"
 EPOCH_S = 1_700_000_000.0
 ACK_WAIT_S = 5.0
 
@@ -155,7 +155,7 @@ class Orchestrator:
 
     async def _begin(self) -> None:
         self.world.say(f"{self.name} leads, epoch {self.lease.epoch}")
-        self.world.leads(self.lease.epoch)
+        self.world.laws.leads(self.lease.epoch)
         await self.term.begin()
 
     async def _end_term(self) -> None:

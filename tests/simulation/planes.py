@@ -152,7 +152,7 @@ class Plane:
         if number != taken + (message is not None):
             return None, ANEW
         if message is not None:
-            world.taken(durable, self._sidecar.spec.replica)
+            world.laws.taken(durable, self._sidecar.spec.replica)
         return message, number
 
     async def _handle(self, durable: str, message: Stored) -> bool:
@@ -161,7 +161,7 @@ class Plane:
         self.held += 1
         self._on_occupancy()
         try:
-            world.handling(message, self._plan, self._step, self._sidecar.digest)
+            world.laws.handling(message, self._plan, self._step, self._sidecar.digest)
             work_s = world.rng.expovariate(200.0) if world.rng.random() < 0.95 else world.rng.uniform(0.5, 3.0)
             await asyncio.sleep(work_s)  # tidy: pace
             if not self._running:
@@ -203,7 +203,7 @@ class Plane:
             except nats.errors.NoRespondersError:
                 await self._sidecar.plans_read()
                 if self._sidecar.plans.retired:
-                    world.dead_letter(message)
+                    world.laws.dead_letter(message)
                     return
             except nats.errors.TimeoutError:
                 pass

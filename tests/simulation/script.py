@@ -14,10 +14,11 @@ from services.orchestrator.domain.documents import Rollout, Strategy
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.verb_call import VerbCall
 from tests.simulation.faults import LONGEST_LATE_S, Faults
-from tests.simulation.flow_drafts import Trigger
+from tests.simulation.flow_drafts import FLOW, Trigger
 from tests.simulation.links import MISTAKES
 from tests.simulation.orchestrators import Orchestrator
-from tests.simulation.world import FLOW, World
+from tests.simulation.rest import Rest
+from tests.simulation.world import World
 from tests.support.virtual_time import run_in_virtual_time
 
 CLIENT_TRIES = 8
@@ -226,12 +227,13 @@ async def _simulate(seed: int) -> World:
         # What is on its way arrives.
         held_s = max(item.link.held_until for item in world.orchestrators) - loop.time()
         await world.pause(2 * (LONGEST_LATE_S + max(0.0, held_s)))
-        await world.settle()
+        rest = Rest(world)
+        await rest.settle()
         if world.flow().state == FlowState.SUSPENDED and rng.random() < 0.7:
             await person.does("resume")
-            await world.settle()
+            await rest.settle()
         await world.sweep()
-        world.check_end()
+        rest.check()
     finally:
         for task in others:
             task.cancel()

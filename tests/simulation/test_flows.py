@@ -1,5 +1,5 @@
 """Flows under orchestrators, agents and sidecars that die, stop and hear late, in virtual time: the laws of
-tests/simulation/world.py hold in every run, and each run comes to rest once nothing breaks any more.
+tests/simulation/laws.py hold in every run, and each run comes to rest once nothing breaks any more.
 
 A failure names its seed and commit: `pytest tests/simulation -k seed --seed N` (or HEADRACE_SEED=N) runs it again.
 """
@@ -66,10 +66,10 @@ def test_runs_do_something() -> None:
     """Laws that hold because nothing happens say nothing."""
     worlds = [run(seed) for seed in range(48)]
     for keyed in range(3):
-        assert sum(len(world.ledger.done) for world in worlds if world.keyed == keyed) > 0
+        assert sum(len(world.laws.ledger.done) for world in worlds if world.keyed == keyed) > 0
     for trigger in Trigger:
-        assert sum(len(world.ledger.done) for world in worlds if world.triggers == trigger) > 0
-    assert sum(len(world.owners) for world in worlds) > 10
+        assert sum(len(world.laws.ledger.done) for world in worlds if world.triggers == trigger) > 0
+    assert sum(len(world.laws.owners) for world in worlds) > 10
 
 
 def test_a_mesh_without_compare_and_set_is_seen_to_break(monkeypatch: pytest.MonkeyPatch) -> None:
