@@ -19,13 +19,14 @@ from headrace.model.errors import HeadraceError, Unavailable, WrongState
 from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
 from services.sidecar.credential_refresh import CredentialRefresh
-from services.sidecar.domain.lifecycle import RECOVERY, Happening, Stage, admit_generation
+from services.sidecar.domain.lifecycle import Happening, Stage, admit_generation
 from services.sidecar.domain.retry_delay import restart_delay_s
 from services.sidecar.flow_hooks import FlowHooks
 from services.sidecar.idleness import Idleness
 from services.sidecar.plan_source import PlanSource, step_of
 from services.sidecar.secret_events import TakeAll, masked_events, masked_spans
 from services.sidecar.slot import SlotLease
+from services.sidecar.stage_course import StageCourse
 from services.sidecar.status_board import StatusBoard
 
 if TYPE_CHECKING:
@@ -82,13 +83,13 @@ class Instance:
         self.credentials = credentials
         self.refresh = CredentialRefresh(credentials, plans) if credentials is not None else None
         self.status = StatusBoard()
+        self._course = StageCourse(self.status, settings.instance)
         self.plane: DataPlane | None = None
         self.supervisor: ComponentSupervisor | None = None
         self._idleness: Idleness | None = None
         self.hooks: FlowHooks | None = None
         self._wanted = Wanted.NOTHING
         self._wanted_changed = asyncio.Event()
-        self._left_stage = Stage.WARM
         self._preparation_failed = False
         self._stopping = False
         self.gave_way = False
@@ -226,8 +227,7 @@ class Instance:
         """Tries until it has a program to run; None when it is being stopped."""
         tries = 0
         began = asyncio.get_running_loop().time()
-        self.status.start_clock()
-        self._progress(Happening.PREPARE)
+        self._course.begin()
         while not self._stopping:
             try:
                 return await self._supervisor()
@@ -252,7 +252,7 @@ class Instance:
         if self.credentials is not None:
             self.credentials.planned = step.credential
             await self.credentials.load(self._plans.credential_of(step))
-        await self._program(step, self._progress)
+        await self._program(step, self._course.progress)
         if self.plane is None:
             self.plane = self._make_plane(plan, step, self)
             self.plane.own(self._leases)
@@ -272,7 +272,7 @@ class Instance:
             on_events = masked_events(self.logs.mask, on_events)
             on_spans = masked_spans(self.logs.mask, on_spans) if on_spans is not None else None
         events = SupervisorEvents(
-            progress=self._progress,
+            progress=self._course.progress,
             ready=self._ready,
             lost=self._lost,
             failed=self._failed,
@@ -304,25 +304,6 @@ class Instance:
 
     # What happened
 
-    _LAPS = {  # noqa: RUF012  (read only)
-        Happening.FETCHED: "fetch",
-        Happening.BUILT: "build",
-        Happening.STARTED: "start",
-        Happening.INITIALISED: "init",
-        Happening.CHECKED: "self_check",
-    }
-
-    def _progress(self, happening: Happening) -> None:
-        """A part of the start is over. Later starts of the component do not change the stage."""
-        preparing = (Stage.SLEEPING, Stage.FETCHING, Stage.BUILDING, Stage.STARTING, Stage.INIT, Stage.SELF_CHECK)
-        if self.status.stage not in preparing:
-            return
-        if happening in self._LAPS:
-            self.status.lap(self._LAPS[happening])
-        self.status.move(happening)
-        if self.status.stage is Stage.WARM:
-            log.info("warm", instance=self._settings.instance, stage_ms=self.status.board.stage_ms)
-
     def _ready(self, process: ComponentProcess, stream: ComponentStream, facts: ComponentFacts) -> None:
         self.status.board.sdk, self.status.board.interpreter = facts.sdk, facts.interpreter
         assert self.plane is not None
@@ -351,20 +332,11 @@ class Instance:
         return blamed
 
     def _failed(self, error: HeadraceError) -> None:
-        if self._stopping:
-            return
-        self.status.blame(error.message, error.reason)
-        if self.status.stage in RECOVERY:
-            self._left_stage = self.status.stage
-        if self.status.stage not in (Stage.FAILED, Stage.SHUTTING_DOWN, Stage.ENDED):
-            log.error("failed", instance=self._settings.instance, cause=error.message, reason=error.reason)
-            self.status.move(Happening.FAIL)
-        else:
-            self.status.touch()
+        if not self._stopping:
+            self._course.fail(error)
 
     def _recovered(self) -> None:
-        if self.status.stage is Stage.FAILED:
-            self.status.move(RECOVERY[self._left_stage])
+        if self._course.recover():
             self._act()
 
     def _act(self) -> None:

@@ -72,8 +72,8 @@ class Life(Instance):
             raise Unavailable("the registry does not answer", reason="REGISTRY_UNREACHABLE")
         sidecar.agent.bundles.add(step.pin.digest)
         sidecar.digest = step.pin.digest
-        self._progress(Happening.FETCHED)
-        self._progress(Happening.BUILT)
+        self._course.progress(Happening.FETCHED)
+        self._course.progress(Happening.BUILT)
         if self.plane is None:
             self.plane = Plane(  # type: ignore[assignment]
                 sidecar, plan, step, self.occupancy_changed, self.status.touch
@@ -95,13 +95,13 @@ class Life(Instance):
         while True:
             await world.pause(0.02)
             for happening in (Happening.STARTED, Happening.INITIALISED):
-                self._progress(happening)
+                self._course.progress(happening)
             world.laws.ran(self._settings, digest)
             if digest in world.registry.broken:
                 self._failed(HeadraceError("init failed", reason="INIT_FAILED"))
                 await world.pause(2.0)
                 continue
-            self._progress(Happening.CHECKED)
+            self._course.progress(Happening.CHECKED)
             self._recovered()
             self._ready(process, process, facts)
             self._sidecar.component_died = asyncio.Event()
