@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -191,17 +192,25 @@ class World:
         if found is None:
             return None
         envelope = Envelope(id="m", attachments=[Attachment(id=name) for name in self.streams[stream][found]])
-        if stream == DEAD:
-            subject = subjects.dead_letter_subject(WORKSPACE, FLOW, "price")
-            return StoredMessage(subject, found, DeadLetter(original=envelope).SerializeToString(), {})
         if found % 2:  # what steps before have emitted counts, too
             envelope = Envelope(id="m", passthrough=[Passed(attachments=envelope.attachments)])
-        subject = subjects.data_subject(WORKSPACE, FLOW, "d1", "price")
-        return StoredMessage(subject, found, envelope.SerializeToString(), {})
+        return stored(stream, found, envelope)
 
     async def message_subject(self, stream: str, sequence: int) -> str | None:
         self.between()
         return "there" if sequence in self.streams[stream] else None
+
+
+def stored(stream: str, sequence: int, envelope: Envelope) -> StoredMessage:
+    """As that stream keeps it."""
+    if stream == DEAD:
+        subject = subjects.dead_letter_subject(WORKSPACE, FLOW, "price")
+        return StoredMessage(subject, sequence, DeadLetter(original=envelope).SerializeToString(), {})
+    if stream == KEPT:
+        subject = subjects.stimulus_subject(WORKSPACE, FLOW, "price", "ab")
+    else:
+        subject = subjects.data_subject(WORKSPACE, FLOW, "d1", "price")
+    return StoredMessage(subject, sequence, envelope.SerializeToString(), {})
 
 
 def sweeper_of(world: World) -> AttachmentSweeper:
@@ -257,6 +266,29 @@ def _run(work: Any) -> Any:
     except StopIteration as over:
         return over.value
     raise AssertionError("it waits")
+
+
+@pytest.mark.parametrize("stream", [OWN, DEAD, KEPT])
+def test_what_only_an_earlier_steps_output_names_is_kept_wherever_that_is_stored(stream: str) -> None:
+    """A message on its way to an error step carries no attachment of its own, nor do its letter and its stimulus."""
+    body = Attachment(id="g1", is_body=True)
+    message = Envelope(id="m", passthrough=[Passed(step="load"), Passed(step="price", attachments=[body])])
+    message.failure.code = "TIMEOUT"
+
+    class OneMessage(World):
+        async def next_message(self, stream: str, subject_filter: str, sequence: int) -> StoredMessage | None:
+            found = await super().next_message(stream, subject_filter, sequence)
+            return stored(stream, found.sequence, message) if found is not None else None
+
+    world = OneMessage()
+    world.commit("g1")
+    world.commit("g2")
+    world.store(stream, {"g1"})
+    sweeper = sweeper_of(world)
+    for _ in range(3):
+        world.now += KEEP_S + 1
+        _run(sweeper.sweep())
+    assert (world.lives("g1"), world.lives("g2")) == (True, False)
 
 
 def test_what_is_not_ours_or_says_nothing_sensible_stays() -> None:
