@@ -218,6 +218,17 @@ async def test_the_oldest_are_pushed_out_and_counted_and_no_flow_pushes_out_anot
         assert (counts.replayed, counts.discarded) == (2, 1)
         assert (await client.list_dead_letters("other")).counts.waiting == 1
 
+        # A shorter age holds for what is there, too.
+        await rig.kill()
+        rig.options = (*limits, "--dead-letter-age", "1")
+        await rig.restart()
+
+        async def too_old() -> bool:
+            counts = (await client.list_dead_letters(FLOW)).counts
+            return counts.waiting == 0 and counts.replayed + counts.discarded + counts.pushed_out == counts.total == 74
+
+        await eventually(too_old)
+
 
 async def test_messages_in_doubt_are_counted_and_listed(rig: OrchestratorRig) -> None:
     async with rig.client() as client:

@@ -10,7 +10,7 @@ from headrace.model.message_ids import dead_letter_id
 from headrace.wire.dead_letter import LetterDesk, failed_attempt
 from headrace.wire.envelope import Envelope, decode_dead_letter
 from services.orchestrator.domain import letter_ledger as ledgers
-from services.orchestrator.domain.dead_letters import LettersView, pushed_out
+from services.orchestrator.domain.dead_letters import LetterLimits, LettersView, letter_stream_config, pushed_out
 from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger
 from tests.support.plans import plan_of
 
@@ -84,3 +84,10 @@ def test_letters_in_doubt_stay_until_they_are_replayed_by_name() -> None:
     ledger = ledgers.claimed(ledgers.begun(ledger, REPLAY, "somebody", "4", 200.0), [4], 8, 200.0)
     ledger = ledgers.noted(ledger, [4])
     assert (ledger.in_doubt, ledger.replayed) == ((5,), 1)
+
+
+@given(st.floats(1, 30 * 24 * 3600.0))
+def test_the_window_of_duplicates_is_never_longer_than_letters_are_kept(age_s: float) -> None:
+    """A broker refuses such a stream, and the flow's letters would have none."""
+    config = letter_stream_config("default", "orders", LetterLimits(age_s=age_s))
+    assert 0 < int(str(config["duplicate_window"])) <= int(str(config["max_age"]))

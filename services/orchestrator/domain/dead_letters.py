@@ -51,7 +51,7 @@ def letter_stream_config(workspace: str, flow: str, limits: LetterLimits, copies
         "max_msgs": limits.count,
         "max_bytes": limits.size,
         "max_age": int(limits.age_s * NANOS),
-        "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
+        "duplicate_window": int(min(DUPLICATE_WINDOW_S, limits.age_s) * NANOS),  # the broker takes no longer one
         "allow_direct": True,
         "num_replicas": copies,
     }
