@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
 from headrace.model import subjects
 from headrace.model.attachments import LIMIT_VARIABLE, limit_of
-from headrace.model.errors import HeadraceError
 from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -67,11 +65,9 @@ from services.orchestrator.mesh_metrics import MeshMetrics
 from services.orchestrator.mesh_status import MeshStatusReader
 from services.orchestrator.mesh_view import MeshView
 from services.orchestrator.nudges import Nudges
-from services.orchestrator.operation_pruner import prune_operations
 from services.orchestrator.operation_view import OperationView
 from services.orchestrator.operator_ports import OperatorPorts
-from services.orchestrator.pin_sweeper import sweep_pins
-from services.orchestrator.reconcile_loop import RESYNC_S, FlowLoops
+from services.orchestrator.reconcile_loop import FlowLoops
 from services.orchestrator.registry_passage import REGISTRY_SERVICE, RegistryPassage
 from services.orchestrator.resolution import ACK_WAIT_S, Resolver
 from services.orchestrator.rollouts import Rollouts
@@ -96,12 +92,11 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.term import Term
 from services.orchestrator.trial_services import add_trial_services
 from services.orchestrator.trials import Trials
+from services.orchestrator.upkeep import Upkeep
 from services.orchestrator.wall_clock import WallClock
 
 log = get_logger(__name__)
 
-WATCH_PAUSE_S = 0.5
-PRUNE_S = 3600.0
 SYNCED_PROFILE = "durable"
 
 
@@ -253,23 +248,16 @@ class OrchestratorApp:
         lease.address = settings.advertise or self.address
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
-        self._begin_tasks(tasks, lease, term, stores, clock)
-        self._tasks.append(tasks.create_task(keep_swept(attachments, assets, lease, workspace), name="attachments"))
-
-    def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
-        return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
-
-    def _begin_tasks(
-        self, tasks: asyncio.TaskGroup, lease: Lease, term: Term, stores: Stores, clock: WallClock
-    ) -> None:
         self._tasks = [
             tasks.create_task(lease.run(term.begin, term.end), name="lease"),
-            tasks.create_task(self._watch_flows(stores), name="watch flows"),
-            tasks.create_task(self._resync(term), name="resync"),
-            tasks.create_task(self._prune(stores, clock), name="prune operations"),
+            *Upkeep(stores, lease, term, clock, self._wake).begin(tasks),
+            tasks.create_task(keep_swept(attachments, assets, lease, workspace), name="attachments"),
         ]
         report_ready({"address": self.address})
         log.info("orchestrator serves", address=self.address, leads=lease.leading)
+
+    def _commits_in_groups(self, assets: JetStreamAssets) -> bool:
+        return self._settings.profile == SYNCED_PROFILE and not is_fenced(assets.copies)
 
     async def stop(self) -> None:
         """Ends streams and calls, then loops, then what they stand on."""
@@ -348,34 +336,3 @@ class OrchestratorApp:
 
     async def _wake_all(self) -> None:
         self._wake("")
-
-    async def _watch_flows(self, stores: Stores) -> None:
-        """Wakes a flow's loop at each change of its document, whoever wrote it."""
-        while True:
-            try:
-                async with contextlib.aclosing(stores.flows.watch("flow.*")) as watch:
-                    async for entry in watch:
-                        if entry is not None:
-                            self._wake(entry.key.removeprefix("flow."))
-            except Exception as error:
-                log.warning("flow watch ended, it is begun again", error=repr(error)[:300])
-            await asyncio.sleep(WATCH_PAUSE_S)
-
-    async def _resync(self, term: Term) -> None:
-        """Every loop looks again every few seconds by itself; this finds flows that no watch told of."""
-        while True:
-            try:
-                await term.find_new()
-            except HeadraceError as error:
-                log.warning("resync failed, it is repeated", error=str(error)[:300])
-            await asyncio.sleep(RESYNC_S)
-
-    async def _prune(self, stores: Stores, clock: WallClock) -> None:
-        while True:
-            try:
-                if self._lease is not None and self._lease.leading:
-                    await prune_operations(stores, clock.now())
-                    await sweep_pins(stores)
-            except HeadraceError as error:
-                log.warning("operations and pins could not be pruned", error=str(error)[:300])
-            await asyncio.sleep(PRUNE_S)
