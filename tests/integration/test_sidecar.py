@@ -11,8 +11,9 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.model import subjects
 from headrace.model.message_ids import output_message_id
 from tests.support.eventually import eventually
-from tests.support.sidecar import STEP, WORKSPACE, sidecar_bench
+from tests.support.sidecar import sidecar_bench
 from tests.support.sidecar_sources import HEAD, count_calls
+from tests.support.step_assets import STEP, WORKSPACE
 
 
 async def test_a_message_goes_in_and_its_output_comes_out(broker: BrokerProcess, tmp_path: Path) -> None:

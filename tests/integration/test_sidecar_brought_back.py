@@ -12,7 +12,8 @@ from typing import Any
 
 from headrace.edge.broker_process import BrokerProcess
 from headrace.model import subjects
-from tests.support.sidecar import STEP, SidecarBench, sidecar_bench
+from tests.support.sidecar import SidecarBench, sidecar_bench
+from tests.support.step_assets import STEP
 
 
 @contextlib.asynccontextmanager

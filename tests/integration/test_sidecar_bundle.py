@@ -11,8 +11,9 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.bundle import pack_folder
 from headrace.edge.child_process import ChildProcess, Command, own_module
 from headrace.edge.grpc_channel import open_channel
-from tests.support.sidecar import ECHO, sidecar_bench
+from tests.support.sidecar import sidecar_bench
 from tests.support.sidecar_life import PREPARING, until_failed
+from tests.support.step_assets import ECHO
 
 
 @contextlib.asynccontextmanager

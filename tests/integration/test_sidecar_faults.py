@@ -13,7 +13,8 @@ from headrace.model.deployment import DeploymentPhase
 from headrace.model.message_ids import execution_id
 from headrace.wire.envelope import decode_reply
 from tests.support.eventually import eventually
-from tests.support.sidecar import STEP, WORKSPACE, SidecarBench, sidecar_bench
+from tests.support.sidecar import SidecarBench, sidecar_bench
+from tests.support.step_assets import STEP, WORKSPACE
 
 HEAD = """
 from asyncio import sleep as pause

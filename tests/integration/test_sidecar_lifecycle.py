@@ -16,8 +16,9 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.model.deployment import DeploymentPhase
 from headrace.model.message_ids import output_message_id, stimulus_id
 from tests.support.eventually import eventually
-from tests.support.sidecar import STEP, sidecar_bench
+from tests.support.sidecar import sidecar_bench
 from tests.support.sidecar_life import PREPARING, prepare, reason_of, until_failed, until_warm
+from tests.support.step_assets import STEP
 
 HEAD = """
 import os, pathlib, sys, time

@@ -14,7 +14,8 @@ from headrace.model.slots import slot_of
 from headrace.wire.cursor import Cursor, encode_cursor
 from headrace.wire.envelope import encode_envelope
 from tests.support.eventually import eventually
-from tests.support.sidecar import Arrived, sidecar_bench
+from tests.support.sidecar import sidecar_bench
+from tests.support.step_messages import Arrived
 
 SOURCE = """
 from asyncio import sleep as pause

@@ -9,8 +9,9 @@ from pathlib import Path
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.edge.broker_process import BrokerProcess
 from tests.support.eventually import eventually
-from tests.support.sidecar import STEP, sidecar_bench
+from tests.support.sidecar import sidecar_bench
 from tests.support.sidecar_sources import HEAD, count_calls
+from tests.support.step_assets import STEP
 
 
 async def test_kill_9_of_the_component_loses_and_doubles_nothing(broker: BrokerProcess, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from tests.support import soak
 from tests.support.eventually import eventually
 from tests.support.fuzz import blob, fill, mutated, text
 from tests.support.gateway_rig import GatewayRig
-from tests.support.sidecar import STEP, SidecarBench, sidecar_bench
+from tests.support.sidecar import SidecarBench, sidecar_bench
+from tests.support.step_assets import STEP
 
 ROUNDS = soak.rounds(one_in=200, short=1)
 SEED = int(os.environ.get("HEADRACE_SEED") or random.SystemRandom().randrange(2**31))

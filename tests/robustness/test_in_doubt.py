@@ -10,7 +10,8 @@ import pytest
 
 from headrace.edge.broker_process import BrokerProcess
 from tests.support.eventually import eventually
-from tests.support.sidecar import Arrived, SidecarBench, sidecar_bench
+from tests.support.sidecar import SidecarBench, sidecar_bench
+from tests.support.step_messages import Arrived
 
 MESSAGES = 20
 
