@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.message.v1.message_pb2 import Envelope
 from headrace.edge.object_bucket import CHUNK_BYTES, ObjectBucket, ObjectUpload, StoredObject
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.attachments import KEEP_S, attachment_id, object_name
 from headrace.model.errors import Conflict, Damaged, Exhausted, NotFound, OutOfRange
 
@@ -113,7 +113,7 @@ class AttachmentStore:
     @classmethod
     async def open(cls, connection: Client, workspace: str, limit: int) -> AttachmentStore:
         """`limit`: bytes of the largest one."""
-        return cls(await ObjectBucket.open(connection, subjects.attachment_store(workspace)), limit)
+        return cls(await ObjectBucket.open(connection, bucket_names.attachment_store(workspace)), limit)
 
     def new_upload(self) -> AttachmentUpload:
         """Holds one chunk in memory."""

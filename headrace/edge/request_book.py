@@ -21,7 +21,7 @@ from nats.aio.client import Client
 
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Conflict, DeadlineExceeded, HeadraceError, InvalidInput, Unavailable
 from headrace.ports import Bucket
 
@@ -90,7 +90,7 @@ class RequestBook:
     @classmethod
     async def open(cls, connection: Client, workspace: str, guard: Callable[[], None] = lambda: None) -> RequestBook:
         """On the workspace's bucket, made where it is not there."""
-        bucket = await KvBucket.open(connection, subjects.request_bucket(workspace), guard=guard, ttl_s=KEPT_S)
+        bucket = await KvBucket.open(connection, bucket_names.request_bucket(workspace), guard=guard, ttl_s=KEPT_S)
         return cls(bucket)
 
     async def once(

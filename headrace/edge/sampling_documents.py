@@ -11,7 +11,7 @@ import msgspec
 
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Conflict, HeadraceError
 from headrace.model.sampling import DEFAULT, Sampling, claimed, decode_sampling, encode_sampling
 
@@ -26,7 +26,7 @@ MAX_CLAIMS = 1_000
 
 async def read_sampling(bucket: KvBucket, flow: str) -> tuple[Sampling, int]:
     """The document and its revision; the default and 0 where there is none."""
-    entry = await bucket.get(subjects.sampling_key(flow))
+    entry = await bucket.get(bucket_names.sampling_key(flow))
     if entry is None or not entry.value:
         return DEFAULT, 0
     try:
@@ -46,9 +46,9 @@ async def edit_sampling(bucket: KvBucket, flow: str, edit: Callable[[Sampling], 
             return present
         try:
             if revision:
-                await bucket.update(subjects.sampling_key(flow), encode_sampling(wanted), revision)
+                await bucket.update(bucket_names.sampling_key(flow), encode_sampling(wanted), revision)
             else:
-                await bucket.create(subjects.sampling_key(flow), encode_sampling(wanted))
+                await bucket.create(bucket_names.sampling_key(flow), encode_sampling(wanted))
         except Conflict:
             await asyncio.sleep(PAUSE_S / 10)
             continue
@@ -84,7 +84,7 @@ class SamplingDocuments:
 
     async def follow(self) -> None:
         """For ever; only a cancellation ends it."""
-        async with self._bucket.told(subjects.sampling_key(self._flow), self._told):
+        async with self._bucket.told(bucket_names.sampling_key(self._flow), self._told):
             while True:
                 try:
                     await self._claim_all()
@@ -114,7 +114,8 @@ class SamplingDocuments:
             self._on_change(self._flow, sampling)
             return
         found = {
-            key.removeprefix(subjects.sampling_key("")) for key in await self._bucket.keys(subjects.sampling_key("*"))
+            key.removeprefix(bucket_names.sampling_key(""))
+            for key in await self._bucket.keys(bucket_names.sampling_key("*"))
         }
         for flow in found | self._known:
             sampling, _ = await read_sampling(self._bucket, flow)

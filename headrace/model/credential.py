@@ -114,7 +114,7 @@ def leaf_texts(value: Any) -> list[str]:
 
 
 def credential_key(name: str) -> str:
-    """Key of a head in the bucket of credentials (`subjects.credential_bucket`)."""
+    """Key of a head in the bucket of credentials (`bucket_names.credential_bucket`)."""
     return f"head.{name}"
 
 

@@ -57,7 +57,7 @@ class SamplingChange(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """A flow's mutable document of sampling (`headrace.model.subjects.sampling_key`)."""
+    """A flow's mutable document of sampling (`headrace.model.bucket_names.sampling_key`)."""
 
     ratio: float = DEFAULT_RATIO
     capture: Capture | None = None

@@ -32,7 +32,7 @@ from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.answer import ANSWER_TTL_S
 from headrace.model.attachments import MAX_ATTACHMENT_BYTES
 from headrace.model.names import DEFAULT_WORKSPACE
@@ -106,13 +106,15 @@ class Gateway:
         self._lane = lane_with_faults(NatsLane(link))
         await self._lane.start()
         routes = RouteTable(
-            await KvBucket.open(self._connection, subjects.route_bucket(settings.workspace)),
+            await KvBucket.open(self._connection, bucket_names.route_bucket(settings.workspace)),
         )
-        answers = await KvBucket.open(self._connection, subjects.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S)
+        answers = await KvBucket.open(
+            self._connection, bucket_names.answer_bucket(settings.workspace), ttl_s=ANSWER_TTL_S
+        )
         attachments = await AttachmentStore.open(self._connection, settings.workspace, settings.attachment_limit)
         self._routes_task = tasks.create_task(routes.follow(), name="routes")
         self._tracing = Tracing(tasks)
-        documents = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
+        documents = await KvBucket.open(self._connection, bucket_names.deployment_bucket(settings.workspace))
         await self._tracing.remember(self._connection, documents, settings.workspace, ALL_FLOWS, self._name)
         self._hook = self._make_hook(routes, answers, attachments, self._lane, self._tracing)
         self._lane.listen(subjects.reply_subject(settings.workspace, self._name), self._desk.on_message)

@@ -35,7 +35,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.edge.task_ending import end_tasks
 from headrace.edge.trace_keeper import ALL_FLOWS
 from headrace.edge.tracing import Tracing
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.attachments import LIMIT_VARIABLE, limit_of
 from headrace.model.hop_record import Site
 from headrace.model.ingress_owner import is_fenced
@@ -183,7 +183,7 @@ class OrchestratorApp:
         settings, workspace = self._settings, self._settings.workspace
         self._connection = connection = await connect_nats(settings.nats, "orchestrator", on_reconnect=self._wake_all)
         epochs, _ = await asyncio.gather(
-            KvBucket.open(connection, subjects.flow_bucket(workspace)),
+            KvBucket.open(connection, bucket_names.flow_bucket(workspace)),
             ensure_shared_streams(JetStreamAssets(connection), workspace),
         )
         self._lease = lease = Lease(connection, workspace, epochs, name=settings.name)
@@ -307,14 +307,14 @@ class OrchestratorApp:
     ) -> Resolver:
         assert self._lease is not None
         settings, guard = self._settings, self._lease.check
-        bucket = await KvBucket.open(connection, subjects.credential_bucket(settings.workspace), guard=guard)
+        bucket = await KvBucket.open(connection, bucket_names.credential_bucket(settings.workspace), guard=guard)
         credentials = CredentialStore(bucket, settings.workspace, self._ring, clock.now)
         return Resolver(registry, stores, clock, settings.ack_wait_s, credentials, group_commits)
 
     async def _trace(self, connection: Client, tasks: asyncio.TaskGroup) -> Tracing:
         """Traces of ticks and injected messages begin here."""
         tracing, workspace = Tracing(tasks), self._settings.workspace
-        documents = await KvBucket.open(connection, subjects.deployment_bucket(workspace))
+        documents = await KvBucket.open(connection, bucket_names.deployment_bucket(workspace))
         await tracing.remember(connection, documents, workspace, ALL_FLOWS, self._settings.name or "orchestrator")
         return tracing
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headrace.edge.jetstream_assets import JetStreamAssets
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFound, WrongState
 from headrace.model.flow_graph import check_flow
 from headrace.model.flow_spec import FlowSpec
@@ -162,10 +162,10 @@ class FlowService:
             await self.stores.unpin(name, f"v{version}")
             await self.stores.flows.delete(version_key(name, version))
         for number in range(1, document.next_deployment):
-            await self.stores.deployments.delete(subjects.state_key(name, number))
-            await self.stores.deployments.delete(subjects.plan_key(name, number))
-            await self.stores.deployments.delete(subjects.hooks_key(name, number))
-        await self.stores.deployments.delete(subjects.sampling_key(name))
+            await self.stores.deployments.delete(bucket_names.state_key(name, number))
+            await self.stores.deployments.delete(bucket_names.plan_key(name, number))
+            await self.stores.deployments.delete(bucket_names.hooks_key(name, number))
+        await self.stores.deployments.delete(bucket_names.sampling_key(name))
         await self.stores.flows.delete(tick_key(name))
         if route_revision:
             with contextlib.suppress(Conflict):  # it is of a flow that was made since

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Conflict, HeadraceError, Unavailable
 from headrace.ports import Bucket, Entry
 from services.orchestrator.domain.documents import decode, encode
@@ -161,7 +161,7 @@ class Lease:
     async def _open(self) -> Bucket:
         """The bucket; when it had to be made anew though somebody led already, that one's term is waited for."""
         if self._bucket is None:
-            name = subjects.lease_bucket(self._workspace)
+            name = bucket_names.lease_bucket(self._workspace)
             known = await KvBucket.exists(self._connection, name)
             self._bucket = await KvBucket.open(self._connection, name, ttl_s=self._terms.ttl)
             if not known and not self._serving and await self._epochs.get(EPOCH_KEY) is not None:

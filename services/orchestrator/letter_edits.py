@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from headrace.api.deadletter.v1 import dead_letter_pb2
 from headrace.edge.kv_bucket import KvBucket
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Conflict, InvalidInput
 from services.orchestrator.domain.letter_edit import LetterEdit, changed_headers, check_message
 from services.orchestrator.letter_store import Letter
@@ -76,7 +76,7 @@ class LetterEdits:
     async def _open(self) -> KvBucket:
         async with self._opening:
             if self._bucket is None:
-                name = subjects.edit_bucket(self.workspace)
+                name = bucket_names.edit_bucket(self.workspace)
                 self._bucket = await KvBucket.open(self.connection, name, ttl_s=self.ttl_s, guard=self.guard)
             return self._bucket
 

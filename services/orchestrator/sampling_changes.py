@@ -16,7 +16,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.sampling_documents import edit_sampling, read_sampling
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import HeadraceError
 from headrace.model.sampling import Sampling, SamplingChange, without_recorded
 from services.orchestrator.domain.history_entry import HistoryEntry
@@ -37,7 +37,7 @@ class SamplingChanges:
     @classmethod
     async def open(cls, connection: Client, assets: JetStreamAssets, workspace: str) -> SamplingChanges:
         """With a bucket of its own, whose writes do not ask for the lease."""
-        documents = await KvBucket.open(connection, subjects.deployment_bucket(workspace))
+        documents = await KvBucket.open(connection, bucket_names.deployment_bucket(workspace))
         return cls(documents, HistoryLog(assets, workspace))
 
     async def read(self, flow: str) -> Sampling:
@@ -54,8 +54,8 @@ class SamplingChanges:
 
     async def record_left(self) -> None:
         """Lines that their orchestrator did not live to store."""
-        prefix = subjects.sampling_key("")
-        for key in await self.documents.keys(subjects.sampling_key("*")):
+        prefix = bucket_names.sampling_key("")
+        for key in await self.documents.keys(bucket_names.sampling_key("*")):
             flow = key.removeprefix(prefix)
             await self._record(flow, await self.read(flow))
 

@@ -14,7 +14,7 @@ import msgspec
 from nats.aio.client import Client
 
 from headrace.edge.kv_bucket import KvBucket
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.deployment import (
     DeploymentPlan,
     DeploymentState,
@@ -74,17 +74,17 @@ class Stores:
     async def open(cls, connection: Client, workspace: str, guard: Callable[[], None] = lambda: None) -> Stores:
         """`guard` is called before each write, and raises where this process may not write."""
         names = (
-            subjects.flow_bucket(workspace),
-            subjects.deployment_bucket(workspace),
-            subjects.route_bucket(workspace),
-            subjects.pin_bucket(workspace),
+            bucket_names.flow_bucket(workspace),
+            bucket_names.deployment_bucket(workspace),
+            bucket_names.route_bucket(workspace),
+            bucket_names.pin_bucket(workspace),
         )
         buckets = await asyncio.gather(*(KvBucket.open(connection, name, guard=guard) for name in names))
         return cls(workspace, buckets[0], buckets[1], buckets[2], buckets[3])
 
     async def hooks(self, flow: str, deployment: int) -> HookRecord | None:
         """What its sidecar noted of a deployment's startup and shutdown hooks; None where it has none."""
-        entry = await self.deployments.get(subjects.hooks_key(flow, deployment))
+        entry = await self.deployments.get(bucket_names.hooks_key(flow, deployment))
         return decode_hooks(entry.value) if entry is not None and entry.value else None
 
     # Flows and versions.
@@ -192,7 +192,7 @@ class Stores:
     # Deployments.
 
     async def plan(self, flow: str, number: int) -> DeploymentPlan | None:
-        entry = await self.deployments.get(subjects.plan_key(flow, number))
+        entry = await self.deployments.get(bucket_names.plan_key(flow, number))
         if entry is None:
             return None
         raw = entry.value or b""
@@ -208,21 +208,21 @@ class Stores:
         """Writes the plan once; an equal one that is there already is a success. Answers its digest."""
         raw = encode_plan(plan)
         try:
-            await self.deployments.create(subjects.plan_key(plan.flow, plan.deployment), raw)
+            await self.deployments.create(bucket_names.plan_key(plan.flow, plan.deployment), raw)
         except Conflict:
-            entry = await self.deployments.get(subjects.plan_key(plan.flow, plan.deployment))
+            entry = await self.deployments.get(bucket_names.plan_key(plan.flow, plan.deployment))
             if entry is None or entry.value != raw:
                 raise
         self._plan_digests[plan.flow, plan.deployment] = plan_digest(raw)
         return plan_digest(raw)
 
     async def state(self, flow: str, number: int) -> tuple[DeploymentState, int] | None:
-        entry = await self.deployments.get(subjects.state_key(flow, number))
+        entry = await self.deployments.get(bucket_names.state_key(flow, number))
         return (decode_state(entry.value or b""), entry.revision) if entry else None
 
     async def write_state(self, flow: str, number: int, state: DeploymentState, revision: int) -> int:
         """Compare-and-set; revision 0 creates."""
-        key = subjects.state_key(flow, number)
+        key = bucket_names.state_key(flow, number)
         if revision == 0:
             return await self.deployments.create(key, encode_state(state))
         return await self.deployments.update(key, encode_state(state), revision)
@@ -256,11 +256,11 @@ class Stores:
     async def pin(self, digests: set[str], flow: str, holder: str, resource: str) -> None:
         """Pins digests for a holder (`d3`, `v1`); `resource` is the holder's name as people see it."""
         value = json.dumps({"holder": resource}).encode()
-        keys = [subjects.pin_key(digest, flow, holder) for digest in sorted(digests)]
+        keys = [bucket_names.pin_key(digest, flow, holder) for digest in sorted(digests)]
         await asyncio.gather(*(self.pins.put(key, value) for key in keys))
 
     async def unpin(self, flow: str, holder: str, keep: frozenset[str] = frozenset()) -> None:
         """Removes a holder's pins but those of the digests to keep."""
-        kept = {subjects.pin_key(digest, flow, holder) for digest in keep}
+        kept = {bucket_names.pin_key(digest, flow, holder) for digest in keep}
         present = await self.pins.keys(f"*.{flow}.{holder}")
         await asyncio.gather(*(self.pins.delete(key) for key in present if key not in kept))

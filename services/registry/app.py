@@ -15,7 +15,7 @@ from headrace.edge.own_metrics import OwnMetrics
 from headrace.edge.readiness import report_ready
 from headrace.edge.request_book import RequestBook
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.registry.bundle_store import BundleStore
 from services.registry.catalogue import Catalogue
@@ -77,9 +77,9 @@ class RegistryApp:
 
     async def _open_catalogue(self, connection: Client) -> Catalogue:
         workspace, replicas = self._workspace, self._replicas
-        components = await KvBucket.open(connection, subjects.component_bucket(workspace), replicas=replicas)
-        pins = await KvBucket.open(connection, subjects.pin_bucket(workspace), replicas=replicas)
-        bundles = await BundleStore.open(connection, subjects.bundle_store(workspace), replicas=replicas)
+        components = await KvBucket.open(connection, bucket_names.component_bucket(workspace), replicas=replicas)
+        pins = await KvBucket.open(connection, bucket_names.pin_bucket(workspace), replicas=replicas)
+        bundles = await BundleStore.open(connection, bucket_names.bundle_store(workspace), replicas=replicas)
         return Catalogue(ComponentStore(components), bundles, pins, time.time)
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from headrace.edge.log_exporting import LogExporting
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import get_logger, mask_with
 from headrace.edge.tracing import Tracing
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, StepPlan
 from headrace.model.errors import HeadraceError, Unavailable
 from services.sidecar.bundle_cache import BundleCache
@@ -110,7 +110,7 @@ class SidecarService:
 
         settings = self._settings
         self._connection = await connect_nats(settings.nats_url, settings.instance)
-        bucket = await KvBucket.open(self._connection, subjects.deployment_bucket(settings.workspace))
+        bucket = await KvBucket.open(self._connection, bucket_names.deployment_bucket(settings.workspace))
         plans.connect(bucket)
         self._broker = BrokerEpoch(self._connection, bucket)
         await self._broker.look()
@@ -263,13 +263,13 @@ class SidecarService:
     async def _open_credentials(self) -> KvBucket:
         from headrace.edge.kv_bucket import KvBucket
 
-        return await KvBucket.open(self._connection, subjects.credential_bucket(self._settings.workspace))
+        return await KvBucket.open(self._connection, bucket_names.credential_bucket(self._settings.workspace))
 
     async def _open_answers(self) -> None:
         from headrace.edge.kv_bucket import KvBucket
         from headrace.model.answer import ANSWER_TTL_S
 
-        name = subjects.answer_bucket(self._settings.workspace)
+        name = bucket_names.answer_bucket(self._settings.workspace)
         while self._answers is None:
             try:
                 self._answers = await KvBucket.open(self._connection, name, ttl_s=ANSWER_TTL_S)

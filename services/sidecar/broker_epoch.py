@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Conflict, HeadraceError
 from services.sidecar.domain.doubt import note_server
 
@@ -43,7 +43,7 @@ class BrokerEpoch:
             log.debug("broker's process not noted", error=str(error))
 
     async def _since(self, server: str) -> float:
-        key = subjects.broker_key()
+        key = bucket_names.broker_key()
         for _ in range(TRIES):
             entry = await self._bucket.get(key)
             known = msgspec.json.decode(entry.value, type=dict[str, float]) if entry is not None and entry.value else {}

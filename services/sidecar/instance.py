@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import HeadraceError, Unavailable, WrongState
 from services.sidecar.bundle_cache import disk_refuses
 from services.sidecar.component_supervisor import ComponentSupervisor, Program, SupervisorEvents
@@ -260,7 +260,7 @@ class Instance:
             if plan.may_sleep(step.name):
                 self._idleness = Idleness(step.idle_timeout_s, self.status.touch)
             if self._settings.replica == 0 and step.name == plan.entry:
-                key = subjects.hooks_key(plan.flow, plan.deployment)
+                key = bucket_names.hooks_key(plan.flow, plan.deployment)
                 self.hooks = FlowHooks(self._plans.bucket, key, self.logs, self._act, self.status.touch)
             if self.gave_way:
                 self.plane.give_way()

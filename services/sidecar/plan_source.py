@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.edge.structured_log import get_logger
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.credential import CredentialRef
 from headrace.model.deployment import (
     WORKING_PHASES,
@@ -104,7 +104,7 @@ class PlanSource:
         if cached is not None:
             return cached
         assert self._bucket is not None
-        key = subjects.plan_key(self._settings.flow, self._settings.deployment)
+        key = bucket_names.plan_key(self._settings.flow, self._settings.deployment)
         entry = await self._bucket.get(key)
         if entry is None or entry.value is None:
             raise NotFound(f"there is no plan {key}", reason="PLAN_NOT_FOUND", next_step="Is the flow deployed?")
@@ -124,7 +124,7 @@ class PlanSource:
     async def read_state(self) -> DeploymentState | None:
         """Reads the state from the broker; None when there is none (yet)."""
         assert self._bucket is not None
-        entry = await self._bucket.get(subjects.state_key(self._settings.flow, self._settings.deployment))
+        entry = await self._bucket.get(bucket_names.state_key(self._settings.flow, self._settings.deployment))
         self._state = decode_state(entry.value) if entry is not None and entry.value else None
         if self._state is not None:
             self.on_state(self._state)

@@ -13,7 +13,7 @@ from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.readiness import report_ready
 from headrace.edge.structured_log import mask_with
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import WrongState
 from services.sidecar.bundle_cache import BundleCache
 from services.sidecar.credentials import StepCredentials
@@ -71,4 +71,4 @@ class TrialApp(trial_pb2_grpc.TrialServiceServicer):
 
     async def _open_credentials(self) -> KvBucket:
         self._connection = await connect_nats(self._settings.nats_url, self._settings.instance)
-        return await KvBucket.open(self._connection, subjects.credential_bucket(self._settings.workspace))
+        return await KvBucket.open(self._connection, bucket_names.credential_bucket(self._settings.workspace))

@@ -15,7 +15,7 @@ from headrace.client import AsyncClient
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.object_bucket import ObjectBucket
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import NotFound
 from services.orchestrator.attachment_sweeper import AttachmentSweeper
 from tests.support.commands import ROOT, headrace
@@ -91,7 +91,7 @@ async def objects(mesh: RunningMesh) -> set[str]:
     """Names of all live objects."""
     connection = await connect_nats(mesh.endpoints.nats, "test")
     try:
-        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        bucket = await ObjectBucket.open(connection, bucket_names.attachment_store("default"))
         return {stored.info.name for stored in await bucket.list_objects()}
     finally:
         await close_nats(connection)
@@ -101,7 +101,7 @@ async def swept(mesh: RunningMesh) -> set[str]:
     """What is left once sweepers have looked for an hour: which flows keep objects."""
     connection = await connect_nats(mesh.endpoints.nats, "test")
     try:
-        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        bucket = await ObjectBucket.open(connection, bucket_names.attachment_store("default"))
         now = time.time() + 3_600
         sweeper = AttachmentSweeper(bucket, JetStreamAssets(connection), "default", lambda: now)
         await sweeper.sweep()
@@ -305,7 +305,7 @@ async def collected(mesh: RunningMesh) -> int:
     """Removes uploads that came to nothing, and says how many there were."""
     connection = await connect_nats(mesh.endpoints.nats, "test")
     try:
-        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        bucket = await ObjectBucket.open(connection, bucket_names.attachment_store("default"))
         return await bucket.drop_chunks_without_object(-60.0)
     finally:
         await close_nats(connection)
@@ -315,7 +315,7 @@ async def _unfinished(mesh: RunningMesh, count: int) -> bool:
     """Whether so many uploads have chunks in the store and are no objects (yet)."""
     connection = await connect_nats(mesh.endpoints.nats, "test")
     try:
-        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        bucket = await ObjectBucket.open(connection, bucket_names.attachment_store("default"))
         prefix = f"$O.{bucket.name}.C."
         info = await JetStreamAssets(connection).stream_info(bucket.stream, prefix + ">")
         begun = set((info or {})["state"].get("subjects", {}))
@@ -355,7 +355,7 @@ async def remove(mesh: RunningMesh, name: str) -> None:
     """An object is lost all the same."""
     connection = await connect_nats(mesh.endpoints.nats, "test")
     try:
-        bucket = await ObjectBucket.open(connection, subjects.attachment_store("default"))
+        bucket = await ObjectBucket.open(connection, bucket_names.attachment_store("default"))
         stored = await bucket.find(name)
         assert stored is not None
         await bucket.delete(stored)

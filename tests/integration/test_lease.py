@@ -11,7 +11,7 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import Unavailable
 from services.orchestrator.domain.leadership import LeaseTerms
 from services.orchestrator.lease import Lease
@@ -55,7 +55,7 @@ class Place:
     async def candidate(self, name: str = "", *, url: str = "") -> Candidate:
         connection = await connect_nats(url or self.broker.url, "test")
         self._connections.append(connection)
-        epochs = await KvBucket.open(connection, subjects.flow_bucket("default"))
+        epochs = await KvBucket.open(connection, bucket_names.flow_bucket("default"))
         lease = Lease(connection, "default", epochs, name=name, terms=TERMS)
         lease.address = f"127.0.0.1:{len(self.candidates) + 1}"
         self.candidates.append(Candidate(lease))
@@ -146,7 +146,7 @@ async def test_a_lost_bucket_never_makes_two_leaders(place: Place) -> None:
     await eventually(place.leaders, every_s=0.002)
     connection = await connect_nats(place.broker.url, "test")
     for _ in range(5):
-        await JetStreamAssets(connection).delete_stream(f"KV_{subjects.lease_bucket('default')}")
+        await JetStreamAssets(connection).delete_stream(f"KV_{bucket_names.lease_bucket('default')}")
         for _ in range(60):
             place.leaders()
             await asyncio.sleep(0.01)  # tidy: pace

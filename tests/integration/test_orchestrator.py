@@ -12,7 +12,7 @@ import pytest
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.client import AsyncClient
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.deployment import DeploymentPhase, plan_digest
 from headrace.model.errors import AlreadyExists, Conflict, Exhausted, HeadraceError, InvalidInput, NotFound, WrongState
 from headrace.model.flow_spec import FlowSpec, StepSpec
@@ -253,7 +253,7 @@ async def test_a_plan_written_by_an_older_version_goes_by_the_digest_of_its_own_
     async with rig.client() as client:
         await published(rig, client, "orders-14", chain("order"))
         await client.start("orders-14")
-        key = subjects.plan_key("orders-14", 1)
+        key = bucket_names.plan_key("orders-14", 1)
         entry = await rig.stores.deployments.get(key)
         assert entry is not None
         written = json.loads(entry.value or b"")

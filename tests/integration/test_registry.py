@@ -15,7 +15,7 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.bundle import inspect_bundle, pack_folder, unpack_bundle
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from tests.support.bundles import MANIFEST, component_folder, digest_of, file_entry, raw_bundle
 from tests.support.registry_rig import Registry, push_parts, refused, running_registry
 
@@ -166,9 +166,9 @@ async def test_a_pinned_revision_is_not_deleted(broker: BrokerProcess, registry:
     first = (await registry.push(component_folder(tmp_path / "a"))).revision
     await registry.push(component_folder(tmp_path / "a", source="x = 2\n"))
     connection = await connect_nats(broker.url, "test")
-    pins = await KvBucket.open(connection, subjects.pin_bucket("default"))
-    await pins.put(subjects.pin_key(first.digest, "orders", "d1"), b"")
-    await pins.put(subjects.pin_key(first.digest, "orders", "v2"), b"")
+    pins = await KvBucket.open(connection, bucket_names.pin_bucket("default"))
+    await pins.put(bucket_names.pin_key(first.digest, "orders", "d1"), b"")
+    await pins.put(bucket_names.pin_key(first.digest, "orders", "v2"), b"")
     async with refused() as refusals:
         await registry.delete(1)
     assert refusals[0].code == grpc.StatusCode.FAILED_PRECONDITION
@@ -178,8 +178,8 @@ async def test_a_pinned_revision_is_not_deleted(broker: BrokerProcess, registry:
         "flows/orders/deployments/1",
         "flows/orders/versions/2",
     ]
-    await pins.delete(subjects.pin_key(first.digest, "orders", "d1"))
-    await pins.delete(subjects.pin_key(first.digest, "orders", "v2"))
+    await pins.delete(bucket_names.pin_key(first.digest, "orders", "d1"))
+    await pins.delete(bucket_names.pin_key(first.digest, "orders", "v2"))
     await registry.delete(1)
     for call in (registry.resolve("price@1"), registry.download(first.digest), registry.delete(1)):
         async with refused() as refusals:

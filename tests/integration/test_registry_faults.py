@@ -24,7 +24,7 @@ from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.bundle import pack_folder
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from services.registry.bundle_store import BundleStore
 from services.registry.catalogue import Catalogue
 from services.registry.collector import Collector
@@ -53,9 +53,9 @@ async def connection(broker: BrokerProcess) -> AsyncIterator[Client]:
 
 
 async def catalogue_on(connection: Client) -> Catalogue:
-    components = ComponentStore(await KvBucket.open(connection, subjects.component_bucket("default")))
-    pins = await KvBucket.open(connection, subjects.pin_bucket("default"))
-    bundles = await BundleStore.open(connection, subjects.bundle_store("default"))
+    components = ComponentStore(await KvBucket.open(connection, bucket_names.component_bucket("default")))
+    pins = await KvBucket.open(connection, bucket_names.pin_bucket("default"))
+    bundles = await BundleStore.open(connection, bucket_names.bundle_store("default"))
     return Catalogue(components, bundles, pins, time.time)
 
 
@@ -247,13 +247,13 @@ async def test_a_bundle_above_the_limit_is_refused_while_it_comes(registry: Regi
 
 
 async def test_a_pin_and_a_delete_never_miss_each_other(registry: Registry, connection: Client) -> None:
-    pins = await KvBucket.open(connection, subjects.pin_bucket("default"))
+    pins = await KvBucket.open(connection, bucket_names.pin_bucket("default"))
     seen: list[grpc.StatusCode] = []
     both_sides: dict[str, int] = {"pinned": 0, "deleted": 0}
     for number in range(30):
         bundle = bundle_with(f"x = {number}\n")
         revision = (await registry.push_bytes(bundle)).revision
-        key = subjects.pin_key(revision.digest, "orders", f"d{number + 1}")
+        key = bucket_names.pin_key(revision.digest, "orders", f"d{number + 1}")
 
         async def pin(key: str = key, digest: str = revision.digest, wait: int = number) -> bool:
             for _ in range(wait * 2):
@@ -317,8 +317,8 @@ async def test_what_killed_registries_left_is_cleared_up(
             await registry.push_bytes(bundle_with(f"x = {number}\n"))
         digests = {one.number: one.digest for one in await registry.revisions()}
     catalogue = await catalogue_on(connection)
-    bucket = await KvBucket.open(connection, subjects.component_bucket("default"))
-    pins = await KvBucket.open(connection, subjects.pin_bucket("default"))
+    bucket = await KvBucket.open(connection, bucket_names.component_bucket("default"))
+    pins = await KvBucket.open(connection, bucket_names.pin_bucket("default"))
     # killed after the mark: revision 1 unpinned, revision 2 pinned meanwhile
     entry = await bucket.get("component.price")
     assert entry is not None
@@ -326,7 +326,7 @@ async def test_what_killed_registries_left_is_cleared_up(
     record = mark_deleting(decode_component(entry.value), 1, deleting=True)
     record = mark_deleting(record, 2, deleting=True)
     await bucket.update("component.price", encode_component(record), entry.revision)
-    await pins.put(subjects.pin_key(digests[2], "orders", "d1"), b"")
+    await pins.put(bucket_names.pin_key(digests[2], "orders", "d1"), b"")
     # killed before the component's record, and in the middle of the chunks
     orphan = bundle_with("x = 'orphan'\n")
     with tempfile.TemporaryFile() as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.kv_bucket import KvBucket
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.answer import AnswerState, accepted, decode_answer, encode_answer, reserved
 from headrace.model.deployment import DeploymentPhase
 from headrace.model.message_ids import execution_id
@@ -100,7 +100,7 @@ async def test_outputs_of_a_retired_deployment_are_dead_letters(broker: BrokerPr
 async def test_an_answer_is_kept_for_its_key_and_the_first_one_stays(broker: BrokerProcess, tmp_path: Path) -> None:
     async with sidecar_bench(broker.url, tmp_path, source=REPLYING) as bench:
         await bench.run()
-        answers = await KvBucket.open(bench.connection, subjects.answer_bucket(WORKSPACE))
+        answers = await KvBucket.open(bench.connection, bucket_names.answer_bucket(WORKSPACE))
         execution = execution_id(bench.stimulus("one"))
         record = accepted(
             reserved(body_digest="d", execution=execution, holder="h", now_unix_s=time.time()), replies=True

@@ -22,7 +22,7 @@ from headrace.client import AsyncClient
 from headrace.edge.jetstream_assets import NoResponders
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.sampling_documents import edit_sampling, read_sampling
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.errors import HeadraceError
 from headrace.model.sampling import with_ratio
 from headrace.wire.flow import flow_spec_to_proto
@@ -77,7 +77,7 @@ async def test_a_standby_answers_everything_and_takes_over_after_kill_9(rig: Orc
         ]
         assert await health_by(standby.address, "flows/orders") == "SERVING"
         await client.set_sampling("orders", 0.25)  # by the one that does not lead, which writes it down itself
-        documents = await KvBucket.open(rig.connection, subjects.deployment_bucket("default"))
+        documents = await KvBucket.open(rig.connection, bucket_names.deployment_bucket("default"))
         cut_off = partial(with_ratio, ratio=0.5, who="bob", now=time.time())  # its orchestrator dies before the history
         await edit_sampling(documents, "orders", cut_off)
 
@@ -252,10 +252,10 @@ async def test_a_lost_lease_bucket_is_made_anew_and_one_leads(rig: OrchestratorR
     async with AsyncClient(standby.address, timeout_s=15.0) as client:
         await published(rig, client, "orders", chain("order", "price"))
         await client.start("orders")
-        await rig.assets.delete_stream(f"KV_{subjects.lease_bucket('default')}")
+        await rig.assets.delete_stream(f"KV_{bucket_names.lease_bucket('default')}")
 
         async def is_back() -> bool:
-            return await KvBucket.exists(rig.connection, subjects.lease_bucket("default"))
+            return await KvBucket.exists(rig.connection, bucket_names.lease_bucket("default"))
 
         await eventually(is_back)
         await asyncio.gather(*(_one_leads(address) for address in (rig.address, standby.address)))

@@ -13,7 +13,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.errors import Unavailable
 from tests.robustness.pinned_flow import PinnedFlow
 from tests.support.mesh import RunningMesh, owner_of
@@ -86,7 +86,7 @@ class Inspector:
         assert names == wanted, f"consumers {sorted(names ^ wanted)} are too many or missing"
 
     async def _pins(self, flow: str, active: int) -> None:
-        bucket = await KvBucket.open(self._connection, subjects.pin_bucket(WORKSPACE))
+        bucket = await KvBucket.open(self._connection, bucket_names.pin_bucket(WORKSPACE))
         holders = {key.split(".")[2] for key in await bucket.keys(f"*.{flow}.*")}
         assert {holder for holder in holders if holder.startswith("d")} == {f"d{active}"}, holders
 
@@ -99,7 +99,7 @@ class PhaseWatch:
 
     def __init__(self, connection: Nats, flow: str) -> None:
         self._connection = connection
-        self._subject = f"$KV.{subjects.deployment_bucket(WORKSPACE)}.{subjects.state_key(flow, 0)[:-1]}*"
+        self._subject = f"$KV.{bucket_names.deployment_bucket(WORKSPACE)}.{bucket_names.state_key(flow, 0)[:-1]}*"
         self._on_phase: PhaseHeard | None = None
 
     async def __aenter__(self) -> PhaseWatch:

@@ -19,7 +19,7 @@ from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.client import AsyncClient
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import HeadraceError
 from tests.robustness.ledger import Outcome
 from tests.robustness.pinned_flow import WORK, PinnedFlow, stop
@@ -153,7 +153,7 @@ async def test_an_altered_bundle_is_refused(mesh: RunningMesh, flow: PinnedFlow)
     other = await flow.push(WORK)
     connection = await connect_nats(mesh.endpoints.nats, "vandal")
     try:
-        store = await connection.jetstream().object_store(subjects.bundle_store("default"))
+        store = await connection.jetstream().object_store(bucket_names.bundle_store("default"))
         stolen = (await store.get(other.digest.removeprefix("sha256:"))).data
         assert stolen is not None
         await store.put(pushed.digest.removeprefix("sha256:"), stolen)

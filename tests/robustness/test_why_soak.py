@@ -17,7 +17,7 @@ from headrace.client import AsyncClient
 from headrace.edge.broker_process import find_nats_server, free_port
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.causes import Cause
 from services.orchestrator.domain.documents import encode
 from services.orchestrator.domain.leadership import LeaseDocument
@@ -129,7 +129,7 @@ async def test_a_broker_with_another_clock(tmp_path: Path) -> None:
 async def held_lease(mesh: RunningMesh) -> AsyncIterator[None]:
     """Somebody who is not there holds the lease."""
     connection = await connect_nats(mesh.endpoints.nats, "ghost")
-    bucket = await KvBucket.open(connection, subjects.lease_bucket("default"))
+    bucket = await KvBucket.open(connection, bucket_names.lease_bucket("default"))
     ghost = encode(LeaseDocument("ghost", "0" * 12, "127.0.0.1:9", 1))
 
     async def keep() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, decode_plan, plan_digest
 from headrace.model.errors import HeadraceError, NotFound, Unavailable
 from services.agent.domain.instances import InstanceSpec, InstanceState, InstanceView
@@ -44,7 +44,7 @@ class Plans(PlanSource):
         plan = self.cached_plan()
         if plan is None:
             assert self._bucket is not None
-            key = subjects.plan_key(self._settings.flow, self._settings.deployment)
+            key = bucket_names.plan_key(self._settings.flow, self._settings.deployment)
             entry = await self._bucket.get(key)
             if entry is None:
                 raise NotFound(f"there is no plan {key}", reason="PLAN_NOT_FOUND")
@@ -199,7 +199,7 @@ class Sidecar:
 
     async def serve(self) -> None:
         """Returns once it serves; raises where a real one would exit."""
-        bucket = RemoteBucket(self.link, self.world.broker.bucket(subjects.deployment_bucket(self.spec.workspace)))
+        bucket = RemoteBucket(self.link, self.world.broker.bucket(bucket_names.deployment_bucket(self.spec.workspace)))
         self.plans.connect(bucket)  # type: ignore[arg-type]
         await self.world.pause(0.01)
         state = await self.plans.read_state()

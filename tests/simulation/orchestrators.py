@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
 from headrace.edge.jetstream_assets import JetStreamAssets
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.errors import HeadraceError, NotFound
 from headrace.ports import Bucket
 from services.orchestrator.applier import Applier
@@ -93,7 +93,7 @@ class SimulatedLease(Lease):
     def __init__(self, world: World, link: Link, incarnation: str) -> None:
         clock = asyncio.get_running_loop().time
         connection: Any = SimpleNamespace(is_connected=True)
-        epochs: Any = RemoteBucket(link, world.broker.bucket(subjects.flow_bucket(WORKSPACE)))
+        epochs: Any = RemoteBucket(link, world.broker.bucket(bucket_names.flow_bucket(WORKSPACE)))
         super().__init__(connection, WORKSPACE, epochs, name=incarnation, monotonic=clock)
         self._incarnation = incarnation
         self._place: Any = RemoteBucket(link, world.lease_bucket)
@@ -123,7 +123,12 @@ class Orchestrator:
         broker = RemoteBroker(link, world.broker, cluster=world.fenced)
         self.lease = lease = SimulatedLease(world, link, f"{self.name}.{self.boots}")
         self.assets = assets = JetStreamAssets(broker, guard=lease.check)
-        names = (subjects.flow_bucket, subjects.deployment_bucket, subjects.route_bucket, subjects.pin_bucket)
+        names = (
+            bucket_names.flow_bucket,
+            bucket_names.deployment_bucket,
+            bucket_names.route_bucket,
+            bucket_names.pin_bucket,
+        )
         buckets: list[Any] = [
             RemoteBucket(link, world.broker.bucket(name(WORKSPACE)), guard=lease.check) for name in names
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.deployment import decode_state
 from headrace.model.route import decode_route
 from headrace.wire.envelope import decode_dead_letter
@@ -100,7 +100,7 @@ class Rest:
             world.violated(f"the ingress went back: {laws.ingress_owners}")
         self._check_keys()
         wanted = set(flow.live)
-        pins = world.broker.bucket(subjects.pin_bucket(WORKSPACE))
+        pins = world.broker.bucket(bucket_names.pin_bucket(WORKSPACE))
         holders = {key.rpartition(".")[2] for key, (value, _) in pins.values.items() if value is not None}
         if {holder for holder in holders if holder.startswith("d")} != {f"d{number}" for number in wanted}:
             world.violated(f"pins of {sorted(holders)}, running is {sorted(wanted)}")
@@ -133,5 +133,5 @@ class Rest:
         return life is not None and life.status.stage == "ACTIVE"
 
     def _replicas(self, deployment: int) -> int:
-        entry = self._world.deployments.read(subjects.state_key(FLOW, deployment))
+        entry = self._world.deployments.read(bucket_names.state_key(FLOW, deployment))
         return sum(decode_state(entry.value or b"").replicas.values()) if entry else 0

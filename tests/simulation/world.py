@@ -10,7 +10,7 @@ from typing import Any
 from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.deployment import DeploymentPlan, StepPlan, decode_plan, decode_state
 from headrace.model.errors import Unavailable
 from headrace.model.flow_spec import FlowSpec
@@ -78,10 +78,10 @@ class World:
         self.hosts["agent"] = self.agent.host
         self.agent.boot()
         self.orchestrators = [Orchestrator(self, name, self.rng.uniform(-2.0, 2.0)) for name in ("left", "right")]
-        self.flows = self.broker.bucket(subjects.flow_bucket(WORKSPACE))
-        self.deployments = self.broker.bucket(subjects.deployment_bucket(WORKSPACE))
+        self.flows = self.broker.bucket(bucket_names.flow_bucket(WORKSPACE))
+        self.deployments = self.broker.bucket(bucket_names.deployment_bucket(WORKSPACE))
         self.deployments.on_write = self.laws.deployment_written
-        self.routes = self.broker.bucket(subjects.route_bucket(WORKSPACE))
+        self.routes = self.broker.bucket(bucket_names.route_bucket(WORKSPACE))
         self.routes.on_write = self.laws.route_written
         for orchestrator in self.orchestrators:
             orchestrator.boot()
@@ -205,11 +205,11 @@ class World:
         ]
 
     def plan(self, deployment: int) -> DeploymentPlan | None:
-        entry = self.deployments.read(subjects.plan_key(FLOW, deployment))
+        entry = self.deployments.read(bucket_names.plan_key(FLOW, deployment))
         return decode_plan(entry.value or b"") if entry else None
 
     def phase(self, deployment: int) -> str:
-        entry = self.deployments.read(subjects.state_key(FLOW, deployment))
+        entry = self.deployments.read(bucket_names.state_key(FLOW, deployment))
         return str(decode_state(entry.value or b"").phase) if entry else ""
 
     def stored_numbers(self) -> dict[int, str]:

@@ -22,7 +22,7 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.object_bucket import ObjectBucket
 from headrace.model import answer as answers
-from headrace.model import message_ids, subjects
+from headrace.model import bucket_names, message_ids, subjects
 from headrace.model.errors import Conflict
 from headrace.model.route import Route, encode_route
 from headrace.ports import Delivery
@@ -68,7 +68,7 @@ class Responder:
         self._lane = NatsLane(await NatsLink.connect(self._broker.url, "responder lane"))
         await self._lane.start()
         self._answers = await KvBucket.open(
-            self._connection, subjects.answer_bucket(WORKSPACE), ttl_s=answers.ANSWER_TTL_S
+            self._connection, bucket_names.answer_bucket(WORKSPACE), ttl_s=answers.ANSWER_TTL_S
         )
         self._consumption = self._lane.consume(
             subjects.flow_stream(WORKSPACE, self._flow),
@@ -161,7 +161,7 @@ class GatewayRig:
     async def open(self) -> None:
         self.connection = await connect_nats(self.broker.url, "rig")
         self.assets = JetStreamAssets(self.connection)
-        self.routes = await KvBucket.open(self.connection, subjects.route_bucket(WORKSPACE))
+        self.routes = await KvBucket.open(self.connection, bucket_names.route_bucket(WORKSPACE))
 
     async def flow(self, name: str, *, reply_timeout_s: float = 5.0, max_waiting: int = 10_000) -> None:
         """A flow's stream, its trigger's consumer and its route, RUNNING as deployment 1."""
@@ -256,7 +256,7 @@ class GatewayRig:
 
     async def attachments_are_empty(self) -> bool:
         """Nothing at all is in the object store of attachments."""
-        return await (await ObjectBucket.open(self.connection, subjects.attachment_store(WORKSPACE))).is_empty()
+        return await (await ObjectBucket.open(self.connection, bucket_names.attachment_store(WORKSPACE))).is_empty()
 
     async def close(self) -> None:
         for gateway in self.gateways:

@@ -23,7 +23,7 @@ from headrace.edge.grpc_channel import open_channel
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
-from headrace.model import subjects
+from headrace.model import bucket_names
 from headrace.model.names import instance_name
 from tests.support.eventually import eventually
 from tests.support.step_assets import STEP, WORKSPACE
@@ -50,7 +50,7 @@ class SidecarBench(StepMessages):
         """Connects, makes stream, consumers and documents, and puts the bundle into the cache."""
         self.connection = await connect_nats(self.nats_url, "bench")
         self.assets = JetStreamAssets(self.connection)
-        self.deployments = await KvBucket.open(self.connection, subjects.deployment_bucket(WORKSPACE))
+        self.deployments = await KvBucket.open(self.connection, bucket_names.deployment_bucket(WORKSPACE))
         self.make_bundle()
         await self.make_streams()
         await self.write_plan()

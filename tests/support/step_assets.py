@@ -11,7 +11,7 @@ import msgspec
 from nats.aio.client import Client
 
 from headrace.edge.bundle import pack_folder
-from headrace.model import subjects
+from headrace.model import bucket_names, subjects
 from headrace.model.deployment import (
     DeploymentPhase,
     DeploymentPlan,
@@ -221,7 +221,7 @@ class StepAssets:
     async def write_plan(self) -> None:
         raw = encode_plan(self.plan())
         self.plan_digest = plan_digest(raw)
-        await self.deployments.put(subjects.plan_key(self.flow, self.deployment), raw)
+        await self.deployments.put(bucket_names.plan_key(self.flow, self.deployment), raw)
 
     async def write_state(self, phase: DeploymentPhase, generation: int | None = None) -> None:
         if generation is not None:
@@ -231,4 +231,4 @@ class StepAssets:
         ]
         slots = {STEP: tuple(owners)} if self.keyed else {}
         state = DeploymentState(phase=phase, generation=self.generation, replicas={STEP: self.replicas}, slots=slots)
-        await self.deployments.put(subjects.state_key(self.flow, self.deployment), encode_state(state))
+        await self.deployments.put(bucket_names.state_key(self.flow, self.deployment), encode_state(state))

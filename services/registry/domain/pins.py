@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from headrace.model.bucket_names import pin_key
 from headrace.model.names import is_number
-from headrace.model.subjects import pin_key
 
 _COLLECTIONS = {"d": "deployments", "v": "versions"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from headrace.edge.kv_bucket import KvBucket
 from headrace.model import answer as answers
-from headrace.model import message_ids, subjects
+from headrace.model import bucket_names, message_ids
 from tests.support.eventually import eventually
 from tests.support.gateway_rig import WORKSPACE, Answering, GatewayRig, echo
 from tests.support.http_connection import HttpAnswer, HttpConnection, fetch
@@ -24,7 +24,7 @@ def keyed(key: str) -> dict[str, str]:
 
 
 async def answer_bucket(rig: GatewayRig) -> KvBucket:
-    return await KvBucket.open(rig.connection, subjects.answer_bucket(WORKSPACE), ttl_s=answers.ANSWER_TTL_S)
+    return await KvBucket.open(rig.connection, bucket_names.answer_bucket(WORKSPACE), ttl_s=answers.ANSWER_TTL_S)
 
 
 def code_of(answer: HttpAnswer) -> str:
