@@ -122,6 +122,9 @@ class LoopbackStream(ComponentFrames):
         super().send(inputs)
         self._given += inputs
 
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """See the port."""
+
     def _wake(self) -> None:
         if not self._scheduled:
             self._scheduled = True
