@@ -87,6 +87,7 @@ docs: stubs
 	@$(BIN)/python -m tools.file_schemas
 	@$(BIN)/python -m tools.metrics_doc
 	@$(BIN)/python -m tools.grafana_dashboards
+	@$(BIN)/python -m tools.bench_tables
 
 tools: stubs
 	@$(BIN)/python tools/real_tools.py grpcurl

@@ -18,6 +18,7 @@ PREFETCH = 256
 MAX_WAITING = 10_000
 # Before anything is measured: imports, first allocations, and how long a stretch has to be.
 WARM_UP_MESSAGES = 500
+GUESS_S = 1.0
 LEAST_LOOK_S, MOST_LOOK_S = 0.02, 0.5
 
 
@@ -72,9 +73,12 @@ async def until_finished(bench: BenchMesh, name: str, steps: Sequence[str], coun
 async def saturated(
     bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, seconds: float
 ) -> dict[str, Any]:
-    """From the first stimulus to the last message ended by the last of `steps`; as many as take about `seconds`."""
+    """From the first stimulus to the last message ended by the last of `steps`; as many as take about `seconds`, after
+    two shorter stretches that warm everything up and tell how many that are."""
     warm_s = await _stretch(bench, name, steps, load, WARM_UP_MESSAGES, 1e4)
     guess = WARM_UP_MESSAGES / warm_s
+    second = max(WARM_UP_MESSAGES, int(guess * GUESS_S))
+    guess = second / await _stretch(bench, name, steps, load, second, guess)
     count = max(200, int(guess * seconds))
     cpu_before = await bench.cpu_s(name)
     refused = load.refused
@@ -82,7 +86,7 @@ async def saturated(
     cpu_after = await bench.cpu_s(name)
     return {
         "messages": count,
-        "warm_up": WARM_UP_MESSAGES,
+        "warm_up": WARM_UP_MESSAGES + second,
         "seconds": round(took_s, 2),
         "messages_per_s": round(count / took_s),
         "refused_by_full_edges": load.refused - refused,
@@ -95,6 +99,7 @@ async def saturated(
 async def _stretch(
     bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, count: int, rate: float
 ) -> float:
+    load.prepare(count)
     before = [await finished(bench, name, each) for each in steps]
     began = time.monotonic()
     await load.saturate(count)

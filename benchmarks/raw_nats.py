@@ -68,15 +68,17 @@ class RawNats(asyncio.Protocol):
 
     def publish(self, subject: str, payload: bytes, reply: str = "", message_id: str = "") -> None:
         """With a message id as header, if given."""
-        if message_id:
-            head = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
-            line = f"HPUB {subject} {reply + ' ' if reply else ''}{len(head)} {len(head) + len(payload)}\r\n"
-            self._write((line.encode(), head, payload, b"\r\n"))
-        else:
-            line = f"PUB {subject} {reply + ' ' if reply else ''}{len(payload)}\r\n"
-            self._write((line.encode(), payload, b"\r\n"))
+        self.write((self.command(subject, len(payload), reply, message_id), payload, b"\r\n"))
 
-    def _write(self, parts: tuple[bytes, ...]) -> None:
+    def command(self, subject: str, size: int, reply: str = "", message_id: str = "") -> bytes:
+        """What stands before a payload of that size."""
+        reply = reply + " " if reply else ""
+        if not message_id:
+            return f"PUB {subject} {reply}{size}\r\n".encode()
+        head = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n"
+        return f"HPUB {subject} {reply}{len(head)} {len(head) + size}\r\n{head}".encode()
+
+    def write(self, parts: tuple[bytes, ...]) -> None:
         """What one turn of the loop publishes goes in one write: the load must not cost what it is to measure."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._write_now)
