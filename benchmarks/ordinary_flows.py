@@ -24,6 +24,8 @@ EVERY_S = 0.01
 FLOWS = 200
 AT_ONCE = 10
 REST_S = 8.0
+# What falling asleep itself wrote is over by then.
+SETTLE_S = 12.0
 LIMIT_S = 60.0
 NAP = StepSpec("one", "bench-opaque@latest", "relay", idle_timeout_s=0.0)
 ASKED = FlowSpec(
@@ -123,6 +125,7 @@ async def _asleep(bench: BenchMesh) -> dict[str, Any]:
     for number in range(FLOWS):
         await _sleeps(bench, f"nap-{number}")
     took_s = time.monotonic() - began
+    await asyncio.sleep(SETTLE_S)
     by_kind = processes_by_kind(bench)
     pids = {pid for kind in by_kind.values() for pid in kind}
     before = {pid: cpu_of(pid) for pid in pids}
