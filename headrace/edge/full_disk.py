@@ -18,6 +18,9 @@ log = get_logger(__name__)
 LOOK_EVERY_S = 1.0
 # What must be free before a restart makes sense.
 ROOM_BYTES = 8 * 1024 * 1024
+# With less the disk is called full, also where no write has failed yet, or the broker says nothing of one: it does not
+# of all that a batch would have stored.
+FULL_BYTES = 256 * 1024
 # Of what came into the log between two looks so much is read, from its end.
 READ_AT_MOST = 64 * 1024
 # Go's words for ENOSPC and EDQUOT.
@@ -40,20 +43,26 @@ class FullDisk:
         self._log_file, self._store, self._restart, self._on_full = log_file, store, restart, on_full
         self._look_every_s = look_every_s
         self._read_to = self._size()
-        self._is_full = False
+        self._frozen = self._told = False
 
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(self._look_every_s)
-            if self._met_a_full_disk() and not self._is_full:
-                self._is_full = True
-                log.error("the broker's disk is full; it is restarted when there is room", store=str(self._store))
+            self._frozen = self._met_a_full_disk() or self._frozen
+            if not self._told and (self._frozen or self._free() < FULL_BYTES):
+                self._told = True
+                log.error("the broker's disk is full; it goes on when there is room", store=str(self._store))
                 self._on_full()
-            if self._is_full and self._has_room():
-                log.warning("room on the broker's disk again; restarting it", store=str(self._store))
-                await self._restart()
-                self._read_to, self._is_full = self._size(), False
+            if self._told and self._free() >= ROOM_BYTES:
+                await self._go_on()
+
+    async def _go_on(self) -> None:
+        log.warning("room on the broker's disk again", store=str(self._store), restarting=self._frozen)
+        if self._frozen:
+            await self._restart()
+            self._read_to = self._size()
+        self._frozen = self._told = False
 
     def _met_a_full_disk(self) -> bool:
         """Whether the log says so since the last look."""
@@ -76,8 +85,8 @@ class FullDisk:
         except OSError:
             return 0
 
-    def _has_room(self) -> bool:
+    def _free(self) -> int:
         try:
-            return shutil.disk_usage(self._store).free >= ROOM_BYTES
+            return shutil.disk_usage(self._store).free
         except OSError:
-            return False
+            return ROOM_BYTES - 1  # not known: neither full nor room

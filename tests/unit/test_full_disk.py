@@ -67,3 +67,19 @@ async def test_it_waits_for_room_and_tells_once(tmp_path: Path, monkeypatch: pyt
         await eventually(lambda: watched.restarts == 1)
     finally:
         running.cancel()
+
+
+async def test_a_disk_without_room_is_told_of_though_the_broker_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_disk, "FULL_BYTES", 1 << 62)
+    monkeypatch.setattr(full_disk, "ROOM_BYTES", 1 << 62)
+    watched = Watched(tmp_path)
+    running = asyncio.create_task(watched.watch.run())
+    try:
+        await eventually(lambda: watched.told == 1)
+        monkeypatch.setattr(full_disk, "FULL_BYTES", 0)
+        monkeypatch.setattr(full_disk, "ROOM_BYTES", 0)
+        await remains(lambda: (watched.told, watched.restarts) == (1, 0), for_s=0.05)
+    finally:
+        running.cancel()
