@@ -36,7 +36,7 @@ STARTING_AT_ONCE = 16
 TRIAL_READY_S = 20.0
 TRIAL_GRACE_S = 1.0
 # What instances are forked with: first what components see, then what sidecars need besides.
-COMPONENT_MODULES = ("headrace.sdk.serve", "headrace.sdk.server")
+COMPONENT_MODULES = ("headrace.sdk.serve", "headrace.sdk.server", "headrace.sdk.process_server")
 SIDECAR_MODULES = ("services.sidecar.__main__", "services.sidecar.preload")
 
 _STATES = {
