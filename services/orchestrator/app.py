@@ -244,15 +244,19 @@ class OrchestratorApp:
         flows.read_mesh = MeshStatusReader(stores, mesh, figures, board).read
         self._operators = operators = OperatorPorts(figures, HealthOfFlows(stores, board, lease), settings)
         await connection.subscribe(subjects.stream_updated_subject(), cb=self._stream_updated)
-        self.address = await server.start(settings.listen)
-        lease.address = settings.advertise or self.address
+        await self._serve(tasks, server, lease, term, operators)
+        self._tasks += Upkeep(stores, lease, term, clock, self._wake).begin(tasks)
+        self._tasks.append(tasks.create_task(keep_swept(attachments, assets, lease, workspace), name="attachments"))
+
+    async def _serve(
+        self, tasks: asyncio.TaskGroup, server: GrpcServer, lease: Lease, term: Term, operators: OperatorPorts
+    ) -> None:
+        """Opens the address, leads if nobody does, and says that it is ready."""
+        self.address = await server.start(self._settings.listen)
+        lease.address = self._settings.advertise or self.address
         await lease.step(term.begin, term.end)
         await operators.start(tasks)
-        self._tasks = [
-            tasks.create_task(lease.run(term.begin, term.end), name="lease"),
-            *Upkeep(stores, lease, term, clock, self._wake).begin(tasks),
-            tasks.create_task(keep_swept(attachments, assets, lease, workspace), name="attachments"),
-        ]
+        self._tasks = [tasks.create_task(lease.run(term.begin, term.end), name="lease")]
         report_ready({"address": self.address})
         log.info("orchestrator serves", address=self.address, leads=lease.leading)
 
