@@ -8,6 +8,7 @@ from typing import Any
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.sidecar.v1 import sidecar_pb2
 from headrace.cli.letter_tables import counts_line
+from headrace.cli.moments import moment_text
 from headrace.cli.plain import enum_word
 from headrace.cli.tables import short_digest, table
 from headrace.model.durations import format_duration
@@ -265,4 +266,4 @@ def _instance_troubles(steps: Sequence[flow_pb2.StepStatus]) -> list[str]:
 
 
 def _moment(time: Any) -> str:
-    return str(time.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ"))
+    return moment_text(time) + "Z"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from headrace.api.deadletter.v1 import dead_letter_pb2
+from headrace.cli.moments import moment_text
 from headrace.cli.tables import byte_size, short_digest, table
 
 SHORT_ERROR = 60
@@ -27,7 +26,7 @@ def letter_text(letter: dead_letter_pb2.DeadLetter) -> str:
     """All of a letter, a line each, its body as text where it is text."""
     flow, _, number = letter.name.removeprefix("flows/").partition("/deadLetters/")
     lines = [
-        f"{flow} {number}  {letter.step}  {letter.reason}  {_moment(letter.time)}",
+        f"{flow} {number}  {letter.step}  {letter.reason}  {moment_text(letter.time)}",
         f"deployment {letter.deployment}  version {letter.version}  revision {short_digest(letter.revision) or '-'}",
         f"execution {letter.execution_id or '-'}  message {letter.message_id}  from {letter.sender or 'the ingress'}",
     ]
@@ -36,7 +35,7 @@ def letter_text(letter: dead_letter_pb2.DeadLetter) -> str:
     if letter.replay_in_doubt:
         lines.append("its replay may have been stored already (the orchestrator died just then)")
     rows = [
-        (item.attempt or "-", _moment(item.time), item.code, item.message.partition("\n")[0] or "-")
+        (item.attempt or "-", moment_text(item.time), item.code, item.message.partition("\n")[0] or "-")
         for item in letter.attempts
     ]
     if rows:
@@ -57,7 +56,7 @@ def letter_text(letter: dead_letter_pb2.DeadLetter) -> str:
         lines += ["", table(("ATTACHMENT", "TYPE", "SIZE", "ID"), rows)]
     if letter.HasField("edit"):
         edit = letter.edit
-        lines += ["", f"a replay sends instead (edited by {edit.editor}, {_moment(edit.time)}):"]
+        lines += ["", f"a replay sends instead (edited by {edit.editor}, {moment_text(edit.time)}):"]
         lines += [f"{name}: {value}" for name, value in sorted(edit.headers.items())]
         lines.append(f"body {edit.content_type or 'of no type'}, {byte_size(len(edit.body))}")
         lines.append(edit.body.decode(errors="backslashreplace"))
@@ -69,12 +68,8 @@ def letter_row(letter: dead_letter_pb2.DeadLetter) -> tuple[object, ...]:
     shown = error if len(error) <= SHORT_ERROR else error[: SHORT_ERROR - 3] + "..."
     doubt = " (replay in doubt)" if letter.replay_in_doubt else ""
     number = letter.name.rpartition("/")[2]
-    return number, _moment(letter.time), letter.step, letter.reason + doubt, letter.attempt_count, shown or "-"
+    return number, moment_text(letter.time), letter.step, letter.reason + doubt, letter.attempt_count, shown or "-"
 
 
 def doubt_row(message: dead_letter_pb2.InDoubt) -> tuple[object, ...]:
-    return (_moment(message.time), message.step, message.deployment, message.message_id, message.execution_id)
-
-
-def _moment(time: Any) -> str:
-    return str(time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"))
+    return (moment_text(message.time), message.step, message.deployment, message.message_id, message.execution_id)

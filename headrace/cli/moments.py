@@ -1,8 +1,9 @@
-"""Times as people type them."""
+"""Times as people type them, and as they read them."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import typer
 
@@ -19,3 +20,8 @@ def moment(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, HeadraceError):
         raise typer.BadParameter(f"{text!r} is no time: write 10m, 2h or 2026-11-21T15:04:05Z") from None
+
+
+def moment_text(time: Any) -> str:
+    """A protobuf Timestamp in UTC, to the second; the heads of tables need no zone."""
+    return str(time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"))

@@ -15,7 +15,7 @@ from headrace.cli.invocation import (
     printed_as_json,
     run_with_client,
 )
-from headrace.cli.moments import moment
+from headrace.cli.moments import moment, moment_text
 from headrace.cli.tables import byte_size, table
 from headrace.cli.terminal import show_text
 
@@ -79,7 +79,7 @@ def show(
     )
     if printed_as_json(item, as_json):
         return
-    print(f"{flow_id(flow)} {number}  {item.origin} to {item.step}  {_moment(item.time)}")
+    print(f"{flow_id(flow)} {number}  {item.origin} to {item.step}  {moment_text(item.time)}")
     print(f"execution {item.execution_id}  message {item.message_id}")
     if item.replay_of:
         print(f"replay of {item.replay_of}")
@@ -117,7 +117,7 @@ def replay(
 
 def _row(item: stimulus_pb2.Stimulus) -> tuple[object, ...]:
     number, of = item.name.rpartition("/")[2], item.replay_of.partition("/")[2].partition("/")[2]
-    return number, _moment(item.time), item.origin, byte_size(item.body_size), item.execution_id, of or "-"
+    return number, moment_text(item.time), item.origin, byte_size(item.body_size), item.execution_id, of or "-"
 
 
 def _counts_line(counts: stimulus_pb2.StimulusCounts) -> str:
@@ -127,7 +127,3 @@ def _counts_line(counts: stimulus_pb2.StimulusCounts) -> str:
     hours = counts.max_age.ToTimedelta().total_seconds() / 3600
     bounds = f"at most {counts.max_count}, {hours:g} h, {byte_size(counts.max_bytes)}"
     return f"{words}, ever {counts.total}, {counts.pushed_out} pushed out; {bounds}"
-
-
-def _moment(time: Any) -> str:
-    return str(time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
-from headrace.client.session import Session, resource
+from headrace.client.session import Session, resource, timestamp_of
 
 # One call works on many letters: more than the 10 s that the mesh gives itself.
 WORK_TIMEOUT_S = 30.0
@@ -178,15 +176,7 @@ class LetterCalls(Session):
 
 def _filter(step: str, reason: str, since: datetime | None, until: datetime | None, text: str) -> dict[str, Any]:
     """The fields that lists and work on letters share."""
-    return {"step": step, "reason": reason, "since": _moment(since), "until": _moment(until), "text": text}
-
-
-def _moment(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(time.astimezone(UTC))
-    return stamp
+    return {"step": step, "reason": reason, "since": timestamp_of(since), "until": timestamp_of(until), "text": text}
 
 
 def _name(flow: str, number: int) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 import headrace.edge.grpc_environment  # noqa: F401  isort: skip  (before grpc)
 import grpc
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from headrace.client.calls import FIRST_DELAY_S, MAX_DELAY_S, attempt
 from headrace.client.errors import error_of_call
@@ -132,6 +134,15 @@ class Session:
 def new_request_id() -> str:
     """A UUID: the same one on every attempt of a call makes the call happen once."""
     return str(uuid.uuid4())
+
+
+def timestamp_of(time: datetime | None) -> Timestamp | None:
+    """For a request; a time without a zone is this machine's."""
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(time.astimezone(UTC))
+    return stamp
 
 
 def resource(collection: str, name: str) -> str:

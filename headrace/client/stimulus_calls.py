@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from headrace.api.stimulus.v1 import stimulus_pb2, stimulus_pb2_grpc
-from headrace.client.session import Session, resource
+from headrace.client.session import Session, resource, timestamp_of
 
 REPLAY_TIMEOUT_S = 30.0
 MAX_PAGE = 500
@@ -33,8 +31,8 @@ class StimulusCalls(Session):
         while len(answer.stimuli) < limit:
             request = stimulus_pb2.ListStimuliRequest(
                 parent=resource("flows", flow),
-                since=_moment(since),
-                until=_moment(until),
+                since=timestamp_of(since),
+                until=timestamp_of(until),
                 text=text,
                 page_size=min(MAX_PAGE, limit - len(answer.stimuli)),
                 page_token=answer.next_page_token,
@@ -73,11 +71,3 @@ class StimulusCalls(Session):
 
 def _name(flow: str, number: int) -> str:
     return f"{resource('flows', flow)}/stimuli/{number}"
-
-
-def _moment(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(time.astimezone(UTC))
-    return stamp

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,15 +58,14 @@ async def verify(
     hook = component.verify_hook
     if hook is None:
         raise NotOffered("the component has no verify hook: decorate one with @component.verify")
-    try:
+
+    async def asked() -> component_pb2.VerifyResponse:
         answer = await run_hook(hook, _scope(request, log))
         if answer is None or answer is True:
             return component_pb2.VerifyResponse(verified=True)
         raise TypeError(f"verify answered {answer!r}") if answer is not False else ValueError("verify answered False")
-    except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        return component_pb2.VerifyResponse(problem=problem_of(error))
+
+    return await _answered(asked(), lambda problem: component_pb2.VerifyResponse(problem=problem))
 
 
 async def metadata(
@@ -78,7 +77,8 @@ async def metadata(
     except DefinitionError as error:
         raise NotOffered(str(error)) from error
     hook = component.metadata_hook(function.name)
-    try:
+
+    async def asked() -> component_pb2.GetMetadataResponse:
         found = await run_hook(hook, _scope(request, log))
         if found is None:
             found = Metadata()
@@ -88,10 +88,8 @@ async def metadata(
         return component_pb2.GetMetadataResponse(
             in_schema_json=_json(into or function.in_schema), out_schema_json=_json(out or function.out_schema)
         )
-    except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        return component_pb2.GetMetadataResponse(problem=problem_of(error))
+
+    return await _answered(asked(), lambda problem: component_pb2.GetMetadataResponse(problem=problem))
 
 
 async def select_model(
@@ -104,13 +102,22 @@ async def select_model(
     hook = component.models.get(request.model)
     if hook is None:
         raise NotOffered(f"the component has no model {request.model!r}; it has {', '.join(names) or 'none'}")
-    try:
+
+    async def asked() -> component_pb2.SelectModelResponse:
         choices = _choices(await run_hook(hook, _scope(request, log)))
         return component_pb2.SelectModelResponse(models=names, choices=choices)
+
+    return await _answered(asked(), lambda problem: component_pb2.SelectModelResponse(models=names, problem=problem))
+
+
+async def _answered(asked: Awaitable[Answer], failed: Callable[[component_pb2.HookProblem], Answer]) -> Answer:
+    """What the component says; `failed` where its code raises, whatever it raises."""
+    try:
+        return await asked
     except (asyncio.CancelledError, SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:
-        return component_pb2.SelectModelResponse(models=names, problem=problem_of(error))
+        return failed(problem_of(error))
 
 
 async def answer_or_refuse(work: Awaitable[Answer], context: Any) -> Answer:

@@ -104,11 +104,7 @@ class LetterSender:
         message, target = await self._message(flow, letter, incarnation, 0 if closed else letter.content.deployment)
         await self._keep(flow, letter)
         try:
-            await self.assets.publish(message.subject, message.payload, message.headers)
-        except JetStreamApiError as error:
-            if error.code == EDGE_FULL:
-                raise StepFull from error
-            raise Unavailable(f"the broker refused a replayed message: {error}") from error
+            await self._publish(message)
         except NoResponders as error:
             if not closed and target.own:
                 raise _Closed from error
@@ -116,6 +112,15 @@ class LetterSender:
                 f"flow {flow!r} takes no messages at present", next_step="Try again in a moment"
             ) from error
         return message.told
+
+    async def _publish(self, message: ReplayMessage) -> None:
+        """StepFull where it does not fit; NoResponders where nobody stores it."""
+        try:
+            await self.assets.publish(message.subject, message.payload, message.headers)
+        except JetStreamApiError as error:
+            if error.code == EDGE_FULL:
+                raise StepFull from error
+            raise Unavailable(f"the broker refused a replayed message: {error}") from error
 
     async def _keep(self, flow: str, letter: Letter) -> None:
         """What the message names is kept by its letter, which may go as soon as the message is stored, or before."""
@@ -151,11 +156,7 @@ class LetterSender:
         message = await self._beside(flow, letter, incarnation, plan, way)
         await self._keep(flow, letter)
         try:
-            await self.assets.publish(message.subject, message.payload, message.headers)
-        except JetStreamApiError as error:
-            if error.code == EDGE_FULL:
-                raise StepFull from error
-            raise Unavailable(f"the broker refused a replayed message: {error}") from error
+            await self._publish(message)
         except NoResponders as error:  # its subjects are about to be listed
             raise StepFull from error
         return message.told

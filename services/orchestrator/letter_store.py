@@ -14,6 +14,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import subjects
 from headrace.model.pages import Page
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_dead_letter
+from services.orchestrator.asked_messages import came_within, has_text
 from services.orchestrator.newest_first import newest_first, stream_bounds
 
 log = get_logger(__name__)
@@ -47,8 +48,7 @@ class LetterFilter:
         content = letter.content
         return (
             (not self.reason or content.reason == self.reason)
-            and content.at_unix_ns >= self.since_ns
-            and (not self.until_ns or content.at_unix_ns < self.until_ns)
+            and came_within(content.at_unix_ns, self.since_ns, self.until_ns)
             and (not self.text or _has_text(content, self.text))
         )
 
@@ -109,12 +109,8 @@ class LetterStore:
 
 
 def _has_text(content: DeadLetter, text: str) -> bool:
-    original = content.original
-    return (
-        text.encode() in original.body
-        or any(text in item.message or text in item.code for item in content.attempts)
-        or any(text in value for value in original.headers.values())
-    )
+    tried = any(text in item.message or text in item.code for item in content.attempts)
+    return tried or has_text(content.original, text)
 
 
 def _moment(unix_ns: int) -> str:

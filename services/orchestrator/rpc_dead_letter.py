@@ -11,6 +11,7 @@ from headrace.api.deadletter.v1 import dead_letter_pb2, dead_letter_pb2_grpc
 from headrace.edge.request_book import RequestBook, Ticket
 from headrace.model.errors import InvalidInput, NotFound
 from headrace.model.names import parse_resource
+from services.orchestrator.asked_messages import asked_span
 from services.orchestrator.caller import current_caller
 from services.orchestrator.domain.letter_ledger import DISCARD, REPLAY, LetterLedger, ReplayWay
 from services.orchestrator.doubt_records import DoubtRecords
@@ -29,7 +30,6 @@ from services.orchestrator.letter_work import MOST_LETTERS, LetterWorker, Select
 from services.orchestrator.rpc_rollouts import flow_of
 from services.orchestrator.snapshot_reader import SnapshotReader
 
-MAX_TEXT = 200
 WATCH_LOOK_S = 0.3
 WATCH_EVERY_S = 5.0
 
@@ -234,12 +234,7 @@ _Filtered = (
 
 
 def _filter(request: _Filtered) -> LetterFilter:
-    since, until = request.since.ToNanoseconds(), request.until.ToNanoseconds()
-    if until and until <= since:
-        raise InvalidInput.at("until", request.until.ToJsonString(), "is not after since")
-    if len(request.text) > MAX_TEXT:
-        raise InvalidInput.at("text", request.text[:60], f"is longer than {MAX_TEXT} characters")
-    return LetterFilter(request.step, request.reason, since, until, request.text)
+    return LetterFilter(request.step, request.reason, *asked_span(request))
 
 
 def _number(flow: str, name: str) -> int:

@@ -15,6 +15,7 @@ from headrace.model import subjects
 from headrace.model.errors import Exhausted, InvalidInput, NotFound, WrongState
 from headrace.model.names import parse_resource
 from headrace.wire.flow import duration_from_seconds
+from services.orchestrator.asked_messages import asked_span
 from services.orchestrator.domain.documents import FlowDocument, acted
 from services.orchestrator.rpc_rollouts import flow_of
 from services.orchestrator.stimulus_replay import StimulusReplay, stimulus_name
@@ -24,7 +25,6 @@ from services.orchestrator.stores import Stores
 SERVICE_NAME = "headrace.api.stimulus.v1.StimulusService"
 DEFAULT_BODY = 64 * 1024
 MAX_BODY = 512 * 1024
-MAX_TEXT = 200
 MOST_NAMES = 100
 # Less than the duplicate window (120 s) of the flow's stream: past it nobody knows what an interrupted call has stored.
 REMEMBERED_S = 90.0
@@ -53,7 +53,9 @@ class StimulusRpc:
         del context
         flow = flow_of(request.parent, "parent")
         counts = await self._counts(flow)
-        found, token = await self.store.page(flow, _filter(request), request.page_size, request.page_token)
+        found, token = await self.store.page(
+            flow, StimulusFilter(*asked_span(request)), request.page_size, request.page_token
+        )
         messages = [stimulus_message(flow, item) for item in found]
         return stimulus_pb2.ListStimuliResponse(stimuli=messages, next_page_token=token, counts=counts)
 
@@ -184,15 +186,6 @@ def _named(request: Any) -> tuple[str, list[int]]:
             raise InvalidInput.at("names", name, f"is not a stimulus of flows/{flow}")
         numbers.append(int(number))
     return flow, numbers
-
-
-def _filter(request: Any) -> StimulusFilter:
-    since, until = request.since.ToNanoseconds(), request.until.ToNanoseconds()
-    if until and until <= since:
-        raise InvalidInput.at("until", request.until.ToJsonString(), "is not after since")
-    if len(request.text) > MAX_TEXT:
-        raise InvalidInput.at("text", request.text[:60], f"is longer than {MAX_TEXT} characters")
-    return StimulusFilter(since, until, request.text)
 
 
 def _keep_it(flow: str) -> str:

@@ -12,6 +12,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets, StoredMessage
 from headrace.model import subjects
 from headrace.model.pages import Page
 from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
+from services.orchestrator.asked_messages import came_within, has_text
 from services.orchestrator.newest_first import newest_first, stream_bounds
 
 DEFAULT_PAGE = 50
@@ -39,16 +40,8 @@ class StimulusFilter:
     text: str = ""
 
     def fits(self, stimulus: Stimulus) -> bool:
-        envelope = stimulus.envelope
-        return (
-            stimulus.at_unix_ns >= self.since_ns
-            and (not self.until_ns or stimulus.at_unix_ns < self.until_ns)
-            and (
-                not self.text
-                or self.text.encode() in envelope.body
-                or any(self.text in value for value in envelope.headers.values())
-            )
-        )
+        came = came_within(stimulus.at_unix_ns, self.since_ns, self.until_ns)
+        return came and (not self.text or has_text(stimulus.envelope, self.text))
 
 
 @dataclass
