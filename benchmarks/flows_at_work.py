@@ -55,8 +55,7 @@ def last_of(spec: FlowSpec) -> list[str]:
 
 async def finished(bench: BenchMesh, name: str, step_name: str) -> int:
     """Calls of the step that ended since its instances started, from their own counts at this moment."""
-    answer = await bench.client.hops(name)
-    return sum(row.count for row in answer.phases if (row.step, row.phase) == (step_name, "component"))
+    return (await bench.finished(name)).get(step_name, 0)
 
 
 async def until_finished(bench: BenchMesh, name: str, steps: Sequence[str], count: int, rate: float) -> float:
@@ -64,7 +63,8 @@ async def until_finished(bench: BenchMesh, name: str, steps: Sequence[str], coun
     left to do at `rate` asks for, so that looking costs little and the moment is exact."""
     async with asyncio.timeout(QUIET_LIMIT_S):
         while True:
-            left = count - min([await finished(bench, name, each) for each in steps])
+            ended = await bench.finished(name)
+            left = count - min(ended.get(each, 0) for each in steps)
             if left <= 0:
                 return time.monotonic()
             await asyncio.sleep(min(MOST_LOOK_S, max(LEAST_LOOK_S, 0.5 * left / max(rate, 1.0))))
@@ -100,9 +100,10 @@ async def _stretch(
     bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, count: int, rate: float
 ) -> float:
     load.prepare(count)
-    before = [await finished(bench, name, each) for each in steps]
+    ended = await bench.finished(name)
+    before = [ended.get(each, 0) for each in steps]
     began = time.monotonic()
     await load.saturate(count)
     await load.settle()
-    ended = await until_finished(bench, name, steps, max(before) + count, rate)
-    return ended - began
+    over = await until_finished(bench, name, steps, max(before) + count, rate)
+    return over - began

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.load import Body, IngressLoad
+from benchmarks.step_counts import StepCounts
 from headrace.cli.mesh import Mesh
 from headrace.cli.mesh_plan import MeshOptions
 from headrace.client import AsyncClient
@@ -29,6 +30,7 @@ class BenchMesh:
 
     mesh: Mesh
     client: AsyncClient
+    counts: StepCounts
 
     @property
     def broker(self) -> tuple[str, int]:
@@ -71,6 +73,18 @@ class BenchMesh:
             if found.step == step
             for instance in found.instances
         )
+
+    async def finished(self, flow: str) -> dict[str, int]:
+        """Calls that ended, by step, since its instances started; asked anew who they are where one is silent."""
+        while True:
+            if not self.counts.expects(flow):
+                status = await self.client.get_status(flow)
+                instances = [instance for found in status.steps for instance in found.instances]
+                self.counts.expect(flow, {instance.instance for instance in instances})
+            try:
+                return await self.counts.finished(flow)
+            except TimeoutError:
+                self.counts.forget(flow)
 
     async def until_processed(self, flow: str, step: str, count: int, look_s: float = 0.05) -> float:
         """Waits until the step has finished `count` messages; answers the moment (monotonic seconds)."""
@@ -129,5 +143,10 @@ async def bench_mesh(profile: str, told: Callable[[str], None], *, orchestrators
         mesh = Mesh(options, on_notice=told)
         async with mesh:
             client = AsyncClient(mesh.endpoints.any_api, timeout_s=60.0)
-            async with client:
-                yield BenchMesh(mesh, client)
+            parts = urlsplit(mesh.endpoints.nats)
+            counts = await StepCounts.connect(parts.hostname or "", parts.port or 0)
+            try:
+                async with client:
+                    yield BenchMesh(mesh, client, counts)
+            finally:
+                counts.close()
