@@ -83,11 +83,8 @@ async def _profiles(run: BenchRun) -> dict[str, Any]:
             async with bench_mesh(profile, run.told) as bench:
                 await bench.prepare("opaque")  # pushes the component
                 name = await bench.begin("profile", SHAPES[shape])
-                load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE, trigger=entry)
-                try:
+                async with bench.blast(name, OPAQUE_BODY, OPAQUE_TYPE, trigger=entry) as load:
                     rate = await saturated(bench, name, last_of(SHAPES[shape]), load, run.seconds)
-                finally:
-                    load.close()
             put_throughput(run, f"profiles.{profile}.{shape}", rate)
             found[profile][shape] = rate
     return found
@@ -126,6 +123,7 @@ async def _tracing(run: BenchRun) -> dict[str, Any]:
         run.figures.more(f"tracing.{case}.rate", rate, "messages/s")
     for case, cost in found["cost_percent"].items():
         run.figures.less(f"tracing.{case}.cost", cost, "%")
+        run.figures.less(f"tracing.{case}.cpu_cost", found["cpu_cost_percent"][case], "%")
     run.figures.less("tracing.span", found["encoding"]["encode_us_per_span"], "us")
     return found
 

@@ -28,17 +28,14 @@ async def _run(bench: BenchMesh, name: str, step: str, count: int) -> float:
     """Seconds from the first stimulus until the last message is processed, or (without a step) dead-lettered."""
     flow = await bench.prepare(name)
     await bench.client.start(flow)
-    load = await bench.load(flow, BODY, "application/octet-stream")
-    try:
+    async with bench.blast(flow, BODY, "application/octet-stream") as load:
+        await load.prepare(count)
         began = time.monotonic()
-        await load.saturate(count)
-        await load.settle()
+        await load.send()
         if step:
             ended = await bench.until_processed(flow, step, count)
         else:
             ended = await _until_given_up(bench, flow, count)
-    finally:
-        load.close()
     await bench.client.stop(flow)
     return ended - began
 

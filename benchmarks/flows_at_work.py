@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.load import IngressLoad
+from benchmarks.blast import Blast, Sent
 from benchmarks.mesh_bench import QUIET_LIMIT_S, BenchMesh
 from headrace.model.flow_spec import FlowSpec, StepSpec
 
@@ -70,26 +70,25 @@ async def until_finished(bench: BenchMesh, name: str, steps: Sequence[str], coun
             await asyncio.sleep(min(MOST_LOOK_S, max(LEAST_LOOK_S, 0.5 * left / max(rate, 1.0))))
 
 
-async def saturated(
-    bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, seconds: float
-) -> dict[str, Any]:
+async def saturated(bench: BenchMesh, name: str, steps: Sequence[str], load: Blast, seconds: float) -> dict[str, Any]:
     """From the first stimulus to the last message ended by the last of `steps`; as many as take about `seconds`, after
     two shorter stretches that warm everything up and tell how many that are."""
-    warm_s = await _stretch(bench, name, steps, load, WARM_UP_MESSAGES, 1e4)
+    warm_s, _ = await _stretch(bench, name, steps, load, WARM_UP_MESSAGES, 1e4)
     guess = WARM_UP_MESSAGES / warm_s
     second = max(WARM_UP_MESSAGES, int(guess * GUESS_S))
-    guess = second / await _stretch(bench, name, steps, load, second, guess)
+    second_s, _ = await _stretch(bench, name, steps, load, second, guess)
+    guess = second / second_s
     count = max(200, int(guess * seconds))
     cpu_before = await bench.cpu_s(name)
-    refused = load.refused
-    took_s = await _stretch(bench, name, steps, load, count, guess)
+    took_s, sent = await _stretch(bench, name, steps, load, count, guess)
     cpu_after = await bench.cpu_s(name)
     return {
         "messages": count,
         "warm_up": WARM_UP_MESSAGES + second,
         "seconds": round(took_s, 2),
         "messages_per_s": round(count / took_s),
-        "refused_by_full_edges": load.refused - refused,
+        "refused_by_full_edges": sent.refused,
+        "load_us_per_message": round(sent.cpu_s / count * 1e6, 1),
         "cpu_us_per_message": {
             kind: round((cpu_after[kind] - cpu_before[kind]) / count * 1e6, 1) for kind in cpu_after
         },
@@ -97,13 +96,12 @@ async def saturated(
 
 
 async def _stretch(
-    bench: BenchMesh, name: str, steps: Sequence[str], load: IngressLoad, count: int, rate: float
-) -> float:
-    load.prepare(count)
+    bench: BenchMesh, name: str, steps: Sequence[str], load: Blast, count: int, rate: float
+) -> tuple[float, Sent]:
+    await load.prepare(count)
     ended = await bench.finished(name)
     before = [ended.get(each, 0) for each in steps]
     began = time.monotonic()
-    await load.saturate(count)
-    await load.settle()
+    sent = await load.send()
     over = await until_finished(bench, name, steps, max(before) + count, rate)
-    return over - began
+    return over - began, sent

@@ -42,8 +42,5 @@ async def keyed(bench: BenchMesh, seconds: float) -> dict[str, Any]:
 
 
 async def _saturated(bench: BenchMesh, name: str, spec: FlowSpec, keys: int, seconds: float) -> dict[str, Any]:
-    load = await bench.load(name, partial(body_of, keys), "application/json")
-    try:
+    async with bench.blast(name, partial(body_of, keys), "application/json") as load:
         return await saturated(bench, name, last_of(spec), load, seconds)
-    finally:
-        load.close()

@@ -1,4 +1,4 @@
-"""Stimuli straight to a flow's ingress, as a gateway would publish them: paced, or as fast as is taken."""
+"""Stimuli straight to a flow's ingress, paced, as gateways publish them; as fast as is taken: benchmarks/blast.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable
 
+from benchmarks.blast import Body
 from benchmarks.raw_nats import RawNats
 from benchmarks.sampling import open_loop
 from headrace.api.message.v1 import message_pb2
@@ -19,10 +19,6 @@ from headrace.ports import Stored
 
 FULL_RETRY_S = 0.003
 ANSWER_LIMIT_S = 30.0
-
-
-# The same for all stimuli, or made from the number of each.
-Body = bytes | Callable[[int], bytes]
 
 
 class IngressLoad:
@@ -40,11 +36,8 @@ class IngressLoad:
         self._run = uuid.uuid4().hex
         self._index = 0
         self._unanswered: dict[int, bytes] = {}
-        self._ready: dict[int, tuple[bytes, bytes]] = {}
         self._client: RawNats
         self._group: GroupCommit | None = None
-        self._room = asyncio.Event()
-        self._window = 512
         self._ask_one_in = ask_one_in
         self._due_ns: dict[str, int] = {}
         self.answered_ns: list[int] = []
@@ -79,28 +72,9 @@ class IngressLoad:
             asyncio.get_running_loop().call_later(FULL_RETRY_S, self._write, index)
             return
         if self._unanswered.pop(index, None) is not None:
-            self._ready.pop(index, None)
             self.acknowledged += 1
-            if len(self._unanswered) < self._window:
-                self._room.set()
-
-    def prepare(self, count: int) -> None:
-        """Makes the next `count` stimuli ready but for the moment of their sending, so that what generates load takes
-        little of the processor that it is to load. Only for those that ask for no reply."""
-        if self._group is not None or self._ask_one_in:
-            return
-        for index in range(self._index + 1, self._index + count + 1):
-            stimulus = message_ids.stimulus_id(self._flow, "inject", f"{self._run}{index}")
-            identity = message_ids.first_message_id(stimulus, self._trigger)
-            head = message_pb2.Envelope(id=identity, execution_id=message_ids.execution_id(stimulus))
-            rest = head.SerializeToString() + self._rest(index)
-            size = len(_stamp()) + len(rest)
-            self._ready[index] = self._client.command(self._subject, size, f"{self._inbox}.{index}", identity), rest
 
     def _write(self, index: int, due_ns: int = 0) -> None:
-        if (ready := self._ready.get(index)) is not None:
-            self._client.write((ready[0], _stamp(), ready[1], b"\r\n"))
-            return
         stimulus = message_ids.stimulus_id(self._flow, "inject", f"{self._run}{index}")
         identity = message_ids.first_message_id(stimulus, self._trigger)
         head = message_pb2.Envelope(
@@ -133,15 +107,6 @@ class IngressLoad:
     async def paced(self, rate: float, seconds: float) -> int:
         return await open_loop(rate, seconds, self.fire)
 
-    async def saturate(self, count: int) -> None:
-        """Publishes `count` stimuli with a window of 512 unanswered; full edges are tried again."""
-        for _ in range(count):
-            while len(self._unanswered) >= self._window:
-                self._room.clear()
-                async with asyncio.timeout(ANSWER_LIMIT_S):
-                    await self._room.wait()
-            self.fire()
-
     async def settle(self) -> None:
         """Waits until every stimulus is acknowledged."""
         async with asyncio.timeout(ANSWER_LIMIT_S):
@@ -158,11 +123,6 @@ class IngressLoad:
         self._client.close()
         if self._group is not None:
             self._closing = asyncio.ensure_future(self._lane.close(timeout_s=0.1))
-
-
-def _stamp() -> bytes:
-    """The field of an envelope that says when it was sent; as long now as in three hundred years."""
-    return message_pb2.Envelope(sent_at_unix_ns=time.time_ns()).SerializeToString()
 
 
 def typed_body() -> bytes:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.load import Body, IngressLoad
+from benchmarks.blast import Blast, Body
+from benchmarks.load import IngressLoad
 from benchmarks.step_counts import StepCounts
 from headrace.cli.mesh import Mesh
 from headrace.cli.mesh_plan import MeshOptions
@@ -63,6 +64,11 @@ class BenchMesh:
         load = IngressLoad(flow, trigger, body, content_type, ask_one_in)
         await load.connect(*self.broker, together=self.mesh.options.profile == "durable")
         return load
+
+    def blast(self, flow: str, body: Body, content_type: str, *, trigger: str = "start") -> Blast:
+        """Load that takes all the flow can do, from a process of its own; `async with`."""
+        together = self.mesh.options.profile == "durable"
+        return Blast(self.broker, flow, trigger, body, content_type, together=together)
 
     async def processed(self, flow: str, step: str) -> int:
         """Messages a step has finished, over its instances."""

@@ -109,14 +109,12 @@ async def all_pss_mb(bench: BenchMesh, flow: str) -> dict[str, float]:
 
 async def saturation(bench: BenchMesh, flow: str, count: int) -> float:
     """Messages a second that the flow takes at most."""
-    load = await bench.load(flow, OPAQUE_BODY, "application/octet-stream")
-    try:
+    async with bench.blast(flow, OPAQUE_BODY, "application/octet-stream") as load:
+        await load.prepare(count)
         before = await bench.processed(flow, "answer")
         began = time.monotonic()
-        await load.saturate(count)
+        await load.send()
         ended = await bench.until_processed(flow, "answer", before + count)
-    finally:
-        load.close()
     return count / (ended - began)
 
 

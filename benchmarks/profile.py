@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.blast import Blast
 from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, last_of, saturated
-from benchmarks.load import IngressLoad
 from benchmarks.mesh_bench import BenchMesh, bench_mesh
 from benchmarks.throughput import SHAPES, body_for
 from headrace.model.flow_spec import FlowSpec
@@ -36,15 +36,12 @@ async def profile(scenario: str, profile_name: str, seconds: float) -> list[Path
         name = await bench.begin("profiled", spec)
         body = OPAQUE_BODY if scenario == LATENCY else body_for(scenario)
         content_type = "application/json" if callable(body) else OPAQUE_TYPE
-        load = await bench.load(name, body, content_type, trigger=entry_of(spec, "start").name)
-        try:
+        async with bench.blast(name, body, content_type, trigger=entry_of(spec, "start").name) as load:
             return await _sampled(bench, name, spec, load, scenario, seconds)
-        finally:
-            load.close()
 
 
 async def _sampled(
-    bench: BenchMesh, name: str, spec: FlowSpec, load: IngressLoad, scenario: str, seconds: float
+    bench: BenchMesh, name: str, spec: FlowSpec, load: Blast, scenario: str, seconds: float
 ) -> list[Path]:
     warm = await saturated(bench, name, last_of(spec), load, 1.0)
     told(f"{scenario}: {warm['messages_per_s']} messages/s, {warm['cpu_us_per_message']} us of processor a message")
@@ -56,12 +53,13 @@ async def _sampled(
     files = [TARGET / f"{scenario}-{kind}.svg" for kind in kinds]
     samplers = [await _sampler(pid, file, seconds) for pid, file in zip(kinds.values(), files, strict=True)]
     until = asyncio.get_running_loop().time() + seconds + 1
+    if scenario == LATENCY:
+        paced = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE)
+        await paced.paced(LATENCY_RATE, seconds + 1)
+        paced.close()
     while asyncio.get_running_loop().time() < until:
-        if scenario == LATENCY:
-            await load.paced(LATENCY_RATE, 1.0)
-        else:
-            await load.saturate(500)
-    await load.settle()
+        await load.prepare(warm["messages_per_s"])
+        await load.send()
     for sampler in samplers:
         _, said = await sampler.communicate()
         if sampler.returncode:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.figures import BenchRun
 from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, finished, flow, saturated, step, until_finished
 from benchmarks.load import IngressLoad
-from benchmarks.mesh_bench import BenchMesh, bench_mesh
+from benchmarks.mesh_bench import BenchMesh, bench_mesh, cpu_of
 from benchmarks.sampling import open_loop
 
 FLOWS = (1, 5, 20, 50)
@@ -17,6 +17,8 @@ REPLICAS = (1, 2, 4, 8)
 WORK_MS = 1
 STARTED_TOGETHER = 10
 SERVICES = ("broker", "gateway", "orchestrator")
+LAST_S = 0.1
+"""From the last stimulus stored to the last message ended, with room."""
 
 
 async def scale(run: BenchRun) -> dict[str, Any]:
@@ -55,10 +57,15 @@ async def _spread_over(bench: BenchMesh, names: list[str], seconds: float) -> di
     """The total rate, flow after flow in turn; processor time of everything per message."""
     loads = [await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE) for name in names]
     try:
-        await _in_turn(bench, names, loads, 1.0)  # first messages: imports and allocations
-        before = await _cpu(bench, names)
-        fired = await _in_turn(bench, names, loads, seconds)
-        after = await _cpu(bench, names)
+        counts = [await finished(bench, name, "s2") for name in names]
+        await _all_finished(bench, names, counts, await _in_turn(loads, 1.0))  # imports and allocations
+        pids = await _pids(bench, names)
+        counts = [await finished(bench, name, "s2") for name in names]
+        before = _cpu(pids)
+        fired = await _in_turn(loads, seconds)
+        await asyncio.sleep(LAST_S)
+        after = _cpu(pids)
+        await _all_finished(bench, names, counts, fired)
         hops = await bench.client.hops(names[0])
     finally:
         for load in loads:
@@ -71,9 +78,8 @@ async def _spread_over(bench: BenchMesh, names: list[str], seconds: float) -> di
     }
 
 
-async def _in_turn(bench: BenchMesh, names: list[str], loads: list[IngressLoad], seconds: float) -> int:
-    """Answers how many were fired, when all are finished."""
-    before = {name: await finished(bench, name, "s2") for name in names}
+async def _in_turn(loads: list[IngressLoad], seconds: float) -> int:
+    """Answers how many were fired, when all are stored."""
     turn = 0
 
     def fire(due_ns: int) -> None:
@@ -82,28 +88,39 @@ async def _in_turn(bench: BenchMesh, names: list[str], loads: list[IngressLoad],
         turn += 1
 
     fired = await open_loop(TOTAL_RATE, seconds, fire)
-    for index, (name, load) in enumerate(zip(names, loads, strict=True)):
+    for load in loads:
         await load.settle()
-        mine = fired // len(names) + (index < fired % len(names))
-        await until_finished(bench, name, ["s2"], before[name] + mine, TOTAL_RATE)
     return fired
 
 
-async def _cpu(bench: BenchMesh, names: list[str]) -> dict[str, float]:
-    """Of all flows; what belongs to the mesh counts once."""
-    total: dict[str, float] = {}
-    for name in names:
-        for kind, used in (await bench.cpu_s(name)).items():
-            total[kind] = used if kind in SERVICES else total.get(kind, 0.0) + used
-    return total
+async def _all_finished(bench: BenchMesh, names: list[str], before: list[int], fired: int) -> None:
+    for index, name in enumerate(names):
+        mine = fired // len(names) + (index < fired % len(names))
+        await until_finished(bench, name, ["s2"], before[index] + mine, TOTAL_RATE)
+
+
+async def _pids(bench: BenchMesh, names: list[str]) -> dict[str, list[int]]:
+    """Asked for beforehand: what asking costs is no cost of a message."""
+    instances = [
+        instance
+        for name in names
+        for found in (await bench.client.get_status(name)).steps
+        for instance in found.instances
+    ]
+    return {
+        **{service: [bench.mesh.pid_of(service)] for service in SERVICES},
+        "sidecars": [instance.sidecar_pid for instance in instances],
+        "components": [instance.component_pid for instance in instances],
+    }
+
+
+def _cpu(pids: dict[str, list[int]]) -> dict[str, float]:
+    return {kind: sum(map(cpu_of, found)) for kind, found in pids.items()}
 
 
 async def _replicas(bench: BenchMesh, replicas: int, seconds: float) -> dict[str, Any]:
     await bench.prepare("opaque")
     burn = step("burn", function="burn", config={"ms": WORK_MS}, replicas=replicas)
     name = await bench.begin("replicas", flow(step("start", "burn", function="start"), burn))
-    load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE)
-    try:
+    async with bench.blast(name, OPAQUE_BODY, OPAQUE_TYPE) as load:
         return await saturated(bench, name, ["burn"], load, seconds)
-    finally:
-        load.close()

@@ -61,14 +61,11 @@ def _spec(edge: EdgeSpec | None, passthrough: bool) -> FlowSpec:
 async def _case(bench: BenchMesh, spec: FlowSpec, seconds: float) -> dict[str, Any]:
     await bench.prepare("opaque")  # pushes the component
     name = await bench.begin("shaped", spec)
-    load = await bench.load(name, BODY, "application/json")
-    try:
+    async with bench.blast(name, BODY, "application/json") as load:
         await saturated(bench, name, last_of(spec), load, 0.5)
         pids = [pid for kind in processes_by_kind(bench).values() for pid in kind]
         before = {pid: cpu_of(pid) for pid in pids}
         measured = await saturated(bench, name, last_of(spec), load, seconds)
         used = sum(cpu_of(pid) - before[pid] for pid in pids)
-    finally:
-        load.close()
     # `saturated` warms up once more, which is in what the processes used.
     return measured | {"cpu_us_of_all": round(used / (measured["messages"] + measured["warm_up"]) * 1e6, 1)}

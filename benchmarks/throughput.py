@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
+from benchmarks.blast import Body
 from benchmarks.broker_floor import saturated_broker
 from benchmarks.figures import BenchRun
 from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, direct, flow, last_of, saturated, step
 from benchmarks.keyed import SPEC as KEYED
 from benchmarks.keyed import body_of
-from benchmarks.load import Body, IngressLoad, typed_body
+from benchmarks.load import typed_body
 from benchmarks.mesh_bench import BenchMesh, bench_mesh, cpu_of
 from headrace.model.flow_spec import FlowSpec
 from headrace.model.mesh_trigger import entry_of
@@ -64,8 +63,9 @@ async def _case(
     flow_name = await bench.begin("t-" + name.lower().replace("+", "-"), spec)
     content_type = "application/json" if callable(body) else OPAQUE_TYPE
     entry = entry_of(spec, "start").name
-    async with _loaded(bench, flow_name, body, content_type, entry) as load:
+    async with bench.blast(flow_name, body, content_type, trigger=entry) as load:
         measured = await saturated(bench, flow_name, last_of(spec), load, run.seconds)
+    await bench.client.stop(flow_name)
     put(run, f"throughput.{name}", measured)
     return measured | {"stores": stores}
 
@@ -74,23 +74,11 @@ async def _typed(run: BenchRun, bench: BenchMesh) -> dict[str, Any]:
     run.told("throughput: typed")
     name = await bench.prepare("typed")
     await bench.client.start(name)
-    async with _loaded(bench, name, typed_body(), "application/json") as load:
+    async with bench.blast(name, typed_body(), "application/json") as load:
         measured = await saturated(bench, name, ["two"], load, run.seconds)
+    await bench.client.stop(name)
     put(run, "throughput.typed", measured)
     return measured
-
-
-@contextlib.asynccontextmanager
-async def _loaded(
-    bench: BenchMesh, name: str, body: Body, content_type: str, entry: str = "start"
-) -> AsyncIterator[IngressLoad]:
-    """A load on a flow that runs; the flow is stopped afterwards."""
-    load = await bench.load(name, body, content_type, trigger=entry)
-    try:
-        yield load
-    finally:
-        load.close()
-    await bench.client.stop(name)
 
 
 def put(run: BenchRun, name: str, measured: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """What traces cost: a span's encoding by itself, and throughput of the saturated flow at 0, 1 and 100 %, and without.
 
 The collector is a stand-in that takes requests and looks at no byte of them, in a process of its own on the same cores:
-what a real one does with spans is its own affair. A round of all four goes up and down again, so that a machine that
-gets slower meanwhile favours none.
+what a real one does with spans is its own affair. Rounds of all four go up and down again in short stretches, so that a
+machine that gets slower meanwhile favours none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import statistics
@@ -17,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from benchmarks.blast import Blast
 from benchmarks.flows_at_work import OPAQUE_BODY, OPAQUE_TYPE, chain, last_of, saturated
 from benchmarks.latency import at_rate
 from benchmarks.mesh_bench import BenchMesh, bench_mesh
@@ -32,6 +32,8 @@ CASES = ("off", "0", "1", "100")
 """Per cent of executions sampled; `off`: no collector."""
 RATIOS = {"0": 0.0, "1": 0.01, "100": 1.0}
 BATCH = 400
+ROUNDS = 6
+FLOW = "traced"
 
 
 def encoding() -> dict[str, float]:
@@ -99,40 +101,57 @@ async def _environment(url: str) -> AsyncIterator[None]:
         os.environ.pop(ENDPOINT_VARIABLE, None)
 
 
-async def tracing(told: Callable[[str], None], seconds: float, rounds: int = 2) -> dict[str, Any]:
-    """Medians over rounds, profile `fast`, each case in a mesh of its own."""
+async def tracing(told: Callable[[str], None], seconds: float, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Profile `fast`, two meshes at once, one of them with a collector, of which one works at a time. A round is one
+    stretch of each case; what a case costs is the median over rounds of the difference to `off` of the same round."""
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
-    hops: dict[str, Any] = {}
     with sink() as url:
-        for number in range(rounds):
-            for case in CASES if number % 2 == 0 else CASES[::-1]:
-                told(f"tracing {case}{' %' if case in RATIOS else ''}, round {number + 1} of {rounds}")
-                async with _environment(url if case in RATIOS else ""), bench_mesh("fast", lambda line: None) as bench:
-                    if case not in hops:
-                        hops[case] = (await at_rate(bench, RATE, seconds, sampled=RATIOS.get(case)))["hop"]
-                    found[case].append(await _saturated(bench, RATIOS.get(case), seconds))
-                await asyncio.sleep(0.5)
-    rates = {case: statistics.median(run["messages_per_s"] for run in runs) for case, runs in found.items()}
+        async with _traced_mesh("") as plain, _traced_mesh(url) as traced:
+            hops = {
+                case: (await at_rate(_of(case, plain, traced)[0], RATE, seconds / 2, sampled=RATIOS.get(case)))["hop"]
+                for case in ("off", "100")
+            }
+            for number in range(rounds):
+                told(f"tracing, round {number + 1} of {rounds}")
+                for case in CASES if number % 2 == 0 else CASES[::-1]:
+                    found[case].append(await _saturated(*_of(case, plain, traced), RATIOS.get(case), seconds / 2))
+    cpu = {case: [sum(run["cpu_us_per_message"].values()) for run in runs] for case, runs in found.items()}
+    rate = {case: [run["messages_per_s"] for run in runs] for case, runs in found.items()}
     return {
         "encoding": encoding(),
         "recent_executions": recent_executions(),
-        "messages_per_s": rates,
+        "messages_per_s": {case: statistics.median(values) for case, values in rate.items()},
         "hop_at_200_per_s": hops,
-        "cost_percent": {case: round(100 * (1 - rates[case] / rates["off"]), 1) for case in RATIOS},
-        "cpu_us_per_message": {
-            case: statistics.median(sum(run["cpu_us_per_message"].values()) for run in runs)
-            for case, runs in found.items()
-        },
+        "cost_percent": {case: _median_percent(rate["off"], rate[case]) for case in RATIOS},
+        "cpu_us_per_message": {case: statistics.median(values) for case, values in cpu.items()},
+        "cpu_cost_percent": {case: -_median_percent(cpu["off"], cpu[case]) for case in RATIOS},
         "rounds": found,
     }
 
 
-async def _saturated(bench: BenchMesh, sampled: float | None, seconds: float) -> dict[str, Any]:
-    await bench.prepare("opaque")  # pushes the component
-    name = await bench.begin("traced", chain(3), sampled=sampled)
-    load = await bench.load(name, OPAQUE_BODY, OPAQUE_TYPE)
-    try:
-        return await saturated(bench, name, last_of(chain(3)), load, seconds)
-    finally:
-        load.close()
-        await bench.client.stop(name)
+def _median_percent(off: list[float], on: list[float]) -> float:
+    """By how much less the second is, round by round."""
+    return round(statistics.median(100 * (1 - second / first) for first, second in zip(off, on, strict=True)), 1)
+
+
+@contextlib.asynccontextmanager
+async def _traced_mesh(url: str) -> AsyncIterator[tuple[BenchMesh, Blast]]:
+    """A mesh with the flow that is saturated again and again, and its load."""
+    async with _environment(url), bench_mesh("fast", lambda line: None) as bench:
+        await bench.prepare("opaque")  # pushes the component
+        name = await bench.begin(FLOW, chain(3))
+        async with bench.blast(name, OPAQUE_BODY, OPAQUE_TYPE) as load:
+            yield bench, load
+
+
+Loaded = tuple[BenchMesh, Blast]
+
+
+def _of(case: str, plain: Loaded, traced: Loaded) -> Loaded:
+    return traced if case in RATIOS else plain
+
+
+async def _saturated(bench: BenchMesh, load: Blast, sampled: float | None, seconds: float) -> dict[str, Any]:
+    if sampled is not None:
+        await bench.client.set_sampling(FLOW, ratio=sampled)
+    return await saturated(bench, FLOW, last_of(chain(3)), load, seconds)
