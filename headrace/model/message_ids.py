@@ -7,6 +7,7 @@ attempt, revision or trace (DESIGN law 4). 128 bits of BLAKE2b, as 32 hex digits
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from hashlib import blake2b
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -44,6 +45,8 @@ def output_message_id(parent: str, step: str, output: str, receiver: str, incarn
 
 _OUTPUTS = blake2b(digest_size=16, person=b"hr-message")
 _LENGTH_OF_AN_ID = (32).to_bytes(4, "big")
+_OUTPUTS_OF_AN_ID = _OUTPUTS.copy()
+_OUTPUTS_OF_AN_ID.update(_LENGTH_OF_AN_ID)
 _KEPT_TAILS = 64
 
 
@@ -65,6 +68,20 @@ class OutputIds:
         digest = _OUTPUTS.copy()
         digest.update((_LENGTH_OF_AN_ID if len(raw) == 32 else len(raw).to_bytes(4, "big")) + raw + tail)
         return digest.hexdigest()
+
+    def of_first(self, parents: Iterable[str]) -> list[str]:
+        """Of the output with index 0 of each of these messages."""
+        tail = self._tails.get("0") or self._tail("0", 0)
+        copy, found = _OUTPUTS_OF_AN_ID.copy, []
+        for parent in parents:
+            raw = parent.encode()
+            if len(raw) == 32:
+                digest = copy()
+                digest.update(raw + tail)
+                found.append(digest.hexdigest())
+            else:
+                found.append(self.of(parent, "0"))
+        return found
 
     def _tail(self, output: str, incarnation: int) -> bytes:
         parts = [self._step, output, self._receiver, str(incarnation) if incarnation else ""]

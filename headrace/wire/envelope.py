@@ -32,6 +32,7 @@ __all__ = [
     "encode_envelope",
     "encode_reply",
     "encode_shared",
+    "is_common",
     "seal",
 ]
 
@@ -134,6 +135,27 @@ def decode_envelope(raw: bytes) -> Envelope:
     if not envelope.id or not envelope.execution_id:
         raise MalformedMessage(f"an envelope without {'execution_id' if envelope.id else 'id'} ({len(raw)} bytes)")
     return envelope
+
+
+def is_common(envelope: Envelope, size: int, body_size: int, content_type: str) -> bool:
+    """Whether an envelope of `size` bytes has nothing but ids, body, media type, sender and times: its caller knows two
+    of them already. What each of these takes is taken off, and nothing may be left; a field that is longer than it
+    could be, text that is not ASCII, and text of 128 characters and more count as out of the common, too."""
+    parent, sender = envelope.parent_id, envelope.sender
+    size -= len(envelope.id) + len(envelope.execution_id) + 4
+    if parent:
+        size -= len(parent) + 2
+    if sender:
+        size -= len(sender) + 2
+    if content_type:
+        size -= len(content_type) + 2
+    if envelope.sent_at_unix_ns:
+        size -= 9
+    if envelope.input_stored_at_unix_ns:
+        size -= 9
+    if body_size:
+        size -= body_size + (2 if body_size < 1 << 7 else 3 if body_size < 1 << 14 else 4)
+    return size == 0
 
 
 def encode_reply(

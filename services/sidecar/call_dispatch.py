@@ -6,8 +6,9 @@ them, so that the one that kills the component is known and no other pays for it
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headrace.model.step_snapshot import StepSnapshot
@@ -26,6 +27,7 @@ END_GRACE_S = 0.1
 # Calls that were given up and have not ended hold on to the component's threads. So many, and it gets no more calls
 # until it is a new process.
 STUCK_CALLS = 8
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class CallDispatch:
@@ -44,7 +46,8 @@ class CallDispatch:
     ) -> None:
         self._on_begin, self._snapshot_of = on_begin, snapshot_of
         self._runs_alone = runs_alone
-        self._timeout_s = step.timeout_s
+        self._timeout_ms = int(step.timeout_s * 1000)
+        self._limit_s = step.timeout_s + END_GRACE_S if step.timeout_s > 0 else math.inf
         self._clock = clock
         self._pace = pace
         self._stream: ComponentStream | None = None
@@ -108,7 +111,7 @@ class CallDispatch:
         """Takes out the calls that ran over their limit."""
         late: list[HeldInput] = []
         for held in self.running.values():
-            if held.deadline > now:
+            if held.began_at + self._limit_s > now:
                 break
             late.append(held)
         for held in late:
@@ -118,7 +121,7 @@ class CallDispatch:
 
     def overdue(self, now: float) -> bool:
         """Whether a call has run over its limit."""
-        return bool(self.running) and next(iter(self.running.values())).deadline <= now
+        return bool(self.running) and next(iter(self.running.values())).began_at + self._limit_s <= now
 
     def send_what_may_go(self) -> None:
         stream = self._stream
@@ -151,7 +154,7 @@ class CallDispatch:
         for first in range(0, len(batch), INPUTS_A_SEND):
             part = batch[first : first + INPUTS_A_SEND]
             now = self._clock()
-            inputs = [self._start(held, now) for held in part]
+            inputs = [self._start_plain(held, now) if held.plain else self._start(held, now) for held in part]
             try:
                 stream.send(inputs)
             except StreamFull:
@@ -174,6 +177,31 @@ class CallDispatch:
     def _a_suspect_runs(self) -> bool:
         return next(iter(self.running.values())).crashes >= SUSPECT_CRASHES
 
+    def _start_plain(self, held: HeldInput, now: float) -> ComponentInput:
+        """As `_start`, of what is new and has nothing uncommon."""
+        if held.calls:
+            return self._start(held, now)
+        number = self._last_call = self._last_call + 1
+        held.calls = held.number = 1
+        held.first_try = True
+        self._on_begin(held)
+        held.call, held.phase, held.began_at = number, Phase.RUNNING, now
+        self.running[number] = held
+        envelope = held.envelope
+        return ComponentInput(
+            number,
+            envelope.body,
+            envelope.content_type,
+            _NO_HEADERS,
+            held.message_id,
+            held.execution_id,
+            1,
+            False,
+            self._timeout_ms,
+            held.traceparent,
+            snapshot=self._snapshot_of(held),
+        )
+
     def _start(self, held: HeldInput, now: float) -> ComponentInput:
         self._last_call += 1
         held.start_attempt()
@@ -181,7 +209,6 @@ class CallDispatch:
         held.call = self._last_call
         held.phase = Phase.RUNNING
         held.began_at = now
-        held.deadline = held.began_at + self._timeout_s + END_GRACE_S if self._timeout_s > 0 else float("inf")
         self.running[held.call] = held
         envelope = held.envelope
         return ComponentInput(
@@ -193,7 +220,7 @@ class CallDispatch:
             execution_id=envelope.execution_id,
             attempt=held.number,
             wants_reply=held.wants_reply,
-            timeout_ms=int(self._timeout_s * 1000),
+            timeout_ms=self._timeout_ms,
             traceparent=held.traceparent,
             passthrough=envelope.passthrough,
             baggage=envelope.baggage,

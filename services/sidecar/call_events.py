@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from headrace.model.limits import MAX_BODY_BYTES
 from headrace.model.step_snapshot import MAX_SAVES, MAX_SNAPSHOT_BYTES, Save
 from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, check_output, check_reply, error_status
 from services.sidecar.domain.snapshot_problems import REFUSED, TOO_MANY
@@ -11,6 +15,17 @@ from services.sidecar.held_input import HeldInput
 
 MAX_PROBLEM_CHARACTERS = 4_000
 MAX_CODE_CHARACTERS = 64
+MAX_COMMON_CONTENT_TYPE = 256
+
+
+class PlainEmit(msgspec.Struct, eq=False):
+    """An output that has nothing but a body and a media type; stands where an `Emit` does."""
+
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str] = {}
+    key: str = ""
+    attachments: Sequence[Any] = ()
 
 
 def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
@@ -18,6 +33,7 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
     was one too many or too large)."""
     if kind == "data":
         return _collect(held, event.data)
+    held.plain = False
     if kind == "reply":
         problem = check_reply(len(event.reply.body), event.reply.status, other_bytes(event.reply))
         held.refused = held.refused or problem
@@ -36,6 +52,11 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
 
 
 def _collect(held: HeldInput, emit: Any) -> bool:
+    if held.plain:
+        bare = not (held.outputs or emit.headers or emit.key or emit.attachments)
+        if bare and take_only_output(held, emit.body, emit.content_type):
+            return True
+        held.plain = False
     if held.refused is not None:
         return False
     body, rest = len(emit.body), other_bytes(emit)
@@ -47,6 +68,16 @@ def _collect(held: HeldInput, emit: Any) -> bool:
         held.output_bytes += body + rest
     else:
         held.outputs = []  # the attempt fails: no need to keep them
+    return True
+
+
+def take_only_output(held: HeldInput, body: bytes, content_type: str) -> bool:
+    """Takes the first output of a call, which has nothing else; False if its size is for `check_output` to judge."""
+    size = len(body) + len(content_type)
+    if size > MAX_BODY_BYTES or len(content_type) > MAX_COMMON_CONTENT_TYPE:
+        return False
+    held.outputs.append(PlainEmit(body, content_type))
+    held.output_bytes = size
     return True
 
 

@@ -29,6 +29,7 @@ from services.sidecar.input_path import InputPath
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
 from services.sidecar.outputs import LateContext
 from services.sidecar.passthrough import passthrough_problem
+from services.sidecar.plain_rows import row_context
 from services.sidecar.stuck_inputs import StuckInputs
 from services.sidecar.timers import Timers
 
@@ -73,6 +74,8 @@ class DeliveryLoop:
         self._careful = careful
         self._rules, self._attached = rules, attached
         self._passes = passthrough
+        # Nothing stands between the end of a plain input's call and its outputs.
+        self._rows = rules is None and not passthrough
         self._step = step
         self._path = path
         path.submit = self.submit
@@ -166,20 +169,30 @@ class DeliveryLoop:
         running = self._dispatch.running
         ended = False
         useless = 0
+        rows: list[HeldInput] = []
         self._liveness.heard()
-        for event in events:
-            held = running.get(event.call)
-            kind = event.WhichOneof("kind")
-            if held is None:
-                useless += not self._late(event, kind)
-            elif kind == "end":
-                self._dispatch.finished(event.call)
-                held.entered_at_mono_ns = event.end.started_at_mono_ns
-                held.left_at_mono_ns = event.end.ended_at_mono_ns
-                self._end(held, outcome_of(held))
-                ended = True
-            else:
-                useless += not note_event(held, event, kind)
+        try:
+            for event in events:
+                call = event.call
+                held = running.get(call)
+                kind = event.WhichOneof("kind")
+                if held is None:
+                    useless += not self._late(event, kind)
+                elif kind == "end":
+                    del running[call]
+                    end = event.end
+                    held.entered_at_mono_ns, held.left_at_mono_ns = end.started_at_mono_ns, end.ended_at_mono_ns
+                    ended = True
+                    if held.plain and self._rows:
+                        self._done_plainly(held)
+                        rows.append(held)
+                    else:
+                        self._end(held, outcome_of(held))
+                else:
+                    useless += not note_event(held, event, kind)
+        finally:
+            if rows:
+                self._deliver_rows(rows)
         if useless and not self._flood.take(useless, self._clock()):
             self._end_component("FLOOD", "was ended: it sent events without end that belong to no call or exceed one")
         if ended:
@@ -248,6 +261,20 @@ class DeliveryLoop:
         else:
             self._route(held)
 
+    def _done_plainly(self, held: HeldInput) -> None:
+        """As `_end` with DONE, of a plain input, whose way goes on with `_deliver_rows`."""
+        if self._careful is not None:
+            self._careful.ended(held.message_id)
+        if self._step.receivers:
+            held.context = context = row_context(held)
+            self._ended.add(held.call, context, self._liveness.heard_at)
+        self._hops.called(held)
+
+    def _deliver_rows(self, rows: list[HeldInput]) -> None:
+        if not self._path.deliver_rows(rows):
+            for held in rows:
+                self._publish_outputs(held)
+
     def _publish_late(self, context: LateContext, emit: Any) -> None:
         if self._passes and passthrough_problem(context.passed, self._step.name, [emit]) is not None:
             self._counters["late_refused"] += 1
@@ -315,6 +342,9 @@ class DeliveryLoop:
             self._undone(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
             return
         self._hops.called(held)
+        self._publish_outputs(held)
+
+    def _publish_outputs(self, held: HeldInput) -> None:
         try:
             self._path.deliver(held)
         except MalformedMessage as error:

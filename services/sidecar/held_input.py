@@ -37,13 +37,17 @@ class HeldInput(msgspec.Struct, eq=False):
     envelope: Envelope
     message_id: str
     extended_at: float
+    wants_reply: bool = False
+    plain: bool = False
+    """So far nothing about it is out of the common: see `is_common`. What is settles it the long way."""
+    execution_id: str = ""
+    """Of a plain one."""
     phase: Phase = Phase.WAITING
     call: int = 0
     failures: int = 0
     rebounds: int = 0
     crashes: int = 0
     alone: bool = False
-    deadline: float = 0.0
     began_at: float = 0.0
     """When its running call began."""
     due_at: float = 0.0
@@ -98,7 +102,6 @@ class HeldInput(msgspec.Struct, eq=False):
     attempts: list[FailedAttempt] = msgspec.field(default_factory=list)
     also: list[Delivery] = msgspec.field(default_factory=list)
     """Further copies of the same message under other sequences; acknowledged with it."""
-    wants_reply: bool = False
     first_try: bool = False
     """Delivered once, called once; also when that call failed."""
 
@@ -106,10 +109,6 @@ class HeldInput(msgspec.Struct, eq=False):
         """It is held already: what counts for its acknowledgement is the newest delivery."""
         self.delivery = delivery
         self.first_try = False
-
-    def __post_init__(self) -> None:
-        envelope = self.envelope
-        self.wants_reply = envelope.HasField("reply_to") and bool(envelope.reply_to.subject)
 
     @property
     def attempt(self) -> int:
@@ -129,6 +128,7 @@ class HeldInput(msgspec.Struct, eq=False):
 
     def start_attempt(self) -> None:
         """Forgets what an earlier attempt produced."""
+        self.plain = False
         self.calls += 1
         self.number = self.attempt
         self.first_try = self.calls == 1 and self.delivery.attempt == 1
@@ -140,3 +140,8 @@ class HeldInput(msgspec.Struct, eq=False):
         self.saves = []
         self.reply = self.failure = self.rebound = self.refused = None
         self.attached = self.passed_by_reference = False
+
+
+def wants_reply(envelope: Envelope) -> bool:
+    """Whether a caller waits for what becomes of it."""
+    return envelope.HasField("reply_to") and bool(envelope.reply_to.subject)

@@ -118,6 +118,11 @@ class HopPhases:
         if held.left_at_mono_ns and held.first_try:
             self._out.record(written - held.left_at_mono_ns)
 
+    def row_written(self, held: HeldInput) -> None:
+        """As `output_written`, of an input that goes its common way."""
+        if held.left_at_mono_ns:
+            self._out.record(held.written_at_mono_ns - held.left_at_mono_ns)
+
     def reply_written(self, held: HeldInput) -> int:
         """A reply leaves now (Unix nanoseconds); the gateway records how long it took to arrive."""
         held.replied = True

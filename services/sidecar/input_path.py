@@ -15,14 +15,15 @@ from headrace.model import subjects
 from headrace.model.message_ids import unreadable_id
 from headrace.model.step_snapshot import StepSnapshot
 from headrace.ports import Consumption, Delivery, JetStreamLane
-from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope
+from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope, is_common
 from services.sidecar.closing import REPLY_LOST
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
-from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.held_input import HeldInput, Phase, wants_reply
 from services.sidecar.outputs import LateContext, OutputMaker, late_context
+from services.sidecar.plain_rows import PlainRows
 from services.sidecar.plain_snapshots import PlainSnapshots
 from services.sidecar.settlement import Settlement
 from services.sidecar.stimulus_filing import closing_of
@@ -103,6 +104,9 @@ class InputPath(Protocol):
     def deliver(self, held: HeldInput) -> None:
         """Its call is done: its outputs, its reply, its acknowledgement. MalformedMessage for a bad output."""
 
+    def deliver_rows(self, rows: list[HeldInput]) -> bool:
+        """As `deliver`, of plain inputs with one output at most; False: none was taken, `deliver` each."""
+
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
         """It is not tried again."""
 
@@ -162,6 +166,8 @@ class PlainPath:
         self.save = snapshots.save
         self._settlement = settlement
         self.deliver, self.publish_late = settlement.deliver, settlement.publish_late
+        rows = PlainRows(plan, step, outbox, settlement, closing, self._memory, hops, counters)
+        self.deliver_rows = rows.deliver
 
     @property
     def held(self) -> int:
@@ -228,29 +234,58 @@ class PlainPath:
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
         now = self.last_input_at = self._clock()
+        self._counters["received"] += len(deliveries)
         fresh: list[HeldInput] = []
+        all_held, received = self._held, self._hops.received
+        was_finished, was_saved = self._memory.finished_by(now), self._snapshots.was_saved_for
         for delivery in deliveries:
-            self._counters["received"] += 1
-            # First deliveries come in the order of the stream: one below another was made before, to whomever, and
-            # the orchestrator let the consumer begin anew since (a message that was acknowledged and not removed).
-            brought_back = delivery.attempt == 1 and delivery.stream_sequence <= self._newest
-            self._newest = max(self._newest, delivery.stream_sequence)
-            if brought_back or (delivery.attempt == 1 and delivery.stream_sequence <= self._redelivered_until):
-                delivery.attempt = 2  # the broker's own count began anew with the consumer
-            if delivery.attempt > 1:
-                self._counters["redelivered"] += 1
-            held = self._take(delivery, now, brought_back=brought_back)
-            if held is not None:
-                fresh.append(held)
+            sequence = delivery.stream_sequence
+            if delivery.attempt > 1 or sequence <= self._newest or sequence <= self._redelivered_until:
+                held = self._take_again(delivery, now)
+                if held is not None:
+                    fresh.append(held)
+                continue
+            self._newest = sequence
+            try:
+                envelope = decode_envelope(delivery.payload)
+            except MalformedMessage as error:
+                self._take_unreadable(delivery, str(error), now)
+                continue
+            message_id = envelope.id
+            if message_id in all_held or was_finished(message_id) or was_saved(message_id):
+                self._take(delivery, envelope, now)
+                continue
+            received(delivery, envelope)
+            body, content_type = envelope.body, envelope.content_type
+            if is_common(envelope, len(delivery.payload), len(body), content_type):
+                held = HeldInput(delivery, envelope, message_id, now, False, True, envelope.execution_id)
+            else:
+                held = HeldInput(delivery, envelope, message_id, now, wants_reply(envelope))
+                held.in_doubt = envelope.in_doubt
+            fresh.append(self._hold(held))
         if fresh:
             self.submit(fresh)
 
-    def _take(self, delivery: Delivery, now: float, *, brought_back: bool) -> HeldInput | None:
+    def _take_again(self, delivery: Delivery, now: float) -> HeldInput | None:
+        """What was delivered before, to whomever."""
+        # First deliveries come in the order of the stream: one below another was made before, and the orchestrator let
+        # the consumer begin anew since (a message that was acknowledged and not removed).
+        brought_back = delivery.attempt == 1 and delivery.stream_sequence <= self._newest
+        self._newest = max(self._newest, delivery.stream_sequence)
+        if delivery.attempt == 1:
+            delivery.attempt = 2  # the broker's own count began anew with the consumer
+        self._counters["redelivered"] += 1
         try:
             envelope = decode_envelope(delivery.payload)
         except MalformedMessage as error:
             self._take_unreadable(delivery, str(error), now)
             return None
+        return self._take(delivery, envelope, now, brought_back=brought_back)
+
+    def _take(
+        self, delivery: Delivery, envelope: Envelope, now: float, *, brought_back: bool = False
+    ) -> HeldInput | None:
+        """Takes what may be held or finished already."""
         message_id = envelope.id
         known = self._held.get(message_id)
         if known is not None:
@@ -271,7 +306,7 @@ class PlainPath:
             self._settlement.acknowledge_again(delivery, self._release)
             return None
         self._hops.received(delivery, envelope)
-        held = HeldInput(delivery, envelope, message_id, now)
+        held = HeldInput(delivery, envelope, message_id, now, wants_reply(envelope))
         held.in_doubt = envelope.in_doubt
         if brought_back or (delivery.attempt > 1 and self._doubtful(delivery)):
             held.in_doubt = True

@@ -61,7 +61,9 @@ class Outgoing(msgspec.Struct, eq=False):
 
 
 @dataclass(slots=True)
-class _Edge:
+class OutboxEdge:
+    """Of one subject: what waits for it, and how it does."""
+
     window: EdgeWindow
     ordered: bool
     waiting: deque[Outgoing] = field(default_factory=deque)
@@ -74,6 +76,11 @@ class _Edge:
     """Messages that wait to be published again after no answer."""
     one_by_one: int = 0
     """Where many go in a row: so many go alone first, one of which a row was refused for."""
+
+    @property
+    def troubled(self) -> bool:
+        """Something of it was refused, or had no answer, and nothing was stored since."""
+        return bool(self.full_since or self.silent_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +110,31 @@ class Outbox:
         no_responders: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self._lane = lane
+        self.lane = lane
         self._timers = timers
         self._counters = counters
         self._retired = retired
         self._no_responders = no_responders
         self._on_idle = on_idle
-        self._edges: dict[str, _Edge] = {}
+        self._edges: dict[str, OutboxEdge] = {}
         self._in_order: PublishInOrder | None = getattr(lane, "publish_in_order", None)
         self.unsettled = 0
 
     def put(self, outgoing: Outgoing) -> None:
         """Sends now if the edge takes messages, else when it does."""
         self.unsettled += 1
-        edge = self._edges.get(outgoing.subject)
-        if edge is None:
-            window = EdgeWindow(ordered=outgoing.ordered)
-            edge = self._edges[outgoing.subject] = _Edge(window, outgoing.ordered)
+        edge = self._edges.get(outgoing.subject) or self.edge(outgoing.subject, ordered=outgoing.ordered)
         if edge.waiting or not edge.window.may_send():
             edge.waiting.append(outgoing)
         else:
             self._send(edge, outgoing)
+
+    def edge(self, subject: str, *, ordered: bool = False) -> OutboxEdge:
+        """The edge with that subject, always the same one."""
+        edge = self._edges.get(subject)
+        if edge is None:
+            edge = self._edges[subject] = OutboxEdge(EdgeWindow(ordered=ordered), ordered)
+        return edge
 
     def blocked(self) -> list[Blocked]:
         """Edges on which something waits for the receiver, or for the broker."""
@@ -143,9 +154,9 @@ class Outbox:
         edge = self._edges.get(outgoing.subject)
         if edge is not None and outgoing in edge.waiting:
             edge.waiting.remove(outgoing)
-            self._one_settled()
+            self.one_settled()
 
-    def _send(self, edge: _Edge, outgoing: Outgoing) -> bool:
+    def _send(self, edge: OutboxEdge, outgoing: Outgoing) -> bool:
         """False when the lane has no room: the message went back to the head of the line."""
         edge.window.sent()
         outgoing.written_at_unix_ns, outgoing.written_at_mono_ns = read_clocks()
@@ -153,10 +164,10 @@ class Outbox:
         if not outgoing.sealed:
             payload = seal(payload, outgoing.message_id, outgoing.written_at_unix_ns)
         try:
-            self._lane.publish_told(
+            self.lane.publish_told(
                 outgoing.subject,
                 payload,
-                self._answered,
+                self.answered,
                 outgoing,
                 message_id=outgoing.message_id,
                 traceparent=outgoing.traceparent,
@@ -172,7 +183,8 @@ class Outbox:
             return True
         return True
 
-    def _answered(self, outgoing: Outgoing, answer: Stored | PublishRefused | PublishUnknown) -> None:
+    def answered(self, outgoing: Outgoing, answer: Stored | PublishRefused | PublishUnknown) -> None:
+        """What the broker says to a message that was sent."""
         edge = self._edges[outgoing.subject]
         if isinstance(answer, Stored):
             edge.window.stored(waiting=len(edge.waiting))
@@ -182,13 +194,13 @@ class Outbox:
             if answer.duplicate:
                 self._counters[ANSWERS[OutputAnswer.DUPLICATE].counter] += 1
             outgoing.on_stored(outgoing, answer)
-            self._one_settled()
+            self.one_settled()
             if edge.waiting:
                 self._pump(edge)
             return
         self._not_stored(edge, outgoing, answer)
 
-    def _not_stored(self, edge: _Edge, outgoing: Outgoing, error: PublishRefused | PublishUnknown) -> None:
+    def _not_stored(self, edge: OutboxEdge, outgoing: Outgoing, error: PublishRefused | PublishUnknown) -> None:
         answer = refusal(error.code) if isinstance(error, PublishRefused) else OutputAnswer.UNANSWERED
         rule = ANSWERS[answer]
         if rule.fate is Fate.WAIT:
@@ -197,7 +209,7 @@ class Outbox:
             edge.full_since = edge.full_since or time.monotonic()
             edge.silent_since = 0.0
             if outgoing.withdrawn:
-                self._one_settled()
+                self.one_settled()
             else:
                 edge.waiting.appendleft(outgoing)
             self._probe_later(edge)
@@ -212,12 +224,12 @@ class Outbox:
                 log.warning("publish refused", subject=outgoing.subject, error=str(error), tries=outgoing.tries)
             self._repeat(edge, outgoing)
 
-    def _repeat(self, edge: _Edge, outgoing: Outgoing) -> None:
+    def _repeat(self, edge: OutboxEdge, outgoing: Outgoing) -> None:
         if not edge.ordered:
             edge.window.unanswered()
         self._again_later(edge, outgoing)
 
-    def _again_later(self, edge: _Edge, outgoing: Outgoing) -> None:
+    def _again_later(self, edge: OutboxEdge, outgoing: Outgoing) -> None:
         outgoing.tries += 1
         edge.repeating += 1
         edge.silent_since = edge.silent_since or time.monotonic()
@@ -227,7 +239,7 @@ class Outbox:
         if edge.waiting and not edge.ordered:
             self._probe_later(edge)
 
-    def _try_again(self, edge: _Edge, outgoing: Outgoing) -> None:
+    def _try_again(self, edge: OutboxEdge, outgoing: Outgoing) -> None:
         edge.repeating -= 1
         if edge.ordered:
             edge.window.unanswered()
@@ -235,9 +247,9 @@ class Outbox:
         if edge.ordered:
             self._pump(edge)
 
-    def _send_again(self, edge: _Edge, outgoing: Outgoing) -> None:
+    def _send_again(self, edge: OutboxEdge, outgoing: Outgoing) -> None:
         if outgoing.withdrawn:
-            self._one_settled()
+            self.one_settled()
         elif self._retired() and not outgoing.until_stored:
             reason = "the deployment is retired; its edges take no more messages"
             self._refuse(edge, outgoing, Problem(ANSWERS[OutputAnswer.RETIRED].code, reason))
@@ -247,20 +259,21 @@ class Outbox:
             edge.waiting.appendleft(outgoing)
             self._probe_later(edge)
 
-    def _refuse(self, edge: _Edge, outgoing: Outgoing, problem: Problem) -> None:
+    def _refuse(self, edge: OutboxEdge, outgoing: Outgoing, problem: Problem) -> None:
         if outgoing.until_stored:
             log.error("a dead letter is refused, it is tried on", subject=outgoing.subject, error=problem.message)
             self._again_later(edge, outgoing)
             return
         outgoing.on_refused(outgoing, problem)
-        self._one_settled()
+        self.one_settled()
 
-    def _one_settled(self) -> None:
+    def one_settled(self) -> None:
+        """A message came to its end."""
         self.unsettled -= 1
         if self.unsettled == 0:
             self._on_idle()
 
-    def _pump(self, edge: _Edge) -> None:
+    def _pump(self, edge: OutboxEdge) -> None:
         while edge.waiting and edge.window.may_send():
             if edge.ordered and self._in_order is not None and not edge.one_by_one and self._waits_in_rows():
                 if not self._send_row(edge, self._in_order):
@@ -276,7 +289,7 @@ class Outbox:
         """There is enough for a batch, on all edges together."""
         return sum(len(edge.waiting) for edge in self._edges.values() if edge.ordered) >= ENOUGH_FOR_ROWS
 
-    def _send_row(self, edge: _Edge, publish_in_order: PublishInOrder) -> bool:
+    def _send_row(self, edge: OutboxEdge, publish_in_order: PublishInOrder) -> bool:
         row = [edge.waiting.popleft() for _ in range(min(len(edge.waiting), MOST_IN_A_ROW))]
         unix_ns, mono_ns = read_clocks()
         messages = []
@@ -295,7 +308,7 @@ class Outbox:
         return True
 
     def _row_answered(
-        self, about: tuple[_Edge, list[Outgoing]], answer: Stored | PublishRefused | PublishUnknown
+        self, about: tuple[OutboxEdge, list[Outgoing]], answer: Stored | PublishRefused | PublishUnknown
     ) -> None:
         edge, row = about
         if isinstance(answer, Stored):
@@ -305,7 +318,7 @@ class Outbox:
                 edge.full_since = 0.0
             for back, outgoing in enumerate(row, 1 - len(row)):
                 outgoing.on_stored(outgoing, Stored(answer.sequence + back, False))
-                self._one_settled()
+                self.one_settled()
             self._pump(edge)
             return
         self._put_back(edge, row)
@@ -325,25 +338,25 @@ class Outbox:
             edge.window.unanswered()
         self._probe_later(edge)
 
-    def _row_again(self, edge: _Edge) -> None:
+    def _row_again(self, edge: OutboxEdge) -> None:
         edge.window.unanswered()
         self._pump(edge)
 
-    def _put_back(self, edge: _Edge, row: list[Outgoing]) -> None:
+    def _put_back(self, edge: OutboxEdge, row: list[Outgoing]) -> None:
         """To the head of the line, in their order, to go one by one."""
         for outgoing in reversed(row):
             if outgoing.withdrawn:
-                self._one_settled()
+                self.one_settled()
             else:
                 edge.waiting.appendleft(outgoing)
         edge.one_by_one = len(row)
 
-    def _probe_later(self, edge: _Edge) -> None:
+    def _probe_later(self, edge: OutboxEdge) -> None:
         if not edge.probing:
             edge.probing = True
             self._timers.later(jittered(PROBE_S, random.random()), partial(self._probe, edge))  # noqa: S311
 
-    def _probe(self, edge: _Edge) -> None:
+    def _probe(self, edge: OutboxEdge) -> None:
         edge.probing = False
         if not edge.waiting:
             return

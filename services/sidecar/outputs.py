@@ -86,6 +86,11 @@ class Edge:
         # Where every message is its own key there is no order to keep.
         self._ordered = bool(step.key)
 
+    @property
+    def only_subject(self) -> str:
+        """Where all its messages go, in whatever order; empty where they have several ways, or an order."""
+        return self._subjects[0] if len(self._subjects) == 1 and not self._ordered else ""
+
     def outgoing(
         self,
         message_id: str,

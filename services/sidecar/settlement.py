@@ -67,6 +67,12 @@ class Settlement:
                 self._publish_output(held, context, index, emit)
         self._one_stored(held)
 
+    def only_outgoing(self, held: HeldInput) -> Outgoing:
+        """The message that the one output of an input is to its one receiver; it settles its input."""
+        context = held.context or late_context(held)
+        [outgoing] = self._outputs.make(context, 0, held.outputs[0], self._output_stored, self._output_refused, held)
+        return outgoing
+
     def publish_late(self, context: LateContext, emit: Any) -> None:
         """An emit that came after its call's end; its input is acknowledged already or soon. While too many wait
         for the broker it is dropped, and counted."""

@@ -26,7 +26,7 @@ from services.sidecar.dead_letters import DeadLetters, failed_attempt
 from services.sidecar.domain.delivery import Problem
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
-from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.held_input import HeldInput, Phase, wants_reply
 from services.sidecar.leased_slots import LeasedSlots
 from services.sidecar.outbox import Outgoing
 from services.sidecar.outputs import LateContext, OutputMaker, late_context
@@ -186,7 +186,8 @@ class SlotPath:
         self._hops.received(delivery, envelope)
         placement = self._keying.place(envelope.headers, envelope.body, envelope.id)
         self._counters["keyless"] += placement.keyless
-        held = HeldInput(delivery, envelope, envelope.id, now, slot=slot, in_doubt=envelope.in_doubt)
+        held = HeldInput(delivery, envelope, envelope.id, now, wants_reply(envelope), slot=slot)
+        held.in_doubt = envelope.in_doubt
         held.key = placement.key
         return held, placement.key
 
@@ -202,7 +203,7 @@ class SlotPath:
         except MalformedMessage:
             self._closing.acknowledge_again(delivery, done)
             return
-        held = HeldInput(delivery, envelope, envelope.id, self._clock())
+        held = HeldInput(delivery, envelope, envelope.id, self._clock(), wants_reply(envelope))
         if not held.wants_reply or self._memory.is_finished(held.message_id, self._clock()):
             self._closing.acknowledge_again(delivery, done)
             return
@@ -267,6 +268,11 @@ class SlotPath:
         if self._called(held):
             self._counters["emitted"] += len(messages)
             held.slot.result(Result(held, messages, partial(self._closing.close, held)))
+
+    def deliver_rows(self, rows: list[HeldInput]) -> bool:
+        """See InputPath. No input of a slot is plain."""
+        del rows
+        return False
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
         """See InputPath. The dead letter, whose id is the same whoever writes it, comes before the commit; what goes to

@@ -54,6 +54,22 @@ def test_both_write_the_same(
         assert Envelope.FromString(seal(spliced, "id", 7)) == Envelope.FromString(seal(written, "id", 7))
 
 
+@given(ids, ids, bodies, st.lists(texts, min_size=1, max_size=3), texts, st.integers(0, 2**64 - 1), ids)
+def test_in_one_piece_it_is_the_same(
+    execution: str, parent: str, body: bytes, content_types: list[str], sender: str, stored_at: int, message: str
+) -> None:
+    splicer = EnvelopeSplicer(sender)
+    for content_type in content_types * 2:
+        try:
+            whole = seal(splicer.shared(execution, parent, body, content_type, {}, stored_at, b""), message, 7)
+        except MalformedMessage:
+            with pytest.raises(MalformedMessage):
+                splicer.sealed(execution, parent, body, content_type, stored_at, message, 7)
+            continue
+        sealed = splicer.sealed(execution, parent, body, content_type, stored_at, message, 7)
+        assert Envelope.FromString(sealed) == Envelope.FromString(whole)
+
+
 @pytest.mark.parametrize("bad", [{"a": "\ud800"}, {"\ud800": "a"}])
 def test_what_is_no_text_is_refused_as_by_protobuf(bad: dict[str, str]) -> None:
     with pytest.raises(MalformedMessage):
@@ -69,3 +85,9 @@ def test_ids_of_outputs_are_those_of_law_4(
     made = OutputIds(step, receiver)
     for output in outputs * 2:
         assert made.of(parent, output, incarnation) == output_message_id(parent, step, output, receiver, incarnation)
+
+
+@given(st.lists(ids, max_size=5), texts, texts)
+def test_ids_of_first_outputs_are_those_of_each(parents: list[str], step: str, receiver: str) -> None:
+    made = OutputIds(step, receiver)
+    assert made.of_first(parents) == [output_message_id(parent, step, "0", receiver) for parent in parents]

@@ -7,6 +7,9 @@ that was finished is only acknowledged. Bounded in time (the duplicate window) a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 DEFAULT_MAX_FINISHED = 100_000
 DEFAULT_MAX_UNFINISHED = 10_000
 
@@ -28,6 +31,8 @@ class SenderMemory:
         self._young: set[bytes] = set()
         self._old: set[bytes] = set()
         self._turned_at: float | None = None
+        self._turn_at = -math.inf
+        """When the oldest may be forgotten next."""
         self._confirmed: dict[bytes, tuple[float, set[str]]] = {}
 
     def confirm(self, input_id: str, output_id: str, now: float) -> None:
@@ -53,13 +58,23 @@ class SenderMemory:
         key = _key(input_id)
         if self._confirmed:
             self._confirmed.pop(key, None)
-        self._turn(now)
+        if now >= self._turn_at or len(self._young) >= self._half:
+            self._turn(now)
         self._young.add(key)
 
     def is_finished(self, input_id: str, now: float) -> bool:
+        return self.finished_by(now)(input_id)
+
+    def finished_by(self, now: float) -> Callable[[str], bool]:
+        """`is_finished` for all that came together."""
         self._turn(now)
-        key = _key(input_id)
-        return key in self._young or key in self._old
+        young, old = self._young, self._old
+
+        def is_known(input_id: str) -> bool:
+            key = _key(input_id)
+            return key in young or key in old
+
+        return is_known
 
     @property
     def size(self) -> int:
@@ -76,6 +91,7 @@ class SenderMemory:
             self._old, self._young, self._turned_at = self._young, set(), self._turned_at + self._window_s
         elif len(self._young) >= self._half:
             self._old, self._young, self._turned_at = self._young, set(), now
+        self._turn_at = self._turned_at + self._window_s
 
     def _forget_unfinished(self, now: float) -> None:
         while self._confirmed:

@@ -1,0 +1,110 @@
+"""The common way of a plain step's inputs, many at a time: from the end of their calls to their acknowledgements.
+
+An input goes this way if it is `plain` (see HeldInput) and its call ended well with one output at most, where the step
+has one receiver at most, whose edge takes messages right now. Of each output nothing is made but its id and its bytes.
+The same ids, bytes and order of effects come of the long way (`Settlement.deliver`), which everything else takes, and
+which an output that the broker did not simply store goes on by.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.edge.clock_pair import read_clocks
+from headrace.wire.spliced_envelope import EnvelopeSplicer
+from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.outbox import Outbox, Outgoing
+from services.sidecar.outputs import LateContext, edges_of, late_context
+from services.sidecar.row_edge import Row, RowEdge
+
+if TYPE_CHECKING:
+    from headrace.model.deployment import DeploymentPlan, StepPlan
+    from services.sidecar.closing import Closing
+    from services.sidecar.domain.sender_memory import SenderMemory
+    from services.sidecar.hop_phases import HopPhases
+    from services.sidecar.settlement import Settlement
+
+ROWS_A_READING = 16
+"""So many are written under one reading of the clock: it is 0.1 ms old at most."""
+
+
+class PlainRows:
+    """Of one plain step."""
+
+    def __init__(
+        self,
+        plan: DeploymentPlan,
+        step: StepPlan,
+        outbox: Outbox,
+        settlement: Settlement,
+        closing: Closing,
+        memory: SenderMemory,
+        hops: HopPhases,
+        counters: dict[str, int],
+    ) -> None:
+        self._settlement, self._closing, self._memory = settlement, closing, memory
+        self._hops, self._counters = hops, counters
+        self._splicer = EnvelopeSplicer(step.name)
+        edges = edges_of(plan, step)
+        self._ends_here = not edges
+        self._to: RowEdge | None = None
+        subject = edges[0].only_subject if len(edges) == 1 else ""
+        # What is passed through is a part of every output.
+        if subject and not plan.passthrough:
+            self._ids = edges[0].ids
+            self._to = RowEdge(outbox, subject, self._stored, self._as_outgoing)
+
+    def deliver(self, rows: list[HeldInput]) -> bool:
+        """Takes inputs whose calls are over, all or none of them; False: each has to go the long way."""
+        if self._ends_here:
+            for held in rows:
+                self._closing.acknowledge(held)
+            return True
+        to = self._to
+        if to is None or not to.is_open or self._memory.knows_outputs:
+            return False
+        for first in range(0, len(rows), ROWS_A_READING):
+            self._publish(to, rows[first : first + ROWS_A_READING])
+        return True
+
+    def _publish(self, to: RowEdge, rows: list[HeldInput]) -> None:
+        sending = [held for held in rows if held.outputs]
+        if len(sending) < len(rows):
+            for held in rows:
+                if not held.outputs:
+                    self._closing.acknowledge(held)
+        lot: list[Row] = []
+        sealed, settling = self._splicer.sealed, Phase.SETTLING
+        ids = self._ids.of_first([held.message_id for held in sending])
+        unix_ns, mono_ns = read_clocks()
+        for held, message_id in zip(sending, ids, strict=True):
+            emit = held.outputs[0]
+            held.phase = settling
+            held.written_at_mono_ns = mono_ns
+            stored_at = held.delivery.stored_at_unix_ns
+            content = (held.execution_id, held.message_id, emit.body, emit.content_type)
+            lot.append((sealed(*content, stored_at, message_id, unix_ns), message_id, held.traceparent, held))
+        self._counters["emitted"] += len(lot)
+        to.put(lot)
+
+    def _stored(self, held: HeldInput) -> None:
+        self._hops.row_written(held)
+        self._closing.acknowledge(held)
+
+    def _as_outgoing(self, held: HeldInput) -> Outgoing:
+        """The same output for the long way, with the same id; nothing of its input is settled yet."""
+        held.pending = 1
+        outgoing = self._settlement.only_outgoing(held)
+        outgoing.written_at_mono_ns, held.written_at_mono_ns = held.written_at_mono_ns, 0
+        return outgoing
+
+
+def row_context(held: HeldInput) -> LateContext:
+    """`late_context` of what goes this way: it has nothing to inherit."""
+    if not held.plain:
+        return late_context(held)
+    delivery, sent = held.delivery, len(held.outputs)
+    stored_at = delivery.stored_at_unix_ns
+    return LateContext(
+        held.message_id, held.execution_id, 0, None, held.traceparent, "", sent, stored_at, False, (), b""
+    )
