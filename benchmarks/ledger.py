@@ -46,6 +46,7 @@ from headrace.edge.trace_keeper import TraceKeeper
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPlan, PinPlan, StepPlan
 from headrace.model.flow_spec import RetryPolicy
+from headrace.model.flow_stream import flow_stream_config
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
 from headrace.ports import ComponentInput, LaneFull
 from headrace.wire.envelope import encode_shared, seal
@@ -227,18 +228,8 @@ async def _world(url: str) -> Any:
     assets = JetStreamAssets(connection)
     owner = subjects.deployment_owner(1)
     stream = subjects.flow_stream(WORKSPACE, FLOW)
-    await assets.create_stream(
-        {
-            "name": stream,
-            "subjects": [subjects.owner_filter(WORKSPACE, FLOW, owner)],
-            "retention": "workqueue",
-            "storage": "file",
-            "discard": "new",
-            "discard_new_per_subject": True,
-            "max_msgs_per_subject": 1_000_000,
-            "duplicate_window": 120_000_000_000,
-        }
-    )
+    listed = [subjects.owner_filter(WORKSPACE, FLOW, owner)]
+    await assets.create_stream(flow_stream_config(stream, listed, max_waiting=1_000_000))
     await assets.ensure_consumer(
         stream,
         {

@@ -22,6 +22,8 @@ from benchmarks.mesh_bench import cpu_of, pss_of
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.nats_connection import close_nats, connect_nats
+from headrace.model import subjects
+from headrace.model.flow_stream import flow_stream_config
 from tests.support.broker_cluster import BrokerCluster
 
 FLOWS = (100, 500, 1_000, 2_000)
@@ -29,23 +31,11 @@ SLOTS = (8, 64, 640)
 SIZES = (256, 4_096, 65_536, 524_288)
 AT_ONCE = 20
 RATE, SECONDS = 200.0, 2.0
-NANOS = 1_000_000_000
 
 
-def _stream(name: str, copies: int = 1) -> dict[str, Any]:
-    return {
-        "name": name,
-        "subjects": [f"hr.bench.{name}.in.*.*", f"hr.bench.{name}.d1.>", f"hr.bench.{name}.c1.>"],
-        "retention": "workqueue",
-        "storage": "file",
-        "discard": "new",
-        "discard_new_per_subject": True,
-        "allow_atomic": True,
-        "allow_rollup_hdrs": True,
-        "max_msgs_per_subject": 10_000,
-        "duplicate_window": 120 * NANOS,
-        "num_replicas": copies,
-    }
+def _stream(name: str) -> dict[str, object]:
+    owners = [subjects.owner_filter("bench", name, owner) for owner in ("d1", "c1")]
+    return flow_stream_config(name, [subjects.ingress_filter("bench", name), *owners], max_waiting=10_000)
 
 
 def _consumer(name: str, flow: str, step: str, slot: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
+from headrace.model.flow_stream import flow_stream_config, ingress_transform
 from tests.support.memory_broker import ApiRefusal, MemoryBroker
 from tests.support.memory_bucket import MemoryBucket
 
@@ -106,26 +107,12 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def config(*owners: str, ingress: str = "", limit: int = 100) -> dict[str, Any]:
-    made: dict[str, Any] = {
-        "name": STREAM,
-        "subjects": [subjects.ingress_filter("default", "orders")] if ingress else [],
-        "retention": "workqueue",
-        "storage": "file",
-        "discard": "new",
-        "discard_new_per_subject": True,
-        "max_msgs_per_subject": limit,
-        "allow_atomic": True,
-        "allow_rollup_hdrs": True,
-        "duplicate_window": 120 * SECOND,
-        "num_replicas": 1,
-        "metadata": {"headrace-flow": "orders", "headrace-generation": "1"},
-    }
-    made["subjects"] += [subjects.owner_filter("default", "orders", owner) for owner in owners]
+    listed = [subjects.ingress_filter("default", "orders")] if ingress else []
+    listed += [subjects.owner_filter("default", "orders", owner) for owner in owners]
+    made: dict[str, Any] = flow_stream_config(STREAM, listed, max_waiting=limit)
+    made |= {"subjects": listed, "metadata": {"headrace-flow": "orders", "headrace-generation": "1"}}
     if ingress:
-        made["subject_transform"] = {
-            "src": subjects.ingress_filter("default", "orders"),
-            "dest": subjects.transform_destination("default", "orders", ingress),
-        }
+        made["subject_transform"] = ingress_transform("default", "orders", ingress)
     return made
 
 

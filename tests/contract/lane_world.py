@@ -17,6 +17,7 @@ from headrace.edge.grouping_lane import GroupingLane
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
+from headrace.model.flow_stream import flow_stream_config
 from headrace.ports import Consumption, Delivery, JetStreamLane
 from tests.support.tcp_proxy import TcpProxy
 
@@ -73,18 +74,7 @@ class World:
         return decoded
 
     async def make_stream(self, **changes: object) -> None:
-        config = {
-            "name": STREAM,
-            "subjects": ["hr.default.orders.d1.>"],
-            "retention": "workqueue",
-            "storage": "file",
-            "discard": "new",
-            "max_msgs_per_subject": FULL_AT,
-            "discard_new_per_subject": True,
-            "duplicate_window": 120_000_000_000,
-            "allow_atomic": True,
-            **changes,
-        }
+        config = flow_stream_config(STREAM, ["hr.default.orders.d1.>"], max_waiting=FULL_AT) | changes
         await self.api(f"STREAM.CREATE.{STREAM}", config)
 
     async def make_consumer(self, *, ack_wait_s: float = 30.0, **changes: object) -> None:

@@ -19,6 +19,7 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan, DeploymentState, PinPlan, StepPlan
 from headrace.model.flow_spec import RetryPolicy
+from headrace.model.flow_stream import flow_stream_config, ingress_transform
 from headrace.model.route import Route
 from headrace.wire.envelope import decode_envelope
 from services.orchestrator.domain.documents import FlowDocument
@@ -50,22 +51,9 @@ class Rig:
         return made
 
     async def make_stream(self, max_waiting: int = 10_000) -> None:
-        await self.assets.create_stream(
-            {
-                "name": STREAM,
-                "subjects": [subjects.ingress_filter("default", FLOW), subjects.owner_filter("default", FLOW, "d1")],
-                "subject_transform": {
-                    "src": subjects.ingress_filter("default", FLOW),
-                    "dest": subjects.transform_destination("default", FLOW, "d1"),
-                },
-                "retention": "workqueue",
-                "storage": "file",
-                "discard": "new",
-                "discard_new_per_subject": True,
-                "max_msgs_per_subject": max_waiting,
-                "duplicate_window": 120_000_000_000,
-            }
-        )
+        listed = [subjects.ingress_filter("default", FLOW), subjects.owner_filter("default", FLOW, "d1")]
+        config = flow_stream_config(STREAM, listed, max_waiting=max_waiting)
+        await self.assets.create_stream(config | {"subject_transform": ingress_transform("default", FLOW, "d1")})
 
     async def stored(self) -> int:
         info = await self.assets.stream_info(STREAM)

@@ -30,6 +30,7 @@ from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
 from headrace.model import subjects
 from headrace.model.errors import Conflict, HeadraceError
+from headrace.model.flow_stream import flow_stream_config
 from headrace.model.ingress_owner import IngressOwner
 from headrace.ports import LaneFull, PublishUnknown, ReadFailed
 from services.orchestrator.ingress_proof import IngressProof
@@ -263,19 +264,9 @@ class Verdict:
 
 def config() -> dict[str, object]:
     owners = [subjects.owner_filter(WORKSPACE, FLOW, f"d{number}") for number in range(1, OWNERS * 2)]
-    return {
-        "name": STREAM,
-        "subjects": [subjects.ingress_owner_filter(WORKSPACE, FLOW), *owners],
-        "retention": "limits",  # so that everything stays to be looked at
-        "storage": "file",
-        "discard": "new",
-        "discard_new_per_subject": True,
-        "max_msgs_per_subject": 1_000_000,
-        "allow_atomic": True,
-        "allow_rollup_hdrs": True,
-        "duplicate_window": 120_000_000_000,
-        "num_replicas": SIZE,
-    }
+    listed = [subjects.ingress_owner_filter(WORKSPACE, FLOW), *owners]
+    made = flow_stream_config(STREAM, listed, max_waiting=1_000_000, copies=SIZE)
+    return made | {"retention": "limits"}  # so that everything stays to be looked at
 
 
 async def copies_of(cluster: BrokerCluster, assets: JetStreamAssets) -> dict[str, dict[int, tuple[str, str]]]:

@@ -24,6 +24,7 @@ from headrace.edge.object_bucket import ObjectBucket
 from headrace.model import answer as answers
 from headrace.model import bucket_names, message_ids, subjects
 from headrace.model.errors import Conflict
+from headrace.model.flow_stream import flow_stream_config, ingress_transform
 from headrace.model.route import Route, encode_route
 from headrace.ports import Delivery
 from headrace.wire.envelope import Envelope, ReplyTo, decode_envelope, encode_envelope, encode_reply
@@ -165,26 +166,9 @@ class GatewayRig:
 
     async def flow(self, name: str, *, reply_timeout_s: float = 5.0, max_waiting: int = 10_000) -> None:
         """A flow's stream, its trigger's consumer and its route, RUNNING as deployment 1."""
-        await self.assets.ensure_stream(
-            {
-                "name": subjects.flow_stream(WORKSPACE, name),
-                "subjects": [
-                    subjects.ingress_filter(WORKSPACE, name),
-                    subjects.owner_filter(WORKSPACE, name, "d1"),
-                ],
-                "retention": "workqueue",
-                "storage": "file",
-                "discard": "new",
-                "discard_new_per_subject": True,
-                "max_msgs_per_subject": max_waiting,
-                "num_replicas": 1,
-                "duplicate_window": 120_000_000_000,
-                "subject_transform": {
-                    "src": subjects.ingress_filter(WORKSPACE, name),
-                    "dest": subjects.transform_destination(WORKSPACE, name, "d1"),
-                },
-            }
-        )
+        listed = [subjects.ingress_filter(WORKSPACE, name), subjects.owner_filter(WORKSPACE, name, "d1")]
+        config = flow_stream_config(subjects.flow_stream(WORKSPACE, name), listed, max_waiting=max_waiting)
+        await self.assets.ensure_stream(config | {"subject_transform": ingress_transform(WORKSPACE, name, "d1")})
         await self.assets.ensure_consumer(
             subjects.flow_stream(WORKSPACE, name),
             {

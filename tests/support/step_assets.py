@@ -24,6 +24,7 @@ from headrace.model.deployment import (
     plan_digest,
 )
 from headrace.model.flow_spec import RetryPolicy
+from headrace.model.flow_stream import flow_stream_config, ingress_transform
 from services.sidecar.bundle_cache import BundleCache
 
 STEP = "work"
@@ -95,27 +96,19 @@ class StepAssets:
 
     async def make_streams(self) -> None:
         owner = subjects.deployment_owner(self.deployment)
-        config: dict[str, Any] = {
-            "name": self.stream,
-            "subjects": [
-                subjects.ingress_filter(WORKSPACE, self.flow),
-                subjects.owner_filter(WORKSPACE, self.flow, owner),
-                subjects.owner_filter(WORKSPACE, self.flow, subjects.cursor_owner(self.deployment)),
-            ],
-            "subject_transform": {
-                "src": subjects.ingress_filter(WORKSPACE, self.flow),
-                "dest": subjects.transform_destination(WORKSPACE, self.flow, owner),
-            },
-            "retention": "workqueue",
-            "storage": "file",
-            "discard": "new",
-            "discard_new_per_subject": True,
-            "max_msgs_per_subject": self.max_waiting,
-            "duplicate_window": int(self.duplicate_window_s * 1e9),
-            "allow_atomic": True,
-            "allow_rollup_hdrs": True,
-            "num_replicas": self.assets.copies,
-        }
+        listed = [
+            subjects.ingress_filter(WORKSPACE, self.flow),
+            subjects.owner_filter(WORKSPACE, self.flow, owner),
+            subjects.owner_filter(WORKSPACE, self.flow, subjects.cursor_owner(self.deployment)),
+        ]
+        config: dict[str, Any] = flow_stream_config(
+            self.stream,
+            listed,
+            max_waiting=self.max_waiting,
+            copies=self.assets.copies,
+            duplicate_window_s=self.duplicate_window_s,
+        )
+        config["subject_transform"] = ingress_transform(WORKSPACE, self.flow, owner)
         await self.assets.create_stream(config)
         self.stream_config = config
         for step in self.receivers if self.keyed else (STEP, *self.receivers):

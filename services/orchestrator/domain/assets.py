@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
+from headrace.model.flow_stream import NANOS, flow_stream_config, ingress_transform
 from headrace.model.ingress_owner import NOBODY, IngressOwner
 from headrace.model.names import is_number
 from headrace.model.slots import MAX_SLOTS
@@ -16,8 +17,6 @@ from services.orchestrator.domain.flow_states import SUSPENDED_STATES, FlowState
 from services.orchestrator.domain.slot_handover import durables, waits_for_slot
 from services.orchestrator.domain.snapshot import ConsumerView, Snapshot, StreamView
 
-NANOS = 1_000_000_000
-DUPLICATE_WINDOW_S = 120
 MIN_ACK_PENDING = 1000
 GENERATION_KEY = "headrace-generation"
 CURSORS = "c"
@@ -47,26 +46,15 @@ def wanted_stream(snapshot: Snapshot) -> dict[str, object] | None:
         return None
     workspace, name = snapshot.workspace, flow.flow
     listed = [subjects.owner_filter(workspace, name, owner) for owner in owners(snapshot)]
-    config: dict[str, object] = {
-        "name": subjects.flow_stream(workspace, name),
-        "subjects": (*_ingress_subjects(snapshot), *listed, subjects.snapshot_filter(workspace, name)),
-        "retention": "workqueue",
-        "storage": "file",
-        "discard": "new",
-        "discard_new_per_subject": True,
-        # Owners of slots store outputs with a cursor that replaces the one before, in one batch.
-        "allow_atomic": True,
-        "allow_rollup_hdrs": True,
-        "max_msgs_per_subject": flow.max_waiting,
-        "duplicate_window": DUPLICATE_WINDOW_S * NANOS,
-        "num_replicas": snapshot.stream_copies,
-        "metadata": {"headrace-flow": name, GENERATION_KEY: str(flow.assets_generation)},
-    }
+    config = flow_stream_config(
+        subjects.flow_stream(workspace, name),
+        (*_ingress_subjects(snapshot), *listed, subjects.snapshot_filter(workspace, name)),
+        max_waiting=flow.max_waiting,
+        copies=snapshot.stream_copies,
+    )
+    config["metadata"] = {"headrace-flow": name, GENERATION_KEY: str(flow.assets_generation)}
     if flow.ingress and not snapshot.fenced:
-        config["subject_transform"] = {
-            "src": subjects.ingress_filter(workspace, name),
-            "dest": subjects.transform_destination(workspace, name, flow.ingress),
-        }
+        config["subject_transform"] = ingress_transform(workspace, name, flow.ingress)
     return config
 
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from headrace.model import subjects
 from headrace.model.deployment import DeploymentPhase, DeploymentPlan
 from headrace.model.errors import WrongState
+from headrace.model.flow_stream import DUPLICATE_WINDOW_S, NANOS
 from services.orchestrator.domain.documents import FlowDocument
 from services.orchestrator.domain.flow_states import FlowState
 from services.orchestrator.domain.letter_ledger import LetterLedger
-
-NANOS = 1_000_000_000
-DUPLICATE_WINDOW_S = 120
 
 
 @dataclass(frozen=True, slots=True)

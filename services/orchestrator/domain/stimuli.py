@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from headrace.model import subjects
 from headrace.model.flow_spec import MAX_HISTORY_BYTES, HistorySpec
+from headrace.model.flow_stream import DUPLICATE_WINDOW_S, NANOS
 from services.orchestrator.domain.snapshot import DeploymentView
-
-NANOS = 1_000_000_000
-DUPLICATE_WINDOW_S = 120
 
 
 def stimulus_stream_config(workspace: str, flow: str, history: HistorySpec, copies: int = 1) -> dict[str, object]:
