@@ -15,14 +15,14 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
-from headrace.edge.group_commit import BatchTransport, GroupCommit
+from headrace.edge.group_commit import BatchTransport, GroupCommit, Tell
 from headrace.model import subjects
 from headrace.model.ingress_owner import FENCES, decode_owner
-from headrace.ports import Fence, Kept, LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
+from headrace.ports import Fence, JetStreamLane, Kept, LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
 
 READ_LIMIT_S = 1.0
 FIRST_PAUSE_S = 0.001
@@ -143,13 +143,41 @@ class IngressPublisher:
                 pause = min(FIRST_PAUSE_S * 2 ** min(tries - FREE_TRIES, 8), LONGEST_PAUSE_S)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
 
+    def publish_told(
+        self,
+        flow: str,
+        trigger: str,
+        slot: int,
+        payload: bytes,
+        tell: Tell,
+        about: Any,
+        *,
+        together: bool = False,
+        message_id: str,
+        traceparent: str = "",
+        timeout_s: float = 5.0,
+    ) -> None:
+        """As `publish` where the ingress is not fenced, and needs a lane: `tell(about, answer)` is called once, as the
+        answer is read, never before this returns. LaneFull: nothing was taken, and nothing is told."""
+        way = self._group(flow) if together else cast("JetStreamLane", self._transport)
+        way.publish_told(
+            subjects.ingress_subject(self._workspace, flow, trigger, slot),
+            payload,
+            tell,
+            about,
+            message_id=message_id,
+            traceparent=traceparent,
+            timeout_s=timeout_s,
+        )
+
     def _way(self, flow: str, together: bool) -> Callable[..., Awaitable[Stored]]:
-        if not together:
-            return self._transport.publish
+        return self._group(flow).publish if together else self._transport.publish
+
+    def _group(self, flow: str) -> GroupCommit:
         group = self._groups.get(flow)
         if group is None:
             group = self._groups[flow] = GroupCommit(cast(BatchTransport, self._transport))
-        return group.publish
+        return group
 
     async def _read(self, flow: str, entry: _Flow) -> _Known:
         """The owner as the stream has it; all who ask at the same time share one read."""

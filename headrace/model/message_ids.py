@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_EXECUTIONS = blake2b(digest_size=16, person=b"hr-execution")
+_STIMULI = blake2b(digest_size=16, person=b"hr-stimulus")
 
 
 def _hash(kind: bytes, *parts: str) -> str:
@@ -28,9 +30,36 @@ def stimulus_id(flow: str, source: str, value: str) -> str:
     return _hash(b"hr-stimulus", flow, source, value)
 
 
+class StimulusIds:
+    """`stimulus_id` for one flow and source, and `first_message_id` for one entry: what is the same for all is written
+    once."""
+
+    __slots__ = ("_begun", "_messages")
+
+    def __init__(self, flow: str, source: str, entry: str) -> None:
+        self._begun = _STIMULI.copy()
+        for raw in (flow.encode(), source.encode()):
+            self._begun.update(len(raw).to_bytes(4, "big") + raw)
+        self._messages = OutputIds("", entry)
+
+    def stimulus(self, value: str) -> str:
+        """See `stimulus_id`."""
+        raw = value.encode()
+        digest = self._begun.copy()
+        digest.update(len(raw).to_bytes(4, "big") + raw)
+        return digest.hexdigest()
+
+    def first_message(self, stimulus: str) -> str:
+        """See `first_message_id`."""
+        return self._messages.of(stimulus, "")
+
+
 def execution_id(stimulus: str) -> str:
     """Id of the execution that a stimulus starts; also used as its trace id."""
-    return _hash(b"hr-execution", stimulus)
+    raw = stimulus.encode()
+    digest = _EXECUTIONS.copy()
+    digest.update(len(raw).to_bytes(4, "big") + raw)
+    return digest.hexdigest()
 
 
 def first_message_id(stimulus: str, trigger: str) -> str:

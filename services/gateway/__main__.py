@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 
@@ -13,12 +14,16 @@ from headrace.model.attachments import LIMIT_VARIABLE, limit_of
 from headrace.model.errors import InvalidInput
 from headrace.model.names import DEFAULT_WORKSPACE
 from services.gateway.app import Gateway, GatewaySettings
-from services.gateway.http_server import HEAD_LIMIT_S
+from services.gateway.http_connection import HEAD_LIMIT_S
 from services.gateway.request_body import BODY_LIMIT_S
 from services.gateway.upload_slots import MAX_UPLOADS
 
+# A request is some hundred objects, next to none of them in a cycle: see services/sidecar/__main__.py.
+COLLECT_AFTER = (10_000, 20, 20)
+
 
 def main() -> int:
+    gc.set_threshold(*COLLECT_AFTER)
     parser = argparse.ArgumentParser(prog="services.gateway", description="HTTP gateway: webhooks and their replies.")
     parser.add_argument("--nats", required=True, metavar="URL", help="NATS server, or several with commas between")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one")

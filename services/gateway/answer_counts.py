@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from headrace.api.metrics.v1.metrics_pb2 import AnswerCount
 from services.gateway.domain.refusals import Refusal
 
+_KINDS = tuple(f"{hundred}xx" for hundred in range(10))
+
 ACCEPTED, REPLIED, REPEATED = "accepted", "replied", "repeated"
 
 
@@ -40,7 +42,7 @@ class AnswerCounts:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._counts: dict[str, Counter[tuple[str, str]]] = {}
+        self._counts: dict[str, dict[tuple[str, str], int]] = {}
         self._last: dict[str, float] = {}
         self._refused: dict[str, _Minutes] = {}
 
@@ -48,8 +50,9 @@ class AnswerCounts:
         """One answer has been sent, or could not be because the caller had gone."""
         counts = self._counts.get(flow)
         if counts is None:
-            counts = self._counts[flow] = Counter()
-        counts[f"{status // 100}xx", reason] += 1
+            counts = self._counts[flow] = {}
+        kind = (_KINDS[status // 100], reason)
+        counts[kind] = counts.get(kind, 0) + 1
         self._last[flow] = self._clock()
 
     def refused(self, flow: str, refusal: Refusal) -> None:
@@ -68,5 +71,5 @@ class AnswerCounts:
     def of(self, flow: str) -> list[AnswerCount]:
         return [
             AnswerCount(status=status, reason=reason, count=count)
-            for (status, reason), count in sorted(self._counts.get(flow, Counter()).items())
+            for (status, reason), count in sorted(self._counts.get(flow, {}).items())
         ]

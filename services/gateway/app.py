@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ from services.gateway.domain.admission import Admission
 from services.gateway.domain.refusals import Refusal
 from services.gateway.hook import Hook
 from services.gateway.hop_log import HopLog
-from services.gateway.http_server import HEAD_LIMIT_S, HttpServer
+from services.gateway.http_connection import HEAD_LIMIT_S
+from services.gateway.http_server import HttpServer
 from services.gateway.ingress import Ingress
 from services.gateway.large_replies import LargeReplies
 from services.gateway.received_body import BodyReceiver
@@ -126,6 +128,7 @@ class Gateway:
         self._address = await self._server.start(tasks)
         await self._subscribe()
         log.info("gateway serves", address=self._address, gateway=self._name)
+        gc.freeze()  # what is there now stays: looking through all of it would hold up requests for milliseconds
         report_ready({"address": self._address, "name": self._name})
 
     def _make_hook(

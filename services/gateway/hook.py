@@ -16,16 +16,17 @@ from headrace.edge.structured_log import get_logger
 from headrace.model import message_ids
 from headrace.model.flow_rates import FlowRates
 from headrace.model.route import Route
-from services.gateway.admitted_request import admit, stimulus_of
+from services.gateway.admitted_request import admit
 from services.gateway.answer_counts import AnswerCounts
 from services.gateway.domain import refusals
 from services.gateway.domain.admission import Admission
 from services.gateway.domain.hook_path import parse_hook_path
 from services.gateway.domain.refusals import Refusal
 from services.gateway.domain.request_headers import RequestHeaders, read_headers
-from services.gateway.http_server import CONNECTION
+from services.gateway.http_connection import CONNECTION
 from services.gateway.ingress import STOPPED_STATES
 from services.gateway.large_replies import CutOff
+from services.gateway.prepared_route import PreparedRoutes
 from services.gateway.received_body import BodyReceiver
 from services.gateway.request_body import BodyReader, CallerGone
 from services.gateway.responses import send_refusal
@@ -51,6 +52,7 @@ class Hook:
         body_limit_s: float,
     ) -> None:
         self._routes = routes
+        self._prepared = PreparedRoutes()
         self._admission = admission
         self._rates = FlowRates()
         self._counts = counts
@@ -93,10 +95,21 @@ class Hook:
             reader.flow = route.flow
             connection = scope.get(CONNECTION)
             arrived = connection is not None and connection.body_arrived
-            stimulus = stimulus_of(route, headers)
+            prepared = self._prepared.of(route)
+            stimulus = prepared.stimulus(headers.idempotency_key)
             execution = message_ids.execution_id(stimulus)
             received = await self._bodies.receive(reader, headers, route, execution, arrived=arrived)
-            work = admit(scope, route, headers, received, self._roots, stimulus, self._loop.time())
+            work = admit(
+                scope,
+                prepared,
+                self._prepared,
+                headers,
+                received,
+                self._roots,
+                stimulus,
+                execution,
+                self._loop.time(),
+            )
             await self._exchange.run(work, scope, send)
             if connection is not None:
                 await connection.wait_until_read(self._body_limit_s)

@@ -1,178 +1,40 @@
-"""uvicorn inside the service's own loop, with the limits it lacks: size and time of a request's head,
-number of connections, JSON for its own refusals, and a call when a connection ends.
-"""
+"""uvicorn inside the service's own loop: it listens, accepts and ends; each connection is a GatewayProtocol."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator
-from http import HTTPStatus
+from collections.abc import Generator
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.edge.arrival_stamp import stamp_arrivals
 from headrace.model.errors import InvalidInput
-from services.gateway.domain.refusals import Refusal, headers_too_large
-from services.gateway.socket_reader import NO_READ, SocketReader
-from services.gateway.whole_answers import WholeAnswers, whole_answers
+from services.gateway.connection_rest import ConnectionRest, ResponseDate
+from services.gateway.http_connection import HEAD_LIMIT_S, GatewayProtocol
+from services.gateway.socket_reader import SocketReader
 
-MAX_HEAD_BYTES = 64 * 1024
-HEAD_LIMIT_S = 10.0
-KEEP_ALIVE_S = 75
-MAX_CONNECTIONS = 10_000
 BACKLOG = 2_048
 START_LIMIT_S = 5.0
-
-CONNECTION = "headrace.connection"
-ARRIVAL = "headrace.arrival"
-
-
-class GatewayProtocol(HttpToolsProtocol):
-    """One connection. Sets `scope[CONNECTION]` (itself) and `scope[ARRIVAL]` for the endpoint."""
-
-    on_gone: Callable[[], None] | None = None
-    """Called once when the connection ends while a request is in work; set by the endpoint."""
-
-    head_limit_s = HEAD_LIMIT_S
-
-    read = NO_READ
-    """Of the bytes in `data_received`."""
-
-    between_requests = True
-
-    _arrival = NO_READ
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
-    _in_head = True
-    _refused = False
-
-    @property
-    def body_arrived(self) -> bool:
-        """True when the body of the request in work has been read to its end."""
-        return self.cycle is not None and not self.cycle.more_body and not self.pipeline
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(whole_answers(transport))
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.close()
-            return
-        self._head_timer = self.loop.call_later(self.head_limit_s, self._head_too_slow)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head_timer()
-        super().connection_lost(exc)
-        if self.on_gone is not None:
-            self.on_gone()
-            self.on_gone = None
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(headers_too_large(MAX_HEAD_BYTES))
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_limit_s, self._head_too_slow)
-
-    async def wait_until_read(self, limit_s: float) -> None:
-        """Returns when the caller has taken its response but for a small rest; past the limit the connection is
-        cut, so that callers who do not read cannot pile up memory here."""
-        if not self.flow.write_paused:
-            return
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.flow.drain()
-        except TimeoutError:
-            self.transport.abort()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._arrival = self.read
-        self.between_requests = False
-        self._in_head = True
-        self._head_bytes = 0
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._end_head_timer()
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEAD_BYTES:
-            self._refuse(headers_too_large(MAX_HEAD_BYTES))
-            return
-        scope = cast("dict[str, Any]", self.scope)
-        scope[ARRIVAL] = self._arrival
-        scope[CONNECTION] = self
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        if not self._refused:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self.between_requests = True
-        if not self._refused:
-            super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        cast("WholeAnswers", self.transport).flush()
-        super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(Refusal(400, "MALFORMED_REQUEST", "this is not an HTTP/1.1 request", close=True))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Upgrades are not served: the request is handled as plain HTTP."""
-
-    def _end_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_too_slow(self) -> None:
-        self._head_timer = None
-        if not self._in_head:
-            return
-        message = f"the request's head did not arrive within {self.head_limit_s:g} s"
-        self._refuse(Refusal(408, "HEAD_TOO_SLOW", message, close=True))
-
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answers in the endpoint's place and ends the connection; nothing more is read from it. A request that
-        had arrived whole gets its own answer first, and no other."""
-        self._refused = True
-        self._end_head_timer()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body or cycle.response_started:
-                cycle.keep_alive = False
-                return
-            cycle.disconnected = True
-            cycle.message_event.set()
-        if not self.transport.is_closing():
-            self.transport.write(plain_response(refusal))
-        self.transport.close()
-
-
-def plain_response(refusal: Refusal) -> bytes:
-    """A whole HTTP/1.1 response."""
-    body = refusal.body()
-    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}".encode()]
-    lines += [name + b": " + value for name, value in refusal.headers()]
-    lines.append(b"content-length: %d" % len(body))
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Ends `main_loop`, and with it `serve`, in order."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn looks ten times a second whether it is to end, and sets the date; here requests set it."""
+        await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -189,7 +51,8 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, host: str, port: int, *, head_limit_s: float = HEAD_LIMIT_S) -> None:
         self._app = app
-        self._protocol = type("GatewayProtocol", (GatewayProtocol,), {"head_limit_s": head_limit_s})
+        self._head_limit_s = head_limit_s
+        self._protocol: type[GatewayProtocol] = GatewayProtocol
         self._host = host
         self._port = port
         self._server: _Server | None = None
@@ -210,11 +73,17 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
         )
         self._server = _Server(config)
+        state = self._server.server_state
+        shared = {
+            "head_limit_s": self._head_limit_s,
+            "rest": ConnectionRest(cast("set[GatewayProtocol]", state.connections)),
+            "date": ResponseDate(state),
+        }
+        self._protocol = type("GatewayProtocol", (GatewayProtocol,), shared)
         port = int(listener.getsockname()[1])
         self._task = tasks.create_task(self._server.serve(sockets=[listener]), name="http-server")
         async with asyncio.timeout(START_LIMIT_S):
@@ -233,7 +102,8 @@ class HttpServer:
         """Closes the listening socket, then the connections; returns when the server has ended."""
         if self._server is None or self._task is None:
             return
-        self._server.should_exit = True
+        self._server.leave()
+        self._protocol.rest.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await asyncio.shield(self._task)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.ingress_publisher import IngressPublisher, IngressTransport
@@ -16,6 +17,7 @@ from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed,
 from headrace.wire.envelope import seal
 from headrace.wire.jetstream import DUPLICATE_IN_PROCESS, MESSAGE_TOO_LARGE
 from services.gateway.domain import refusals
+from services.gateway.reply_desk import NotStored, Waiter
 from services.gateway.routes import Routes
 
 # A whole attempt: a healthy broker answers in a millisecond, a cluster without a leader in up to nine seconds.
@@ -25,8 +27,7 @@ LONGEST_DELAY_S = 0.25
 STOPPED_STATES = frozenset({"STOPPED", "STOPPING"})
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """What follows from a route for one stimulus: where it goes, under which id."""
 
     trigger: str
@@ -67,8 +68,32 @@ class Ingress:
         # Asking for it costs a system call (Python 3.11), which on the path of every request is as dear as an id.
         return asyncio.get_running_loop()
 
-    async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool]) -> Stored:
-        """Stored, or Refusal 429, 413, 503 (not stored, for certain) or 504 (nobody knows).
+    def begin(self, stimulus: Stimulus, waiter: Waiter) -> LaneFull | None:
+        """Writes it a first time, without waiting: a reply says as well that it was stored. What the broker answers is
+        told to the waiter; an error is for `publish`, and so is what this answers. Not for a fenced route."""
+        at = stimulus.place(stimulus.route)
+        limit_s = self._attempt_limit(stimulus)
+        written_at_unix_ns, stimulus.written_at_mono_ns = read_clocks()
+        try:
+            self._publisher.publish_told(
+                stimulus.flow,
+                at.trigger,
+                at.slot,
+                seal(stimulus.shared, at.message_id, written_at_unix_ns),
+                Waiter.told,
+                waiter,
+                together=stimulus.route.group_commits,
+                message_id=at.message_id,
+                traceparent=at.traceparent,
+                timeout_s=limit_s,
+            )
+        except LaneFull as full:
+            return full
+        return None
+
+    async def publish(self, stimulus: Stimulus, gave_up: Callable[[], bool], first: NotStored | None = None) -> Stored:
+        """Stored, or Refusal 429, 413, 503 (not stored, for certain) or 504 (nobody knows). `first`: how the
+        attempt that `begin` made ended.
 
         Repeats the id on timeouts, lost connections, missing responders and 10158, until the deadline or until
         `gave_up()` (the caller has gone). Missing responders mean a stopped flow only if its route, read again, says
@@ -81,7 +106,10 @@ class Ingress:
         uncertain = False
         while True:
             try:
-                return await self._attempt(stimulus, at, loop)
+                if first is not None:
+                    failed, first = first, None
+                    raise failed
+                return await self._attempt(stimulus, at)
             except PublishRefused as refused:
                 if refused.edge_full:
                     raise refusals.edge_full(stimulus.flow) from refused
@@ -116,8 +144,11 @@ class Ingress:
         stimulus.route = route
         return stimulus.place(route)
 
-    async def _attempt(self, stimulus: Stimulus, at: Placement, loop: asyncio.AbstractEventLoop) -> Stored:
-        limit_s = min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - loop.time()))
+    def _attempt_limit(self, stimulus: Stimulus) -> float:
+        return min(ATTEMPT_LIMIT_S, max(0.05, stimulus.deadline - self._loop.time()))
+
+    async def _attempt(self, stimulus: Stimulus, at: Placement) -> Stored:
+        limit_s = self._attempt_limit(stimulus)
         written_at_unix_ns, stimulus.written_at_mono_ns = read_clocks()
         return await self._publisher.publish(
             stimulus.flow,

@@ -9,6 +9,8 @@ from functools import cached_property
 
 from headrace.edge.clock_pair import read_clocks
 from headrace.edge.structured_log import get_logger
+from headrace.edge.sweep_timer import NEVER, SweepTimer
+from headrace.ports import LaneFull, PublishRefused, PublishUnknown, Stored
 from headrace.wire.envelope import MalformedMessage, Reply, decode_reply
 
 log = get_logger(__name__)
@@ -31,23 +33,41 @@ class ReceivedReply:
     read_at_mono_ns: int = 0
 
 
+NotStored = PublishRefused | PublishUnknown | LaneFull
+
+
 class Waiter:
     """One caller's wait. `end` may be called any number of times; the first counts."""
 
-    __slots__ = ("_timer", "execution", "outcome")
+    __slots__ = ("_loop", "deadline", "execution", "outcome", "stored")
 
     def __init__(self, execution: str, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.execution = execution
-        self.outcome: asyncio.Future[ReceivedReply | NoReply] = loop.create_future()
-        self._timer = loop.call_at(deadline, self.end, NoReply.DEADLINE)
+        self.deadline = deadline
+        self.outcome: asyncio.Future[ReceivedReply | NoReply | NotStored] = loop.create_future()
+        self.stored = False
+        """Whether the broker has said that it has the stimulus, where it was asked by `told`."""
 
     def end(self, outcome: ReceivedReply | NoReply) -> None:
-        self._timer.cancel()
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
+    def told(self, answer: Stored | PublishRefused | PublishUnknown) -> None:
+        """What became of the publish: whoever waits goes on waiting if it is stored; else it gets the error, and what
+        comes from then on ends another wait."""
+        if isinstance(answer, Stored):
+            self.stored = True
+        elif not self.outcome.done():
+            interrupted, self.outcome = self.outcome, self._loop.create_future()
+            interrupted.set_result(answer)
+
     def caller_gone(self) -> None:
         self.end(NoReply.CALLER_GONE)
+
+    @property
+    def has_reply(self) -> bool:
+        return self.outcome.done() and isinstance(self.outcome.result(), ReceivedReply)
 
     def is_over(self) -> bool:
         return self.outcome.done()
@@ -58,6 +78,7 @@ class ReplyDesk:
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Waiter]] = {}
+        self._deadlines: SweepTimer | None = None
         self.unclaimed = 0
         """Replies nobody waited for: late, or their caller had gone."""
 
@@ -71,8 +92,26 @@ class ReplyDesk:
     def expect(self, execution: str, deadline: float) -> Waiter:
         """Begins a wait until `deadline` (the loop's clock); end it with `forget`."""
         waiter = Waiter(execution, deadline, self._loop)
-        self._waiting.setdefault(execution, []).append(waiter)
+        waiting = self._waiting.get(execution)
+        if waiting is None:
+            self._waiting[execution] = [waiter]
+        else:
+            waiting.append(waiter)
+        if self._deadlines is None:
+            self._deadlines = SweepTimer(self._sweep)
+        if deadline < self._deadlines.at:
+            self._deadlines.arm(deadline)
         return waiter
+
+    def _sweep(self, now: float) -> float:
+        following = NEVER
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if waiter.deadline <= now:
+                    waiter.end(NoReply.DEADLINE)
+                elif waiter.deadline < following:
+                    following = waiter.deadline
+        return following
 
     def forget(self, waiter: Waiter) -> None:
         waiter.caller_gone()

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from headrace.wire.envelope import Reply
 from services.gateway.domain.refusals import RawHeaders, Refusal
 from services.gateway.domain.reply_headers import NO_BODY, check_status, reply_headers
 from services.gateway.request_body import BodyReader
+from services.gateway.whole_answers import answer_at_once
 
 
 async def send_reply(
-    send: Send, reply: Reply, context: RawHeaders, *, replayed: bool = False, large: AsyncIterator[bytes] | None = None
+    send: Send,
+    reply: Reply,
+    context: RawHeaders,
+    *,
+    cycle: RequestResponseCycle | None = None,
+    replayed: bool = False,
+    large: AsyncIterator[bytes] | None = None,
 ) -> None:
     """A component's reply; Refusal 502 if HTTP cannot carry it (nothing is sent then). `large` has the body of one that
-    went by reference."""
+    went by reference. `cycle`: uvicorn's side of the request, where it is at hand."""
     execution = reply.execution_id
     status = check_status(reply.status, reply.step, execution)
     headers = reply_headers(reply.headers, reply.content_type, step=reply.step, execution=execution)
@@ -30,10 +37,17 @@ async def send_reply(
     if large is not None and status not in NO_BODY:
         await _send_large(send, status, headers, reply.large_body.size, large)
         return
-    await _send(send, status, headers, b"" if status in NO_BODY else reply.body)
+    await _send(send, status, headers, b"" if status in NO_BODY else reply.body, cycle)
 
 
-async def send_accepted(send: Send, execution: str, context: RawHeaders, *, replayed: bool = False) -> None:
+async def send_accepted(
+    send: Send,
+    execution: str,
+    context: RawHeaders,
+    *,
+    cycle: RequestResponseCycle | None = None,
+    replayed: bool = False,
+) -> None:
     """202 of a flow that does not reply."""
     headers: RawHeaders = [
         (b"content-type", b"application/json"),
@@ -42,7 +56,7 @@ async def send_accepted(send: Send, execution: str, context: RawHeaders, *, repl
     ]
     if replayed:
         headers.append((b"headrace-replayed", b"true"))
-    await _send(send, 202, headers, msgspec.json.encode({"execution": execution}))
+    await _send(send, 202, headers, b'{"execution":"%b"}' % execution.encode(), cycle)
 
 
 async def send_refusal(send: Send, refusal: Refusal, reader: BodyReader | None = None) -> None:
@@ -72,8 +86,10 @@ async def _send_large(send: Send, status: int, headers: RawHeaders, size: int, c
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _send(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+async def _send(send: Send, status: int, headers: RawHeaders, body: bytes, cycle: RequestResponseCycle | None) -> None:
     if status not in NO_BODY:
         headers.append((b"content-length", b"%d" % len(body)))
+        if cycle is not None and answer_at_once(cycle, status, headers, body):
+            return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

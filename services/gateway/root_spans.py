@@ -25,7 +25,7 @@ MAX_SITES = 1_000
 
 
 class Root(NamedTuple):
-    """A request's place in its trace; `traceparent` is what its message carries and its answer says."""
+    """A request's place in its trace."""
 
     name: str
     flow: str
@@ -34,11 +34,8 @@ class Root(NamedTuple):
     parent_id: str
     arrival: SocketRead
     begun_at_unix_ns: int
-
-    @property
-    def traceparent(self) -> str:
-        trace_id, span_id, sampled = self.context
-        return trace_context.format_traceparent(trace_id, span_id, sampled=sampled)
+    traceparent: str
+    """What its message carries and its answer says."""
 
 
 class RootSpans:
@@ -69,14 +66,14 @@ class RootSpans:
         if self._log is None:
             span_id = trace_context.publish_span_id(first_message_id(stimulus, trigger))
             context = caller or trace_context.TraceContext(execution, span_id, True)
-            return Root(name, flow, execution, context, "", arrival, begun)
+            return Root(name, flow, execution, context, "", arrival, begun, _written(context))
         if caller is None:
             trace_id, parent_id, sampled = execution, "", self._log.sampler.begins(flow, execution)
         else:
             trace_id, parent_id, sampled = caller
         span_id = os.urandom(8).hex() if keyed else trace_context.root_span_id(stimulus)
         context = trace_context.TraceContext(trace_id, span_id, sampled)
-        return Root(name, flow, execution, context, parent_id, arrival, begun)
+        return Root(name, flow, execution, context, parent_id, arrival, begun, _written(context))
 
     def recorded_trace(self, root: Root) -> bytes:
         """Its trace id, 16 bytes; b"" where nobody records it."""
@@ -193,3 +190,8 @@ class RootSpans:
                 revision=reply.revision,
             )
         return ReplyPart(site, context.span_id, reply.sent_at_unix_ns, read_ns), ""
+
+
+def _written(context: trace_context.TraceContext) -> str:
+    trace_id, span_id, sampled = context
+    return trace_context.format_traceparent(trace_id, span_id, sampled=sampled)

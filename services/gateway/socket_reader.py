@@ -9,7 +9,7 @@ from headrace.edge.arrival_stamp import ArrivalPeek
 from headrace.edge.clock_pair import read_clocks
 
 if TYPE_CHECKING:
-    from services.gateway.http_server import GatewayProtocol
+    from services.gateway.http_connection import GatewayProtocol
 
 READ_BYTES = 64 * 1024
 # One for all connections: between filling and emptying it the loop does nothing else.
