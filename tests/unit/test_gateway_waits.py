@@ -64,8 +64,7 @@ async def test_connections_that_rest_too_long_are_closed_and_others_are_not() ->
     busy, resting, later = Connection(NEVER), Connection(NEVER), Connection(NEVER)
     rest = ConnectionRest([busy, resting, later], limit_s=0.05)
     resting.idle_since = rest.begins()
-    await asyncio.sleep(0.02)
-    later.idle_since = rest.begins()
+    later.idle_since = rest.begins() + 0.02
     await eventually(lambda: resting.closed)
     await eventually(lambda: later.closed)
     assert not busy.closed
