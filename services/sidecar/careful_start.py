@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from headrace.edge.structured_log import get_logger
@@ -18,12 +20,18 @@ from services.sidecar.domain.sidecar_deaths import SidecarDeaths
 
 log = get_logger(__name__)
 
+LEAST_CAREFUL_S = 120.0
+"""So long what the lives before had held may still come: the broker delivers it again when their ack wait is over, each
+at its own time. One that is done early says nothing of those that have not come yet."""
+
 
 class CarefulStart:
     """One life's view. A file that is there means that the life before came to no orderly end."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file
+        self._clock = clock
+        self._careful_until = clock() + LEAST_CAREFUL_S
         self._pending: set[str] = set()
         deaths = _read(file)
         self._deaths = deaths if deaths is not None else SidecarDeaths()
@@ -59,7 +67,7 @@ class CarefulStart:
             return
         self._deaths.ended(message_id)
         self._pending.discard(message_id)
-        if self.careful and not self._pending:
+        if self.careful and not self._pending and self._clock() >= self._careful_until:
             log.info("all that earlier sidecars had held is done")
             self._deaths = SidecarDeaths()
         self._write()
