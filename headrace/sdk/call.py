@@ -74,19 +74,19 @@ def begin_call(function: Function, source: CallInput, scope: StepScope, sink: Ev
             return _begin_loading(function, context, sink, run, started_ns)
         value = None if decode is None else decode(source.body)
         if not function.is_async:
-            _finish(context, sink, run(_enter_plain, function, value, context), started_ns)
+            finish_call(context, sink, run(_enter_plain, function, value, context), started_ns)
             return None
         coroutine = function.invoke(value, context)
     except BaseException as error:
-        _fail(context, sink, error, started_ns)
+        fail_call(context, sink, error, started_ns)
         return None
     try:
         yielded = run(_enter, context, coroutine)
     except StopIteration as stop:
-        _finish(context, sink, stop.value, started_ns)
+        finish_call(context, sink, stop.value, started_ns)
         return None
     except BaseException as error:
-        _fail(context, sink, error, started_ns)
+        fail_call(context, sink, error, started_ns)
         return None
     return Suspended(context, sink, coroutine, run, yielded, started_ns)
 
@@ -99,7 +99,7 @@ def _begin_loading(
     assert decode is not None
     if not function.is_async:
         body = waited(context.message.load(), reachable(context._scope.transfers).loop)
-        _finish(context, sink, run(_enter_plain, function, decode(body), context), started_ns)
+        finish_call(context, sink, run(_enter_plain, function, decode(body), context), started_ns)
         return None
 
     async def call() -> Any:
@@ -109,7 +109,7 @@ def _begin_loading(
     try:
         yielded = run(_enter, context, coroutine)
     except StopIteration as stop:
-        _finish(context, sink, stop.value, started_ns)
+        finish_call(context, sink, stop.value, started_ns)
         return None
     return Suspended(context, sink, coroutine, run, yielded, started_ns)
 
@@ -148,19 +148,19 @@ def resume(call: Suspended) -> Generator[Any, Any, None]:
         try:
             yielded = run(step, argument)
         except StopIteration as stop:
-            _finish(call.context, call.sink, stop.value, call.started_ns)
+            finish_call(call.context, call.sink, stop.value, call.started_ns)
             return
         except asyncio.CancelledError as error:
             if call.cancel_as == Suspended.CLOSED:
                 raise
             if call.cancel_as == Suspended.TIMEOUT:
                 late = ComponentError(TIMEOUT, "the call took longer than its limit", status=504, retryable=True)
-                _fail(call.context, call.sink, late, call.started_ns)
+                fail_call(call.context, call.sink, late, call.started_ns)
                 return
-            _fail(call.context, call.sink, error, call.started_ns)
+            fail_call(call.context, call.sink, error, call.started_ns)
             return
         except BaseException as error:
-            _fail(call.context, call.sink, error, call.started_ns)
+            fail_call(call.context, call.sink, error, call.started_ns)
             return
 
 
@@ -185,7 +185,8 @@ def _expire(call: Suspended, task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> None:
+def finish_call(context: Context, sink: EventSink, value: Any, started_ns: int) -> None:
+    """Ends a call that returned: what it returned, if anything, is emitted."""
     body: bytes | None = None
     content_type = ""
     if value is not None:
@@ -198,12 +199,13 @@ def _finish(context: Context, sink: EventSink, value: Any, started_ns: int) -> N
                     context.emit(body, content_type=content_type)
                     body = None
         except BaseException as error:
-            _fail(context, sink, error, started_ns)
+            fail_call(context, sink, error, started_ns)
             return
     sink.done(context.call, body, content_type, started_ns, monotonic_ns())
 
 
-def _fail(context: Context, sink: EventSink, error: BaseException, started_ns: int) -> None:
+def fail_call(context: Context, sink: EventSink, error: BaseException, started_ns: int) -> None:
+    """Ends a call that raised; what is no error of the contract's is logged with its traceback."""
     call = context.call
     if isinstance(error, ComponentError):
         sink.error(call, error.code, _shown(error.message), error.retryable, error.status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+from headrace.sdk.batch_function import MAX_BATCH, BatchFunction
 from headrace.sdk.errors import DefinitionError
 from headrace.sdk.function import Function, Hook
 
@@ -41,6 +42,27 @@ class Component:
     def action(self, function: _F | None = None, *, name: str = "") -> _F | Callable[[_F], _F]:
         """Handles messages of earlier steps."""
         return self._register("action", function, name)
+
+    @overload
+    def process_batch(self, function: _F) -> _F: ...
+    @overload
+    def process_batch(self, *, name: str = "", max: int = MAX_BATCH) -> Callable[[_F], _F]: ...
+    def process_batch(
+        self,
+        function: _F | None = None,
+        *,
+        name: str = "",
+        max: int = MAX_BATCH,
+    ) -> _F | Callable[[_F], _F]:
+        """An action that gets the messages that wait, from 1 to `max` a call, in the order in which they came:
+
+            @component.process_batch
+            async def insert(rows: list[Row], contexts: list[Context]) -> list[Stored | ComponentError]: ...
+
+        What it returns, unless None, is a list with an entry for each message: a value that is emitted, None, or an
+        exception, which fails that message alone. `contexts[i].emit`, `reply`, `snapshot` and `log` are of one message.
+        """
+        return self._register("action", function, name, lambda made, target: BatchFunction(made, target, max))
 
     @overload
     def trigger(self, function: _F) -> _F: ...
@@ -144,9 +166,19 @@ class Component:
 
         return gather if function is None else gather(function)
 
-    def _register(self, kind: str, function: _F | None, name: str) -> _F | Callable[[_F], _F]:
+    def _register(
+        self,
+        kind: str,
+        function: _F | None,
+        name: str,
+        make: Callable[[str, Callable[..., Any]], Function] | None = None,
+    ) -> _F | Callable[[_F], _F]:
         def register(target: _F) -> _F:
-            made = Function(name or getattr(target, "__name__", ""), kind, target)
+            given = name or getattr(target, "__name__", "")
+            made = make(given, target) if make is not None else Function(given, kind, target)
+            for other in self._functions.values():
+                if other.name == made.name or other.target is target:
+                    _check_one_way(made, other)
             if made.name in self._functions:
                 raise DefinitionError(f"the component has two functions named {made.name!r}")
             self._functions[made.name] = made
@@ -217,3 +249,18 @@ class Component:
         except KeyError:
             known = ", ".join(sorted(self._functions))
             raise DefinitionError(f"the component has no function {name!r}; it has: {known}") from None
+
+
+def _check_one_way(made: Function, other: Function) -> None:
+    """Two declarations of one function: is it called by message, or by batch?"""
+    kinds = {isinstance(found, BatchFunction): found.kind for found in (made, other)}
+    if len(kinds) < 2:
+        return
+    by_message = kinds[False]
+    if by_message == "action":
+        text = (
+            "is declared by @component.action and by @component.process_batch: it gets one message a call, or batches"
+        )
+    else:
+        text = f"is a {by_message} and has process_batch: only an action gets batches"
+    raise DefinitionError(f"function {made.name!r} {text}. Remove one of the two, or give it another name")

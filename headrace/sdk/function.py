@@ -16,7 +16,7 @@ from headrace.sdk.errors import DefinitionError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _CONTEXT_NAMES = frozenset({"ctx", "context"})
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Function:
@@ -120,7 +120,7 @@ def _arguments(
     context: inspect.Parameter | None = None
     for parameter in inspect.signature(target).parameters.values():
         annotation = hints.get(parameter.name)
-        if parameter.kind not in _POSITIONAL:
+        if parameter.kind not in POSITIONAL:
             if parameter.default is inspect.Parameter.empty and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 raise DefinitionError(
                     f"{where}: parameter {parameter.name!r} is keyword-only; nothing is passed for it"

@@ -9,18 +9,21 @@ one frame are begun together. How many calls run at once is the sidecar's credit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from time import monotonic_ns
 from typing import Any, Protocol
 
 import grpc
 
 from headrace.api.component.v1 import component_pb2, span_pb2
+from headrace.sdk.batch_function import BatchFunction
+from headrace.sdk.batched_calls import BatchedCalls
 from headrace.sdk.call import Suspended, begin_call, end_call
 from headrace.sdk.context import StepScope
 from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.function import Function
 from headrace.sdk.outbox import Outbox
+from headrace.sdk.stacks import RunningCall
 from headrace.sdk.telemetry import TELEMETRY
 from headrace.sdk.threaded_calls import ThreadedCalls
 
@@ -58,14 +61,17 @@ class ProcessStream:
         self._ended = False
         self._closing = False
         self._waits = False
-        self._threads: ThreadedCalls | None = None
-        if not function.is_async:
-            self._threads = ThreadedCalls(function, scope, self._outbox, self._start_writing)
+        self._taker: ThreadedCalls | BatchedCalls | None = None
+        """Who takes the calls over, where they are not made one after the other on the loop."""
+        if isinstance(function, BatchFunction):
+            self._taker = BatchedCalls(function, scope, self._outbox, self._write_one, self._spawn)
+        elif not function.is_async:
+            self._taker = ThreadedCalls(function, scope, self._outbox, self._start_writing)
 
     @property
-    def waiting(self) -> frozenset[Suspended]:
-        """Calls that were begun and wait for something."""
-        return frozenset(self._waiting)
+    def waiting(self) -> Collection[RunningCall]:
+        """Calls that were begun and wait for something; of a batch the first."""
+        return [*self._waiting, *(self._taker.running if isinstance(self._taker, BatchedCalls) else ())]
 
     async def run(self) -> None:
         """Raises what broke the stream; cancelled, it cancels every call."""
@@ -77,8 +83,8 @@ class ProcessStream:
             TELEMETRY.disconnect(self._send_spans)
             self._closing = True
             self._outbox.closed = True
-            if self._threads is not None:
-                self._threads.close()
+            if self._taker is not None:
+                self._taker.close()
             for call in self._waiting:
                 call.cancel_as = Suspended.CLOSED
             for task in self._tasks:
@@ -99,7 +105,7 @@ class ProcessStream:
             return
         if not task.cancelled() and (error := task.exception()) is not None:
             self._finished.set_exception(error)
-        elif self._ended and not self._tasks and not (self._threads and self._threads.busy):
+        elif self._ended and not self._tasks and not (self._taker and self._taker.busy):
             if self._outbox:
                 self._start_writing()
             else:
@@ -140,10 +146,10 @@ class ProcessStream:
                 return
             if frame.HasField("ping"):
                 outbox.pong(frame.ping.nonce)
-            if self._threads is None:
+            if self._taker is None:
                 inputs = iter(frame.inputs)
             else:
-                self._threads.submit(frame.inputs)
+                self._taker.submit(frame.inputs)
 
     async def _one(self, item: component_pb2.Input) -> None:
         """A call in a task of its own: calls that wait are begun together, and their answers go together."""

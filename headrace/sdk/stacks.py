@@ -16,10 +16,10 @@ import threading
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.api.component.v1 import component_pb2
-from headrace.sdk.call import Suspended
+from headrace.sdk.context import Context
 
 # A real-time signal: what a component's own code uses is left alone.
 STACK_SIGNAL = signal.SIGRTMIN + 7
@@ -31,6 +31,17 @@ MAX_FRAMES = 100
 MAX_AWAITS = 200
 _OWN = str(Path(__file__).parents[1])
 _SDK = str(Path(__file__).parent)
+
+
+class RunningCall(Protocol):
+    """A call that waits."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def coroutine(self) -> Any: ...
+    @property
+    def started_ns(self) -> int: ...
 
 
 def answer_signal(socket: str) -> int:
@@ -45,7 +56,7 @@ def answer_signal(socket: str) -> int:
 
 
 def all_stacks(
-    calls: Iterable[Suspended], init: Coroutine[Any, Any, Any] | None, max_frames: int = 0
+    calls: Iterable[RunningCall], init: Coroutine[Any, Any, Any] | None, max_frames: int = 0
 ) -> component_pb2.GetStacksResponse:
     """The init hook where it runs, calls that wait for something, the oldest first, then threads other than the one
     that asks."""

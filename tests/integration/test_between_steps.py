@@ -5,6 +5,7 @@ Who gets what, what fails, what a hostile expression costs; saved once per messa
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -306,6 +307,44 @@ async def test_what_may_not_be_saved_fails_its_message(
 async def is_kept(client: AsyncClient, flow: str, wanted: dict[str, Any]) -> bool:
     assert await kept(client, flow) == wanted
     return True
+
+
+async def test_a_batch_ends_message_by_message(module_mesh: RunningMesh, tmp_path: Path) -> None:
+    """Without a key and with one: what fails, fails alone, though nothing is tried twice; of a
+    key there is one message in a batch."""
+    out = tmp_path / "out.jsonl"
+    gather = f"component: {SCRIBE}, function: gather, to: [write], config: {{path: {out}}}"
+    bad = {5: "poison", 6: "refuse"}
+    async with AsyncClient(module_mesh.api) as client:
+        flow = await run_flow(
+            client,
+            tmp_path / "flow.yaml",
+            f"""
+name: batches
+steps:
+  receive: {{component: {WEBHOOK}, function: receive, to: [plain, keyed]}}
+  plain: {{{gather}, retry: {{attempts: 1}}}}
+  keyed: {{{gather}, key: "body:/key", retry: {{attempts: 1}}}}
+  write: {{component: {SCRIBE}, function: write, config: {{path: {out}}}}}
+""",
+        )
+        sent = [{"n": n, "key": f"k{n % 4}", **({"does": bad[n]} if n in bad else {})} for n in range(24)]
+        for first in (0, 12):
+            await asyncio.gather(*(post(module_mesh, flow, body) for body in sent[first : first + 12]))
+        found = await eventually(lambda: letters(client, flow, 4), within_s=20)
+        assert sorted((letter.step, letter.reason, json.loads(letter.body)["n"]) for letter in found) == [
+            (step, reason, n) for step in ("keyed", "plain") for reason, n in (("COMPONENT_ERROR", 5), ("REFUSED", 6))
+        ]
+        good = Counter(n for n in range(24) if n not in bad)
+        await eventually(lambda: len(read_lines(out)) >= 2 * len(good), within_s=20)
+        written = read_lines(out)
+        assert Counter(line["body"]["n"] for line in written) == good + good
+        assert len({line["id"] for line in written}) == len(written)
+        batches = read_lines(tmp_path / "out.jsonl.batches")
+        assert max(len(line["bodies"]) for line in batches) > 2
+        keys = [[body["key"] for body in line["bodies"]] for line in batches if line["step"] == "keyed"]
+        assert all(len(set(names)) == len(names) for names in keys)
+        await client.discard_dead_letters(flow, all_letters=True)
 
 
 def evaluator_of(sidecar: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ async def test_the_listener_says_ok_only_when_the_broker_has_the_line(tmp_path: 
         await listening.drain()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_the_sink_writes_a_batch_in_one_transaction(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "component.yaml").write_text(guide_block("# component.yaml of a sink"))
+    (folder / "component.py").write_text(guide_block("# component.py of a sink"))
+    file = tmp_path / "rows.db"
+    async with ComponentHarness(folder, config={"path": str(file)}) as harness:
+        rows = [{"sku": "a", "amount": 1}, {"sku": "b", "amount": 0}, {"sku": "c", "amount": 2}]
+        first, empty, last = await harness.call_batch("insert", rows)
+        assert (first.value, last.value) == ({"stored": "a"}, {"stored": "c"})
+        assert empty.error is not None
+        assert (empty.error.code, empty.error.status) == ("NO_AMOUNT", 422)
+        assert (await harness.call("insert", {"sku": "d", "amount": 3})).value == {"stored": "d"}
+    with contextlib.closing(sqlite3.connect(file)) as table:
+        assert sorted(table.execute("SELECT sku, amount FROM rows")) == [("a", 1), ("c", 2), ("d", 3)]
 
 
 async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

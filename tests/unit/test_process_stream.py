@@ -71,6 +71,17 @@ def act_plainly(todo: list[str], ctx: Context) -> None:
                 fail(verb)
 
 
+@component.process_batch(max=4)
+async def act_together(todos: list[list[str]], contexts: list[Context]) -> list[BaseException | None]:
+    results: list[BaseException | None] = []
+    for todo, ctx in zip(todos, contexts, strict=True):
+        try:
+            results.append(await act(todo, ctx))
+        except (Exception, SystemExit) as error:
+            results.append(error)
+    return results
+
+
 async def do(verb: str, ctx: Context) -> None:
     match verb:
         case "emit":
@@ -119,7 +130,7 @@ async def run_stream(function: str, frames: list[list[list[str]]]) -> tuple[Wire
     return wire, calls
 
 
-@pytest.mark.parametrize("function", ["act", "act_plainly"])
+@pytest.mark.parametrize("function", ["act", "act_plainly", "act_together"])
 @settings(max_examples=60, deadline=None)
 @given(frames=FRAMES)
 def test_every_call_ends_once(function: str, frames: list[list[list[str]]]) -> None:

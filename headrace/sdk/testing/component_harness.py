@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
 from headrace.api.component.v1 import component_pb2
-from headrace.model.limits import MAX_BODY_BYTES
+from headrace.sdk.batch_function import BatchFunction
+from headrace.sdk.batch_run import Arrival, BatchRunner
 from headrace.sdk.body import JSON, encode_body
 from headrace.sdk.call import begin_call, end_call
 from headrace.sdk.component import Component
@@ -28,6 +27,7 @@ from headrace.sdk.testing.blocking import LoopThread, TwoFacedHarness
 from headrace.sdk.testing.isolation import IsolatedFolder
 from headrace.sdk.testing.listener_harness import ListenerHarness
 from headrace.sdk.testing.memory_transfers import MemoryTransfers
+from headrace.sdk.testing.messages import MessageOptions, input_of
 from headrace.sdk.testing.results import CallResult
 
 
@@ -109,52 +109,15 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         scope = replace(self._scope, startup_result=startup_result)
         await run_hook(self.component.shutdown_hook, scope)
 
-    async def call(
-        self,
-        function: str,
-        value: Any = b"",
-        *,
-        headers: Mapping[str, str] | None = None,
-        content_type: str = "",
-        attempt: int = 1,
-        wants_reply: bool = True,
-        message_id: str = "",
-        execution_id: str = "",
-        timeout_s: float = 0.0,
-        snapshot: Any = None,
-        steps: Mapping[str, Any] | None = None,
-        attachments: Mapping[str, bytes] | None = None,
-    ) -> CallResult:
-        """One call of a function. Bytes and text go in as they are, any other value as JSON.
+    async def call(self, function: str, value: Any = b"", **options: Unpack[MessageOptions]) -> CallResult:
+        """One call of a function. Bytes and text go in as they are, any other value as JSON; `options` come with the
+        message. A body above 512 KiB comes by reference, as in the mesh."""
+        return await self.call_with(function, self._input(value, options))
 
-        `snapshot` is what the step keeps already, `steps` what earlier steps have emitted, by name. Ids are random
-        unless given; header names become lower-case, as they come from the gateway. `attachments` come with the
-        message, by name; a body above 512 KiB comes by reference, as in the mesh.
-        """
+    def _input(self, value: Any, options: MessageOptions) -> component_pb2.Input:
         assert self.transfers is not None, "use `async with` or `with`"
-        body, content_type = encode_body(value, content_type or (JSON if not isinstance(value, (bytes, str)) else ""))
         self._calls += 1
-        source = component_pb2.Input(
-            call=self._calls,
-            body=body,
-            content_type=content_type,
-            headers={name.lower(): text for name, text in (headers or {}).items()},
-            message_id=message_id or uuid.uuid4().hex,
-            execution_id=execution_id or uuid.uuid4().hex,
-            attempt=attempt,
-            wants_reply=wants_reply,
-            timeout_ms=round(timeout_s * 1000),
-            passthrough=[_earlier(name, given) for name, given in (steps or {}).items()],
-        )
-        for name, content in (attachments or {}).items():
-            kind = mimetypes.guess_type(name)[0] or ""
-            source.attachments.append(self.transfers.put(content, name=name, content_type=kind))
-        if len(body) > MAX_BODY_BYTES:
-            source.attachments.append(self.transfers.put(body, content_type=content_type, is_body=True))
-            source.body = b""
-        if snapshot is not None:
-            source.snapshot.json, source.snapshot.revision = encode_body(snapshot, JSON)[0].decode(), 1
-        return await self.call_with(function, source)
+        return input_of(self._calls, value, options, self.transfers)
 
     async def call_with(self, function: str, source: component_pb2.Input) -> CallResult:
         """One call with an Input of the contract."""
@@ -162,6 +125,8 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         target = self.component.function(function)
         if target.kind == "listener":
             raise DefinitionError(f"function {target.name!r} is a listener: use harness.listen({target.name!r})")
+        if isinstance(target, BatchFunction):
+            return (await self.call_batch_with(function, [source]))[0]
         frame = EventFrame()
         lines: list[LogLine] = []
         scope = replace(self._scope, log=ComponentLog(_Both(lines, self.logs)))
@@ -174,6 +139,41 @@ class ComponentHarness(TwoFacedHarness["BlockingComponentHarness"]):
         assert self.transfers is not None
         await self.transfers.complete(frame.response.events)
         return CallResult(frame, lines, self.transfers.stored)
+
+    async def call_batch(
+        self, function: str, values: Sequence[Any], **options: Unpack[MessageOptions]
+    ) -> list[CallResult]:
+        """One call of a `process_batch` function with several messages; what became of each, in their order. Values as
+        in `call`; the options are the same for all. What the batch as a whole has logged is in the logs of each."""
+        return await self.call_batch_with(function, [self._input(value, options) for value in values])
+
+    async def call_batch_with(self, function: str, sources: Sequence[component_pb2.Input]) -> list[CallResult]:
+        """As `call_batch`, with Inputs of the contract."""
+        assert self._scope is not None, "use `async with` or `with`"
+        assert self.transfers is not None
+        target = self.component.function(function)
+        if not isinstance(target, BatchFunction):
+            raise DefinitionError(f"function {target.name!r} takes one message a call: use harness.call")
+        if len(sources) > target.most:
+            raise DefinitionError(f"function {target.name!r} takes at most {target.most} messages a call")
+        late, lines = EventFrame(), list[LogLine]()
+        frames = [late]
+
+        async def hand_back(ended: list[EventFrame]) -> None:
+            frames.extend(ended)
+
+        scope = replace(self._scope, log=ComponentLog(_Both(lines, self.logs)))
+        now = asyncio.get_running_loop().time()
+        await BatchRunner(target, scope, late, hand_back).run([Arrival(source, now) for source in sources])
+        found = []
+        for source in sources:
+            mine = EventFrame()
+            for frame in frames:
+                mine.response.events.extend(event for event in frame.response.events if event.call == source.call)
+            await self.transfers.complete(mine.response.events)
+            own = [line for line in lines if line.get("message_id", source.message_id) == source.message_id]
+            found.append(CallResult(mine, own, self.transfers.stored))
+        return found
 
     async def change_credentials(self, **credentials: Any) -> None:
         """Gives the component another credential, as `headrace flow refresh-credentials` does; AssertionError with the
@@ -232,8 +232,11 @@ class BlockingComponentHarness:
     def shutdown(self, startup_result: Any = None) -> None:
         self._loop_thread.run(self._harness.shutdown(startup_result))
 
-    def call(self, function: str, value: Any = b"", **options: Any) -> CallResult:
+    def call(self, function: str, value: Any = b"", **options: Unpack[MessageOptions]) -> CallResult:
         return self._loop_thread.run(self._harness.call(function, value, **options))
+
+    def call_batch(self, function: str, values: Sequence[Any], **options: Unpack[MessageOptions]) -> list[CallResult]:
+        return self._loop_thread.run(self._harness.call_batch(function, values, **options))
 
 
 class _Both:
@@ -245,8 +248,3 @@ class _Both:
     def __call__(self, line: LogLine) -> None:
         for lines in self._lists:
             lines.append(line)
-
-
-def _earlier(step: str, value: Any) -> component_pb2.EarlierOutput:
-    body, content_type = encode_body(value, "" if isinstance(value, (bytes, str)) else JSON)
-    return component_pb2.EarlierOutput(step=step, body=body, content_type=content_type)

@@ -1,11 +1,13 @@
-"""`say` emits what its config says (else its input); `write` appends what it gets to the file in its config."""
+"""`say` emits what its config says (else its input); `write` appends what it gets to the file in its config, `gather` a
+line a batch."""
 
+import asyncio
 import os
 from typing import Any
 
 import msgspec
 
-from headrace.sdk import Component, Context
+from headrace.sdk import Component, ComponentError, Context
 
 component = Component()
 
@@ -33,3 +35,19 @@ async def count(body: Any, ctx: Context) -> None:
     number = (ctx.snapshot.value or {}).get("n", 0) + 1
     await ctx.snapshot.merge({"n": number}, if_unchanged=bool(ctx.config.get("careful")))
     await ctx.emit({"n": number, "key": body["key"]})
+
+
+@component.process_batch
+async def gather(bodies: list[Any], contexts: list[Context]) -> list[Any]:
+    """Passes on, slowly; `poison` fails the whole batch, `refuse` one message."""
+    line = {"step": contexts[0].step.step, "bodies": bodies}
+    with open(contexts[0].config["path"] + ".batches", "ab", buffering=0) as file:
+        os.write(file.fileno(), msgspec.json.encode(line) + b"\n")
+    await asyncio.sleep(0.01)  # tidy: pace
+    does = {body.get("does") for body in bodies}
+    if "poison" in does:
+        raise RuntimeError("poisoned")
+    for body, ctx in zip(bodies, contexts, strict=True):
+        if ctx.message.wants_reply:
+            await ctx.reply(body)
+    return [ComponentError("REFUSED") if body.get("does") == "refuse" else body for body in bodies]
