@@ -23,9 +23,9 @@ from typing import IO
 
 from headrace.edge.parent_death import PARENT_PID_VARIABLE, become_subreaper, tied_command
 from headrace.edge.process_table import (
-    children_of,
     descendants_of,
     environment_value,
+    given_to_leader,
     group_exists,
     group_members,
     is_zombie,
@@ -91,15 +91,19 @@ def adopted() -> list[int]:
     if not _adopting:
         return []
     session = os.getsid(0)
-    return [pid for pid in children_of(os.getpid()) if pid not in _owned and session_of(pid) != session]
+    return [pid for pid in given_to_leader(os.getpid()) if pid not in _owned and session_of(pid) != session]
 
 
-def reap_adopted() -> None:
-    """Reaps dead orphans; does nothing unless `adopt_orphans` was called."""
+def reap_adopted() -> list[int]:
+    """Reaps dead orphans, and answers the others; does nothing unless `adopt_orphans` was called."""
+    left = []
     for pid in adopted():
         if is_zombie(pid):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+        else:
+            left.append(pid)
+    return left
 
 
 async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", limit_s: float = KILL_LIMIT_S) -> None:

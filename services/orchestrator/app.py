@@ -193,7 +193,9 @@ class OrchestratorApp:
         self._registry = registry = open_channel(settings.registry)
         group_commits = partial(self._commits_in_groups, assets)
         resolver = await self._resolver(connection, registry, stores, clock, group_commits)
-        self._observer = observer = InstanceObserver(settings.agent, workspace, self._wake, guard=lease.check)
+        self._observer = observer = InstanceObserver(
+            settings.agent, workspace, self._wake, on_work=self._glance, guard=lease.check
+        )
         self._nudges = nudges = Nudges(connection, assets, workspace, self._wake)
         reader = SnapshotReader(stores, assets, observer, clock, lambda: lease.epoch, settings.letter_limits)
         reader.group_commits, reader.nudged = group_commits, nudges.fresh
@@ -337,6 +339,10 @@ class OrchestratorApp:
         stream = message.subject.rpartition(".")[2]
         if flow := subjects.flow_of_stream(self._settings.workspace, stream):
             self._wake(flow)
+
+    def _glance(self, flow: str) -> None:
+        if self._loops is not None:
+            self._loops.glance(flow)
 
     async def _wake_all(self) -> None:
         self._wake("")

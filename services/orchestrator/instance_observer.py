@@ -27,7 +27,7 @@ log = get_logger(__name__)
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 20.0
 # How often counters alone make a flow be looked at: they decide nothing, but a flow that works is looked at sometimes.
-COUNTERS_WAKE_S = 10.0
+COUNTERS_LOOK_S = 60.0
 # A watch sends something every 10 s; silence for two and a half times that means that the stream is dead.
 SILENCE_LIMIT_S = 25.0
 RECONNECT_S = 0.05
@@ -39,7 +39,6 @@ class _Watch:
     address: str
     channel: grpc.aio.Channel
     task: asyncio.Task[None]
-    woke_at: float = 0.0
 
 
 class InstanceObserver:
@@ -52,10 +51,14 @@ class InstanceObserver:
         on_change: Callable[[str], None],
         *,
         channel_to: Callable[[str], grpc.aio.Channel] = open_channel,
+        on_work: Callable[[str], None] = lambda flow: None,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        """`guard` is called before each call that changes something, and raises where that may not be."""
+        """`on_change` gets flows of which something is told that decides, `on_work` now and then those that only
+        work. `guard` is called before each call that changes something, and raises where that may not be."""
         self._guard = guard
+        self._on_work = on_work
+        self._worked: dict[str, float] = {}
         self._workspace = workspace
         self._on_change = on_change
         self._channel_to = channel_to
@@ -79,7 +82,7 @@ class InstanceObserver:
         await end_tasks(tasks)
         await asyncio.gather(*(watch.channel.close() for watch in self._watches.values()))
         self._agent_task, self.agent_known = None, False
-        for known in (self._watches, self.instances, self.statuses):
+        for known in (self._watches, self.instances, self.statuses, self._worked):
             known.clear()
 
     async def stop(self) -> None:
@@ -243,6 +246,7 @@ class InstanceObserver:
         instance = self.instances.pop(name, None)
         self._unfollow(name)
         if instance is not None:
+            self._worked.pop(instance.spec.flow, None)
             self._on_change(instance.spec.flow)
 
     def _wake_all(self) -> None:
@@ -298,11 +302,16 @@ class InstanceObserver:
         if watch is None or before == status:  # a watch also repeats itself
             return
         self.statuses[name] = status
-        now = asyncio.get_running_loop().time()
-        decides = before is None or status_view(before).deciding != status_view(status).deciding
-        if decides or now - watch.woke_at >= COUNTERS_WAKE_S:
-            watch.woke_at = now
+        if before is None or status_view(before).deciding != status_view(status).deciding:
             self._wake(name)
+        else:
+            self._note_work(name)
+
+    def _note_work(self, name: str) -> None:
+        instance, now = self.instances.get(name), asyncio.get_running_loop().time()
+        if instance is not None and now - self._worked.get(instance.spec.flow, 0.0) >= COUNTERS_LOOK_S:
+            self._worked[instance.spec.flow] = now
+            self._on_work(instance.spec.flow)
 
     def _wake(self, name: str) -> None:
         instance = self.instances.get(name)

@@ -58,6 +58,12 @@ class FlowLoop:
         self._task = asyncio.create_task(self._run(), name=f"reconcile {self.flow}")
 
     def wake(self) -> None:
+        """Something happened: looks at once, and soon again."""
+        self._rest_s = RESYNC_S
+        self._wake.set()
+
+    def glance(self) -> None:
+        """Looks at once; when it looks again stays as it is."""
         self._wake.set()
 
     async def stop(self) -> None:
@@ -79,7 +85,6 @@ class FlowLoop:
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
-                self._rest_s = RESYNC_S
             except TimeoutError:
                 self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
 
@@ -156,11 +161,11 @@ class FlowLoop:
         except Exception as error:
             now = asyncio.get_running_loop().time()
             self._resting[key] = now + FIRST_PAUSE_S
-            asyncio.get_running_loop().call_later(FIRST_PAUSE_S, self._wake.set)
+            asyncio.get_running_loop().call_later(FIRST_PAUSE_S, self.wake)
             log.warning("action failed", flow=self.flow, action=type(action).__name__, key=key, error=str(error)[:500])
         finally:
             self._slow.pop(key, None)
-            self._wake.set()
+            self.wake()
 
 
 class FlowLoops:
@@ -193,6 +198,13 @@ class FlowLoops:
                 loop.start()
             loop.wake()
             self.announce(name)
+
+    def glance(self, flow: str) -> None:
+        """It works, and nothing else is to be told of it."""
+        loop = self._loops.get(flow)
+        if loop is not None:
+            loop.glance()
+        self.announce(flow)
 
     def knows(self, flow: str) -> bool:
         loop = self._loops.get(flow)

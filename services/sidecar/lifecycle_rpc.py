@@ -16,8 +16,10 @@ from services.sidecar.stuck_inputs import StuckInput
 
 SERVICE_NAME = "headrace.api.sidecar.v1.LifecycleService"
 WATCH_PERIOD_S = 10.0
-# How old the counters of an instance that works may be.
+# How old the counters of an instance that works may be: a second where it just began or paused, twice as much each time
+# while it goes on, up to the longest.
 BUSY_PERIOD_S = 1.0
+LONGEST_BUSY_PERIOD_S = 4.0
 DEFAULT_GRACE_MS = 2_000
 MAX_GRACE_MS = 60_000
 MAX_ERROR = 500
@@ -177,11 +179,25 @@ class LifecycleRpc(sidecar_pb2_grpc.LifecycleServiceServicer):
         return sidecar_pb2.RefreshCredentialResponse(version=request.version, accepted=accepted)
 
     async def WatchStatus(self, request: Any, context: Any) -> AsyncIterator[sidecar_pb2.WatchStatusResponse]:
-        board, counters = self._instance.status, dict[str, int]()
+        board, counters, period_s = self._instance.status, dict[str, int](), BUSY_PERIOD_S
         while not self._ending:
             board.expect_work()
             version, status = board.version, self._status()
             before, counters = counters, dict(status.counters)
             yield sidecar_pb2.WatchStatusResponse(status=status)
-            if counters != before or await board.changed_or_work(version, WATCH_PERIOD_S):
-                await board.changed_since(version, BUSY_PERIOD_S)
+            if counters == before:
+                period_s = BUSY_PERIOD_S
+                if not await board.changed_or_work(version, WATCH_PERIOD_S):
+                    continue
+            await self._while_it_works(version, counters, period_s)
+            period_s = min(2 * period_s, LONGEST_BUSY_PERIOD_S)
+
+    async def _while_it_works(self, version: int, told: dict[str, int], limit_s: float) -> None:
+        """Returns at a change of state, when nothing was done for a second, or at the limit."""
+        board, seen, left_s = self._instance.status, told, limit_s
+        while left_s > 0 and board.version == version:
+            await board.changed_since(version, BUSY_PERIOD_S)
+            left_s -= BUSY_PERIOD_S
+            before, seen = seen, _counters(self._instance)
+            if seen == before:
+                return

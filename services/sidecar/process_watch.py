@@ -13,13 +13,14 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.edge.child_process import adopted, reap_adopted
+from headrace.edge.child_process import reap_adopted
 from headrace.edge.process_table import activity_of, descendants_of, resident_bytes
 from headrace.edge.structured_log import get_logger
 
 log = get_logger(__name__)
 
 BUSY_LOOK_S = 0.25
+LONGEST_PAUSE_S = 1.0
 IDLE_LOOK_S = 2.0
 REST_LOOK_S = 5.0
 MEBIBYTE = 1024 * 1024
@@ -56,13 +57,17 @@ def limit_process(pid: int, limits: ProcessLimits) -> None:
         log.debug("this system has no limits for other processes")
 
 
-def find_excess(pid: int, limits: ProcessLimits) -> Excess | None:
-    """Looks once at the component `pid`, what it started, and the orphans that this process took over from it."""
-    if not pid:
-        return None
+def processes_of(pid: int) -> list[int]:
+    """The component `pid`, what it started, and the orphans that this process took over from it; the dead among these
+    are reaped."""
     processes = [pid, *descendants_of(pid)]
-    for orphan in adopted():
+    for orphan in reap_adopted():
         processes += [orphan, *descendants_of(orphan)]
+    return processes
+
+
+def find_excess(processes: list[int], limits: ProcessLimits) -> Excess | None:
+    """Which of the limits these processes exceed together."""
     if limits.processes and len(processes) > limits.processes:
         return Excess("PROCESS_LIMIT", f"was ended: more than {limits.processes} processes")
     if limits.memory_bytes:
@@ -76,9 +81,10 @@ def find_excess(pid: int, limits: ProcessLimits) -> Excess | None:
 class ProcessWatch:
     """Watches one component process, what it started, and the orphans taken over from it. Give `run` to a task.
 
-    It looks each quarter of a second while `busy`, else every two seconds. Once it has seen that nothing runs besides
-    the component, and that this has used neither processor nor new memory since the look before, it asks for no more
-    than that every five seconds, until that changes or `work_came`.
+    It looks each quarter of a second while `busy`, else every two seconds; whether calls run it asks more and more
+    seldom (once a second in the end) while those that came were always over by then. Once it has seen that nothing runs
+    besides the component, and that this has used neither processor nor new memory since the look before, it asks for
+    no more than that every five seconds, until that changes or `work_came`.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class ProcessWatch:
         self._idle_look_s = idle_look_s
         self._rest_look_s = rest_look_s
         self._work = asyncio.Event()
+        self._pause_s = BUSY_LOOK_S
         self.resting = False
 
     def work_came(self) -> None:
@@ -108,11 +115,11 @@ class ProcessWatch:
         activity = ""
         while True:
             await self._until_due()
-            reap_adopted()
-            excess = find_excess(self._pid, self._limits)
+            processes = processes_of(self._pid)
+            excess = find_excess(processes, self._limits)
             if excess is not None:
                 return excess
-            before, activity = activity, self._activity()
+            before, activity = activity, self._activity(processes)
             if activity and activity == before:
                 await self._rest(activity)
 
@@ -120,11 +127,13 @@ class ProcessWatch:
         """A quarter of a second if calls run then, else two."""
         clock = asyncio.get_running_loop().time
         due = clock() + self._idle_look_s
-        while clock() < due and (self._busy() or await self._work_within(due - clock())):
+        while (left_s := due - clock()) > 0 and (self._busy() or await self._work_within(left_s)):
             self._work.clear()
-            await asyncio.sleep(BUSY_LOOK_S)
+            await asyncio.sleep(self._pause_s)
             if self._busy():
+                self._pause_s = BUSY_LOOK_S
                 return
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     async def _work_within(self, limit_s: float) -> bool:
         try:
@@ -134,16 +143,15 @@ class ProcessWatch:
             return False
         return True
 
-    def _activity(self) -> str:
+    def _activity(self, processes: list[int]) -> str:
         """What changes as soon as the component does anything; empty if something runs besides it, or calls do."""
-        if self._busy() or descendants_of(self._pid) or adopted():
-            return ""
-        return activity_of(self._pid)
+        return "" if self._busy() or len(processes) > 1 else activity_of(self._pid)
 
     async def _rest(self, activity: str) -> None:
         """Until calls begin, or the component does anything of its own."""
         self._work.clear()
+        self._pause_s = BUSY_LOOK_S
         self.resting = True
-        while self._activity() == activity and not await self._work_within(self._rest_look_s):
+        while self._activity(processes_of(self._pid)) == activity and not await self._work_within(self._rest_look_s):
             pass
         self.resting = False
