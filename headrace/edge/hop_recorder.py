@@ -31,6 +31,8 @@ class HopRecorder:
         self._counters: Callable[[], Mapping[str, int]] = dict
         self._held: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._revision = ""
+        self.before_telling: Callable[[], None] = _nothing
+        """Brings the histograms up to date; called by each `snapshot`."""
 
     def count_with(
         self,
@@ -61,6 +63,7 @@ class HopRecorder:
 
     def snapshot(self) -> HopSnapshot:
         """What was recorded since the process started; phases without samples are left out."""
+        self.before_telling()
         held, oldest_unix_ns = self._held()
         return HopSnapshot(
             instance=self._instance,
@@ -74,6 +77,10 @@ class HopRecorder:
             held=held,
             oldest_age_ns=max(0, time.time_ns() - oldest_unix_ns) if oldest_unix_ns else 0,
         )
+
+
+def _nothing() -> None:
+    """Whoever calls `record` has nothing to add."""
 
 
 class HopResponder(NatsResponder):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from headrace.edge.structured_log import get_logger
 from headrace.model.hop_record import Exportable, Record, SpanCounts
+from headrace.model.record_lot import RecordLot
 
 log = get_logger(__name__)
 
@@ -21,7 +22,7 @@ LOT = 256
 for."""
 MAX_RECORDS = 8_192
 
-Tap = Callable[[Sequence[Record]], None]
+Tap = Callable[[RecordLot], None]
 """Gets every record, sampled or not, in lots; must be quick and raise nothing."""
 
 
@@ -31,7 +32,7 @@ class Sampler(Protocol):
     def begins(self, flow: str, trace_id: str) -> bool:
         """Whether a trace that begins here is sampled: the flag that travels with it. Asked on the path."""
 
-    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
+    def keep(self, lot: RecordLot) -> Sequence[Record]:
         """Those of a lot that are exported: by their flag, or because they are worth it. Asked off the path; may
         give records of earlier lots, too."""
 
@@ -49,8 +50,8 @@ class KeepFlagged:
     def begins(self, flow: str, trace_id: str) -> bool:
         return True
 
-    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
-        return [record for record in records if record.sampled]
+    def keep(self, lot: RecordLot) -> Sequence[Record]:
+        return lot.records if lot.all_sampled else [record for record in lot.records if record.sampled]
 
 
 class SpanLog:
@@ -67,6 +68,8 @@ class SpanLog:
         self.exporter = exporter
         self.sampler: Sampler = sampler or KeepFlagged()
         self.taps: list[Tap] = []
+        self.tallies: list[Tap] = []
+        """Taps that count what comes, and alone are no reason to record anything for the sake of traces."""
         self.counts = counts or SpanCounts()
         self._hand_over_s = hand_over_s
         self._records: list[Record] = []
@@ -81,29 +84,38 @@ class SpanLog:
     def add(self, record: Record) -> None:
         """Takes a record; past the bound it is dropped and counted."""
         records = self._records
-        if len(records) >= MAX_RECORDS:
-            self.counts.dropped += 1
-            return
         records.append(record)
-        if len(records) % LOT == 0:
+        # All but the first of a lot and the one that fills it are done with.
+        if len(records) % LOT < 2:
+            self._look()
+
+    def _look(self) -> None:
+        records = self._records
+        if len(records) > MAX_RECORDS:
+            self.counts.dropped += len(records) - MAX_RECORDS
+            del records[MAX_RECORDS:]
+        elif len(records) % LOT == 0:
             self._loop.call_soon(self.hand_over)
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._hand_over_s, self.hand_over)
+            self._timer = self._loop.call_later(self._hand_over_s, self._in_time)
+
+    def _in_time(self) -> None:
+        self._timer = None
+        self.hand_over()
 
     def hand_over(self) -> None:
         """Gives what was recorded to taps and exporter now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         records, self._records = self._records, []
         if not records:
             return
-        self.counts.recorded += len(records)
+        lot = RecordLot(records)
+        if self.wanted:
+            self.counts.recorded += len(records)
         try:
-            for tap in self.taps:
-                tap(records)
+            for take in (*self.tallies, *self.taps):
+                take(lot)
             if self.exporter is not None:
-                kept = self.sampler.keep(records)
+                kept = self.sampler.keep(lot)
                 self.counts.left_out += max(0, len(records) - len(kept))
                 self.exporter.put(kept)
         except Exception:

@@ -17,8 +17,9 @@ from headrace.edge.sampling_documents import SamplingDocuments
 from headrace.edge.structured_log import get_logger
 from headrace.edge.trace_responder import TraceResponder
 from headrace.model import subjects
-from headrace.model.hop_record import HopOutcome, HopRecord, Record
+from headrace.model.hop_record import Record
 from headrace.model.recent_executions import RecentExecutions
+from headrace.model.record_lot import RecordLot, went_wrong
 from headrace.model.sampling import DEFAULT_RATIO, SLOWEST, CaptureMatcher, Sampling, TailRules, bound_of, is_sampled
 
 if TYPE_CHECKING:
@@ -66,10 +67,13 @@ class TraceKeeper:
         """See `Sampler`."""
         return is_sampled(trace_id, self._bounds.get(flow, self._default_bound))
 
-    def keep(self, records: Sequence[Record]) -> Sequence[Record]:
+    def keep(self, lot: RecordLot) -> Sequence[Record]:
         """See `Sampler`; asked right after the tap got the same lot."""
         kept, self._earlier = self._earlier, []
-        for record in records:
+        if lot.all_sampled:
+            return [*kept, *lot.records] if kept else lot.records
+        ours = self._kept
+        for record in [record for record in lot.records if record.sampled or record.execution_id in ours]:
             if record.sampled:
                 kept.append(record)
             elif (sent := self._kept.get(record.execution_id)) is not None and record.span_id not in sent:
@@ -79,35 +83,42 @@ class TraceKeeper:
 
     # Tap
 
-    def _take(self, records: Sequence[Record]) -> None:
-        now = time.monotonic()
-        self.recent.note(records, now)
-        exporting, crowded = self._log.exporter is not None, self.recent.level > 0
+    def _take(self, lot: RecordLot) -> None:
+        self.recent.note(lot.records, time.monotonic())
+        own = self._worth_keeping(lot)
         worth: dict[str, dict[str, None]] = {}
-        own: list[Record] = []
-        # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
-        slowest: dict[tuple[str, str], Record] = {}
-        for record in records if exporting or crowded else ():
-            if record.sampled or not exporting:
-                # It is sent, or nothing is; what went wrong is to be remembered whole all the same.
-                if not crowded or not went_wrong(record):
-                    continue
-            elif not (reason := self._rules.reason(record)):
-                continue
-            elif reason == SLOWEST:
-                slowest[record.site.flow, record.site.step] = record
-                continue
-            own.append(record)
-        for record in (*own, *slowest.values()):
+        for record in own:
             if record.execution_id not in self._kept:
                 worth.setdefault(record.site.flow, {})[record.execution_id] = None
-        own += slowest.values()
         for flow, executions in worth.items():
             self._earlier += self._kept_whole(executions, own)
             self._announce(flow, list(executions)[:MAX_ANNOUNCED])
         for flow, matcher in self._matchers.items():
-            if matcher.capture.open(time.time()) and (found := matcher.found(records)) and self._documents is not None:
+            if (
+                matcher.capture.open(time.time())
+                and (found := matcher.found(lot.records))
+                and self._documents is not None
+            ):
                 self._documents.claim(flow, found)
+
+    def _worth_keeping(self, lot: RecordLot) -> list[Record]:
+        exporting, crowded = self._log.exporter is not None, self.recent.level > 0
+        if not exporting or lot.all_sampled:
+            # All of it is sent, or nothing is; what went wrong is to be remembered whole all the same.
+            return list(lot.went_wrong) if crowded else []
+        found: list[Record] = []
+        # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
+        slowest: dict[tuple[str, str], Record] = {}
+        for record in self._rules.to_be_asked(lot):
+            if record.sampled:
+                if crowded and went_wrong(record):
+                    found.append(record)
+            elif reason := self._rules.reason(record):
+                if reason == SLOWEST:
+                    slowest[record.site.flow, record.site.step] = record
+                else:
+                    found.append(record)
+        return [*found, *slowest.values()]
 
     def _kept_whole(self, executions: Collection[str], own: Sequence[Record] = ()) -> list[Record]:
         """From now on these are kept; answers what is there of them to be sent. `own`: records of this very lot, of
@@ -187,13 +198,3 @@ class TraceKeeper:
         self._asked.update(dict.fromkeys(execution for execution in capture.caught if execution not in self._kept))
         if self._asked:
             self._keep_asked()
-
-
-_PROCESSED = HopOutcome.PROCESSED
-
-
-def went_wrong(record: Record) -> bool:
-    """Cheaper than the rules: what failed, or had to be tried again."""
-    if type(record) is HopRecord and record.outcome is _PROCESSED:
-        return record.attempt > 1
-    return record.failed or (isinstance(record, HopRecord) and record.attempt > 1)

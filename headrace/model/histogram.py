@@ -7,7 +7,7 @@ lie in bucket 0 and enter the sum as they are, so that sums of phases still add 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 _SUB_BITS = 4
@@ -93,11 +93,30 @@ class Histogram:
             self.skewed += 1
             self._buckets[0] += 1
 
-    def may_mark(self, ns: int, now_unix_ns: int) -> bool:
-        """Whether `mark` could take a sample now, with a trace or without: cheap, and nearly always False under
-        load."""
-        known = self.exemplars.get(ns.bit_length())
-        return known is None or not known.trace_id or now_unix_ns - known.time_unix_ns >= EXEMPLAR_AGE_NS
+    def record_all(self, samples: Sequence[int]) -> None:
+        """As `record` for each of them, at less than two thirds of its cost."""
+        if not samples:
+            return
+        longest = max(samples)
+        if min(samples) < _SUB or longest > MAX_NS:
+            for ns in samples:
+                self.record(ns)
+            return
+        self.sum_ns += sum(samples)
+        self.max_ns = max(self.max_ns, longest)
+        buckets = self._buckets
+        for ns in samples:
+            shift = ns.bit_length() - 5
+            buckets[(shift << 4) + (ns >> shift)] += 1
+
+    def due_powers(self, samples: Iterable[int], now_unix_ns: int, *, traced: bool) -> set[int]:
+        """Of which powers of two among these samples `mark` would take one now; `traced`: one with a trace."""
+        due = set(map(int.bit_length, samples))
+        for power, known in self.exemplars.items():
+            aged = now_unix_ns - known.time_unix_ns >= EXEMPLAR_AGE_NS
+            if power in due and not aged and (known.trace_id or not traced):
+                due.discard(power)
+        return due
 
     def mark(self, ns: int, now_unix_ns: int, execution_id: str, trace_id: bytes = b"") -> None:
         """A sample, recorded besides, that can be looked at. Of each power of two one is kept: it makes room for

@@ -101,6 +101,12 @@ class HopRecord(NamedTuple):
     """Last output, reply, or else acknowledgement written; 0 for an attempt that is followed by another."""
     ended_at_mono_ns: int
     """Acknowledged; or the attempt failed."""
+    input_stored_at_unix_ns: int = 0
+    """When the input of whoever sent it was stored: where the sender's hop began."""
+    confirmed_at_unix_ns: int = 0
+    """Of a terminal one whose acknowledgement was confirmed: when that was, by the wall clock."""
+    samples: int = 0
+    """Which samples it gives the histograms of its process (services/sidecar/hop_tally.py)."""
 
     @property
     def terminal(self) -> bool:

@@ -8,7 +8,7 @@ chosen by its id, so that all processes choose the same ones; what failed or was
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -26,6 +26,10 @@ KEY_BYTES = 32
 
 _ROOT, _HOP = 0, 1
 _PROCESSED = HopOutcome.PROCESSED
+_DULL_DIGITS = tuple(
+    frozenset(digit for digit in "0123456789abcdefABCDEF" if int(digit, 16) % 2**level) for level in range(5)
+)
+"""By level (4 for all above): with these the eighth digit of an execution's id says that it is not chosen."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
@@ -61,16 +65,21 @@ class RecentExecutions:
         self._seen += len(records)
         self._choose_level(now)
         level = self.level
-        for _ in range(len(newest) - self._limit):
-            record = newest.popleft()
+        old: Iterable[Record] = [newest.popleft() for _ in range(len(newest) - self._limit)]
+        if level:
             # Most are as uneventful as they are many: those are looked at here, all others by `_stays`.
-            if level and type(record) is HopRecord and record.outcome is _PROCESSED and record.attempt == 1:
-                execution = record.execution_id
-                if not is_chosen(execution, level) and execution not in self._marked:
-                    continue
-            elif not self._stays(record):
-                continue
-            self._packed.append(self._pack(record))
+            dull, marked = _DULL_DIGITS[min(level, 4)], self._marked
+            old = [
+                record
+                for record in old
+                if record.execution_id[7:8] not in dull
+                or type(record) is not HopRecord
+                or record.outcome is not _PROCESSED
+                or record.attempt > 1
+                or record.execution_id in marked
+            ]
+            old = filter(self._stays, old)
+        self._packed.extend(map(self._pack, old))
 
     def mark(self, executions: Collection[str]) -> None:
         """These are to stay, whatever is chosen: those somebody asked for, and those that failed elsewhere."""
@@ -119,7 +128,8 @@ class RecentExecutions:
     def _pack(self, record: Record) -> bytes:
         if isinstance(record, HopRecord):
             sender = -1 if record.sender is None else self._number(record.sender)
-            return _key(record.execution_id) + _encoder.encode((_HOP, self._number(record.site), sender, *record[2:]))
+            packed = _encoder.encode((_HOP, self._number(record.site), sender, *record[2:_PACKED]))
+            return _key(record.execution_id) + packed
         reply = record.reply
         part = (self._number(reply.sender), *reply[1:]) if reply is not None else None
         index = _REPLY_AT
@@ -150,6 +160,8 @@ class RecentExecutions:
         return number
 
 
+_PACKED = HopRecord._fields.index("input_stored_at_unix_ns")
+"""What comes after is for histograms alone."""
 _OUTCOME_AT = HopRecord._fields.index("outcome") - 2
 _PHASES_AT = RootRecord._fields.index("phases")
 _REPLY_AT = RootRecord._fields.index("reply")
@@ -162,6 +174,8 @@ def _key(execution: str) -> bytes:
 
 def is_chosen(execution: str, level: int) -> bool:
     """Whether an execution is among the one in 2^level that stay; what is chosen at a level is at every lower one."""
+    if execution[7:8] in _DULL_DIGITS[min(level, 4)]:
+        return False
     try:
         return not int(execution[:8], 16) & ((1 << level) - 1)
     except ValueError:

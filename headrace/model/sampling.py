@@ -9,12 +9,14 @@ anything else did at that step in that minute. Then all processes keep what they
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import add, sub
 
 import msgspec
 
 from headrace.model.errors import InvalidInput
 from headrace.model.hop_record import HopOutcome, HopRecord, Record
 from headrace.model.record_filter import RecordFilter, parse_filter
+from headrace.model.record_lot import RecordLot, went_wrong
 
 DEFAULT_RATIO = 1.0
 MAX_CAPTURE = 100
@@ -198,6 +200,24 @@ class TailRules:
         if record.failed:
             return "error"
         return SLOWEST if slow else ""
+
+    def to_be_asked(self, lot: RecordLot) -> Sequence[Record]:
+        """Those of a lot, in order, for which `reason` may have one, or that it must know of; of all others it learns
+        nothing. Most of a lot of one step took no longer than others before."""
+        records, hops = lot.records, lot.hops
+        if len(hops) < len(records) or not records or _end_ns(records[-1]) // MINUTE_NS > self._minute:
+            return records
+        sites = lot.column("site")
+        site = sites[0]
+        if sites.count(site) < len(hops) or not all(lot.column("opens")) or not all(lot.column("written_at_mono_ns")):
+            return records
+        known_ns = self._slowest.get((site.flow, site.step), 0)
+        waited_ns = map(sub, lot.column("received_at_unix_ns"), lot.column("stored_at_unix_ns"))
+        worked_ns = map(sub, lot.column("written_at_mono_ns"), lot.column("received_at_mono_ns"))
+        took_ns = list(map(add, waited_ns, worked_ns))
+        if not lot.went_wrong and max(took_ns) <= known_ns:
+            return ()
+        return [hop for hop, ns in zip(hops, took_ns, strict=True) if ns > known_ns or went_wrong(hop)]
 
     def _is_slowest(self, record: Record) -> bool:
         minute = _end_ns(record) // MINUTE_NS

@@ -140,7 +140,7 @@ class SpanEncoder:
         (
             place, sender, trace_id, parent_id, span_id, _, message, execution, attempt, opens, delivered, in_doubt,
             outputs, replied, outcome, _, _, _, slot, sent_ns, stored_ns, read_ns, read_mono_ns, _, entered_ns, left_ns,
-            written_ns, ended_ns,
+            written_ns, ended_ns, _, _, _,
         ) = record  # fmt: skip
         if not (attempt == 1 == delivered and outcome is _PROCESSED and opens and sender is not None):
             return False

@@ -136,11 +136,9 @@ class Closing:
         self._replies.put(OutgoingReply(to.subject, payload, held.envelope.execution_id, to.answer_key, sent))
 
     def _acknowledged(self, held: HeldInput, error: AckUnknown | None) -> None:
-        if error is None:
-            self._hops.acknowledged(held)
-        else:
+        if error is not None:
             self._note(None, error)
-        self._hops.closed(held)
+        self._hops.closed(held, error is None)
         self._on_settled(held)
 
     def _note(self, _: None, error: AckUnknown | None) -> None:

@@ -90,7 +90,7 @@ class DataPlane:
         self._emptied = asyncio.Event()
         self.outbox = self._make_outbox(plans)
         self._replies = ReplySender(lane, answers)
-        hops = HopPhases(plan, step, recorder, span_log=span_log, instance=instance)
+        hops = HopPhases(plan, step, recorder, span_log=span_log, instance=instance, inputs=lambda: self._path.inputs())
         self.component_spans: ComponentSpans | None = None
         if span_log is not None and span_log.exporter is not None:
             self.component_spans = ComponentSpans(span_log.exporter, hops.site, span_log.counts)

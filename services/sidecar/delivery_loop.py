@@ -268,7 +268,6 @@ class DeliveryLoop:
         if self._step.receivers:
             held.context = context = row_context(held)
             self._ended.add(held.call, context, self._liveness.heard_at)
-        self._hops.called(held)
 
     def _deliver_rows(self, rows: list[HeldInput]) -> None:
         if not self._path.deliver_rows(rows):
@@ -341,7 +340,6 @@ class DeliveryLoop:
         if problem is not None:
             self._undone(held, Outcome(Ending.FAILED, problem, retryable=problem.code == CONFLICT))
             return
-        self._hops.called(held)
         self._publish_outputs(held)
 
     def _publish_outputs(self, held: HeldInput) -> None:
@@ -360,7 +358,6 @@ class DeliveryLoop:
             self._hops.failed(held, problem)
             self.stuck.put(held, problem)
             return
-        self._hops.called(held)
         self._path.give_up(held, problem, dead_letter=dead_letter)
 
     def resume(self, resumed: int) -> None:

@@ -99,6 +99,8 @@ class HeldInput(msgspec.Struct, eq=False):
     traceparent: str = ""
     told: bool = False
     """A record of this delivery was made."""
+    arrival_counted: bool = False
+    """The histograms have its arrival, or are not to have it."""
     attempts: list[FailedAttempt] = msgspec.field(default_factory=list)
     also: list[Delivery] = msgspec.field(default_factory=list)
     """Further copies of the same message under other sequences; acknowledged with it."""

@@ -1,39 +1,37 @@
-"""Measures the phases of this step's hops, as ARCHITECTURE.md defines them, and hands them to the recorder.
+"""Measures this step's hops, as ARCHITECTURE.md defines their phases: one record of each attempt, made when it is over.
 
-What only the receiver of a message can know (when it was stored) is recorded by the receiver under the
-sender's name. Repeated deliveries and attempts are left out: they would measure the trouble, not the path.
+Nothing else is done on the path: what histograms, traces and the memory of executions want of records they take from
+lots of them, a moment later (`headrace.edge.span_log`). Repeated deliveries and attempts give no samples: they would
+measure the trouble, not the path.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from headrace.api.message.v1.message_pb2 import Origin
 from headrace.edge.clock_pair import read_clocks
+from headrace.edge.span_log import SpanLog
 from headrace.model import trace_context
 from headrace.model.hop_record import HopOutcome, HopRecord, Site
+from headrace.model.record_lot import RecordLot
+from services.sidecar.hop_tally import ARRIVAL, CALL, END, WAY_OUT, HopTally
 
 if TYPE_CHECKING:
     from headrace.edge.hop_recorder import HopRecorder
-    from headrace.edge.span_log import SpanLog
     from headrace.model.deployment import DeploymentPlan, StepPlan
-    from headrace.model.histogram import Histogram
-    from headrace.ports import Delivery
-    from headrace.wire.envelope import Envelope
     from services.sidecar.domain.delivery import Problem
     from services.sidecar.held_input import HeldInput
     from services.sidecar.outbox import Outgoing
 
-INGRESS_SENDER = "gateway"
-MAX_SENDERS = 64
-
 
 class HopPhases:
-    """Samples below zero are clock skew; the histograms count them as such. With a `span_log` each attempt is also told
-    there, once, as a HopRecord; without one the trace context of an input is passed on as it came."""
+    """Where `span_log` is wanted by nobody else, or there is none, records are made for the histograms alone, and the
+    trace context of an input is passed on as it came. `inputs` are those that are held: whoever asks the recorder is
+    told of their arrival, too."""
 
     def __init__(
         self,
@@ -43,8 +41,14 @@ class HopPhases:
         *,
         span_log: SpanLog | None = None,
         instance: str = "",
+        inputs: Callable[[], Iterable[HeldInput]] = tuple,
     ) -> None:
-        self._log = span_log if span_log is not None and span_log.wanted else None
+        self._traces = span_log is not None and span_log.wanted
+        self._log = log = span_log if span_log is not None else SpanLog()
+        self._tally = HopTally(plan, step, recorder)
+        log.tallies.append(self._tally.take)
+        recorder.before_telling = self._tell_all
+        self._inputs = inputs
         self._flow = plan.flow
         self.site = self._site = step_site(plan, step, instance)
         self._senders = {known.name: step_site(plan, known) for known in plan.steps}
@@ -54,117 +58,76 @@ class HopPhases:
             Origin.ORIGIN_INJECTED: ticker,
         }
         self._keyed = step.keyed
-        self._step = step.name
         self._has_receivers = bool(step.receivers)
-        self._revision_of = {known.name: known.pin.digest for known in plan.steps}
-        self._recorder = recorder
-        own = partial(recorder.phase, step.name, revision=step.pin.digest)
-        self._queue, self._in, self._component, self._out = map(
-            own, ("queue", "sidecar-in", "component", "sidecar-out")
-        )
-        self._terminal, self._whole = own("publish"), own("hop")
-        """Of an input without output: its acknowledgement, and its whole hop."""
-        self._of_senders: dict[str, tuple[Histogram, Histogram]] = {}
 
-    def _record_hop(self, histogram: Histogram, ns: int, envelope: Envelope, now_unix_ns: int, context: str) -> None:
-        histogram.record(ns)
-        if ns < 0:
+    def _tell_all(self) -> None:
+        """The histograms are up to date after it."""
+        self._log.hand_over()
+        for held in self._inputs():
+            self.arrived(held)
+
+    def arrived(self, held: HeldInput) -> None:
+        """Counts the arrival of an input now, unless that was done, instead of with its record. For those that are held
+        for long, and those of which there will be no record."""
+        if held.arrival_counted:
             return
-        trace_id = b""
-        if self._log is not None and histogram.may_mark(ns, now_unix_ns):
-            trace_id = trace_context.sampled_trace(context)
-        histogram.mark(ns, now_unix_ns, envelope.execution_id, trace_id)
-
-    def _sender(self, name: str) -> tuple[Histogram, Histogram]:
-        """What is known of whoever sends to this step: its publishes, and its whole hops."""
-        revision, phase = self._revision_of.get(name, ""), self._recorder.phase
-        made = phase(name, "publish", self._step, revision), phase(name, "hop", self._step, revision)
-        if len(self._of_senders) < MAX_SENDERS:
-            self._of_senders[name] = made
-        return made
-
-    def received(self, delivery: Delivery, envelope: Envelope) -> None:
-        """An input was read: its waiting time, and the publish of whoever sent it."""
+        held.arrival_counted = True
+        delivery, envelope = held.delivery, held.envelope
         if delivery.attempt > 1:
             return
-        stored_at = delivery.stored_at_unix_ns
-        self._queue.record(delivery.received_at_unix_ns - stored_at)
-        sent_at, input_stored_at = envelope.sent_at_unix_ns, envelope.input_stored_at_unix_ns
-        if not (sent_at or input_stored_at):
-            return
-        sender = envelope.sender
-        publishes, hops = self._of_senders.get(sender or INGRESS_SENDER) or self._sender(sender or INGRESS_SENDER)
-        if sent_at:
-            publishes.record(stored_at - sent_at)
-        if input_stored_at:
-            if not sender:
-                hops = self._recorder.phase("", "hop", self._step)
-            self._record_hop(
-                hops, stored_at - input_stored_at, envelope, delivery.received_at_unix_ns, delivery.traceparent
-            )
-
-    def called(self, held: HeldInput) -> None:
-        """A call ended for good."""
-        entered = held.entered_at_mono_ns
-        if entered and held.first_try:
-            self._in.record(entered - held.delivery.received_at_mono_ns)
-            self._component.record(held.left_at_mono_ns - entered)
+        self._tally.arrived(
+            envelope.sender,
+            envelope.sent_at_unix_ns,
+            envelope.input_stored_at_unix_ns,
+            delivery.stored_at_unix_ns,
+            delivery.received_at_unix_ns,
+            envelope.execution_id,
+        )
 
     def output_written(self, held: HeldInput, outgoing: Outgoing) -> None:
         """The broker has an output; refused and unanswered tries are part of the way out."""
-        written = outgoing.written_at_mono_ns
-        if written > held.written_at_mono_ns:
+        written, before = outgoing.written_at_mono_ns, held.written_at_mono_ns
+        if not before:
             held.written_at_mono_ns = written
-        if held.left_at_mono_ns and held.first_try:
-            self._out.record(written - held.left_at_mono_ns)
-
-    def row_written(self, held: HeldInput) -> None:
-        """As `output_written`, of an input that goes its common way."""
-        if held.left_at_mono_ns:
-            self._out.record(held.written_at_mono_ns - held.left_at_mono_ns)
+            return
+        if written > before:
+            held.written_at_mono_ns, written = written, before
+        self._one_more_way_out(held, written)
 
     def reply_written(self, held: HeldInput) -> int:
         """A reply leaves now (Unix nanoseconds); the gateway records how long it took to arrive."""
         held.replied = True
+        if held.written_at_mono_ns:
+            self._one_more_way_out(held, held.written_at_mono_ns)
         unix_ns, held.written_at_mono_ns = read_clocks()
-        if held.left_at_mono_ns and held.first_try:
-            self._out.record(held.written_at_mono_ns - held.left_at_mono_ns)
         return unix_ns
 
-    def acknowledged(self, held: HeldInput) -> None:
-        """An input without output or reply ends with its acknowledgement."""
-        if held.replied or held.handed or (self._has_receivers and held.outputs):
-            return
+    def _one_more_way_out(self, held: HeldInput, written_at_mono_ns: int) -> None:
+        """The record tells of what was written last."""
         if held.left_at_mono_ns and held.first_try:
-            written_at_mono_ns = held.acknowledged_at_mono_ns
-            self._out.record(written_at_mono_ns - held.left_at_mono_ns)
-            self._terminal.record(time.monotonic_ns() - written_at_mono_ns)
-            now_ns = time.time_ns()
-            whole_ns = now_ns - held.delivery.stored_at_unix_ns
-            self._record_hop(self._whole, whole_ns, held.envelope, now_ns, held.traceparent)
-
-    # Spans
+            self._tally.ways_out.append(written_at_mono_ns - held.left_at_mono_ns)
 
     def began(self, held: HeldInput) -> None:
         """The next attempt begins: from here on its span is the parent of whatever it sends."""
         delivery = held.delivery
         context = delivery.traceparent
-        if self._log is None:
+        held.began_at_mono_ns = time.monotonic_ns() if held.calls > 1 else delivery.received_at_mono_ns
+        if not self._traces:
             held.traceparent = context
             return
-        held.number = held.number or held.attempt
-        held.began_at_mono_ns = time.monotonic_ns() if held.calls > 1 else delivery.received_at_mono_ns
-        if not trace_context.looks_like_traceparent(context):
+        if not (len(context) == 55 and context[2] == context[35] == context[52] == "-"):
             context = self._new_context(held.envelope.execution_id)
             if not context:
                 return
-        known = held.number == 1 and len(held.message_id) == 32
-        span = held.span_id = trace_context.process_span_id(held.message_id) if known else os.urandom(8).hex()
+        held.number = number = held.number or held.attempt
+        message_id = held.message_id
+        # As `process_span_id` has it, of the first attempt.
+        span = message_id[16:] if number == 1 and len(message_id) == 32 else os.urandom(8).hex()
+        held.span_id = span
         held.traceparent = f"{context[:36]}{span}{context[52:]}"
 
     def _new_context(self, execution: str) -> str:
         """Of a message that came without one."""
-        assert self._log is not None
         if len(execution) != 32:
             return ""
         sampled = self._log.sampler.begins(self._flow, execution)
@@ -174,30 +137,44 @@ class HopPhases:
         self, held: HeldInput, problem: Problem | None, *, retry_after_s: float | None = None, rebound: bool = False
     ) -> None:
         """An attempt is over, and another one may follow."""
-        if self._log is None or not held.span_id:
+        self.arrived(held)
+        if not held.span_id:
             return
         if rebound:
             outcome = HopOutcome.REBOUND
         else:
             outcome = HopOutcome.STUCK if retry_after_s is None else HopOutcome.RETRIED
         retry_after_ns = int(retry_after_s * 1e9) if retry_after_s else 0
-        self._tell(held, outcome, problem, 0, time.monotonic_ns(), retry_after_ns)
+        self._tell(held, outcome, problem, 0, time.monotonic_ns(), retry_after_ns, 0, 0)
+        held.told = True
 
-    def closed(self, held: HeldInput) -> None:
-        """The input's acknowledgement has its answer, or will get none."""
-        if self._log is None or not (held.calls or held.problem):
+    def closed(self, held: HeldInput, confirmed: bool) -> None:
+        """The input's acknowledgement has its answer (`confirmed`), or will get none."""
+        problem = held.problem
+        if not (held.calls or problem is not None):
+            self.arrived(held)
             return
-        if not held.span_id:
+        if self._traces and not held.span_id:
             self.began(held)
-            if not held.span_id:
-                return
-        problem, outcome = held.problem, _PROCESSED
+        outcome = _PROCESSED
         if problem is not None:
             outcome = HopOutcome.HANDED_OVER if held.handed else HopOutcome.REJECTED
             outcome = HopOutcome.DEAD_LETTERED if held.dead else outcome
-        self._tell(
-            held, outcome, problem, held.written_at_mono_ns or held.acknowledged_at_mono_ns, time.monotonic_ns(), 0
-        )
+        written, samples, confirmed_at_unix_ns = held.written_at_mono_ns, 0, 0
+        if held.first_try and held.left_at_mono_ns:
+            samples = CALL
+            if not (held.replied or held.handed or (self._has_receivers and held.outputs)):
+                # It ends with its acknowledgement.
+                if confirmed:
+                    samples = CALL | WAY_OUT | END
+                    confirmed_at_unix_ns = time.time_ns()
+            elif written:
+                samples = CALL | WAY_OUT
+        if not held.arrival_counted and held.delivery.attempt == 1:
+            samples |= ARRIVAL
+        ended = time.monotonic_ns()
+        written = written or held.acknowledged_at_mono_ns
+        self._tell(held, outcome, problem, written, ended, 0, samples, confirmed_at_unix_ns)
 
     def _tell(
         self,
@@ -207,48 +184,60 @@ class HopPhases:
         written_at_mono_ns: int,
         ended_at_mono_ns: int,
         retry_after_ns: int,
+        samples: int,
+        confirmed_at_unix_ns: int,
     ) -> None:
-        assert self._log is not None
         delivery, envelope, context = held.delivery, held.envelope, held.traceparent
         parent, sender, keyed = delivery.traceparent, envelope.sender, self._keyed
         code, text = (problem.code, problem.message) if problem is not None else ("", "")
-        self._log.add(
-            _new_record(
-                HopRecord,
-                (
-                    self._site,
-                    self._senders.get(sender) if sender else self._origins.get(envelope.origin),
-                    context[3:35],
-                    # Where the message had none, one was made up that has no parent.
-                    parent[36:52] if parent[35:36] == "-" else "",
-                    held.span_id,
-                    context[54] in "13579bdf",
-                    held.message_id,
-                    envelope.execution_id,
-                    held.number,
-                    not held.told,
-                    delivery.attempt,
-                    held.in_doubt,
-                    len(held.outputs) if self._has_receivers else 0,
-                    held.replied,
-                    outcome,
-                    code,
-                    text,
-                    retry_after_ns,
-                    held.slot.lease.slot if keyed and held.slot is not None else -1,
-                    envelope.sent_at_unix_ns,
-                    delivery.stored_at_unix_ns,
-                    delivery.received_at_unix_ns,
-                    delivery.received_at_mono_ns,
-                    held.began_at_mono_ns,
-                    held.entered_at_mono_ns,
-                    held.left_at_mono_ns,
-                    written_at_mono_ns,
-                    ended_at_mono_ns,
-                ),
-            )
+        span_id = held.span_id
+        sent_from = self._senders.get(sender) if sender else self._origins.get(envelope.origin)
+        if sent_from is None and samples & ARRIVAL:
+            # The record cannot name it.
+            self.arrived(held)
+            samples -= ARRIVAL
+        record = _new_record(
+            HopRecord,
+            (
+                self._site,
+                sent_from,
+                context[3:35],
+                # Where the message had none, one was made up that has no parent.
+                parent[36:52] if parent[35:36] == "-" else "",
+                span_id,
+                span_id != "" and context[54] in "13579bdf",
+                held.message_id,
+                held.execution_id or envelope.execution_id,
+                held.number,
+                not held.told,
+                delivery.attempt,
+                held.in_doubt,
+                len(held.outputs) if self._has_receivers else 0,
+                held.replied,
+                outcome,
+                code,
+                text,
+                retry_after_ns,
+                held.slot.lease.slot if keyed and held.slot is not None else -1,
+                envelope.sent_at_unix_ns,
+                delivery.stored_at_unix_ns,
+                delivery.received_at_unix_ns,
+                delivery.received_at_mono_ns,
+                held.began_at_mono_ns,
+                held.entered_at_mono_ns,
+                held.left_at_mono_ns,
+                written_at_mono_ns,
+                ended_at_mono_ns,
+                envelope.input_stored_at_unix_ns,
+                confirmed_at_unix_ns,
+                samples,
+            ),
         )
-        held.told = True
+        if span_id or not self._traces:
+            self._log.add(record)
+        else:
+            # Nothing that could be traced.
+            self._tally.take(RecordLot((record,)))
 
 
 _PROCESSED = HopOutcome.PROCESSED

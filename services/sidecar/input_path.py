@@ -166,7 +166,7 @@ class PlainPath:
         self.save = snapshots.save
         self._settlement = settlement
         self.deliver, self.publish_late = settlement.deliver, settlement.publish_late
-        rows = PlainRows(plan, step, outbox, settlement, closing, self._memory, hops, counters)
+        rows = PlainRows(plan, step, outbox, settlement, closing, self._memory, counters)
         self.deliver_rows = rows.deliver
 
     @property
@@ -236,7 +236,7 @@ class PlainPath:
         now = self.last_input_at = self._clock()
         self._counters["received"] += len(deliveries)
         fresh: list[HeldInput] = []
-        all_held, received = self._held, self._hops.received
+        all_held = self._held
         was_finished, was_saved = self._memory.finished_by(now), self._snapshots.was_saved_for
         for delivery in deliveries:
             sequence = delivery.stream_sequence
@@ -255,7 +255,6 @@ class PlainPath:
             if message_id in all_held or was_finished(message_id) or was_saved(message_id):
                 self._take(delivery, envelope, now)
                 continue
-            received(delivery, envelope)
             body, content_type = envelope.body, envelope.content_type
             if is_common(envelope, len(delivery.payload), len(body), content_type):
                 held = HeldInput(delivery, envelope, message_id, now, False, True, envelope.execution_id)
@@ -291,6 +290,7 @@ class PlainPath:
         if known is not None:
             self._counters["duplicates"] += 1
             if known.delivery.stream_sequence == delivery.stream_sequence:
+                self._hops.arrived(known)
                 known.delivered_again(delivery)
                 known.extended_at = now
             elif known.phase is Phase.ACKNOWLEDGING:
@@ -305,7 +305,6 @@ class PlainPath:
             self._counters["duplicates"] += 1
             self._settlement.acknowledge_again(delivery, self._release)
             return None
-        self._hops.received(delivery, envelope)
         held = HeldInput(delivery, envelope, message_id, now, wants_reply(envelope))
         held.in_doubt = envelope.in_doubt
         if brought_back or (delivery.attempt > 1 and self._doubtful(delivery)):
@@ -324,7 +323,7 @@ class PlainPath:
         if message_id in self._held:
             self._release()
             return
-        held = self._hold(HeldInput(delivery, Envelope(id=message_id), message_id, now))
+        held = self._hold(HeldInput(delivery, Envelope(id=message_id), message_id, now, arrival_counted=True))
         self._counters["failed"] += 1
         problem = Problem("MALFORMED_MESSAGE", message)
         self._settlement.dead_letter_unreadable(delivery, held, problem)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
     from services.sidecar.closing import Closing
     from services.sidecar.domain.sender_memory import SenderMemory
-    from services.sidecar.hop_phases import HopPhases
     from services.sidecar.settlement import Settlement
 
 ROWS_A_READING = 16
@@ -39,11 +38,10 @@ class PlainRows:
         settlement: Settlement,
         closing: Closing,
         memory: SenderMemory,
-        hops: HopPhases,
         counters: dict[str, int],
     ) -> None:
         self._settlement, self._closing, self._memory = settlement, closing, memory
-        self._hops, self._counters = hops, counters
+        self._counters = counters
         self._splicer = EnvelopeSplicer(step.name)
         edges = edges_of(plan, step)
         self._ends_here = not edges
@@ -52,7 +50,7 @@ class PlainRows:
         # What is passed through is a part of every output.
         if subject and not plan.passthrough:
             self._ids = edges[0].ids
-            self._to = RowEdge(outbox, subject, self._stored, self._as_outgoing)
+            self._to = RowEdge(outbox, subject, closing.acknowledge, self._as_outgoing)
 
     def deliver(self, rows: list[HeldInput]) -> bool:
         """Takes inputs whose calls are over, all or none of them; False: each has to go the long way."""
@@ -86,10 +84,6 @@ class PlainRows:
             lot.append((sealed(*content, stored_at, message_id, unix_ns), message_id, held.traceparent, held))
         self._counters["emitted"] += len(lot)
         to.put(lot)
-
-    def _stored(self, held: HeldInput) -> None:
-        self._hops.row_written(held)
-        self._closing.acknowledge(held)
 
     def _as_outgoing(self, held: HeldInput) -> Outgoing:
         """The same output for the long way, with the same id; nothing of its input is settled yet."""

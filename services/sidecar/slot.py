@@ -57,6 +57,9 @@ class SlotHost(ResultHost, Protocol):
     def admit(self, held: HeldInput) -> None:
         """It may be called."""
 
+    def arrived_before(self, held: HeldInput) -> None:
+        """It is held, and was just delivered once more."""
+
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """It was committed before."""
 
@@ -279,6 +282,7 @@ class Slot:
         self._counters["redelivered"] += delivery.attempt > 1
         if known is not None:
             self._counters["duplicates"] += 1
+            self._host.arrived_before(known)
             known.delivered_again(delivery)
             known.epoch = self._epoch
             if arrival is Arrival.COVERED:

@@ -179,11 +179,10 @@ class SlotPath:
             envelope = decode_envelope(delivery.payload)
         except MalformedMessage as error:
             message_id = unreadable_id(delivery.message_id, delivery.stream_sequence, self._step.name)
-            held = HeldInput(delivery, Envelope(id=message_id), message_id, now, slot=slot)
+            held = HeldInput(delivery, Envelope(id=message_id), message_id, now, slot=slot, arrival_counted=True)
             held.refused = Problem("MALFORMED_MESSAGE", str(error))
             self._counters["failed"] += 1
             return held, message_id
-        self._hops.received(delivery, envelope)
         placement = self._keying.place(envelope.headers, envelope.body, envelope.id)
         self._counters["keyless"] += placement.keyless
         held = HeldInput(delivery, envelope, envelope.id, now, wants_reply(envelope), slot=slot)
@@ -196,6 +195,10 @@ class SlotPath:
         self._callable.append(held)
         self._flush_soon()
 
+    def arrived_before(self, held: HeldInput) -> None:
+        """See SlotHost."""
+        self._hops.arrived(held)
+
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """See SlotHost. A reply that its former owner owed cannot be made again; its caller is told so."""
         try:
@@ -204,6 +207,7 @@ class SlotPath:
             self._closing.acknowledge_again(delivery, done)
             return
         held = HeldInput(delivery, envelope, envelope.id, self._clock(), wants_reply(envelope))
+        held.arrival_counted = True
         if not held.wants_reply or self._memory.is_finished(held.message_id, self._clock()):
             self._closing.acknowledge_again(delivery, done)
             return

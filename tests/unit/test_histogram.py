@@ -87,3 +87,14 @@ def test_what_is_empty_or_beyond_the_range() -> None:
     assert (beyond.count, beyond.max_ns, beyond.sum_ns) == (2, MAX_NS, 2 * MAX_NS)
     with pytest.raises(ValueError, match="not a bucket"):
         Histogram.from_sparse({BUCKETS: 1}, sum_ns=0, max_ns=0, skewed=0)
+
+
+@given(st.lists(st.lists(st.integers(min_value=-1_000, max_value=1 << 66) | st.integers(0, 10**7), max_size=40)))
+def test_many_at_once_are_as_each_by_itself(lots: list[list[int]]) -> None:
+    many, each = Histogram(), recorded([value for lot in lots for value in lot])
+    for lot in lots:
+        many.record_all(lot)
+    assert many.sparse() == each.sparse()
+    assert (many.count, many.sum_ns, many.max_ns, many.skewed) == (
+        each.count, each.sum_ns, each.max_ns, each.skewed
+    )  # fmt: skip

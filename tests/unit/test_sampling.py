@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
 from headrace.model.errors import InvalidInput
 from headrace.model.hop_record import HopOutcome, HopRecord
+from headrace.model.record_lot import RecordLot
 from headrace.model.sampling import (
     MAX_CAPTURE,
     CaptureMatcher,
@@ -151,3 +152,31 @@ def test_changes_are_noted_for_the_history_until_it_has_them() -> None:
     assert left is not None
     assert (left.unrecorded, left.ratio, left.capture) == (again.unrecorded[2:], 0.25, capture)
     assert without_recorded(second.unrecorded, left) is None
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.integers(0, 2), st.integers(1, 60), st.booleans(), st.sampled_from([1, 1, 1, 2]), st.booleans()
+            ),
+            max_size=12,
+        ),
+        max_size=6,
+    )
+)
+def test_whoever_is_not_asked_would_have_had_no_reason(made: list[list[tuple[int, int, bool, int, bool]]]) -> None:
+    whole, few = TailRules(), TailRules()
+    minute = START // 60_000_000_000 + 1
+    for number, lot in enumerate(made):
+        records = []
+        for place, (minutes, took_ms, fails, attempt, sampled) in enumerate(lot):
+            minute += minutes // 2
+            outcome, code = (HopOutcome.DEAD_LETTERED, "NO_PRICE") if fails else (HopOutcome.PROCESSED, "")
+            at_ns = minute * 60_000_000_000 + place
+            more = {"outcome": outcome, "code": code, "attempt": attempt, "sampled": sampled}
+            records.append(hop(number, at_ns=at_ns, took_ns=took_ms * 10**6, **more))  # type: ignore[arg-type]
+        all_reasons = [(record, reason) for record in records if (reason := whole.reason(record))]
+        asked = few.to_be_asked(RecordLot(records))
+        found = [(record, reason) for record in asked if (reason := few.reason(record))]
+        assert found == all_reasons
