@@ -20,9 +20,9 @@ from services.sidecar.domain.sidecar_deaths import SidecarDeaths
 
 log = get_logger(__name__)
 
-LEAST_CAREFUL_S = 120.0
-"""So long what the lives before had held may still come: the broker delivers it again when their ack wait is over, each
-at its own time. One that is done early says nothing of those that have not come yet."""
+LASTING_S = 120.0
+"""Age of a life that lasts. So long what lives before had held may still come: the broker delivers it again when its
+ack wait is over, each at its own time; what is done early says nothing of what has not come yet."""
 
 
 class CarefulStart:
@@ -31,7 +31,7 @@ class CarefulStart:
     def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file
         self._clock = clock
-        self._careful_until = clock() + LEAST_CAREFUL_S
+        self._lasts_at = clock() + LASTING_S
         self._pending: set[str] = set()
         deaths = _read(file)
         self._deaths = deaths if deaths is not None else SidecarDeaths()
@@ -65,12 +65,13 @@ class CarefulStart:
         """Its call is over, or it was given up."""
         if self._deaths.empty:
             return
-        self._deaths.ended(message_id)
+        news = self._deaths.ended(message_id)
         self._pending.discard(message_id)
-        if self.careful and not self._pending and self._clock() >= self._careful_until:
-            log.info("all that earlier sidecars had held is done")
-            self._deaths = SidecarDeaths()
-        self._write()
+        if not self._pending and self._clock() >= self._lasts_at:
+            log.info("this sidecar lasts, and all that earlier ones had held is done", deaths=self._deaths.deaths)
+            self._deaths, news = SidecarDeaths(), True
+        if news:
+            self._write()
 
     def forget(self) -> None:
         """An orderly end: the next life has nothing to be careful about."""

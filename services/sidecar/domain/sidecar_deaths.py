@@ -2,7 +2,7 @@
 
 A crash of the component is counted by the sidecar, in memory. A message that ends the sidecar as well (memory of a
 whole container, a component that kills its parent) would be delivered again for ever. So deaths of the sidecar are
-counted while no message is finished between them; after the third, what was delivered before runs alone, its id
+counted while no life between them lasts; after the third, what was delivered before runs alone, its id
 written down first. One that is found alone in the record of two deaths is given up.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 CAREFUL_AFTER = 3
-"""Deaths in a row without a finished message."""
+"""Deaths in a row without a life that lasted. What such a life finished does not count: the one that ends them may wait
+among many good ones, some of which are always done before."""
 LAST_SOLO_DEATH = 2
 MOST_KEPT = 100
 
@@ -41,13 +42,12 @@ class SidecarDeaths:
     def is_guilty(self, message_id: str) -> bool:
         return self.solo.get(message_id, 0) >= LAST_SOLO_DEATH
 
-    def ended(self, message_id: str) -> None:
-        """A message ran to its end, whatever end that was: it is none that takes the sidecar down."""
-        self.solo.pop(message_id, None)
+    def ended(self, message_id: str) -> bool:
+        """A message ran to its end, whatever end: it is none that takes the sidecar down. Whether that is news."""
+        news = self.solo.pop(message_id, None) is not None
         if self.runs == message_id:
-            self.runs = ""
-        if not self.careful:
-            self.deaths = 0
+            self.runs, news = "", True
+        return news
 
     @property
     def empty(self) -> bool:

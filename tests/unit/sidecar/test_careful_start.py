@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.sidecar.careful_start import LEAST_CAREFUL_S, CarefulStart
+from services.sidecar.careful_start import LASTING_S, CarefulStart
 from services.sidecar.domain.sidecar_deaths import CAREFUL_AFTER
 
 
@@ -53,7 +53,7 @@ def test_one_that_is_done_says_nothing_of_those_that_have_not_come_yet(tmp_path:
 
 def test_once_all_have_had_their_time_to_come_again_it_is_over(tmp_path: Path, clock: Clock) -> None:
     life = died_often(tmp_path / "deaths", clock)
-    clock.now += LEAST_CAREFUL_S
+    clock.now += LASTING_S
     life.guilt("late")
     life.guilt("later")
     life.ended("late")
@@ -61,3 +61,21 @@ def test_once_all_have_had_their_time_to_come_again_it_is_over(tmp_path: Path, c
     life.ended("later")
     assert not life.careful
     assert not CarefulStart(tmp_path / "deaths", clock).careful
+
+
+def test_what_is_finished_between_deaths_is_no_reason_to_begin_the_count_anew(tmp_path: Path, clock: Clock) -> None:
+    for _ in range(CAREFUL_AFTER + 1):
+        life = CarefulStart(tmp_path / "deaths", clock)
+        life.ended("good")
+    assert life.careful
+
+
+def test_a_life_that_lasts_begins_the_count_anew(tmp_path: Path, clock: Clock) -> None:
+    for _ in range(CAREFUL_AFTER):
+        life = CarefulStart(tmp_path / "deaths", clock)
+    assert not life.careful
+    clock.now += LASTING_S
+    life.ended("good")
+    for _ in range(CAREFUL_AFTER - 1):
+        assert not CarefulStart(tmp_path / "deaths", clock).careful
+    assert CarefulStart(tmp_path / "deaths", clock).careful

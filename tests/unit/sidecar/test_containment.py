@@ -11,7 +11,7 @@ from headrace.model.limits import MAX_BODY_BYTES, MAX_HEADERS_BYTES, MAX_OUTPUT_
 from services.sidecar.domain.crash_loop import CrashRecord
 from services.sidecar.domain.delivery import check_output, check_reply
 from services.sidecar.domain.flood import FloodGauge
-from services.sidecar.domain.sidecar_deaths import CAREFUL_AFTER, LAST_SOLO_DEATH, SidecarDeaths
+from services.sidecar.domain.sidecar_deaths import LAST_SOLO_DEATH, SidecarDeaths
 from services.sidecar.log_capture import BURST_BYTES, BYTES_PER_S, LogCapture, parse_line
 
 
@@ -71,18 +71,6 @@ def test_only_who_was_alone_at_two_deaths_is_given_up(happenings: list[tuple[str
             runs = ""
         for name, count in alone.items():
             assert deaths.is_guilty(name) == (count >= LAST_SOLO_DEATH)
-
-
-def test_a_finished_message_begins_the_count_of_deaths_anew() -> None:
-    deaths = SidecarDeaths()
-    for _ in range(CAREFUL_AFTER - 1):
-        deaths.died()
-    deaths.ended("x")
-    assert deaths.empty
-    for _ in range(CAREFUL_AFTER):
-        assert not deaths.careful
-        deaths.died()
-    assert deaths.careful
 
 
 def test_a_crash_that_one_message_did_delays_nobody_else() -> None:
