@@ -10,6 +10,7 @@ the deliveries prove that they were all ours (headrace.model.delivery_chain).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,12 +26,15 @@ LIMIT_S = 2.0
 CONFIRM_LIMIT_S = 0.5
 
 Tell = Callable[[Any, AckUnknown | None], None]
+Done = tuple[Delivery, Tell, Any]
 
 
 class RemovalTransport(Protocol):
     """What is needed of the connection; `JetStreamLane` has it."""
 
-    def acknowledge(self, delivery: Delivery) -> asyncio.Future[None]: ...
+    def acknowledge_told(
+        self, delivery: Delivery, tell: Callable[[Any, AckUnknown | None], None], about: Any
+    ) -> None: ...
 
     async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]: ...
 
@@ -49,9 +53,11 @@ class GroupRemoval:
         self._stream, self._consumer, self._subject = stream, consumer, subject
         self._loop = asyncio.get_running_loop()
         self._chain = DeliveryChain(subject)
-        self._done: list[tuple[Delivery, Tell, Any]] = []
+        self._done: list[Done] = []
         self._scheduled = False
         self._held = 0
+        self._unconfirmed = 0
+        self._confirmed = asyncio.Event()
         self._removing: asyncio.Task[None] | None = None
         self.purged = 0
         """Messages removed together so far."""
@@ -100,7 +106,7 @@ class GroupRemoval:
         self._removing = self._loop.create_task(self._remove(done), name=f"removes from {self._consumer}")
         self._removing.add_done_callback(self._removed)
 
-    async def _remove(self, done: list[tuple[Delivery, Tell, Any]]) -> None:
+    async def _remove(self, done: list[Done]) -> None:
         try:
             floor = await self._transport.ack_floor(self._stream, self._consumer, timeout_s=LIMIT_S)
             through, count = self._chain.through(*floor)
@@ -113,13 +119,16 @@ class GroupRemoval:
             log.debug("not removed together", consumer=self._consumer, error=str(error))
         finally:
             self._held = 0
-            confirmed = self._acknowledge(done)
-        if confirmed:
+            self._acknowledge(done)
+        if self._unconfirmed:
             # So that the floor is asked after them. One that takes longer (its consumer forgot the message with the
             # broker's death) keeps nobody waiting.
-            await asyncio.wait(confirmed, timeout=CONFIRM_LIMIT_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_LIMIT_S):
+                    self._confirmed.clear()
+                    await self._confirmed.wait()
 
-    def _confirm(self, done: list[tuple[Delivery, Tell, Any]], through: int) -> list[tuple[Delivery, Tell, Any]]:
+    def _confirm(self, done: list[Done], through: int) -> list[Done]:
         """What the purge removed is over; answers the others."""
         left = []
         for one in done:
@@ -131,13 +140,19 @@ class GroupRemoval:
                 tell(about, None)
         return left
 
-    def _acknowledge(self, done: Sequence[tuple[Delivery, Tell, Any]]) -> list[asyncio.Future[None]]:
-        futures = []
-        for delivery, tell, about in done:
-            future = self._transport.acknowledge(delivery)
-            future.add_done_callback(_Told(self._chain, delivery, tell, about))
-            futures.append(future)
-        return futures
+    def _acknowledge(self, done: Sequence[Done]) -> None:
+        self._unconfirmed += len(done)
+        for one in done:
+            self._transport.acknowledge_told(one[0], self._answered, one)
+
+    def _answered(self, one: Done, error: AckUnknown | None) -> None:
+        delivery, tell, about = one
+        if error is None:
+            self._chain.confirmed(delivery.consumer_sequence, delivery.stream_sequence)
+        self._unconfirmed -= 1
+        if not self._unconfirmed:
+            self._confirmed.set()
+        tell(about, error)
 
     def _removed(self, task: asyncio.Task[None]) -> None:
         self._removing = None
@@ -145,18 +160,3 @@ class GroupRemoval:
             log.error("removing failed", consumer=self._consumer, error=repr(task.exception()))
         if self._done and not self._scheduled:
             self._flush()
-
-
-class _Told:
-    __slots__ = ("about", "chain", "delivery", "tell")
-
-    def __init__(self, chain: DeliveryChain, delivery: Delivery, tell: Tell, about: Any) -> None:
-        self.chain, self.delivery, self.tell, self.about = chain, delivery, tell, about
-
-    def __call__(self, future: asyncio.Future[None]) -> None:
-        error = AckUnknown("given up") if future.cancelled() else future.exception()
-        if error is None:
-            self.chain.confirmed(self.delivery.consumer_sequence, self.delivery.stream_sequence)
-            self.tell(self.about, None)
-        else:
-            self.tell(self.about, error if isinstance(error, AckUnknown) else AckUnknown(str(error)))

@@ -21,7 +21,8 @@ class DeliveryChain:
         self._last = 0
         self._newest = 0
         self._open: dict[int, int] = {}
-        """Sequence by number, without a hole: not confirmed, or after such a one."""
+        """Sequence by number, without a hole from `_oldest` on: not confirmed, or after such a one."""
+        self._oldest = 0
         self._done: set[int] = set()
         self._confirmed: set[int] = set()
         self._others: set[int] = set()
@@ -35,6 +36,8 @@ class DeliveryChain:
         if attempt != 1:
             return
         self._newest = sequence
+        if not self._open:
+            self._oldest = number
         self._open[number] = sequence
         if subject != self._subject:
             self._others.add(number)
@@ -56,36 +59,31 @@ class DeliveryChain:
         if self._open.get(number) != sequence:
             return
         self._confirmed.add(number)
-        for first in list(self._open):
-            if first not in self._confirmed:
-                return
+        while (first := self._oldest) in self._confirmed:
             self._below = (first, self._open.pop(first))
             for numbers in (self._done, self._confirmed, self._others):
                 numbers.discard(first)
+            self._oldest += 1
 
     @property
     def ready(self) -> int:
         """How many in a row are done, from the oldest: more cannot be removed, whatever the broker's floor is."""
-        count = 0
-        for number in self._open:
-            if number not in self._done:
-                break
-            count += 1
-        return count
+        number = self._oldest
+        while number in self._done:
+            number += 1
+        return number - self._oldest
 
     def through(self, floor_number: int, floor_sequence: int) -> tuple[int, int]:
         """With the broker's floor: the stream sequence up to which everything on the subject is done (0: that is not
         known, or nothing), and how many messages of ours that are still stored that is."""
-        oldest = next(iter(self._open), 0)
-        if not oldest or floor_number != oldest - 1 or floor_sequence >= self._open[oldest]:
+        oldest = self._oldest
+        if not self._open or floor_number != oldest - 1 or floor_sequence >= self._open[oldest]:
             return 0, 0
         if self._below is not None and self._below[1] > floor_sequence:
             return 0, 0
         through = count = 0
-        for number, sequence in self._open.items():
-            if number not in self._done:
-                break
+        for number in range(oldest, oldest + self.ready):
             if number not in self._others:
-                through = sequence
+                through = self._open[number]
                 count += number not in self._confirmed
         return through, count

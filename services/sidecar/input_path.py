@@ -19,6 +19,7 @@ from headrace.wire.envelope import Envelope, MalformedMessage, decode_envelope, 
 from services.sidecar.closing import REPLY_LOST
 from services.sidecar.dead_letters import DeadLetters
 from services.sidecar.domain.delivery import Problem
+from services.sidecar.domain.early_credit import EarlyCredit
 from services.sidecar.domain.sender_memory import SenderMemory
 from services.sidecar.error_step import error_step_of
 from services.sidecar.held_input import HeldInput, Phase, wants_reply
@@ -166,8 +167,25 @@ class PlainPath:
         self.save = snapshots.save
         self._settlement = settlement
         self.deliver, self.publish_late = settlement.deliver, settlement.publish_late
-        rows = PlainRows(plan, step, outbox, settlement, closing, self._memory, counters)
-        self.deliver_rows = rows.deliver
+        self._rows = PlainRows(plan, step, outbox, settlement, closing, self._memory, counters)
+        self.deliver_rows = self._rows.deliver
+        self._early = EarlyCredit(step.prefetch)
+        if plan.group_commits:
+            self.deliver, self.deliver_rows = self._deliver_early, self._deliver_rows_early
+
+    def _deliver_early(self, held: HeldInput) -> None:
+        """Its call is over: another may begin while its outputs are stored, in one batch with many."""
+        self._give_credit_early(held)
+        self._settlement.deliver(held)
+
+    def _deliver_rows_early(self, rows: list[HeldInput]) -> bool:
+        for held in rows:
+            self._give_credit_early(held)
+        return self._rows.deliver(rows)
+
+    def _give_credit_early(self, held: HeldInput) -> None:
+        if self._early.take(held.message_id, len(held.delivery.payload)):
+            self._release()
 
     @property
     def held(self) -> int:
@@ -337,7 +355,8 @@ class PlainPath:
     def _settled(self, held: HeldInput) -> None:
         self._held.pop(held.message_id, None)
         self._counters["processed"] += not (held.dead or held.handed)
-        self._release()
+        if not self._early.give_back(held.message_id):
+            self._release()
         if not self._held:
             self._on_occupancy()
 
