@@ -14,7 +14,7 @@ FEW = 8
 """So many may be under way one by one."""
 LEAST = 16
 """Fewer are not worth a batch."""
-ENOUGH = 256
+ENOUGH = 480
 """So many wait for no pause."""
 MOST = 500
 """Messages of one batch."""

@@ -1,8 +1,9 @@
 """A power cut in the `durable` profile: every acknowledgement leaves the broker after the fsync of what it is for.
 
 The broker's system calls are traced under load. What is acknowledged before its bytes were written, or before the
-file that holds them was synced after that write had returned, a power cut could take. That goes for single messages
-and for the batches in which a keyed step stores the outputs of its inputs with its cursor.
+file that holds them was synced after that write had returned, a power cut could take. That goes for single messages,
+for the batches in which a keyed step stores the outputs of its inputs with its cursor, and for those in which plain
+steps store and remove what waits.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.jetstream_lane import NatsLane
 from headrace.edge.nats_connection import close_nats, connect_nats
 from headrace.edge.nats_link import NatsLink
+from tests.contract.lane_world import CONSUMER, STREAM, SUBJECT, Inbox, grouping_lane, make_world
 from tests.support.broker_trace import Call, TracedBroker, read_calls, sent_batches
+from tests.support.eventually import eventually
 from tests.support.sidecar import sidecar_bench
 
 MESSAGES = 600
 AT_ONCE = 40
+TOGETHER = 300
 KEYS, INPUTS, OUTPUTS = 8, 160, 3
 MARKER = re.compile(r"marker-(\d{6})")
 # Where the broker keeps a batch that is not committed yet.
 STAGED = "/batches/"
 # nats-server's answer to a publish; strace escapes the quotes.
 ANSWER = re.compile(r"(_INBOX\.[\w.]+) \d+ \d+\\r\\n\{\\\"stream\\\":")
+PURGE = re.compile(r"PUB \$JS\.API\.STREAM\.PURGE\.\S+ (\S+) \d+\\r")
+PURGED = re.compile(r"(_INBOX\.[\w.]+) \d+ \d+\\r\\n\{[^{}]*stream_purge_response[^{}]*\\\"purged\\\":(\d+)")
 SOURCE = f"""
 from headrace.sdk import Component, Context
 
@@ -171,3 +177,67 @@ async def test_the_acknowledgement_of_a_keyed_step_s_batch_follows_the_fsync_of_
         assert (good, wrong[:5]) == (len(promises), [])
     else:
         assert good < len(promises) / 2
+
+
+def check_removals(trace: Path) -> tuple[int, list[str]]:
+    """How many messages were removed by purges that were answered after the sync of what they wrote; and what was wrong
+    with the others."""
+    asked: dict[str, int] = {}
+    writes: list[Call] = []
+    syncs: list[Call] = []
+    good, wrong = 0, []
+    for call in read_calls(trace):
+        if call.name == "read" and call.is_socket:
+            asked |= dict.fromkeys(PURGE.findall(call.strings), call.began)
+        elif call.name in ("fsync", "fdatasync"):
+            syncs.append(call)
+        elif call.path.endswith(".blk") and STAGED not in call.path:
+            writes.append(call)
+        elif call.is_socket:
+            for inbox, count in PURGED.findall(call.strings):
+                own = [each for each in writes if asked[inbox] < each.began < call.began]
+                last = {each.path: each.ended for each in own}
+                synced = all(
+                    any(sync.path == path and at < sync.began and sync.ended < call.began for sync in syncs)
+                    for path, at in last.items()
+                )
+                if own and synced:
+                    good += int(count)
+                else:
+                    wrong.append(f"{inbox}: {len(own)} writes, all synced: {synced}")
+    return good, wrong
+
+
+@pytest.mark.needs("strace")
+@pytest.mark.parametrize(("profile", "safe"), [("durable", True), ("fast", False)])
+async def test_what_waits_is_stored_and_removed_together_after_its_fsync(
+    tmp_path: Path, profile: str, safe: bool
+) -> None:
+    """As plain steps and gateways do it in `durable`."""
+    broker = TracedBroker(tmp_path / "broker", profile=profile, trace=tmp_path / "trace")
+    await broker.start()
+    try:
+        async with make_world(broker, grouping_lane) as world, world.lane() as lane:
+            await asyncio.gather(
+                *(lane.publish(SUBJECT, b"marker-%06d" % number, message_id=f"m{number}") for number in range(TOGETHER))
+            )
+            inbox = Inbox()
+            lane.consume(STREAM, CONSUMER, credit=TOGETHER, on_deliveries=inbox.take)
+            await eventually(lambda: len(inbox.deliveries) == TOGETHER)
+            # One stays, so that what is removed is removed from among others.
+            await asyncio.gather(*(lane.acknowledge(delivery) for delivery in inbox.deliveries[:-1]))
+    finally:
+        await broker.stop()
+    promises = [
+        Promise(batch.reply, tuple(MARKER.findall(b" ".join(batch.payloads).decode(errors="replace"))))
+        for batch in sent_batches(broker.trace)
+    ]
+    assert sum(len(promise.markers) for promise in promises) > TOGETHER / 2
+    stored, not_stored = check_trace(broker.trace, promises)
+    removed, not_removed = check_removals(broker.trace)
+    if safe:
+        assert (stored, not_stored) == (len(promises), [])
+        assert (removed, not_removed) == (TOGETHER - 1, [])
+    else:
+        assert stored < len(promises)
+        assert removed < TOGETHER / 2
