@@ -33,7 +33,6 @@ from typing import Any, cast
 
 import uvloop
 
-from headrace.api.component.v1.component_pb2 import Emit, End, Event, ProcessResponse
 from headrace.edge.broker_process import BrokerProcess
 from headrace.edge.component_frames import ComponentFrames
 from headrace.edge.hop_recorder import HopRecorder
@@ -49,6 +48,7 @@ from headrace.model.flow_spec import RetryPolicy
 from headrace.model.flow_stream import flow_stream_config
 from headrace.model.message_ids import execution_id, output_message_id, stimulus_id
 from headrace.ports import ComponentInput, LaneFull
+from headrace.sdk.lot_frame import LotFrame
 from headrace.wire.envelope import encode_shared, seal
 from services.sidecar.__main__ import COLLECT_AFTER
 from services.sidecar.careful_start import CarefulStart
@@ -76,6 +76,8 @@ STAGES = {
     "headrace/wire/spliced_envelope.py": "encode",
     "services/sidecar/call_dispatch.py": "dispatch",
     "headrace/edge/component_frames.py:_take": "stream read",
+    "headrace/edge/component_frames.py:_take_ended": "stream read",
+    "headrace/edge/component_frames.py:ended_lot": "stream read",
     "headrace/edge/component_frames.py": "stream write",
     "services/sidecar/call_events.py": "outcome",
     "services/sidecar/delivery_loop.py": "outcome",
@@ -87,6 +89,9 @@ STAGES = {
     "services/sidecar/outputs.py": "encode",
     "headrace/model/message_ids.py": "encode",
     "services/sidecar/settlement.py": "publish",
+    "services/sidecar/plain_rows.py": "encode",
+    "services/sidecar/plain_rows.py:_stored": "ack",
+    "services/sidecar/row_edge.py": "publish",
     "services/sidecar/outbox.py": "publish",
     "services/sidecar/domain/edge_window.py": "publish",
     "headrace/edge/lane_publishes.py": "publish",
@@ -117,7 +122,7 @@ class LoopbackStream(ComponentFrames):
     def __init__(self, on_events: Any) -> None:
         super().__init__(on_events=on_events, on_closed=lambda cause: None)
         self._loop = asyncio.get_running_loop()
-        self._started = True
+        self._started = self.component_takes_lots = True
         self._scheduled = False
         self._given: list[ComponentInput] = []
 
@@ -143,12 +148,12 @@ class LoopbackStream(ComponentFrames):
 
 
 def _answer(given: list[ComponentInput]) -> bytes:
-    events = []
+    """All are bare, and of one media type."""
+    frame = LotFrame()
     for item in given:
         now = time.monotonic_ns()
-        events.append(Event(call=item.call, data=Emit(body=item.body, content_type=item.content_type)))
-        events.append(Event(call=item.call, end=End(started_at_mono_ns=now - 20_000, ended_at_mono_ns=now)))
-    return ProcessResponse(events=events).SerializeToString()
+        frame.done(item.call, item.body, item.content_type, now - 20_000, now)
+    return frame.finished().SerializeToString()
 
 
 class Sampler:

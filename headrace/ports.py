@@ -279,6 +279,20 @@ class ComponentInput(msgspec.Struct, frozen=True):
     """What the step keeps; None while nothing is."""
     attachments: Sequence[Any] = ()
     """`attachment_pb2.Attachment` of the message."""
+    bare: bool = False
+    """It has none of the last four and no headers, is a first attempt, and nobody waits for its reply: it may go in a
+    lot."""
+
+
+class EndedLot(msgspec.Struct, frozen=True, eq=False):
+    """Calls that ended well with one output each, which is a body and no more; or, where `bodies` is None, without any:
+    field by field, the n-th value of each list is of the n-th call. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    calls: Sequence[int]
+    bodies: Sequence[bytes] | None
+    content_type: str
+    started_at_mono_ns: Sequence[int]
+    ended_at_mono_ns: Sequence[int]
 
 
 class ComponentStream(Protocol):
@@ -293,6 +307,10 @@ class ComponentStream(Protocol):
         StreamClosed when the stream is over, StreamFull past its bound, ValueError for an input that fits no
         frame (about 15 MiB).
         """
+
+    def take_lots(self, on_ended: Callable[[EndedLot], None]) -> None:
+        """From now on bare calls may go in lots, where the component takes such, and calls that ended in lots come to
+        `on_ended`, before the events of their frame. Without it all comes as events."""
 
     async def ping(self, timeout_s: float) -> None:
         """Self-check through the stream; TimeoutError, or StreamClosed (a ConnectionError)."""

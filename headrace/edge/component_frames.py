@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from headrace.api.component.v1.component_pb2 import (
+    CallLot,
     EarlierOutput,
+    Emit,
+    End,
+    EndedCalls,
     Event,
     Input,
     KeptSnapshot,
@@ -22,7 +29,7 @@ from headrace.api.component.v1.component_pb2 import (
 )
 from headrace.edge.structured_log import get_logger
 from headrace.model.step_snapshot import StepSnapshot
-from headrace.ports import ComponentInput, StreamClosed, StreamFull
+from headrace.ports import ComponentInput, EndedLot, StreamClosed, StreamFull
 
 log = get_logger(__name__)
 
@@ -62,6 +69,9 @@ class ComponentFrames:
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._unsent_pings: deque[int] = deque()
         self._nonce = 0
+        self.component_takes_lots = False
+        """As its handshake says."""
+        self._on_ended: Callable[[EndedLot], None] | None = None
         self._started = False
         self._closing = False
         self._cause: StreamClosed | None = None
@@ -97,6 +107,10 @@ class ComponentFrames:
         self._queued_bytes += size
         self._wake()
 
+    def take_lots(self, on_ended: Callable[[EndedLot], None]) -> None:
+        """See the port."""
+        self._on_ended = on_ended
+
     async def ping(self, timeout_s: float) -> None:
         """See the port."""
         self._check_open()
@@ -127,6 +141,7 @@ class ComponentFrames:
         queue = self._queue
         request = ProcessRequest()
         add = request.inputs.add
+        in_lots, lot = self.component_takes_lots and self._on_ended is not None, list[ComponentInput]()
         size = count = 0
         while queue and count < MAX_FRAME_INPUTS:
             given, input_size = queue[0]
@@ -135,8 +150,18 @@ class ComponentFrames:
             size += input_size
             count += 1
             queue.popleft()
-            _fill(add, given)
+            if lot and not (given.bare and given.content_type == lot[0].content_type):
+                # What comes in a lot comes after all else of its frame, and the order is kept.
+                for earlier in lot:
+                    _fill(add, earlier)
+                lot.clear()
+            if in_lots and given.bare:
+                lot.append(given)
+            else:
+                _fill(add, given)
         self._queued_bytes -= size
+        if lot:
+            _fill_lot(request.lot, lot)
         return request.SerializeToString()
 
     def _take(self, raw: bytes) -> None:
@@ -146,13 +171,30 @@ class ComponentFrames:
             pong = self._pings.get(response.pong.nonce)
             if pong is not None and not pong.done():
                 pong.set_result(None)
-        if response.events:
+        events = list(response.events)
+        if response.ended:
+            events = self._take_ended(response.ended, events)
+        if events:
             try:
-                self._on_events(list(response.events))
+                self._on_events(events)
             except Exception:
-                log.exception("events could not be handed over", count=len(response.events))
+                log.exception("events could not be handed over", count=len(events))
         if response.spans and self._on_spans is not None:
             self._on_spans(response.spans)
+
+    def _take_ended(self, ended: Sequence[EndedCalls], events: list[Event]) -> list[Event]:
+        """Hands lots on; answers the frame's events, with those that say the same where nobody takes lots."""
+        before: list[Event] = []
+        for each in ended:
+            lot = ended_lot(each)
+            if self._on_ended is None:
+                before += events_of(lot)
+                continue
+            try:
+                self._on_ended(lot)
+            except Exception:
+                log.exception("ended calls could not be handed over", count=len(lot.calls))
+        return before + events
 
     def _end(self, cause: StreamClosed) -> None:
         """First cause wins; wakes whoever waits, tells the owner unless it asked for the end."""
@@ -200,9 +242,42 @@ def _fill(add: Callable[..., Input], given: ComponentInput) -> None:
         made.snapshot.CopyFrom(_kept(given.snapshot))
 
 
+def _fill_lot(made: CallLot, lot: list[ComponentInput]) -> None:
+    """A frame's bare inputs, field by field: less than half of what one message for each costs on either side."""
+    made.calls.extend([given.call for given in lot])
+    made.bodies.extend([given.body for given in lot])
+    made.content_type, made.timeout_ms = lot[0].content_type, lot[0].timeout_ms
+    made.message_ids.extend([given.message_id for given in lot])
+    made.execution_ids.extend([given.execution_id for given in lot])
+    made.traceparents.extend([given.traceparent for given in lot])
+
+
+def ended_lot(ended: EndedCalls) -> EndedLot:
+    """DecodeError where its lists do not fit each other."""
+    calls, bodies = list(ended.calls), list(ended.bodies)
+    began, over = list(ended.started_at_mono_ns), list(ended.ended_at_mono_ns)
+    if not len(calls) == len(began) == len(over) or len(bodies) not in (0, len(calls)):
+        raise DecodeError(f"ended: {len(calls)} calls, {len(bodies)} bodies, {len(began)} and {len(over)} times")
+    return EndedLot(calls, bodies or None, ended.content_type, began, over)
+
+
+def events_of(lot: EndedLot) -> list[Event]:
+    """The events that say the same."""
+    found: list[Event] = []
+    bodies: Iterable[bytes | None] = lot.bodies or repeat(None, len(lot.calls))
+    times = (lot.started_at_mono_ns, lot.ended_at_mono_ns)
+    for call, body, began, over in zip(lot.calls, bodies, *times, strict=True):
+        if body is not None:
+            found.append(Event(call=call, data=Emit(body=body, content_type=lot.content_type)))
+        found.append(Event(call=call, end=End(started_at_mono_ns=began, ended_at_mono_ns=over)))
+    return found
+
+
 def _size(given: ComponentInput) -> int:
     """Upper estimate of the bytes of one input in a frame."""
     size = len(given.body) + _INPUT_OVERHEAD
+    if given.bare:
+        return size
     headers = given.headers
     if headers:
         for name in headers:

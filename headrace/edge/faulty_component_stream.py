@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.edge.fault_points import FaultPlan, installed_faults
-from headrace.ports import ComponentInput
+from headrace.ports import ComponentInput, EndedLot
 
 
 class FaultyComponentStream:
@@ -24,6 +24,16 @@ class FaultyComponentStream:
         self._faults.reach("before-deliver")
         self._inside.send(inputs)
         self._faults.reach("after-deliver")
+
+    def take_lots(self, on_ended: Callable[[EndedLot], None]) -> None:
+        """See the port."""
+
+        def take(lot: EndedLot) -> None:
+            self._faults.reach("before-return")
+            on_ended(lot)
+            self._faults.reach("after-return")
+
+        self._inside.take_lots(take)
 
 
 def stream_with_faults(stream: Any) -> Any:

@@ -201,7 +201,12 @@ def finish_call(context: Context, sink: EventSink, value: Any, started_ns: int) 
         except BaseException as error:
             fail_call(context, sink, error, started_ns)
             return
-    sink.done(context.call, body, content_type, started_ns, monotonic_ns())
+    if not context.has_spoken:
+        sink.done(context.call, body, content_type, started_ns, monotonic_ns())
+        return
+    if body is not None:
+        sink.data(context.call, body, content_type, None, "")
+    sink.end(context.call, started_ns, monotonic_ns())
 
 
 def fail_call(context: Context, sink: EventSink, error: BaseException, started_ns: int) -> None:

@@ -52,7 +52,7 @@ class EventSink(Protocol):
     def output(self, call: int, emit: component_pb2.Emit) -> None: ...
     def answer(self, call: int, reply: component_pb2.ReplyEmit) -> None: ...
     def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
-        """What the function returned, if anything, as an output, and the end."""
+        """Of a call that had no event before: what the function returned, if anything, as an output, and the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +146,32 @@ class StepScope:
 class Context:
     """One call, as its function sees it."""
 
-    __slots__ = ("__weakref__", "_emitted", "_emitted_bytes", "_message", "_scope", "_sink", "_snapshot", "call")
+    __slots__ = (
+        "__weakref__",
+        "_emitted",
+        "_emitted_bytes",
+        "_message",
+        "_replied",
+        "_scope",
+        "_sink",
+        "_snapshot",
+        "call",
+    )
 
     def __init__(self, scope: StepScope, source: CallInput, sink: EventSink) -> None:
         self._scope = scope
         self._sink = sink
         self._emitted = 0
         self._emitted_bytes = 0
+        self._replied = False
         self._message = Message(source, scope)
         self._snapshot: Snapshot | None = None
         self.call = source.call
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether the call may have had an event."""
+        return self._emitted > 0 or self._replied or self._snapshot is not None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -314,6 +330,7 @@ class Context:
         """Answers the waiting caller (HTTP `status`, 200 to 599); nothing happens where nobody waits."""
         if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
             raise ComponentError(OUTPUT_REFUSED, f"reply status {status!r} is not from 200 to 599")
+        self._replied = True
         if type(value) is Attachment:
             return self._reply_attached(value, status, headers, content_type)
         body, content_type = encoded(value, content_type)

@@ -91,9 +91,14 @@ class EventFrame:
         self.size += 32
 
     def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
+        """The end of a call that had no event before, with what it returned, if anything."""
         if body is not None:
             self.data(call, body, content_type, None, "")
         self.end(call, started_ns, ended_ns)
+
+    def finished(self) -> component_pb2.ProcessResponse:
+        """The frame as it is written; once, when nothing more is added."""
+        return self.response
 
     def spans(self, spans: Sequence[span_pb2.Span]) -> None:
         """Of the component's own code."""

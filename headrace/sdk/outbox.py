@@ -28,7 +28,9 @@ class Outbox:
         self._wake = wake
         self._woken = False
         self._frames: deque[EventFrame] = deque()
-        self._frame = EventFrame()
+        self.new_frame: Callable[[], EventFrame] = EventFrame
+        """Changed once the sidecar is known to take other frames."""
+        self._frame = self.new_frame()
         self.held = False
         """True while a task runs calls and will write what they leave behind."""
         self.closed = False
@@ -39,7 +41,7 @@ class Outbox:
         frame = self._frame
         if frame.size >= FULL_FRAME_BYTES:
             self._frames.append(frame)
-            frame = self._frame = EventFrame()
+            frame = self._frame = self.new_frame()
         if not self.held and not self._woken:
             self._woken = True
             self._loop.call_soon(self._call_wake)
@@ -101,10 +103,7 @@ class Outbox:
         self._ready().end(call, started_ns, ended_ns)
 
     def done(self, call: int, body: bytes | None, content_type: str, started_ns: int, ended_ns: int) -> None:
-        frame = self._ready()
-        if body is not None:
-            frame.data(call, body, content_type, None, "")
-        frame.end(call, started_ns, ended_ns)
+        self._ready().done(call, body, content_type, started_ns, ended_ns)
 
     def pong(self, nonce: int) -> None:
         frame = EventFrame()
@@ -115,17 +114,17 @@ class Outbox:
         """Queues a frame that was filled elsewhere, behind what is here already."""
         if self._frame.size:
             self._frames.append(self._frame)
-            self._frame = EventFrame()
+            self._frame = self.new_frame()
         self._frames.append(frame)
 
     def take(self) -> component_pb2.ProcessResponse | None:
         """The next frame to write; None when there is nothing."""
         if self._frames:
-            return self._frames.popleft().response
+            return self._frames.popleft().finished()
         if not self._frame.size:
             return None
-        frame, self._frame = self._frame, EventFrame()
-        return frame.response
+        frame, self._frame = self._frame, self.new_frame()
+        return frame.finished()
 
     def __bool__(self) -> bool:
         return bool(self._frames) or self._frame.size > 0

@@ -19,9 +19,11 @@ from headrace.api.component.v1 import component_pb2, span_pb2
 from headrace.sdk.batch_function import BatchFunction
 from headrace.sdk.batched_calls import BatchedCalls
 from headrace.sdk.call import Suspended, begin_call, end_call
+from headrace.sdk.call_lot import calls_of
 from headrace.sdk.context import StepScope
 from headrace.sdk.event_frame import EventFrame
 from headrace.sdk.function import Function
+from headrace.sdk.lot_frame import LotFrame
 from headrace.sdk.outbox import Outbox
 from headrace.sdk.stacks import RunningCall
 from headrace.sdk.telemetry import TELEMETRY
@@ -146,10 +148,12 @@ class ProcessStream:
                 return
             if frame.HasField("ping"):
                 outbox.pong(frame.ping.nonce)
+            if frame.HasField("lot"):
+                outbox.new_frame = LotFrame
             if self._taker is None:
-                inputs = iter(frame.inputs)
+                inputs = iter(calls_of(frame))
             else:
-                self._taker.submit(frame.inputs)
+                self._taker.submit(calls_of(frame))
 
     async def _one(self, item: component_pb2.Input) -> None:
         """A call in a task of its own: calls that wait are begun together, and their answers go together."""

@@ -83,6 +83,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
             shutdown_hook=self._component.shutdown_hook is not None,
             process_socket=self.process_socket,
             transfers=True,
+            lots=True,
         )
         for function in self._component.functions.values():
             answer.functions.add(

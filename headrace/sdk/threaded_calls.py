@@ -127,7 +127,7 @@ class ThreadedCalls:
         self._watch = self._loop.call_later(BLOCKED_AFTER_S, self._check_progress)
 
     def _work(self) -> None:
-        frame = EventFrame()
+        frame = self._outbox.new_frame()
         handed_back_ns = before_ns = monotonic_ns()
         while True:
             with self._lock:
@@ -144,7 +144,7 @@ class ThreadedCalls:
                 self._add_thread()
             if now_ns - handed_back_ns > HAND_BACK_AFTER_NS or frame.size > FULL_FRAME_BYTES:
                 self._hand_back(frame, False)
-                frame, handed_back_ns = EventFrame(), now_ns
+                frame, handed_back_ns = self._outbox.new_frame(), now_ns
         self._hand_back(frame, True)
 
     def _hand_back(self, frame: EventFrame, last: bool) -> None:

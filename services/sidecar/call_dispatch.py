@@ -187,7 +187,7 @@ class CallDispatch:
         self._on_begin(held)
         held.call, held.phase, held.began_at = number, Phase.RUNNING, now
         self.running[number] = held
-        envelope = held.envelope
+        envelope, snapshot = held.envelope, self._snapshot_of(held)
         return ComponentInput(
             number,
             envelope.body,
@@ -199,7 +199,8 @@ class CallDispatch:
             False,
             self._timeout_ms,
             held.traceparent,
-            snapshot=self._snapshot_of(held),
+            snapshot=snapshot,
+            bare=snapshot is None,
         )
 
     def _start(self, held: HeldInput, now: float) -> ComponentInput:

@@ -32,7 +32,7 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
     """Takes an event of a running call; False if it is of no use (it has no kind, or comes after the output that
     was one too many or too large)."""
     if kind == "data":
-        return _collect(held, event.data)
+        return note_output(held, event.data)
     held.plain = False
     if kind == "reply":
         problem = check_reply(len(event.reply.body), event.reply.status, other_bytes(event.reply))
@@ -51,9 +51,10 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
     return True
 
 
-def _collect(held: HeldInput, emit: Any) -> bool:
+def note_output(held: HeldInput, emit: Any) -> bool:
+    """Takes an output of a running call; False if it is of no use."""
     if held.plain:
-        bare = not (held.outputs or emit.headers or emit.key or emit.attachments)
+        bare = not (emit.headers or emit.key or emit.attachments)
         if bare and take_only_output(held, emit.body, emit.content_type):
             return True
         held.plain = False
@@ -72,9 +73,9 @@ def _collect(held: HeldInput, emit: Any) -> bool:
 
 
 def take_only_output(held: HeldInput, body: bytes, content_type: str) -> bool:
-    """Takes the first output of a call, which has nothing else; False if its size is for `check_output` to judge."""
+    """Takes the first output of a plain call, if that is but a body, and of a size that needs no judging."""
     size = len(body) + len(content_type)
-    if size > MAX_BODY_BYTES or len(content_type) > MAX_COMMON_CONTENT_TYPE:
+    if held.outputs or not held.plain or size > MAX_BODY_BYTES or len(content_type) > MAX_COMMON_CONTENT_TYPE:
         return False
     held.outputs.append(PlainEmit(body, content_type))
     held.output_bytes = size

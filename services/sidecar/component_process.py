@@ -68,6 +68,7 @@ class ComponentProcess:
         self._process_socket = socket
         self.carries_bytes = False
         """Whether it serves Transfer; known after the handshake."""
+        self._takes_lots = False
         self.startup_hook = self.shutdown_hook = False  # known after the handshake
         self._stream: ComponentStream | None = None
         self.credentials_version = 0
@@ -131,7 +132,7 @@ class ComponentProcess:
         self._stack_signal = answer.stack_signal
         if answer.process_socket:
             self._process_socket = process_socket(self._socket)
-        self.carries_bytes = answer.transfers
+        self.carries_bytes, self._takes_lots = answer.transfers, answer.lots
         self.startup_hook, self.shutdown_hook = answer.startup_hook, answer.shutdown_hook
         if answer.protocol_version != PROTOCOL_VERSION:
             raise self._calls.failed(
@@ -226,6 +227,7 @@ class ComponentProcess:
         from headrace.edge.faulty_component_stream import events_with_faults, stream_with_faults
 
         stream = self._new_stream(events_with_faults(on_events), on_closed, on_spans)
+        stream.component_takes_lots = self._takes_lots
         self._stream = stream_with_faults(stream)
         try:
             await stream.start(PING_LIMIT_S)

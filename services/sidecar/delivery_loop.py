@@ -18,22 +18,21 @@ from headrace.model.flow_spec import SUSPEND_FLOW
 from headrace.ports import ComponentStream
 from headrace.wire.envelope import MalformedMessage
 from services.sidecar.call_dispatch import STUCK_CALLS, SUSPECT_CRASHES, CallDispatch
-from services.sidecar.call_events import note_event, other_bytes, outcome_of
 from services.sidecar.dead_letters import failed_attempt
-from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, check_output, decide
-from services.sidecar.domain.ended_calls import EndedCalls
-from services.sidecar.domain.flood import FloodGauge
+from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, decide
 from services.sidecar.domain.snapshot_problems import CONFLICT
+from services.sidecar.event_reader import EventReader
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
+from services.sidecar.late_emits import LateEmits
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
-from services.sidecar.outputs import LateContext
 from services.sidecar.passthrough import passthrough_problem
 from services.sidecar.plain_rows import row_context
 from services.sidecar.stuck_inputs import StuckInputs
 from services.sidecar.timers import Timers
 
 TIMEOUT = "TIMEOUT"
+FLOOD = "was ended: it sent events without end that belong to no call or exceed one"
 
 if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
@@ -74,8 +73,6 @@ class DeliveryLoop:
         self._careful = careful
         self._rules, self._attached = rules, attached
         self._passes = passthrough
-        # Nothing stands between the end of a plain input's call and its outputs.
-        self._rows = rules is None and not passthrough
         self._step = step
         self._path = path
         path.submit = self.submit
@@ -83,15 +80,27 @@ class DeliveryLoop:
         self._timers = timers
         self._counters = counters
         self._hops = hops
-        self._on_finished = on_finished
         self._end_component = end_component
         self._liveness = Liveness(clock, answer_limit_s=answer_limit_s, on_alive=self._expire, on_silent=self._expire)
-        self._flood = FloodGauge()
         self.stuck = StuckInputs(on_stuck)
         self._clock = clock
         runs_alone = careful.runs_alone if careful is not None else None
         self._dispatch = CallDispatch(step, clock, pace, runs_alone, on_begin=hops.began, snapshot_of=path.snapshot_of)
-        self._ended: EndedCalls[LateContext] = EndedCalls()
+        late = LateEmits(step.name, path, counters, clock, rules=rules, passthrough=passthrough)
+        self._late_calls = late.calls
+        self._reader = EventReader(
+            self._dispatch,
+            late,
+            self._liveness,
+            counters,
+            clock,
+            self,
+            # Else something stands between the end of a plain input's call and its outputs.
+            in_rows=rules is None and not passthrough,
+            on_finished=on_finished,
+            on_flood=partial(end_component, "FLOOD", FLOOD),
+        )
+        self.on_events, self.on_ended = self._reader.on_events, self._reader.on_ended
         self._closed = False
         self.last_error: tuple[Problem, int] | None = None
         """The newest failed attempt, and when that was, Unix nanoseconds."""
@@ -138,7 +147,7 @@ class DeliveryLoop:
         problem = careful.guilt(held.message_id)
         if problem is None:
             return True
-        self._end(held, Outcome(Ending.FAILED, problem))
+        self.ended(held, Outcome(Ending.FAILED, problem))
         return False
 
     # Component
@@ -146,7 +155,8 @@ class DeliveryLoop:
     def component_ready(self, stream: ComponentStream) -> None:
         """The (re)started component takes calls from now on."""
         self._liveness.component_ready(stream)
-        self._flood.start(self._clock())
+        self._reader.component_ready()
+        stream.take_lots(self.on_ended)
         self._dispatch.component_ready(stream)
 
     def component_lost(self, cause: str) -> bool:
@@ -155,71 +165,19 @@ class DeliveryLoop:
         self._liveness.component_lost()
         if self._closed:
             return False  # ended on purpose: what is left is delivered again, to whoever is next
-        self._ended.clear()
+        self._late_calls.clear()
         blamed = False
         for held in self._dispatch.component_lost():
             blamed = held.alone and held.crashes >= SUSPECT_CRASHES
             self._counters["crashed_calls"] += 1
             problem = Problem("COMPONENT_DIED", f"the component {cause} while it worked on this message", 502)
-            self._end(held, Outcome(Ending.COMPONENT_DIED, problem, alone=held.alone))
+            self.ended(held, Outcome(Ending.COMPONENT_DIED, problem, alone=held.alone))
         return blamed
-
-    def on_events(self, events: Sequence[Any]) -> None:
-        """Events of the Process stream, in order."""
-        running = self._dispatch.running
-        ended = False
-        useless = 0
-        rows: list[HeldInput] = []
-        self._liveness.heard()
-        try:
-            for event in events:
-                call = event.call
-                held = running.get(call)
-                kind = event.WhichOneof("kind")
-                if held is None:
-                    useless += not self._late(event, kind)
-                elif kind == "end":
-                    del running[call]
-                    end = event.end
-                    held.entered_at_mono_ns, held.left_at_mono_ns = end.started_at_mono_ns, end.ended_at_mono_ns
-                    ended = True
-                    if held.plain and self._rows:
-                        self._done_plainly(held)
-                        rows.append(held)
-                    else:
-                        self._end(held, outcome_of(held))
-                else:
-                    useless += not note_event(held, event, kind)
-        finally:
-            if rows:
-                self._deliver_rows(rows)
-        if useless and not self._flood.take(useless, self._clock()):
-            self._end_component("FLOOD", "was ended: it sent events without end that belong to no call or exceed one")
-        if ended:
-            self._on_finished()
-            self._dispatch.send_what_may_go()
-
-    def _late(self, event: Any, kind: str | None) -> bool:
-        """An event of a call that is over; False if nothing comes of it."""
-        if kind == "end":
-            self._dispatch.ended_late(event.call)
-        context = self._ended.find(event.call, self._clock())
-        if context is not None and kind == "data":
-            emit = event.data
-            # What a late emit names may be collected before it is stored: no input keeps it.
-            if emit.attachments:
-                self._counters["late_refused"] += 1
-                log.error("a late emit with attachments is dropped", execution=context.execution_id)
-                return True
-            if check_output(context.next_index, len(emit.body), other_bytes(emit)) is None:
-                self._publish_late(context, emit)
-                return True
-        self._counters["late_ignored"] += 1
-        return False
 
     # Decisions carried out
 
-    def _end(self, held: HeldInput, outcome: Outcome) -> None:
+    def ended(self, held: HeldInput, outcome: Outcome) -> None:
+        """See CallEnds."""
         if self._careful is not None:
             self._careful.ended(held.message_id)
         if outcome is DONE:
@@ -252,7 +210,7 @@ class DeliveryLoop:
     def _done(self, held: HeldInput) -> None:
         if self._step.receivers:
             held.context = self._path.late_context(held)
-            self._ended.add(held.call, held.context, self._liveness.heard_at)
+            self._late_calls.add(held.call, held.context, self._liveness.heard_at)
         if held.attached and self._attached is not None:
             held.phase = Phase.STORING
             self._attached.settle(held, partial(self._stored, held))
@@ -261,26 +219,19 @@ class DeliveryLoop:
         else:
             self._route(held)
 
-    def _done_plainly(self, held: HeldInput) -> None:
-        """As `_end` with DONE, of a plain input, whose way goes on with `_deliver_rows`."""
+    def ended_plainly(self, held: HeldInput) -> None:
+        """As `ended` with DONE, of a plain input; see CallEnds."""
         if self._careful is not None:
             self._careful.ended(held.message_id)
         if self._step.receivers:
             held.context = context = row_context(held)
-            self._ended.add(held.call, context, self._liveness.heard_at)
+            self._late_calls.add(held.call, context, self._liveness.heard_at)
 
-    def _deliver_rows(self, rows: list[HeldInput]) -> None:
+    def deliver_rows(self, rows: list[HeldInput]) -> None:
+        """See CallEnds."""
         if not self._path.deliver_rows(rows):
             for held in rows:
                 self._publish_outputs(held)
-
-    def _publish_late(self, context: LateContext, emit: Any) -> None:
-        if self._passes and passthrough_problem(context.passed, self._step.name, [emit]) is not None:
-            self._counters["late_refused"] += 1
-        elif self._rules is not None:
-            self._rules.route_late(context, emit, self._path.publish_late)
-        else:
-            self._path.publish_late(context, emit)
 
     def _stored(self, held: HeldInput, outcome: Outcome | None) -> None:
         """What its outputs name is in the object store, or the call ends otherwise."""
@@ -332,8 +283,8 @@ class DeliveryLoop:
 
     def _undone(self, held: HeldInput, outcome: Outcome) -> None:
         """A call that ended well fails all the same: what it did cannot go on."""
-        self._ended.forget(held.call)
-        self._end(held, outcome)
+        self._late_calls.forget(held.call)
+        self.ended(held, outcome)
 
     def _deliver(self, held: HeldInput) -> None:
         problem = self._path.save(held) if held.saves else None
@@ -399,7 +350,7 @@ class DeliveryLoop:
         limit = f"{self._step.timeout_s:g} s"
         for held in self._dispatch.expired(min(self._clock(), self._liveness.heard_at)):
             problem = Problem(TIMEOUT, f"step {self._step.name} took longer than {limit}", 504)
-            self._end(held, Outcome(Ending.TIMED_OUT, problem))
+            self.ended(held, Outcome(Ending.TIMED_OUT, problem))
         if self._dispatch.overdue(self._clock()):
             if self._liveness.silent:
                 cause = f"was ended: a call took longer than {limit} and its event loop was blocked"

@@ -14,6 +14,8 @@ import grpc
 
 from headrace.api.component.v1 import component_pb2
 from headrace.edge.grpc_server import SERVER_OPTIONS
+from headrace.sdk.call_lot import calls_of
+from headrace.sdk.lot_frame import LotFrame
 from headrace.sdk.process_server import EOF, Process, ProcessCall, ProcessServer
 
 SERVICE = "headrace.api.component.v1.ComponentService"
@@ -27,6 +29,7 @@ class EchoComponent:
         self.frames: list[int] = []
         self.inputs: list[component_pb2.Input] = []
         self.answers_pings = True
+        self.breaks_lots = False
         self.half_closed = asyncio.Event()
         self.hold = asyncio.Event()
         self.hold.set()
@@ -42,8 +45,12 @@ class EchoComponent:
                 if self.answers_pings:
                     yield component_pb2.ProcessResponse(pong=component_pb2.Pong(nonce=request.ping.nonce))
                 continue
-            self.frames.append(len(request.inputs))
-            self.inputs.extend(request.inputs)
+            calls = list(calls_of(request))
+            self.frames.append(len(calls))
+            self.inputs.extend(calls)
+            if request.HasField("lot"):
+                yield self._answer_in_lots(calls)
+                continue
             bodies = {given.body for given in request.inputs if len(given.body) < 32}
             if b"abort" in bodies:
                 await context.abort(grpc.StatusCode.INTERNAL, "told to abort")
@@ -53,6 +60,17 @@ class EchoComponent:
                 events=itertools.chain.from_iterable(_answer(given) for given in request.inputs)
             )
         self.half_closed.set()
+
+    def _answer_in_lots(self, calls: list[Any]) -> component_pb2.ProcessResponse:
+        """Ends without an output where the body is empty; after all ends, one late emit."""
+        frame = LotFrame()
+        for item in calls:
+            frame.done(item.call, item.body or None, item.content_type, 1, 2)
+        frame.data(calls[0].call, b"late", "", None, "")
+        response = frame.finished()
+        if self.breaks_lots:
+            response.ended[0].calls.append(1)
+        return response
 
 
 def _answer(given: component_pb2.Input) -> list[component_pb2.Event]:

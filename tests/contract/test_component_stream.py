@@ -20,7 +20,7 @@ from headrace.api.component.v1 import component_pb2
 from headrace.edge.grpc_channel import open_channel
 from headrace.edge.grpc_component_stream import GrpcComponentStream
 from headrace.edge.http2_component_stream import Http2ComponentStream
-from headrace.ports import ComponentInput, ComponentStream, StreamClosed, StreamFull
+from headrace.ports import ComponentInput, ComponentStream, EndedLot, StreamClosed, StreamFull
 from tests.contract.component_servers import (
     EchoComponent,
     bytes_over_grpc,
@@ -278,6 +278,40 @@ async def test_a_handler_that_raises_does_not_end_the_stream(
         await eventually(lambda: len(calls) == 1)
         stream.send([given(2)])
         await eventually(lambda: len(calls) == 2)
+
+
+async def test_bare_calls_go_and_end_in_lots_where_both_sides_take_them(
+    serve_component: Any, opened: Opened, folder: Path
+) -> None:
+    component, seen = EchoComponent(), Seen()
+    lots: list[EndedLot] = []
+    inputs = [given(call, b"%d" % call if call % 3 else b"", headers={}, bare=call % 5 > 0) for call in range(60)]
+    inputs.insert(5, given(60, b"60", headers={}, bare=True, content_type="text/plain"))
+    inputs += [given(call, b"%d" % call, headers={}, bare=True) for call in range(61, 90)]
+    async with serve_component(folder, component) as (address, _), opened(address, seen) as stream:
+        stream.component_takes_lots = True  # type: ignore[attr-defined]
+        stream.send(inputs)
+        await eventually(lambda: len(seen.ended) == 90)
+        assert not lots
+        stream.take_lots(lots.append)
+        stream.send(inputs)
+        # Those before the last that is not bare go as they did.
+        await eventually(lambda: sum(len(lot.calls) for lot in lots) + len(seen.ended[90:]) == 90)
+        assert sum(len(lot.calls) for lot in lots) >= 29
+        await eventually(lambda: sum(event.data.body == b"late" for event in seen.events) == 1)
+        component.breaks_lots = True
+        stream.send(inputs)
+        await eventually(lambda: len(seen.causes) == 1)
+    assert seen.causes[0].code == "DATA_LOSS"
+    first, second = component.inputs[:90], component.inputs[90:180]
+    fields = ("call", "body", "content_type", "message_id", "execution_id", "attempt", "timeout_ms", "wants_reply")
+    for name in fields:
+        assert [getattr(item, name) for item in first] == [getattr(item, name) for item in second], name
+    ended = {call: body for lot in lots if lot.bodies for call, body in zip(lot.calls, lot.bodies, strict=True)}
+    without = [call for lot in lots if not lot.bodies for call in lot.calls]
+    assert set(without) <= {call for call in range(60) if call % 3 == 0}
+    assert ended.items() <= {call: b"%d" % call for call in range(90)}.items()
+    assert all(set(lot.started_at_mono_ns) == {1} and set(lot.ended_at_mono_ns) == {2} for lot in lots)
 
 
 async def test_ping_answers_or_times_out(serve_component: Any, opened: Opened, folder: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.api.component.v1 import component_pb2 as pb
+from headrace.edge.component_frames import ended_lot, events_of
 from headrace.sdk import Component, ComponentError, Context, Rebound, StepIdentity, process_stream
 from headrace.sdk.context import StepScope
 from headrace.sdk.log import ComponentLog
@@ -24,7 +25,8 @@ from tests.support.eventually import eventually
 class Wire:
     """The sidecar's end of a stream, in memory; a write takes a turn of the loop, as a real one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lots: bool = False) -> None:
+        self._lots = lots
         self._frames: asyncio.Queue[Any] = asyncio.Queue()
         self.events: list[Any] = []
         self.frames = 0
@@ -32,7 +34,16 @@ class Wire:
 
     def send(self, *bodies: Any) -> None:
         inputs = [pb.Input(call=call, body=json.dumps(body).encode()) for call, body in bodies]
-        self._frames.put_nowait(pb.ProcessRequest(inputs=inputs))
+        request = pb.ProcessRequest(inputs=inputs)
+        if self._lots and inputs:
+            # All but the first in the lot.
+            del request.inputs[1:]
+            lot, ids = request.lot, ["i"] * (len(inputs) - 1)
+            lot.calls.extend(item.call for item in inputs[1:])
+            lot.bodies.extend(item.body for item in inputs[1:])
+            for texts in (lot.message_ids, lot.execution_ids, lot.traceparents):
+                texts.extend(ids)
+        self._frames.put_nowait(request)
 
     def end(self) -> None:
         self._frames.put_nowait(EOF)
@@ -46,7 +57,10 @@ class Wire:
         await asyncio.sleep(0)  # tidy: pace
         self.writing -= 1
         self.frames += 1
-        self.events.extend(pb.ProcessResponse.FromString(frame.SerializeToString()).events)
+        response = pb.ProcessResponse.FromString(frame.SerializeToString())
+        for ended in response.ended:
+            self.events.extend(events_of(ended_lot(ended)))
+        self.events.extend(response.events)
 
 
 component = Component()
@@ -115,10 +129,12 @@ VERBS = ["emit", "emit", "turn", "wait", "background", "fail", "crash", "rebound
 FRAMES = st.lists(st.lists(st.lists(st.sampled_from(VERBS), max_size=4), max_size=6), max_size=5)
 
 
-async def run_stream(function: str, frames: list[list[list[str]]]) -> tuple[Wire, dict[int, list[str]]]:
+async def run_stream(
+    function: str, frames: list[list[list[str]]], *, lots: bool = False
+) -> tuple[Wire, dict[int, list[str]]]:
     component.resolve()
     scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
-    wire = Wire()
+    wire = Wire(lots=lots)
     calls: dict[int, list[str]] = {}
     for frame in frames:
         numbered = [(len(calls) + offset, todo) for offset, todo in enumerate(frame)]
@@ -132,14 +148,16 @@ async def run_stream(function: str, frames: list[list[list[str]]]) -> tuple[Wire
 
 @pytest.mark.parametrize("function", ["act", "act_plainly", "act_together"])
 @settings(max_examples=60, deadline=None)
-@given(frames=FRAMES)
-def test_every_call_ends_once(function: str, frames: list[list[list[str]]]) -> None:
-    wire, calls = asyncio.run(run_stream(function, frames))
+@given(frames=FRAMES, lots=st.booleans())
+def test_every_call_ends_once(function: str, frames: list[list[list[str]]], lots: bool) -> None:
+    wire, calls = asyncio.run(run_stream(function, frames, lots=lots))
     ends = Counter(event.call for event in wire.events if event.HasField("end"))
     assert ends == Counter(dict.fromkeys(calls, 1))
     for call, todo in calls.items():
         mine = [event.WhichOneof("kind") for event in wire.events if event.call == call]
         stop = next((verb for verb in todo if verb in ("fail", "crash", "rebound")), None)
+        if "background" not in todo:
+            assert mine[-1] == "end"
         if "cancel" not in todo:
             done = todo[: todo.index(stop)] if stop else todo
             assert mine.count("data") == sum(verb in ("emit", "turn", "background") for verb in done)
@@ -154,6 +172,29 @@ async def test_a_turns_answers_share_a_frame(monkeypatch: pytest.MonkeyPatch) ->
     assert wire.frames == 1
     wire, _ = await run_stream("act", [[["turn"]] * 100])
     assert wire.frames <= 3
+
+
+async def test_what_calls_return_comes_field_by_field_and_late_emits_after_it() -> None:
+    one = Component()
+
+    @one.action
+    async def late(todo: Any, ctx: Context) -> Any:
+        if todo == "late":
+            asyncio.get_running_loop().call_soon(ctx.emit, "late")
+        return todo or None
+
+    one.resolve()
+    scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
+    wire = Wire(lots=True)
+    wire.send((0, ""), *((call, ["", "late", "x", "Δ"][call % 4]) for call in range(1, 40)))
+    wire.end()
+    async with asyncio.timeout(10):
+        await ProcessStream(one.function("late"), scope, wire).run()
+    for call in range(40):
+        mine = [event for event in wire.events if event.call == call]
+        said = [event.data.body.decode() if event.HasField("data") else "end" for event in mine]
+        assert said == [["end"], ["late", "end", "late"], ["x", "end"], ["Δ", "end"]][call % 4]
+        assert all(event.data.content_type.startswith("text/plain") for event in mine if event.HasField("data"))
 
 
 async def test_a_closed_stream_refuses_late_emits() -> None:
