@@ -22,6 +22,7 @@ from headrace.sdk.context import _CURRENT, Context, EventSink, StepScope
 from headrace.sdk.errors import TIMEOUT, ComponentError, Rebound
 from headrace.sdk.event_frame import FULL_FRAME_BYTES, EventFrame
 from headrace.sdk.message import CallInput
+from headrace.sdk.outbox import Outbox
 from headrace.sdk.telemetry import TELEMETRY
 
 HandBack = Callable[[list[EventFrame]], Awaitable[None]]
@@ -56,7 +57,8 @@ class BatchSink:
     def __init__(self, late: EventSink) -> None:
         self._late = late
         self._lock = threading.Lock()
-        self._frames: list[EventFrame] | None = [EventFrame()]
+        self._new_frame = late.new_frame if isinstance(late, Outbox) else EventFrame
+        self._frames: list[EventFrame] | None = [self._new_frame()]
         self._void = False
 
     def close(self, *, void: bool = False) -> list[EventFrame]:
@@ -69,7 +71,7 @@ class BatchSink:
         with self._lock:
             if (frames := self._frames) is not None:
                 if frames[-1].size >= FULL_FRAME_BYTES:
-                    frames.append(EventFrame())
+                    frames.append(self._new_frame())
                 getattr(frames[-1], event)(*arguments)
                 return
         if not self._void:
