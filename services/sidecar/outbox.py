@@ -9,6 +9,7 @@ without an answer keeps its edge until it has one.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 ENOUGH_FOR_ROWS = 16
+LONG_LINE = 64
+"""Where the lane stores one by one: when so many wait for one edge, whose answers come one after the other, a batch is
+sooner done, and costs the broker no more."""
 MOST_IN_A_ROW = 128
+MOST_ROW_BYTES = 1024 * 1024
 
 PublishInOrder = Callable[[list[BatchMessage], Callable[..., None], Any], None]
 
@@ -117,7 +122,9 @@ class Outbox:
         self._no_responders = no_responders
         self._on_idle = on_idle
         self._edges: dict[str, OutboxEdge] = {}
-        self._in_order: PublishInOrder | None = getattr(lane, "publish_in_order", None)
+        together: PublishInOrder | None = getattr(lane, "publish_in_order", None)
+        self._groups = together is not None
+        self._in_order: PublishInOrder = together or partial(_publish_in_order, lane)
         self.unsettled = 0
 
     def put(self, outgoing: Outgoing) -> None:
@@ -275,22 +282,26 @@ class Outbox:
 
     def _pump(self, edge: OutboxEdge) -> None:
         while edge.waiting and edge.window.may_send():
-            if edge.ordered and self._in_order is not None and not edge.one_by_one and self._waits_in_rows():
-                if not self._send_row(edge, self._in_order):
+            if edge.ordered and not edge.one_by_one and self._waits_in_rows(edge):
+                if not self._send_row(edge):
                     return
                 continue
             edge.one_by_one = max(0, edge.one_by_one - 1)
             if not self._send(edge, edge.waiting.popleft()):
                 return
 
-    # Rows: what waits for an ordered edge, stored in its order or not at all (where the lane stores together)
+    # Rows: what waits for an ordered edge, stored in its order or not at all
 
-    def _waits_in_rows(self) -> bool:
-        """There is enough for a batch, on all edges together."""
+    def _waits_in_rows(self, edge: OutboxEdge) -> bool:
+        """There is enough for a batch: on all edges together, where the lane makes one of them."""
+        if not self._groups:
+            return len(edge.waiting) >= LONG_LINE
         return sum(len(edge.waiting) for edge in self._edges.values() if edge.ordered) >= ENOUGH_FOR_ROWS
 
-    def _send_row(self, edge: OutboxEdge, publish_in_order: PublishInOrder) -> bool:
-        row = [edge.waiting.popleft() for _ in range(min(len(edge.waiting), MOST_IN_A_ROW))]
+    def _send_row(self, edge: OutboxEdge) -> bool:
+        row, size = [edge.waiting.popleft()], 0
+        while edge.waiting and len(row) < MOST_IN_A_ROW and (size := size + len(row[-1].payload)) < MOST_ROW_BYTES:
+            row.append(edge.waiting.popleft())
         unix_ns, mono_ns = read_clocks()
         messages = []
         for outgoing in row:
@@ -299,7 +310,7 @@ class Outbox:
             messages.append(BatchMessage(outgoing.subject, payload, outgoing.message_id, outgoing.traceparent))
         edge.window.sent()
         try:
-            publish_in_order(messages, self._row_answered, (edge, row))
+            self._in_order(messages, self._row_answered, (edge, row))
         except (LaneFull, ValueError):
             edge.window.unanswered()
             self._put_back(edge, row)
@@ -366,3 +377,16 @@ class Outbox:
             self._pump(edge)
         if edge.waiting and edge.window.recovering and edge.window.in_flight == 0:
             self._probe_later(edge)
+
+
+def _publish_in_order(lane: JetStreamLane, messages: list[BatchMessage], tell: Callable[..., None], about: Any) -> None:
+    """As `GroupingLane.publish_in_order`, at once."""
+    lane.publish_batch(messages).add_done_callback(partial(_row_told, tell, about))
+
+
+def _row_told(tell: Callable[..., None], about: Any, future: asyncio.Future[Stored]) -> None:
+    error = PublishUnknown("given up") if future.cancelled() else future.exception()
+    if error is None:
+        tell(about, future.result())
+    else:
+        tell(about, error if isinstance(error, PublishRefused | PublishUnknown) else PublishUnknown(str(error)))

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.ports import BatchMessage, LaneFull, PublishRefused, PublishUnknown, Stored
+from services.sidecar import outbox
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.timers import Timers
 from tests.support.virtual_time import run_in_virtual_time
@@ -90,7 +92,25 @@ class BrokerOfRows(ScriptedBroker):
             self._answer(subject, row[-1].message_id, fate, tell, about)
 
 
-@pytest.mark.parametrize("broker_of", [ScriptedBroker, BrokerOfRows])
+class BrokerOfBatches(BrokerOfRows):
+    """Takes rows as atomic batches, with a future for each; others one by one."""
+
+    publish_in_order = None  # type: ignore[assignment]
+
+    def publish_batch(self, messages: list[BatchMessage]) -> asyncio.Future[Stored]:
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        BrokerOfRows.publish_in_order(self, messages, _end, future)
+        return future
+
+
+def _end(future: asyncio.Future[Stored], answer: Any) -> None:
+    if isinstance(answer, Stored):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
+
+
+@pytest.mark.parametrize("broker_of", [ScriptedBroker, BrokerOfRows, BrokerOfBatches])
 @given(
     fates=st.lists(st.sampled_from(Fate), max_size=60),
     puts=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from([0, 0, 0, 0, 1, 2, 5])), max_size=80),
@@ -103,7 +123,7 @@ def test_order_is_kept(broker_of: type[ScriptedBroker], fates: list[Fate], puts:
     async def run() -> None:
         timers = Timers()
         idle = asyncio.Event()
-        outbox = Outbox(
+        box = Outbox(
             broker,  # type: ignore[arg-type]
             timers,
             defaultdict(int),
@@ -113,30 +133,32 @@ def test_order_is_kept(broker_of: type[ScriptedBroker], fates: list[Fate], puts:
         )
         for number, (edge, pause_ms) in enumerate(puts):
             expected[edge].append(f"m{number}")
-            outbox.put(
+            box.put(
                 Outgoing(
                     edge, f"m{number}", b"", "", lambda out, _: settled.append(out.message_id), _never, ordered=True
                 )
             )
             await asyncio.sleep(pause_ms / 1000)  # tidy: pace
         async with asyncio.timeout(600):
-            while outbox.unsettled:
+            while box.unsettled:
                 idle.clear()
                 await idle.wait()
         timers.close()
 
-    run_in_virtual_time(run())
+    with patch.object(outbox, "LONG_LINE", 3 if broker_of is BrokerOfBatches else 1_000):
+        run_in_virtual_time(run())
     assert dict(broker.stored) == dict(expected)
     assert sorted(settled) == sorted(f"m{number}" for number in range(len(puts)))
     assert broker.most <= 1
 
 
-def test_what_waits_for_an_edge_goes_in_rows() -> None:
-    broker = BrokerOfRows([])
+@pytest.mark.parametrize("broker_of", [BrokerOfRows, BrokerOfBatches])
+def test_what_waits_for_an_edge_goes_in_rows(broker_of: type[BrokerOfRows]) -> None:
+    broker = broker_of([])
 
     async def run() -> None:
         timers, idle = Timers(), asyncio.Event()
-        outbox = Outbox(
+        box = Outbox(
             broker,  # type: ignore[arg-type]
             timers,
             defaultdict(int),
@@ -145,7 +167,7 @@ def test_what_waits_for_an_edge_goes_in_rows() -> None:
             on_idle=idle.set,
         )
         for number in range(200):
-            outbox.put(Outgoing("a", f"m{number}", b"", "", lambda out, _: None, _never, ordered=True))
+            box.put(Outgoing("a", f"m{number}", b"", "", lambda out, _: None, _never, ordered=True))
         async with asyncio.timeout(60):
             await idle.wait()
         timers.close()
