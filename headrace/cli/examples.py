@@ -57,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         """headrace inject orders '{"order_id": "O-1"}'""",
         "headrace inject orders --file order.json",
         "headrace inject orders '{}' --attach scan.pdf",
+        "headrace inject orders --lines orders.jsonl --request-id monday",
     ),
     "logs": ("headrace logs orders --follow", "headrace logs orders --step price --since 10m --level warning"),
     "why": ("headrace why orders", "headrace why orders/price --json"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from headrace.client.attachment_calls import AttachmentCalls
+from headrace.client.injection_calls import InjectionCalls
 from headrace.client.run import RunCalls
 from headrace.client.stimulus_calls import StimulusCalls
 from headrace.client.trace_calls import TraceCalls
 
 
-class AsyncClient(RunCalls, TraceCalls, StimulusCalls, AttachmentCalls):
+class AsyncClient(RunCalls, TraceCalls, StimulusCalls, AttachmentCalls, InjectionCalls):
     """Everything a person can do with a mesh, as typed calls on its one API address.
 
     Answers are the messages of `headrace.api.*`; errors are those of `headrace.model.errors`, with `reason`,

@@ -170,6 +170,7 @@ class Client:
     get_status = _sync(AsyncClient.get_status)
     watch_status = _sync_stream(AsyncClient.watch_status)
     inject = _sync(AsyncClient.inject)
+    inject_many = _sync_stream(AsyncClient.inject_many)
     upload_attachment = _sync(AsyncClient.upload_attachment)
     download_attachment = _sync_stream(AsyncClient.download_attachment)
     run_now = _sync(AsyncClient.run_now)

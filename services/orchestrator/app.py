@@ -52,6 +52,7 @@ from services.orchestrator.flow_service import FlowService
 from services.orchestrator.health_of_flows import HealthOfFlows
 from services.orchestrator.history_log import HistoryReader
 from services.orchestrator.hop_feed import HopFeed
+from services.orchestrator.ingress_lane import IngressLane
 from services.orchestrator.injection import Injector
 from services.orchestrator.instance_observer import InstanceObserver
 from services.orchestrator.leader_gate import LeaderGate
@@ -175,6 +176,7 @@ class OrchestratorApp:
         self._operators: OperatorPorts | None = None
         self._nudges: Nudges | None = None
         self._registry: grpc.aio.Channel | None = None
+        self._ingress: IngressLane | None = None
         self._tracing: Tracing | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
@@ -204,7 +206,8 @@ class OrchestratorApp:
         history = HistoryReader(connection, assets, workspace)
         attachments = AttachmentAccess(connection, workspace, limit_of(os.environ.get(LIMIT_VARIABLE, "")))
         self._tracing = tracing = await self._trace(connection, tasks)
-        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"), attachments)
+        self._ingress = ingress = IngressLane(settings.nats, workspace)
+        injector = Injector(stores, assets, reader, clock, self._traces(tracing, "injected"), attachments, ingress)
         sender = self._letter_sender(connection, assets, resolver, StimulusReplay(reader, injector, clock))
         worker = LetterWorker(stores, assets, letters, sender.edits, sender, clock)
         self._scheduler = scheduler = Scheduler(
@@ -282,6 +285,8 @@ class OrchestratorApp:
             await self._nudges.stop()
         if self._scheduler is not None:
             await self._scheduler.stop()
+        if self._ingress is not None:
+            await self._ingress.close()
         if self._tracing is not None:
             await self._tracing.close()
         if self._lease is not None:

@@ -6,12 +6,11 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from headrace.api.attachment.v1.attachment_pb2 import Attachment
 from headrace.api.message.v1 import message_pb2
-from headrace.edge.assets_transport import AssetsTransport
 from headrace.edge.attachment_store import AttachmentAccess
-from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.edge.stimulus_traces import StimulusTraces
 from headrace.model.attachments import MAX_ATTACHMENTS
@@ -24,7 +23,7 @@ from headrace.model.ingress_owner import is_fenced
 from headrace.model.json_values import check_json_body
 from headrace.model.message_ids import execution_id, first_message_id, stimulus_id
 from headrace.model.rates import format_rate
-from headrace.model.slots import keying
+from headrace.model.slots import Keying, keying
 from headrace.model.trace_context import bounded_baggage
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
 from services.orchestrator.attachment_references import kept_for_message
@@ -33,6 +32,7 @@ from services.orchestrator.domain.flow_states import FlowState, wrong_state
 from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.domain.tick_body import tick_body
 from services.orchestrator.domain.tick_plan import TimerSpec
+from services.orchestrator.ingress_lane import IngressLane
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -40,7 +40,22 @@ from services.orchestrator.wall_clock import WallClock
 MAX_BODY_BYTES = 512 * 1024
 
 
-def _check_body(body: bytes, content_type: str, attachments: Sequence[Attachment]) -> None:
+NotStored = PublishRefused | PublishUnknown | LaneFull | ReadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """Where messages to a flow go, as it was a moment ago."""
+
+    document: FlowDocument
+    entry: StepSpec
+    keying: Keying
+    rate_limit: float
+    fenced: bool
+    together: bool
+
+
+def check_body(body: bytes, content_type: str, attachments: Sequence[Attachment]) -> None:
     if len(body) > MAX_BODY_BYTES:
         raise InvalidInput.at(
             "body",
@@ -72,12 +87,13 @@ class Injector:
         clock: WallClock,
         traces: StimulusTraces,
         attachments: AttachmentAccess,
+        lane: IngressLane,
     ) -> None:
-        self._traces = traces
+        self.traces = traces
+        self.lane = lane
         self.attachments = attachments
         self._stores = stores
         self._assets = assets
-        self._ingress = IngressPublisher(AssetsTransport(assets), stores.workspace)
         self._reader = reader
         self._clock = clock
         self._rates = FlowRates()
@@ -96,7 +112,37 @@ class Injector:
     ) -> tuple[str, bool]:
         """Publishes one stimulus to the ingress; answers the execution id and whether it was known already.
         `traceparent` and `baggage` are the caller's."""
-        _check_body(body, content_type, attachments)
+        check_body(body, content_type, attachments)
+        entrance = await self.entrance(name)
+        self.check_rate(entrance)
+        stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
+        execution = execution_id(stimulus)
+        trace = self.traces.begin(f"inject {name}", name, execution=execution, stimulus=stimulus, given=traceparent)
+        envelope = message_pb2.Envelope(
+            id=first_message_id(stimulus, entrance.entry.name),
+            execution_id=execution,
+            origin=message_pb2.Origin.ORIGIN_INJECTED,
+            baggage=bounded_baggage(baggage),
+            body=body,
+            content_type=content_type or "application/json",
+            headers=headers,
+            sent_at_unix_ns=self.now_unix_ns(),
+            attachments=await self._kept(name, entrance.entry, attachments),
+        )
+        slot = entrance.keying.place(headers, body, envelope.id).slot
+        try:
+            stored = await self.publish(entrance.document, entrance.entry.name, slot, envelope, trace.traceparent)
+        except HeadraceError as error:
+            self.traces.end(trace, code=error.reason, problem=error.message)
+            raise
+        self.traces.end(trace, duplicate=stored.duplicate)
+        return envelope.execution_id, stored.duplicate
+
+    def now_unix_ns(self) -> int:
+        return int(self._clock.now() * 1e9)
+
+    async def entrance(self, name: str) -> Entrance:
+        """Where messages to a flow go now; NotFound, or WrongState where it takes none."""
         document, _ = await self._stores.existing_flow(name)
         version = document.active_version or document.target_version
         if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
@@ -109,30 +155,10 @@ class Injector:
                 next_step="Send it through the listener's source, or start a flow with a trigger",
             )
         spec = (await self._reader.version(name, version)).spec
-        self._check_rate(name, spec.rate_limit)
         entry = find_entry(spec)
-        stimulus = stimulus_id(name, "inject", request_id or uuid.uuid4().hex)
-        execution = execution_id(stimulus)
-        trace = self._traces.begin(f"inject {name}", name, execution=execution, stimulus=stimulus, given=traceparent)
-        envelope = message_pb2.Envelope(
-            id=first_message_id(stimulus, entry.name),
-            execution_id=execution,
-            origin=message_pb2.Origin.ORIGIN_INJECTED,
-            baggage=bounded_baggage(baggage),
-            body=body,
-            content_type=content_type or "application/json",
-            headers=headers,
-            sent_at_unix_ns=int(self._clock.now() * 1e9),
-            attachments=await self._kept(name, entry, attachments),
-        )
-        slot = keying(entry.key, entry.slot_count).place(headers, body, envelope.id).slot
-        try:
-            stored = await self.publish(document, entry.name, slot, envelope, trace.traceparent)
-        except HeadraceError as error:
-            self._traces.end(trace, code=error.reason, problem=error.message)
-            raise
-        self._traces.end(trace, duplicate=stored.duplicate)
-        return envelope.execution_id, stored.duplicate
+        fenced = is_fenced(self._assets.copies)
+        together = not fenced and self._reader.group_commits()
+        return Entrance(document, entry, keying(entry.key, entry.slot_count), spec.rate_limit, fenced, together)
 
     async def _kept(self, flow: str, entry: StepSpec, attachments: Sequence[Attachment]) -> list[Attachment]:
         """What the message names, complete; kept until it is stored."""
@@ -172,7 +198,9 @@ class Injector:
         body = tick_body(now_ns, timer, run_now=True)
         return await self.inject(name, body, "application/json", {}, f"run-now:{request_id or uuid.uuid4().hex}")
 
-    def _check_rate(self, name: str, rate: float) -> None:
+    def check_rate(self, entrance: Entrance) -> None:
+        """One more message of the flow; Exhausted past its rate."""
+        name, rate = entrance.document.flow, entrance.rate_limit
         wait_s = self._rates.enter(name, rate, time.monotonic())
         if wait_s:
             raise Exhausted(
@@ -187,33 +215,42 @@ class Injector:
     ) -> Stored:
         """To the ingress of a flow; Exhausted where its first step is full, Unavailable where nobody knows whether it
         is stored, WrongState where the flow takes none."""
-        name = document.flow
+        fenced = is_fenced(self._assets.copies)
         try:
-            return await self._ingress.publish(
-                name,
+            return await (await self.lane.publisher()).publish(
+                document.flow,
                 entry,
                 slot,
                 envelope.SerializeToString(),
-                fenced=is_fenced(self._assets.copies),
+                fenced=fenced,
+                together=not fenced and self._reader.group_commits(),
                 message_id=envelope.id,
                 traceparent=traceparent,
             )
-        except PublishRefused as error:
-            if error.edge_full:
-                raise Exhausted(
-                    f"the first step of flow {name!r} has as many messages waiting as it may",
-                    reason="EDGE_FULL",
-                    next_step="Try again in a second with the same request_id",
-                    metadata={"retry_after_ms": "1000"},
-                ) from error
-            raise Unavailable(f"the broker refused the message: {error}") from error
-        except (PublishUnknown, LaneFull, ReadFailed) as error:
+        except (PublishRefused, PublishUnknown, LaneFull, ReadFailed) as error:
+            raise await self.problem(document, error) from error
+
+    async def problem(self, document: FlowDocument, error: NotStored) -> HeadraceError:
+        """What a caller is told of a publish that failed, by what the flow is now."""
+        name = document.flow
+        if isinstance(error, PublishRefused):
+            if not error.edge_full:
+                return Unavailable(f"the broker refused the message: {error}")
+            return Exhausted(
+                f"the first step of flow {name!r} has as many messages waiting as it may",
+                reason="EDGE_FULL",
+                next_step="Try again in a second with the same request_id",
+                metadata={"retry_after_ms": "1000"},
+            )
+        try:
             now, _ = await self._stores.existing_flow(name)
             if now.state in (FlowState.STOPPED, FlowState.STOPPING):
-                raise wrong_state(name, now.state, "inject") from error
+                return wrong_state(name, now.state, "inject")
             check_accepts(now)
-            raise Unavailable(
-                f"flow {name!r} is {document.state}, but its ingress does not answer",
-                reason="INGRESS_CLOSED",
-                next_step="Try again with the same request_id",
-            ) from error
+        except HeadraceError as found:
+            return found
+        return Unavailable(
+            f"flow {name!r} is {document.state}, but its ingress does not answer",
+            reason="INGRESS_CLOSED",
+            next_step="Try again with the same request_id",
+        )

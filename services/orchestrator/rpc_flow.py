@@ -15,6 +15,7 @@ from headrace.model.names import check_name, parse_resource
 from headrace.model.pages import Page, bounded
 from headrace.wire.file_schemas import COMPONENT, FLOW, file_schema
 from headrace.wire.flow import flow_spec_from_proto, seconds_from_duration
+from services.orchestrator.bulk_injection import BulkInjection
 from services.orchestrator.domain.documents import DRAIN, DROP
 from services.orchestrator.domain.flow_verbs import no_version
 from services.orchestrator.flow_messages import (
@@ -190,6 +191,15 @@ class FlowRpc(RolloutRpc, InterventionRpc, HistoryRpc, WatchRpc, flow_pb2_grpc.F
             attachments=request.attachments,
         )
         return flow_pb2.InjectMessageResponse(execution_id=execution, duplicate=duplicate)
+
+    async def InjectMessages(  # type: ignore[override]
+        self, request: flow_pb2.InjectMessagesRequest, context: Any
+    ) -> flow_pb2.InjectMessagesResponse:
+        said = dict(context.invocation_metadata() or ())
+        bulk = BulkInjection(
+            self._injector, flow_of(request.name), str(said.get("traceparent", "")), str(said.get("baggage", ""))
+        )
+        return flow_pb2.InjectMessagesResponse(outcomes=await bulk.run(request.messages))
 
     async def RunFlowNow(  # type: ignore[override]
         self, request: flow_pb2.RunFlowNowRequest, context: Any

@@ -216,6 +216,13 @@ async def test_inject_and_logs(project: Project) -> None:
     line = json.loads(last)
     assert (line["message"], line["fields"]["word"], line["level"]) == ("shouting", "two", "info")
     assert (line["step"], line["source"]) == ("shout", "component")
+    lines = '{"word": "three"}\n\n{"word": \n{"word": "four"}'
+    many = headrace("inject", name, "--lines", "-", "--request-id", "week", stdin=lines, data=data)
+    assert (many.status, many.out) == (1, "2 messages stored\n"), many
+    assert "line 3: MALFORMED_JSON" in many.error
+    repeated = headrace("inject", name, "--lines", "-", "--request-id", "week", "--json", stdin=lines, data=data)
+    told = json.loads(repeated.out)
+    assert (told["stored"], told["known"], told["refused"], told["refusals"][0]["line"]) == (2, 2, 1, 3)
 
 
 def test_logs_follow_until_ctrl_c(project: Project) -> None:

@@ -100,6 +100,10 @@ async def test_starts_and_stops_a_flow(tool: Grpcurl, grpcurl: str, module_mesh:
     injected = tool.call(f"{FLOWS}/InjectMessage", {"name": "flows/by-hand", "body": "e30=", "request_id": "one"})
     again = tool.call(f"{FLOWS}/InjectMessage", {"name": "flows/by-hand", "body": "e30=", "request_id": "one"})
     assert again == {**injected, "duplicate": True}
+    lot = {"name": "flows/by-hand", "messages": [{"body": "e30=", "request_id": "one"}, {"body": "ew=="}]}
+    known, refused = tool.call(f"{FLOWS}/InjectMessages", lot)["outcomes"]
+    assert known == {**injected, "duplicate": True}
+    assert refused["refusal"]["reason"] == "MALFORMED_JSON"
 
     async def processed() -> bool:
         status = tool.call(f"{FLOWS}/GetFlowStatus", {"name": "flows/by-hand"})
