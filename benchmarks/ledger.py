@@ -82,6 +82,8 @@ STAGES = {
     "services/sidecar/call_events.py": "outcome",
     "services/sidecar/delivery_loop.py": "outcome",
     "services/sidecar/careful_start.py": "outcome",
+    "services/sidecar/event_reader.py": "outcome",
+    "services/sidecar/late_emits.py": "outcome",
     "services/sidecar/liveness.py": "outcome",
     "services/sidecar/domain/delivery.py": "outcome",
     "services/sidecar/domain/ended_calls.py": "outcome",

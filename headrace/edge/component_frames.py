@@ -38,6 +38,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """As headrace.edge.grpc_server has it, which is not imported here for what it brings along."""
 MAX_FRAME_INPUTS = 300
 MAX_FRAME_BYTES = 4 * 1024 * 1024
+LEAST_LOT = 4
+"""Fewer are cheaper one by one."""
 MAX_INPUT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 MAX_QUEUED = 4096
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
@@ -94,7 +96,7 @@ class ComponentFrames:
         waiting, size = len(self._queue), 0
         sized: list[tuple[ComponentInput, int]] = []
         for given in inputs:
-            input_size = _size(given)
+            input_size = len(given.body) + _INPUT_OVERHEAD if given.bare else _size(given)
             if input_size > MAX_INPUT_BYTES:
                 raise ValueError(f"body: {len(given.body)} bytes fit no frame (limit {MAX_INPUT_BYTES})")
             size += input_size
@@ -142,6 +144,15 @@ class ComponentFrames:
         request = ProcessRequest()
         add = request.inputs.add
         in_lots, lot = self.component_takes_lots and self._on_ended is not None, list[ComponentInput]()
+        if in_lots and LEAST_LOT <= len(queue) <= MAX_FRAME_INPUTS and self._queued_bytes <= MAX_FRAME_BYTES:
+            lot = [given for given, _ in queue]
+            content_type = lot[0].content_type
+            if all([given.bare and given.content_type == content_type for given in lot]):  # noqa: C419
+                queue.clear()
+                self._queued_bytes = 0
+                _fill_lot(request.lot, lot)
+                return request.SerializeToString()
+            lot = []
         size = count = 0
         while queue and count < MAX_FRAME_INPUTS:
             given, input_size = queue[0]
@@ -160,8 +171,11 @@ class ComponentFrames:
             else:
                 _fill(add, given)
         self._queued_bytes -= size
-        if lot:
+        if len(lot) >= LEAST_LOT:
             _fill_lot(request.lot, lot)
+        else:
+            for given in lot:
+                _fill(add, given)
         return request.SerializeToString()
 
     def _take(self, raw: bytes) -> None:
@@ -276,8 +290,6 @@ def events_of(lot: EndedLot) -> list[Event]:
 def _size(given: ComponentInput) -> int:
     """Upper estimate of the bytes of one input in a frame."""
     size = len(given.body) + _INPUT_OVERHEAD
-    if given.bare:
-        return size
     headers = given.headers
     if headers:
         for name in headers:

@@ -137,12 +137,13 @@ def decode_envelope(raw: bytes) -> Envelope:
     return envelope
 
 
-def is_common(envelope: Envelope, size: int, body_size: int, content_type: str) -> bool:
-    """Whether an envelope of `size` bytes has nothing but ids, body, media type, sender and times: its caller knows two
-    of them already. What each of these takes is taken off, and nothing may be left; a field that is longer than it
+def is_common(envelope: Envelope, size: int, message_id: str, execution_id: str) -> bool:
+    """Whether an envelope of `size` bytes has nothing but ids (two of them are known already), body, media type, sender
+    and times. What each of these takes is taken off, and nothing may be left; a field that is longer than it
     could be, text that is not ASCII, and text of 128 characters and more count as out of the common, too."""
-    parent, sender = envelope.parent_id, envelope.sender
-    size -= len(envelope.id) + len(envelope.execution_id) + 4
+    parent, sender, content_type = envelope.parent_id, envelope.sender, envelope.content_type
+    body_size = len(envelope.body)
+    size -= len(message_id) + len(execution_id) + 4
     if parent:
         size -= len(parent) + 2
     if sender:

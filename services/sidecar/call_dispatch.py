@@ -154,7 +154,7 @@ class CallDispatch:
         for first in range(0, len(batch), INPUTS_A_SEND):
             part = batch[first : first + INPUTS_A_SEND]
             now = self._clock()
-            inputs = [self._start_plain(held, now) if held.plain else self._start(held, now) for held in part]
+            inputs = self._start_all(part, now)
             try:
                 stream.send(inputs)
             except StreamFull:
@@ -177,31 +177,39 @@ class CallDispatch:
     def _a_suspect_runs(self) -> bool:
         return next(iter(self.running.values())).crashes >= SUSPECT_CRASHES
 
-    def _start_plain(self, held: HeldInput, now: float) -> ComponentInput:
-        """As `_start`, of what is new and has nothing uncommon."""
-        if held.calls:
-            return self._start(held, now)
-        number = self._last_call = self._last_call + 1
-        held.calls = held.number = 1
-        held.first_try = True
-        self._on_begin(held)
-        held.call, held.phase, held.began_at = number, Phase.RUNNING, now
-        self.running[number] = held
-        envelope, snapshot = held.envelope, self._snapshot_of(held)
-        return ComponentInput(
-            number,
-            envelope.body,
-            envelope.content_type,
-            _NO_HEADERS,
-            held.message_id,
-            held.execution_id,
-            1,
-            False,
-            self._timeout_ms,
-            held.traceparent,
-            snapshot=snapshot,
-            bare=snapshot is None,
-        )
+    def _start_all(self, part: list[HeldInput], now: float) -> list[ComponentInput]:
+        """As `_start` each; most are new and have nothing uncommon."""
+        on_begin, running, timeout_ms, phase = self._on_begin, self.running, self._timeout_ms, Phase.RUNNING
+        plain = next((held for held in part if held.plain), None)
+        # What the step keeps is the same for all: a step that keeps something by key has no plain ones.
+        snapshot = self._snapshot_of(plain) if plain is not None else None
+        started: list[ComponentInput] = []
+        for held in part:
+            if not held.plain or held.calls or snapshot is not None:
+                started.append(self._start(held, now))
+                continue
+            number = self._last_call = self._last_call + 1
+            held.calls = held.number = 1
+            held.first_try = True
+            on_begin(held)
+            held.call, held.phase, held.began_at = number, phase, now
+            running[number] = held
+            envelope = held.envelope
+            made = ComponentInput(
+                number,
+                envelope.body,
+                envelope.content_type,
+                _NO_HEADERS,
+                held.message_id,
+                held.execution_id,
+                1,
+                False,
+                timeout_ms,
+                held.traceparent,
+                bare=True,
+            )
+            started.append(made)
+        return started
 
     def _start(self, held: HeldInput, now: float) -> ComponentInput:
         self._last_call += 1

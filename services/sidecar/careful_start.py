@@ -61,9 +61,14 @@ class CarefulStart:
             self._deaths.runs = message_id
             self._write()
 
+    @property
+    def forgotten(self) -> bool:
+        """Nothing of earlier lives counts any more: there is no need to tell what `ended`."""
+        return self._deaths.empty
+
     def ended(self, message_id: str) -> None:
         """Its call is over, or it was given up."""
-        if self._deaths.empty:
+        if self.forgotten:
             return
         news = self._deaths.ended(message_id)
         self._pending.discard(message_id)

@@ -26,6 +26,7 @@ from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.input_path import InputPath
 from services.sidecar.late_emits import LateEmits
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
+from services.sidecar.outputs import LateContext
 from services.sidecar.passthrough import passthrough_problem
 from services.sidecar.plain_rows import row_context
 from services.sidecar.stuck_inputs import StuckInputs
@@ -219,16 +220,16 @@ class DeliveryLoop:
         else:
             self._route(held)
 
-    def ended_plainly(self, held: HeldInput) -> None:
-        """As `ended` with DONE, of a plain input; see CallEnds."""
-        if self._careful is not None:
-            self._careful.ended(held.message_id)
+    def ended_plainly(self, rows: list[HeldInput]) -> None:
+        """As `ended` with DONE, of each; see CallEnds."""
+        if self._careful is not None and not self._careful.forgotten:
+            for held in rows:
+                self._careful.ended(held.message_id)
         if self._step.receivers:
-            held.context = context = row_context(held)
-            self._late_calls.add(held.call, context, self._liveness.heard_at)
-
-    def deliver_rows(self, rows: list[HeldInput]) -> None:
-        """See CallEnds."""
+            contexts: dict[int, LateContext] = {}
+            for held in rows:
+                held.context = contexts[held.call] = row_context(held)
+            self._late_calls.add_all(contexts, self._liveness.heard_at)
         if not self._path.deliver_rows(rows):
             for held in rows:
                 self._publish_outputs(held)

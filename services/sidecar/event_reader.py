@@ -22,11 +22,8 @@ class CallEnds(Protocol):
     def ended(self, held: HeldInput, outcome: Outcome) -> None:
         """The call is over."""
 
-    def ended_plainly(self, held: HeldInput) -> None:
-        """It ended well, with one output at most, and is plain; it is among the next `deliver_rows`."""
-
-    def deliver_rows(self, rows: list[HeldInput]) -> None:
-        """All that ended plainly since."""
+    def ended_plainly(self, rows: list[HeldInput]) -> None:
+        """The calls of plain inputs are over; they ended well, with one output at most."""
 
 
 class EventReader:
@@ -68,6 +65,10 @@ class EventReader:
                 held = running.get(call)
                 kind = event.WhichOneof("kind")
                 if held is None:
+                    if rows:
+                        # It may be one of these.
+                        over, rows = rows, []
+                        ends.ended_plainly(over)
                     useless += not self._take_late(call, event, kind)
                 elif kind == "end":
                     del running[call]
@@ -75,7 +76,6 @@ class EventReader:
                     held.entered_at_mono_ns, held.left_at_mono_ns = end.started_at_mono_ns, end.ended_at_mono_ns
                     ended = True
                     if in_rows and held.plain:
-                        ends.ended_plainly(held)
                         rows.append(held)
                     else:
                         ends.ended(held, outcome_of(held))
@@ -83,7 +83,7 @@ class EventReader:
                     useless += not note_event(held, event, kind)
         finally:
             if rows:
-                ends.deliver_rows(rows)
+                ends.ended_plainly(rows)
         self._all_read(useless, ended=ended)
 
     def on_ended(self, lot: EndedLot) -> None:
@@ -105,13 +105,12 @@ class EventReader:
                 if body is not None and not take_only_output(held, body, content_type):
                     note_output(held, PlainEmit(body, content_type))
                 if in_rows and held.plain:
-                    ends.ended_plainly(held)
                     rows.append(held)
                 else:
                     ends.ended(held, outcome_of(held))
         finally:
             if rows:
-                ends.deliver_rows(rows)
+                ends.ended_plainly(rows)
         self._all_read(useless, ended=True)
 
     def _all_read(self, useless: int, *, ended: bool) -> None:

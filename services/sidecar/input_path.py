@@ -255,7 +255,7 @@ class PlainPath:
         self._counters["received"] += len(deliveries)
         fresh: list[HeldInput] = []
         all_held = self._held
-        was_finished, was_saved = self._memory.finished_by(now), self._snapshots.was_saved_for
+        was_finished, saved_for = self._memory.finished_by(now), self._snapshots.applied
         for delivery in deliveries:
             sequence = delivery.stream_sequence
             if delivery.attempt > 1 or sequence <= self._newest or sequence <= self._redelivered_until:
@@ -269,17 +269,19 @@ class PlainPath:
             except MalformedMessage as error:
                 self._take_unreadable(delivery, str(error), now)
                 continue
-            message_id = envelope.id
-            if message_id in all_held or was_finished(message_id) or was_saved(message_id):
+            message_id, execution_id = envelope.id, envelope.execution_id
+            if message_id in all_held or message_id in saved_for or was_finished(message_id):
                 self._take(delivery, envelope, now)
                 continue
-            body, content_type = envelope.body, envelope.content_type
-            if is_common(envelope, len(delivery.payload), len(body), content_type):
-                held = HeldInput(delivery, envelope, message_id, now, False, True, envelope.execution_id)
+            if is_common(envelope, len(delivery.payload), message_id, execution_id):
+                held = HeldInput(delivery, envelope, message_id, now, False, True, execution_id)
             else:
                 held = HeldInput(delivery, envelope, message_id, now, wants_reply(envelope))
                 held.in_doubt = envelope.in_doubt
-            fresh.append(self._hold(held))
+            all_held[message_id] = held
+            if len(all_held) == 1:
+                self._on_occupancy()
+            fresh.append(held)
         if fresh:
             self.submit(fresh)
 

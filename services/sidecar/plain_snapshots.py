@@ -65,7 +65,8 @@ class PlainSnapshots:
         self._subject = subjects.snapshot_subject(plan.workspace, plan.flow, step.name, PLAIN)
         self._author: dict[str, Any] = {"deployment": plan.deployment, "version": plan.version, "code": step.pin.digest}
         self._stored = self.latest = StepSnapshot()
-        self._applied: frozenset[str] = frozenset()
+        self.applied: frozenset[str] = frozenset()
+        """Messages that are done but for their acknowledgements: their outputs were stored before their saves were."""
         self._sequence = 0
         self._tickets: dict[str, _Ticket] = {}
         self._task: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class PlainSnapshots:
 
     def was_saved_for(self, message_id: str) -> bool:
         """The message is done but for its acknowledgement: its outputs were stored before its save was."""
-        return message_id in self._applied
+        return message_id in self.applied
 
     def save(self, held: HeldInput) -> Problem | None:
         """Takes what its call saved, in its turn; or says why it cannot be."""
@@ -166,7 +167,7 @@ class PlainSnapshots:
 
     def _saved(self, state: StepSnapshot, sequence: int, batch: list[_Ticket]) -> None:
         self._stored, self._sequence, self._tries, self._busy = state, sequence, 0, False
-        self._applied = frozenset(state.applied)
+        self.applied = frozenset(state.applied)
         self._counters["snapshots"] += len(batch)
         for ticket in batch:
             del self._tickets[ticket.message_id]
@@ -208,7 +209,7 @@ class PlainSnapshots:
                 self._stored = decode_snapshot(last.payload)
             except ValueError as error:
                 log.error("snapshot unreadable, it begins anew", subject=self._subject, error=str(error))
-        self._applied = frozenset(self._stored.applied)
+        self.applied = frozenset(self._stored.applied)
         if not self._tickets:
             self.latest = self._stored
 

@@ -174,7 +174,8 @@ async def test_a_turns_answers_share_a_frame(monkeypatch: pytest.MonkeyPatch) ->
     assert wire.frames <= 3
 
 
-async def test_what_calls_return_comes_field_by_field_and_late_emits_after_it() -> None:
+@pytest.mark.parametrize("count", [2, 3, 40])
+async def test_what_calls_return_comes_field_by_field_and_late_emits_after_it(count: int) -> None:
     one = Component()
 
     @one.action
@@ -186,11 +187,11 @@ async def test_what_calls_return_comes_field_by_field_and_late_emits_after_it() 
     one.resolve()
     scope = StepScope({}, StepIdentity(), asyncio.Event(), ComponentLog(lambda line: None))
     wire = Wire(lots=True)
-    wire.send((0, ""), *((call, ["", "late", "x", "Δ"][call % 4]) for call in range(1, 40)))
+    wire.send((0, ""), *((call, ["", "late", "x", "Δ"][call % 4]) for call in range(1, count)))
     wire.end()
     async with asyncio.timeout(10):
         await ProcessStream(one.function("late"), scope, wire).run()
-    for call in range(40):
+    for call in range(count):
         mine = [event for event in wire.events if event.call == call]
         said = [event.data.body.decode() if event.HasField("data") else "end" for event in mine]
         assert said == [["end"], ["late", "end", "late"], ["x", "end"], ["Δ", "end"]][call % 4]

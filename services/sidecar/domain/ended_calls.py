@@ -5,6 +5,7 @@ Bounded in time and number; an emit for a call that is not here any more cannot 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 KEPT_S = 60.0
@@ -28,6 +29,12 @@ class EndedCalls(Generic[T]):
         if len(self._young) >= self._half or now - self._turned_at > self._kept_s:
             self._old, self._young, self._turned_at = self._young, {}, now
         self._young[call] = (now, context)
+
+    def add_all(self, contexts: Mapping[int, T], now: float) -> None:
+        """As `add` of each."""
+        if len(self._young) + len(contexts) > self._half or now - self._turned_at > self._kept_s:
+            self._old, self._young, self._turned_at = self._young, {}, now
+        self._young.update({call: (now, context) for call, context in contexts.items()})
 
     def find(self, call: int, now: float) -> T | None:
         """The context of a call, unless it ended too long ago."""

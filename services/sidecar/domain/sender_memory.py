@@ -71,7 +71,10 @@ class SenderMemory:
         young, old = self._young, self._old
 
         def is_known(input_id: str) -> bool:
-            key = _key(input_id)
+            try:
+                key = _unhex(input_id)
+            except ValueError:
+                key = input_id.encode()
             return key in young or key in old
 
         return is_known
@@ -102,9 +105,12 @@ class SenderMemory:
             del self._confirmed[oldest]
 
 
+_unhex = bytes.fromhex
+
+
 def _key(message_id: str) -> bytes:
     # 32 hex digits take half the memory as bytes; anything else is taken as it is.
     try:
-        return bytes.fromhex(message_id)
+        return _unhex(message_id)
     except ValueError:
         return message_id.encode()

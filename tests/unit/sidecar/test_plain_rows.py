@@ -72,7 +72,7 @@ def test_what_is_called_common_has_nothing_uncommon(fields: dict[str, Any], sent
     given_fields = {"execution_id": "e" * 32, "parent_id": "p" * 32, "body": b"", **fields}
     raw = seal(encode_shared(**given_fields), "i" * 32, sent_at)
     envelope = Envelope.FromString(raw)
-    common = is_common(envelope, len(raw), len(envelope.body), envelope.content_type)
+    common = is_common(envelope, len(raw), envelope.id, envelope.execution_id)
     names = {"id", "execution_id", "parent_id", "body", "content_type", "sender"}
     names |= {"sent_at_unix_ns", "input_stored_at_unix_ns"}
     plain = {field.name for field, _ in envelope.ListFields()} <= names
