@@ -35,6 +35,7 @@ MAX_ANNOUNCED = 64
 """Executions of one lot (a fifth of a second) that others are told of; past it only the record itself is kept."""
 MAX_HEARD = 256
 HEARD_S = 0.1
+SLOW_S = 0.2
 MAX_KEPT = 2_048
 ALL_FLOWS = "*"
 
@@ -58,6 +59,8 @@ class TraceKeeper:
         self._pending: set[asyncio.Task[None]] = set()
         self._asked: dict[str, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._slowest: dict[tuple[str, str], Record] = {}
+        self._slow_timer: asyncio.TimerHandle | None = None
         span_log.taps.append(self._take)
         span_log.sampler = self
 
@@ -85,14 +88,7 @@ class TraceKeeper:
 
     def _take(self, lot: RecordLot) -> None:
         self.recent.note(lot.records, time.monotonic())
-        own = self._worth_keeping(lot)
-        worth: dict[str, dict[str, None]] = {}
-        for record in own:
-            if record.execution_id not in self._kept:
-                worth.setdefault(record.site.flow, {})[record.execution_id] = None
-        for flow, executions in worth.items():
-            self._earlier += self._kept_whole(executions, own)
-            self._announce(flow, list(executions)[:MAX_ANNOUNCED])
+        self._earlier += self._kept_with(self._gone_wrong(lot))
         for flow, matcher in self._matchers.items():
             if (
                 matcher.capture.open(time.time())
@@ -101,24 +97,53 @@ class TraceKeeper:
             ):
                 self._documents.claim(flow, found)
 
-    def _worth_keeping(self, lot: RecordLot) -> list[Record]:
+    def _gone_wrong(self, lot: RecordLot) -> list[Record]:
+        """What is kept at once; the slowest has time."""
         exporting, crowded = self._log.exporter is not None, self.recent.level > 0
         if not exporting or lot.all_sampled:
             # All of it is sent, or nothing is; what went wrong is to be remembered whole all the same.
             return list(lot.went_wrong) if crowded else []
         found: list[Record] = []
-        # Behind an edge that fills up every message takes longer than the one before: the last of a lot stands for all.
-        slowest: dict[tuple[str, str], Record] = {}
         for record in self._rules.to_be_asked(lot):
             if record.sampled:
                 if crowded and went_wrong(record):
                     found.append(record)
             elif reason := self._rules.reason(record):
                 if reason == SLOWEST:
-                    slowest[record.site.flow, record.site.step] = record
+                    self._slowest[record.site.flow, record.site.step] = record
                 else:
                     found.append(record)
-        return [*found, *slowest.values()]
+        if self._slowest and self._slow_timer is None:
+            self._slow_timer = asyncio.get_running_loop().call_later(SLOW_S, self._keep_slowest)
+        return found
+
+    def _keep_slowest(self) -> None:
+        """Behind an edge that fills up every message takes longer than the one before: the last of a while stands for
+        all, since what is remembered is looked through for each."""
+        if self._slow_timer is not None:
+            self._slow_timer.cancel()
+            self._slow_timer = None
+        slowest, self._slowest = list(self._slowest.values()), {}
+        found = self._kept_with(slowest)
+        if found and self._log.exporter is not None:
+            self._log.exporter.put(found)
+
+    def _kept_with(self, own: Sequence[Record]) -> list[Record]:
+        """The executions of these are kept from now on, here and wherever else; answers what is to be sent of them."""
+        worth: dict[str, dict[str, None]] = {}
+        for record in own:
+            if record.execution_id not in self._kept:
+                worth.setdefault(record.site.flow, {})[record.execution_id] = None
+        found: list[Record] = []
+        for flow, executions in worth.items():
+            found += self._kept_whole(executions, own)
+            self._announce(flow, list(executions)[:MAX_ANNOUNCED])
+        return found
+
+    def close(self) -> None:
+        """Gives the exporter what still waits for its time."""
+        if self._slowest:
+            self._keep_slowest()
 
     def _kept_whole(self, executions: Collection[str], own: Sequence[Record] = ()) -> list[Record]:
         """From now on these are kept; answers what is there of them to be sent. `own`: records of this very lot, of

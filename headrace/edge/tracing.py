@@ -51,12 +51,13 @@ class Tracing:
                 self._exporter = SpanExporter(self._channel.send, self.counts)
                 self._task = tasks.create_task(self._exporter.run(), name="span export")
                 log.info("spans are exported", collector=self.target.url)
+        self._keeper: TraceKeeper | None = None
         self.log = SpanLog(exporter=self._exporter, counts=self.counts)
 
     async def remember(self, connection: Client, bucket: KvBucket, workspace: str, flow: str, instance: str) -> None:
         """Executions are remembered for some minutes from now on, and sampled as the flow's document says. `bucket` is
         that of deployments; `flow` `*`: every flow. To be called before anybody is given the log."""
-        keeper = TraceKeeper(self.log, workspace, flow, instance)
+        keeper = self._keeper = TraceKeeper(self.log, workspace, flow, instance)
         await keeper.start(connection, bucket)
         self._following.append(self._tasks.create_task(keeper.follow(), name="sampling"))
         if flow == ALL_FLOWS:
@@ -65,6 +66,8 @@ class Tracing:
     async def close(self) -> None:
         """Sends what is there, within half a second, and ends."""
         self.log.hand_over()
+        if self._keeper is not None:
+            self._keeper.close()
         await end_tasks(self._following)
         if self._task is not None and self._exporter is not None and self._channel is not None:
             await self._exporter.close(self._task)
