@@ -35,7 +35,7 @@ MAX_ANNOUNCED = 64
 """Executions of one lot (a fifth of a second) that others are told of; past it only the record itself is kept."""
 MAX_HEARD = 256
 HEARD_S = 0.1
-SLOW_S = 0.2
+SLOW_S = 0.1
 MAX_KEPT = 2_048
 ALL_FLOWS = "*"
 
