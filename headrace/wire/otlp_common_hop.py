@@ -14,7 +14,6 @@ from headrace.wire.otlp_fields import length
 _TRACE, _SPAN, _PARENT, _START, _END = b"\x0a\x10", b"\x12\x08", b"\x22\x08", 0x39, 0x41
 _FIXED_BYTES = 56
 """Of a span's ids and times with their tags."""
-_BYTE = tuple(bytes((number,)) for number in range(256))
 
 
 class CommonHop:
@@ -35,10 +34,10 @@ class CommonHop:
         chunks = [queue_head, queue + process_head, message, execution]
         tails = [process, *parts]
         chunks += [tail + head for tail, head in zip(tails, [*heads, b""], strict=True)]
-        self._chunks = chunks
-        span = "16s2s8s2s8sBQBQ"
+        self._chunks = tuple(chunks)
+        span, part = "16s2s8s2s8sBQBQ", "16s2s7sB2s8sBQBQ"
         pieces = [f"{len(chunks[0])}s{span}{len(chunks[1])}s{span}{len(chunks[2])}s32s{len(chunks[3])}s32s"]
-        pieces += [f"{len(chunk)}s{span}" for chunk in chunks[4:-1]]
+        pieces += [f"{len(chunk)}s{part}" for chunk in chunks[4:-1]]
         packing = Struct(f"<{''.join(pieces)}{len(chunks[-1])}s")
         self._pack, self.size = packing.pack, packing.size
 
@@ -50,23 +49,48 @@ class CommonHop:
         process: bytes,
         message: bytes,
         execution: bytes,
-        times: tuple[int, ...],
+        stored: int,
+        read: int,
+        entered: int,
+        left: int,
+        written: int,
+        ended: int,
     ) -> bytes:
-        """`times`: stored, read, entered, left, written, and acknowledged where the hop ends with that; rising."""
-        chunks, first, last = self._chunks, process[:7], process[7]
-        stored, read, entered, left, written = times[:5]
-        values = (
-            chunks[0], trace, _SPAN, queue, _PARENT, publish, _START, stored, _END, read,
-            chunks[1], trace, _SPAN, process, _PARENT, queue, _START, read, _END, written,
-            chunks[2], message, chunks[3], execution,
-            chunks[4], trace, _SPAN, first + _BYTE[last ^ 1], _PARENT, process, _START, read, _END, entered,
-            chunks[5], trace, _SPAN, first + _BYTE[last ^ 2], _PARENT, process, _START, entered, _END, left,
-            chunks[6], trace, _SPAN, first + _BYTE[last ^ 3], _PARENT, process, _START, left, _END, written,
-            chunks[7],
-        )  # fmt: skip
-        if not self.ends:
-            return self._pack(*values)
-        ack = first + _BYTE[last ^ 4]
+        """Moments in Unix ns, rising; `ended` counts where the hop ends with its acknowledgement."""
+        first, last = process[:7], process[7]
+        if self.ends:
+            c0, c1, c2, c3, c4, c5, c6, c7, c8 = self._chunks
+            return self._pack(
+                c0, trace, _SPAN, queue, _PARENT, publish, _START, stored, _END, read,
+                c1, trace, _SPAN, process, _PARENT, queue, _START, read, _END, written, c2, message, c3, execution,
+                c4, trace, _SPAN, first, last ^ 1, _PARENT, process, _START, read, _END, entered,
+                c5, trace, _SPAN, first, last ^ 2, _PARENT, process, _START, entered, _END, left,
+                c6, trace, _SPAN, first, last ^ 3, _PARENT, process, _START, left, _END, written,
+                c7, trace, _SPAN, first, last ^ 4, _PARENT, process, _START, written, _END, ended, c8,
+            )  # fmt: skip
+        c0, c1, c2, c3, c4, c5, c6, c7 = self._chunks
         return self._pack(
-            *values, trace, _SPAN, ack, _PARENT, process, _START, written, _END, times[5], chunks[8]
+            c0, trace, _SPAN, queue, _PARENT, publish, _START, stored, _END, read,
+            c1, trace, _SPAN, process, _PARENT, queue, _START, read, _END, written, c2, message, c3, execution,
+            c4, trace, _SPAN, first, last ^ 1, _PARENT, process, _START, read, _END, entered,
+            c5, trace, _SPAN, first, last ^ 2, _PARENT, process, _START, entered, _END, left,
+            c6, trace, _SPAN, first, last ^ 3, _PARENT, process, _START, left, _END, written, c7,
         )  # fmt: skip
+
+
+class CommonPublish:
+    """The span of such a hop's publish, which is another site's. `tail` ends with the beginning of the attribute whose
+    value is the message's id."""
+
+    __slots__ = ("_head", "_pack", "_tail", "size")
+
+    def __init__(self, tail: bytes) -> None:
+        self._head, self._tail = b"\x12" + length(_FIXED_BYTES + len(tail) + 32) + _TRACE, tail
+        packing = Struct(f"<{len(self._head)}s16s2s8s2s8sBQBQ{len(tail)}s32s")
+        self._pack, self.size = packing.pack, packing.size
+
+    def encode(self, trace: bytes, span: bytes, parent: bytes, message: bytes, sent: int, stored: int) -> bytes:
+        """Moments in Unix ns, rising."""
+        return self._pack(
+            self._head, trace, _SPAN, span, _PARENT, parent, _START, sent, _END, stored, self._tail, message
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.model.hop_record import Site
-from headrace.wire.otlp_common_hop import CommonHop
+from headrace.wire.otlp_common_hop import CommonHop, CommonPublish
 from headrace.wire.otlp_fields import Value, attribute, attributes, id_attribute_prefix, resource_prefix, text
 
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
@@ -26,6 +26,7 @@ class SiteBytes:
         "ack",
         "common",
         "common_end",
+        "common_publish",
         "component",
         "process",
         "publish_of",
@@ -64,6 +65,7 @@ class SiteBytes:
         self.publish_of = span_tail(
             f"publish {step}", PRODUCER, "publish", MESSAGING | {"messaging.destination.name": destination} | sent
         )
+        self.common_publish = CommonPublish(self.publish_of + MESSAGE)
 
 
 def resource_of(site: Site) -> dict[str, Value]:

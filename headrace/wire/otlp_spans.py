@@ -68,6 +68,10 @@ class SpanEncoder:
     def __init__(self) -> None:
         self._sites: dict[int, SiteBytes] = {}
         self._groups: dict[int, _Group] = {}
+        self._place: Site | None = None
+        self._sender: Site | None = None
+        self._way: tuple[SiteBytes, _Group, _Group]
+        """Of the newest common hop: most are alike."""
         self.spans = 0
         """Collected since the last `take`."""
         self.size = 0
@@ -96,6 +100,7 @@ class SpanEncoder:
             parts += (_SCHEMA_FIELD, _SCHEMA_FIELD)
         spans, self.spans, self.size = self.spans, 0, 0
         self._groups.clear()
+        self._place = self._sender = None
         return b"".join(parts), spans
 
     def _site(self, site: Site) -> SiteBytes:
@@ -147,23 +152,33 @@ class SpanEncoder:
         if in_doubt or slot >= 0 or not len(message) == len(execution) == 32 or len(parent_id) != 16:
             return False
         offset_ns = read_ns - read_mono_ns
-        entered_ns, left_ns = offset_ns + entered_ns, offset_ns + left_ns
-        written_ns, ended_ns = offset_ns + written_ns, offset_ns + ended_ns
+        entered_ns += offset_ns
+        left_ns += offset_ns
+        written_ns += offset_ns
+        ended_ns += offset_ns
         if not 0 < sent_ns <= stored_ns <= read_ns <= entered_ns <= left_ns <= written_ns <= ended_ns <= MAX_UNIX_NS:
             return False
         trace, span, parent, raw = _from_hex(trace_id), _from_hex(span_id), _from_hex(parent_id), _from_hex(message)
         # Of 32 and 16 characters blanks, which are left out, may be some.
         if not (len(trace) == len(raw) == 16 and len(span) == len(parent) == 8 and execution.isascii()):
             return False
-        site, group, publish = self._site(place), self._group(place), raw[:8]
-        sent = message.encode()
-        common = site.common if outputs or replied else site.common_end
-        times = (stored_ns, read_ns, entered_ns, left_ns, written_ns, ended_ns)
+        if place is not self._place or sender is not self._sender:
+            self._place, self._sender = place, sender
+            self._way = self._site(place), self._group(place), self._group(sender)
+        site, group, senders = self._way
+        sent, publish = message.encode(), raw[:8]
+        common, published = site.common if outputs or replied else site.common_end, site.common_publish
+        group.spans.append(
+            common.encode(
+                trace, publish, raw[4:12], span, sent, execution.encode(),
+                stored_ns, read_ns, entered_ns, left_ns, written_ns, ended_ns,
+            )
+        )  # fmt: skip
         group.size += common.size
-        group.spans.append(common.encode(trace, publish, raw[4:12], span, sent, execution.encode(), times))
-        self._put(self._group(sender), (trace, publish, parent), sent_ns, stored_ns, site.publish_of, MESSAGE + sent)
-        self.spans += common.spans
-        self.size += common.size
+        senders.spans.append(published.encode(trace, publish, parent, sent, sent_ns, stored_ns))
+        senders.size += published.size
+        self.spans += common.spans + 1
+        self.size += common.size + published.size
         return True
 
     def _add_hop(self, record: HopRecord) -> None:
