@@ -58,6 +58,10 @@ class BatchMessage(msgspec.Struct, frozen=True, gc=False):
     expected_last: int | None = None
 
 
+Row = tuple[bytes, str, str, Any]
+"""A message of many to one subject: payload, message id, traceparent, and what it is about to whoever publishes it."""
+
+
 class Fence(msgspec.Struct, frozen=True, gc=False):
     """A condition of a publish: `sequence` is the stream sequence of the last message on `subject`. Servers of a
     cluster let one publish at a time be under way with the same subject here; another is refused meanwhile."""
@@ -179,6 +183,20 @@ class JetStreamLane(Protocol):
     ) -> None:
         """As `publish`, without a future, which costs as much as the publish: `tell(about, answer)` is called once, as
         the answer is read, never before this returns. Raises what `publish` raises; then nothing is told."""
+
+    def publish_rows(
+        self,
+        subject: str,
+        rows: Sequence[Row],
+        tell: Callable[[Any, Stored | PublishRefused | PublishUnknown], None],
+        stored: Callable[[list[Any]], None],
+        *,
+        timeout_s: float = 5.0,
+    ) -> int:
+        """As `publish_told` of each row, in order, for less; answers how many were taken. The first that was not is one
+        that `publish_told` would have raised for, and nothing of it or after it is written or told. What is each row's
+        about goes once either to `tell`, with its answer, or to `stored`, in a list of what one read told to be stored
+        and not known before."""
 
     def publish_batch(self, messages: Sequence[BatchMessage], *, timeout_s: float = 5.0) -> asyncio.Future[Stored]:
         """An atomic batch (server 2.12): all are stored, one after the other, or none.

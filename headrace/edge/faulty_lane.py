@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from headrace.edge.fault_points import FaultInjected, FaultPlan, installed_faults
+from headrace.edge.publish_each import publish_each
 from headrace.model import subjects
-from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Kept, PublishUnknown, Stored
+from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Kept, PublishUnknown, Row, Stored
 
 WRITTEN_AFTER_S = 0.002
 """What is queued in one turn of the loop has left the process by then, unless the socket is full."""
@@ -50,6 +51,10 @@ class FaultyLane:
     def publish_told(self, subject: str, payload: bytes, tell: Tell, about: Any, **options: Any) -> None:
         """See the port."""
         _then(self.publish(subject, payload, **options), tell, about)
+
+    def publish_rows(self, subject: str, rows: Sequence[Row], tell: Tell, stored: Any, **options: Any) -> int:
+        """See the port. Each passes the points by itself."""
+        return publish_each(self, subject, rows, tell, **options)
 
     def acknowledge_told(self, delivery: Delivery, tell: Tell, about: Any) -> None:
         """See the port."""

@@ -51,6 +51,13 @@ class GatheredWrites:
             self._loop.call_soon(self.write_now)
         out.append(command)
 
+    def write_all(self, parts: list[bytes]) -> None:
+        """Queues what is together whole commands."""
+        out = self._out
+        if not out:
+            self._loop.call_soon(self.write_now)
+        out += parts
+
     def write_at_end(self, commands: Callable[[], bytes]) -> None:
         """Asks for commands when this turn's write is made: for what is better written together. Forgotten if the
         connection breaks first."""

@@ -12,11 +12,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from headrace.edge.checked_subjects import CheckedSubjects
 from headrace.edge.lane_acks import TOKEN_LETTER, AckBook
-from headrace.edge.lane_publishes import Answer, PublishBook, Tell
+from headrace.edge.lane_publishes import Answer, PublishBook, Tell, TellStored
 from headrace.edge.lane_reads import READ_LETTER, ReadBook
 from headrace.edge.lane_sends import SEND_LETTER, SendBook
 from headrace.edge.nats_link import NatsLink
+from headrace.edge.publish_each import publish_each
 from headrace.edge.pull_consumption import HEARTBEAT_S, PullConsumption
 from headrace.edge.structured_log import get_logger
 from headrace.ports import (
@@ -29,9 +31,11 @@ from headrace.ports import (
     PublishRefused,
     PublishUnknown,
     ReadFailed,
+    Row,
     Stored,
 )
 from headrace.wire import jetstream
+from headrace.wire.nats_protocol import Frame
 
 log = get_logger(__name__)
 
@@ -41,7 +45,6 @@ MAX_OUTSTANDING = 4096
 MAX_OUTSTANDING_BYTES = 64 * 1024 * 1024
 MAX_KEPT_BYTES = 8 * 1024 * 1024
 MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-SUBJECT_CACHE = 4096
 
 
 class NatsLane:
@@ -71,14 +74,14 @@ class NatsLane:
         self._consumptions_made = 0
         self._kept: list[tuple[str, bytes, Callable[[], None] | None]] = []
         self._kept_bytes = 0
-        self._checked: dict[str, bytes] = {}
+        self._raw = CheckedSubjects().raw
         self._when_down: list[Callable[[], None]] = []
         self._ended = ""
 
     async def start(self) -> None:
         """Returns when the server knows the inbox."""
         self._link.attach(on_up=self._on_up, on_down=self._on_down, on_closed=self._on_connection_closed)
-        self._link.subscribe(f"{self._inbox}.*", self._on_answer)
+        self._link.subscribe(f"{self._inbox}.*", self._on_answers)
         await self.flush()
 
     def when_down(self, callback: Callable[[], None]) -> None:
@@ -118,6 +121,14 @@ class NatsLane:
         """See the port."""
         self._publish(subject, payload, tell, about, message_id, traceparent, None, timeout_s)
 
+    def publish_rows(
+        self, subject: str, rows: Sequence[Row], tell: Tell, stored: TellStored, *, timeout_s: float = 5.0
+    ) -> int:
+        """See the port."""
+        if not self._ended and self._publishes.add_rows(self._raw(subject), rows, timeout_s, tell, stored):
+            return len(rows)
+        return publish_each(self, subject, rows, tell, timeout_s=timeout_s)
+
     def _publish(
         self,
         subject: str,
@@ -133,7 +144,7 @@ class NatsLane:
         if self._publishes.is_full(size):
             waiting, held = len(self._publishes), self._publishes.bytes_waiting
             raise LaneFull(f"{waiting} publishes ({held} bytes) wait for the broker's answer")
-        raw_subject = self._checked.get(subject) or self._check_subject(subject)
+        raw_subject = self._raw(subject)
         header = jetstream.publish_headers(message_id, traceparent, fence)
         if self._ended:
             self._loop.call_soon(tell, about, PublishUnknown(self._ended))
@@ -154,8 +165,7 @@ class NatsLane:
         batch = f"{self._batch_prefix}{self._batches}".encode()
         headers = []
         for number, message in enumerate(messages, 1):
-            if message.subject not in self._checked:
-                self._check_subject(message.subject)
+            self._raw(message.subject)
             headers.append(jetstream.batch_headers(message, batch, number, last=number == len(messages)))
         if self._ended:
             return _failed(PublishUnknown(self._ended))
@@ -169,7 +179,7 @@ class NatsLane:
 
     async def last_message(self, stream: str, subject: str, *, timeout_s: float = 2.0) -> Kept | None:
         """See the port."""
-        self._check_subject(subject)
+        self._raw(subject)
         request = jetstream.last_message_request(stream, subject)
         return await self._ask(request, jetstream.parse_message_answer, timeout_s)
 
@@ -179,12 +189,12 @@ class NatsLane:
 
     async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int:
         """See the port."""
-        self._check_subject(subject)
+        self._raw(subject)
         request = jetstream.purge_request(stream, subject, sequence)
         return await self._ask(request, jetstream.parse_purged, timeout_s)
 
     async def _ask(self, request: tuple[str, bytes], parse: Callable[[bytes], A], timeout_s: float) -> A:
-        self._check_subject(request[0])
+        self._raw(request[0])
         try:
             async with asyncio.timeout(timeout_s):
                 if self._ended:
@@ -204,7 +214,7 @@ class NatsLane:
         self, stream: str, consumer: str, *, credit: int, on_deliveries: Callable[[list[Delivery]], None]
     ) -> PullConsumption:
         """See the port. ConnectionError when the lane is closed."""
-        self._check_subject(jetstream.pull_subject(stream, consumer))
+        self._raw(jetstream.pull_subject(stream, consumer))
         if self._ended:
             raise ConnectionError(self._ended)
         self._consumptions_made += 1
@@ -244,8 +254,7 @@ class NatsLane:
 
     def send(self, subject: str, payload: bytes, *, on_unheard: Callable[[], None] | None = None) -> None:
         """See the port. ValueError for a payload beyond the broker's maximum."""
-        if subject not in self._checked:
-            self._check_subject(subject)
+        self._raw(subject)
         if len(payload) > self._link.max_payload:
             raise ValueError(f"payload: {len(payload)} bytes exceed the broker's maximum of {self._link.max_payload}")
         if self._link.up:
@@ -266,8 +275,16 @@ class NatsLane:
     def listen(self, subject: str, on_message: Callable[[bytes], None]) -> None:
         """Core NATS subscription, until the lane is closed: each payload is handed over, on the loop, as it is
         read; restored after a reconnect."""
-        self._check_subject(subject)
-        self._link.subscribe(subject, lambda _subject, _reply, payload, _headers: on_message(payload))
+        self._raw(subject)
+
+        def heard(frames: list[Frame]) -> None:
+            for frame in frames:
+                try:
+                    on_message(frame[3])
+                except Exception:
+                    log.exception("a message could not be handled", subject=subject)
+
+        self._link.subscribe(subject, heard)
 
     async def flush(self, timeout_s: float = 2.0) -> None:
         """See the port. Calls of one turn of the loop share one PING."""
@@ -297,16 +314,15 @@ class NatsLane:
         self._end("the lane is closed")
         await self._link.close()
 
-    def _on_answer(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        token = subject[self._skip :]
-        if token.isdigit():
-            self._publishes.answer(token, data, headers)
-        elif token.startswith(TOKEN_LETTER):
-            self._acks.answer(token, headers)
-        elif token.startswith(READ_LETTER):
-            self._reads.answer(token, data, headers)
-        elif token.startswith(SEND_LETTER):
-            self._sends.answer(token)
+    def _on_answers(self, frames: list[Frame]) -> None:
+        for _, subject, _, data, headers in self._publishes.answers(frames):
+            token = subject[self._skip :]
+            if token.startswith(TOKEN_LETTER):
+                self._acks.answer(token, headers)
+            elif token.startswith(READ_LETTER):
+                self._reads.answer(token, data, headers)
+            elif token.startswith(SEND_LETTER):
+                self._sends.answer(token)
 
     def _on_down(self) -> None:
         self._acks.disconnected()
@@ -351,15 +367,6 @@ class NatsLane:
         self._publishes.end_all(cause)
         self._reads.end_all(cause)
         self._acks.end_all(cause)
-
-    def _check_subject(self, subject: str) -> bytes:
-        """Refuses what would end the protocol line early; remembers what was found good, as it is written."""
-        if not subject or not subject.isprintable() or " " in subject:
-            raise ValueError(f"subject: {subject!r} cannot be published to")
-        if len(self._checked) >= SUBJECT_CACHE:
-            self._checked.clear()
-        known = self._checked[subject] = subject.encode()
-        return known
 
 
 def _end_publish(future: asyncio.Future[Stored], answer: Answer) -> None:

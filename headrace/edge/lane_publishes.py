@@ -9,16 +9,23 @@ from typing import Any
 from headrace.edge.nats_link import NatsLink
 from headrace.edge.structured_log import get_logger
 from headrace.edge.sweep_timer import NEVER, SweepTimer
-from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Stored
+from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Row, Stored
 from headrace.wire import jetstream
+from headrace.wire.nats_protocol import CRLF, Frame
 
 log = get_logger(__name__)
 
 Answer = Stored | PublishRefused | PublishUnknown
 Tell = Callable[[Any, Answer], None]
 
-# tell, about, bytes of the payload, deadline, command (kept only while it waits for the connection)
-_Slot = tuple[Tell, Any, int, float, bytes | None]
+TellStored = Callable[[list[Any]], None]
+
+# tell, about, bytes of the payload, deadline, command (kept only while it waits for the connection), and who is told of
+# many that were stored
+_Slot = tuple[Tell, Any, int, float, bytes | None, TellStored | None]
+
+ZERO, BRACE = b"0}"
+HEADER_SIZE = len("NATS/1.0\r\nNats-Msg-Id: \r\ntraceparent: \r\n\r\n")
 
 
 class PublishBook:
@@ -32,6 +39,8 @@ class PublishBook:
         self._slots: dict[bytes, _Slot] = {}
         self._bytes = 0
         self._number = 0
+        # What a good answer of this stream says before its number; none is like the first.
+        self._plain = b"\x00"
         self._room: asyncio.Future[None] | None = None
         self._timer = SweepTimer(self._sweep)
 
@@ -94,34 +103,103 @@ class PublishBook:
         size = sum(len(message.payload) for message in messages)
         self._write(token, b"".join(commands), size, timeout_s, tell, about)
 
+    def add_rows(self, subject: bytes, rows: Sequence[Row], timeout_s: float, tell: Tell, stored: TellStored) -> bool:
+        """All in one write; False: none, since they want a look each (the connection is down, there is no room for all
+        of them, one is too large, or has an id or traceparent that is not printable ASCII)."""
+        payloads, ids, traces, abouts = zip(*rows, strict=True)
+        sizes = list(map(len, payloads))
+        size, text = sum(sizes), "".join(ids + traces)
+        if (
+            not self._link.up
+            or not (text.isascii() and text.isprintable())
+            or not all(traces)
+            or len(self._slots) + len(rows) > self._max_count
+            or self._bytes + size > self._max_bytes
+            or max(sizes) + len(text) + HEADER_SIZE > self._link.max_payload
+        ):
+            return False
+        deadline = self._loop.time() + timeout_s
+        slots, number = self._slots, self._number
+        to = f"HPUB {subject.decode()} {self._prefix.decode()}"
+        commands: list[bytes] = []
+        for payload, own, message_id, traceparent, about in zip(payloads, sizes, ids, traces, abouts, strict=True):
+            number += 1
+            slots[b"%d" % number] = (tell, about, own, deadline, None, stored)
+            head = HEADER_SIZE + len(message_id) + len(traceparent)
+            line = (
+                f"{to}{number} {head} {head + own}\r\n"
+                f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\ntraceparent: {traceparent}\r\n\r\n"
+            )
+            commands += (line.encode(), payload, CRLF)
+        self._number = number
+        self._bytes += size
+        self._link.write_all(commands)
+        if deadline < self._timer.at:
+            self._timer.arm(deadline)
+        return True
+
     def _write(self, token: bytes, command: bytes, size: int, timeout_s: float, tell: Tell, about: Any) -> None:
         deadline = self._loop.time() + timeout_s
         if self._link.up:
-            self._slots[token] = (tell, about, size, deadline, None)
+            self._slots[token] = (tell, about, size, deadline, None, None)
             self._link.write(command)
         else:
-            self._slots[token] = (tell, about, size, deadline, command)
+            self._slots[token] = (tell, about, size, deadline, command, None)
         self._bytes += size
         if deadline < self._timer.at:
             self._timer.arm(deadline)
 
-    def answer(self, token: bytes, payload: bytes, headers: bytes | None) -> None:
-        """An answer on the inbox; one that comes too late finds no slot."""
-        slot = self._slots.pop(token, None)
-        if slot is None:
-            return
-        self._bytes -= slot[2]
-        if self._room is not None:
+    def answers(self, frames: list[Frame]) -> list[Frame]:
+        """What one read brought on the inbox; answers those that are for nobody here (also what comes too late)."""
+        pop, skip = self._slots.pop, len(self._prefix)
+        plain, after = self._plain, len(self._plain)
+        others: list[Frame] = []
+        lot: list[Any] = []
+        told: TellStored | None = None
+        for frame in frames:
+            _, subject, _, payload, headers = frame
+            slot = pop(subject[skip:], None)
+            if slot is None:
+                others.append(frame)
+                continue
+            tell, about, size, _, _, stored = slot
+            self._bytes -= size
+            if (
+                stored is not None
+                and payload.startswith(plain)
+                and payload[after:-1].isdigit()
+                and payload[after] != ZERO
+                and payload[-1] == BRACE
+            ):
+                if stored is not told:
+                    _tell_stored(told, lot)
+                    lot, told = [], stored
+                lot.append(about)
+                continue
+            try:
+                tell(about, self._read(payload, stored) if headers is None or payload else _status(headers))
+            except Exception:
+                log.exception("an answer could not be told")
+        _tell_stored(told, lot)
+        if self._room is not None and len(others) < len(frames):
             self._wake()
-        slot[0](slot[1], _read(payload) if headers is None or payload else _status(headers))
+        return others
+
+    def _read(self, payload: bytes, stored: TellStored | None) -> Answer:
+        answer = _read(payload)
+        if stored is not None and type(answer) is Stored and not answer.duplicate:
+            plain = payload[: payload.rfind(b":") + 1]
+            if plain.endswith(b'"seq":'):
+                self._plain = plain
+        return answer
 
     def reconnected(self) -> None:
-        for token, (tell, about, size, deadline, command) in list(self._slots.items()):
+        for token, (tell, about, size, deadline, command, _) in list(self._slots.items()):
             if command is None:
                 self._end(token, "the connection broke before the broker answered")
             else:
                 self._link.write(command)
-                self._slots[token] = (tell, about, size, deadline, None)
+                self._slots[token] = (tell, about, size, deadline, None, None)
 
     def end_all(self, cause: str) -> None:
         """Nothing more will be answered."""
@@ -154,6 +232,14 @@ class PublishBook:
         room, self._room = self._room, None
         if room is not None:
             room.set_result(None)
+
+
+def _tell_stored(stored: TellStored | None, lot: list[Any]) -> None:
+    if stored is not None:
+        try:
+            stored(lot)
+        except Exception:
+            log.exception("answers could not be told", count=len(lot))
 
 
 def _read(payload: bytes) -> Answer:

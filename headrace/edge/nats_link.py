@@ -24,8 +24,8 @@ from headrace.wire.nats_protocol import PONG, Frame, ProtocolError, read_info
 
 log = get_logger(__name__)
 
-# subject, reply, payload, header block (None if there is none)
-Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
+# All messages of one subscription that came in a row with one read of the socket.
+Handler = Callable[[list[Frame]], None]
 
 DIAL_LIMIT_S = 2.0
 FIRST_WAIT_S = 0.1
@@ -61,6 +61,7 @@ class NatsLink:
         self._writes = GatheredWrites()
         self.write = self._writes.write
         """Queues whole commands; all of one turn of the loop leave in one write. Lost if the connection breaks."""
+        self.write_all = self._writes.write_all
         self.write_now = self._writes.write_now
         self.write_at_end = self._writes.write_at_end
         self._came_up: asyncio.Future[None] | None = None
@@ -134,7 +135,8 @@ class NatsLink:
         return self._writes.backlog
 
     def subscribe(self, subject: str, handler: Handler) -> int:
-        """Written in order with what else is written; restored after a reconnect."""
+        """Written in order with what else is written; restored after a reconnect. `handler` gets the messages of one
+        read; what it raises is logged, and the rest of its list is not handled."""
         self._sid += 1
         self._subscriptions[self._sid] = (subject, handler)
         if self.up:
@@ -194,16 +196,22 @@ class NatsLink:
 
     def _handle(self, frames: list[Frame]) -> None:
         subscriptions = self._subscriptions
-        for sid, subject, reply, payload, headers in frames:
+        at, count = 0, len(frames)
+        while at < count:
+            first, sid = at, frames[at][0]
+            at += 1
             if not sid:
-                self._on_control(subject, payload)
+                self._on_control(frames[first][1], frames[first][3])
                 continue
+            while at < count and frames[at][0] == sid:
+                at += 1
             found = subscriptions.get(sid)
             if found is not None:
                 try:
-                    found[1](subject, reply, payload, headers)
+                    found[1](frames[first:at])
                 except Exception:
-                    log.exception("a message could not be handled", subject=subject.decode("utf-8", "replace"))
+                    subject = frames[first][1].decode("utf-8", "replace")
+                    log.exception("messages could not be handled", subject=subject, count=at - first)
 
     def _on_control(self, verb: bytes, text: bytes) -> None:
         if verb == b"PING":

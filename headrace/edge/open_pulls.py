@@ -27,15 +27,15 @@ class OpenPulls:
         self._pulls[token] = OpenPull(batch, now)
         self.asked += batch
 
-    def count_delivery(self) -> None:
-        if self.asked == 0:
-            return
-        self.asked -= 1
-        oldest = next(iter(self._pulls))
-        pull = self._pulls[oldest]
-        pull.left -= 1
-        if pull.left <= 0:
-            del self._pulls[oldest]
+    def count_deliveries(self, count: int) -> None:
+        while count and self._pulls:
+            oldest, pull = next(iter(self._pulls.items()))
+            taken = min(count, pull.left)
+            pull.left -= taken
+            self.asked -= taken
+            count -= taken
+            if not pull.left:
+                del self._pulls[oldest]
 
     def end(self, token: bytes) -> OpenPull | None:
         """Takes out a request that the server ended; None if it is not known (any more)."""

@@ -19,6 +19,7 @@ from headrace.edge.open_pulls import OpenPulls
 from headrace.edge.structured_log import get_logger
 from headrace.ports import Delivery
 from headrace.wire import jetstream
+from headrace.wire.nats_protocol import Frame
 
 log = get_logger(__name__)
 
@@ -54,6 +55,7 @@ class PullConsumption:
         self._stream, self._consumer = stream, consumer
         self._on_deliveries, self._on_stopped = on_deliveries, on_stopped
         self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
+        self._ack_prefix = jetstream.ack_prefix(stream, consumer)
         self._pull_subject = jetstream.pull_subject(stream, consumer)
         self._loop = asyncio.get_running_loop()
         self._pulls = OpenPulls()
@@ -95,7 +97,7 @@ class PullConsumption:
     def release(self, count: int = 1) -> None:
         self._held = max(0, self._held - count)
         while self._surplus and self._held < self._credit:
-            self._make_ready(self._surplus.popleft())
+            self._make_ready([self._surplus.popleft()])
         if not self._refill_scheduled:
             self._refill_scheduled = True
             self._loop.call_soon(self._refill)
@@ -130,7 +132,7 @@ class PullConsumption:
             self._link.forget(self._sid)
         self._pulls.clear()
         self._epoch += 1
-        self._sid = self._link.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_message)
+        self._sid = self._link.subscribe(f"{self._inbox}.{self._epoch}.*", self._on_messages)
         self._refill()
         self._arm_watch()
 
@@ -150,43 +152,65 @@ class PullConsumption:
         self._link.write(f"PUB {self._pull_subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
         self._pulls.add(b"%d" % self._number, wanted, self._loop.time())
 
-    def _on_message(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    def _on_messages(self, frames: list[Frame]) -> None:
         self._heard = True
-        if not reply.startswith(b"$JS.ACK."):
-            if headers is not None:
-                self._on_status(subject, headers)
-            return
-        delivered, stream_sequence, consumer_sequence, stored_at_unix_ns = jetstream.delivery_numbers(reply)
-        self._pulls.count_delivery()
-        if self._acks.any_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):
-            self.release(0)
-            return
-        message_id, traceparent = jetstream.delivery_headers(headers) if headers else ("", "")
-        ready = self._ready
-        if not ready:
+        if not self._ready:
             self._read_at = read_clocks()
         unix_ns, mono_ns = self._read_at
-        delivery = Delivery(
-            self._subjects.get(subject) or self._subject(subject),
-            data,
-            message_id,
-            traceparent,
-            stream_sequence,
-            delivered,
-            stored_at_unix_ns,
-            unix_ns,
-            mono_ns,
-            reply,
-            consumer_sequence,
-            self._ack_group,
-        )
-        if self._held >= self._credit:
-            self._surplus.append(delivery)
-        elif ready:
-            ready.append(delivery)
-            self._held += 1
-        else:
-            self._make_ready(delivery)
+        subjects, group = self._subjects, self._ack_group
+        fresh: list[Delivery] = []
+        prefix, after = self._ack_prefix, len(self._ack_prefix)
+        for _, subject, reply, data, headers in frames:
+            try:
+                if reply.startswith(prefix):
+                    numbers = jetstream.delivery_numbers(reply, after)
+                elif reply.startswith(b"$JS.ACK."):
+                    numbers = jetstream.delivery_numbers(reply)
+                elif headers is not None:
+                    self._take(fresh)
+                    fresh = []
+                    self._on_status(subject, headers)
+                    continue
+                else:
+                    continue
+            except jetstream.MalformedAnswer as error:
+                log.error("a message could not be handled", consumer=self._consumer, error=str(error)[:300])
+                continue
+            if self._acks.any_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):
+                self._take(fresh)
+                fresh = []
+                self._pulls.count_deliveries(1)
+                self.release(0)
+                continue
+            message_id, traceparent = jetstream.delivery_headers(headers) if headers else ("", "")
+            fresh.append(
+                Delivery(
+                    subjects.get(subject) or self._subject(subject),
+                    data,
+                    message_id,
+                    traceparent,
+                    numbers[1],
+                    numbers[0],
+                    numbers[3],
+                    unix_ns,
+                    mono_ns,
+                    reply,
+                    numbers[2],
+                    group,
+                )
+            )
+        self._take(fresh)
+
+    def _take(self, fresh: list[Delivery]) -> None:
+        """Counts them, and makes ready what there is credit for."""
+        if not fresh:
+            return
+        self._pulls.count_deliveries(len(fresh))
+        room = max(0, self._credit - self._held)
+        if len(fresh) > room:
+            self._surplus.extend(fresh[room:])
+            fresh = fresh[:room]
+        self._make_ready(fresh)
 
     def _subject(self, subject: bytes) -> str:
         """A consumer delivers of few subjects."""
@@ -195,11 +219,11 @@ class PullConsumption:
         known = self._subjects[subject] = subject.decode()
         return known
 
-    def _make_ready(self, delivery: Delivery) -> None:
-        if not self._ready:
+    def _make_ready(self, deliveries: list[Delivery]) -> None:
+        if deliveries and not self._ready:
             self._link.after_read(self._hand_over)
-        self._ready.append(delivery)
-        self._held += 1
+        self._ready += deliveries
+        self._held += len(deliveries)
 
     def _hand_over(self) -> None:
         deliveries, self._ready = self._ready, []

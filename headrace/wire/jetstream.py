@@ -83,13 +83,19 @@ def parse_ack_subject(ack_subject: bytes) -> AckSubject:
         raise MalformedAnswer(f"not an ack subject: {subject}") from error
 
 
-def delivery_numbers(ack_subject: bytes) -> tuple[int, int, int, int]:
+def ack_prefix(stream: str, consumer: str) -> bytes:
+    """What the ack subjects of a consumer's deliveries begin with, in the form that servers send (v1)."""
+    return f"{ACK_PREFIX}{stream}.{consumer}.".encode()
+
+
+def delivery_numbers(ack_subject: bytes, after: int = 0) -> tuple[int, int, int, int]:
     """What is needed of each delivery: how often it was delivered, its sequences in the stream and of the consumer, and
-    when it was stored. The form that servers send (v1) is read here, all else by `parse_ack_subject`."""
-    parts = ack_subject.split(b".")
-    if len(parts) == 9 and parts[1] == b"ACK":
+    when it was stored. `after`: the length of its `ack_prefix`, where it has it; all else is read by
+    `parse_ack_subject`."""
+    parts = ack_subject[after:].split(b".") if after else []
+    if len(parts) == 5:
         try:
-            return int(parts[4]), int(parts[5]), int(parts[6]), int(parts[7])
+            return int(parts[0]), int(parts[1]), int(parts[2]), int(parts[3])
         except ValueError:
             pass
     facts = parse_ack_subject(ack_subject)
@@ -137,20 +143,17 @@ def parse_status(header: bytes) -> tuple[int, str]:
 
 
 _OUR_HEADERS = len(b"NATS/1.0\r\nNats-Msg-Id: \r\ntraceparent: \r\n\r\n") + 32 + 55
+_BEFORE_ID, _BEFORE_TRACE = "NATS/1.0\r\nNats-Msg-Id: ", "\r\ntraceparent: "
 _ID_AT, _TRACE_AT = 23, 70
 
 
 def delivery_headers(header: bytes) -> tuple[str, str]:
     """As `parse_delivery_headers`; a block that `publish_headers` made of an id of 32 characters and a traceparent is
     cut by place."""
-    if (
-        len(header) == _OUR_HEADERS
-        and header.startswith(b"NATS/1.0\r\nNats-Msg-Id: ")
-        and header.startswith(b"\r\ntraceparent: ", _ID_AT + 32)
-        and header.count(b"\r\n") == 4
-        and header.isascii()
-    ):
-        return header[_ID_AT : _ID_AT + 32].decode(), header[_TRACE_AT : _TRACE_AT + 55].decode()
+    if len(header) == _OUR_HEADERS and header.isascii():
+        text = header.decode()
+        if text.startswith(_BEFORE_ID) and text.startswith(_BEFORE_TRACE, _ID_AT + 32) and text.count("\r\n") == 4:
+            return text[_ID_AT : _ID_AT + 32], text[_TRACE_AT : _TRACE_AT + 55]
     return parse_delivery_headers(header)
 
 

@@ -52,31 +52,47 @@ class FrameReader:
     def _cut(self, data: bytes, frames: list[Frame]) -> int:
         """Where the first frame begins that is not whole; `_needed` is how many bytes it has at least."""
         at, size = 0, len(data)
+        find, add = data.find, frames.append
+        frame: Frame
         self._needed = 0
         try:
             while at < size:
-                line_end = data.find(CRLF, at)
+                line_end = find(CRLF, at)
                 if line_end < 0:
                     if size - at > MAX_LINE:
                         raise ProtocolError(f"a line of over {MAX_LINE} bytes")
                     return at
                 begin = line_end + 2
-                first = data[at]
-                if first in _MESSAGES:
-                    words = data[at:line_end].split()
-                    whole = int(words[-1])
-                    if not 0 <= whole <= MAX_MESSAGE:
+                words = data[at:line_end].split(b" ")
+                count = len(words)
+                if count == 6 and words[0] == b"HMSG":
+                    _, subject, sid, reply, head, whole = words
+                    body, end = begin + int(head), begin + int(whole)
+                    if not begin <= body <= end:
                         raise ValueError
-                    end = begin + whole
-                    if size < end + 2:
-                        self._needed = end + 2 - at
-                        return at
-                    frames.append(_message(data, words, begin, end))
-                    at = end + 2
+                    frame = int(sid), subject, reply, data[body:end], data[begin:body]
+                elif count == 4 and words[0] == b"MSG":
+                    _, subject, sid, whole = words
+                    end = begin + int(whole)
+                    if end < begin:
+                        raise ValueError
+                    frame = int(sid), subject, b"", data[begin:end], None
+                elif data[at] in _MESSAGES:
+                    frame, end = _message(data, data[at:line_end].split(), begin)
                 else:
                     verb, _, text = data[at:line_end].partition(b" ")
-                    frames.append((CONTROL, verb.upper(), b"", text.strip(), None))
+                    add((CONTROL, verb.upper(), b"", text.strip(), None))
                     at = begin
+                    continue
+                if size < end + 2:
+                    if end - begin > MAX_MESSAGE:
+                        raise ValueError
+                    self._needed = end + 2 - at
+                    return at
+                if data[end : end + 2] != CRLF:
+                    raise ProtocolError("a message does not end where it says")
+                add(frame)
+                at = end + 2
         except (ValueError, IndexError) as error:
             raise ProtocolError(f"a line that cannot be read: {data[at : at + 80]!r}") from error
         return at
@@ -85,21 +101,16 @@ class FrameReader:
 _MESSAGES = b"MH"
 
 
-def _message(data: bytes, words: list[bytes], begin: int, end: int) -> Frame:
-    if data[end : end + 2] != CRLF:
-        raise ProtocolError("a message does not end where it says")
-    if words[0] == b"MSG":
-        if len(words) == 5:
-            return int(words[2]), words[1], words[3], data[begin:end], None
-        if len(words) == 4:
-            return int(words[2]), words[1], b"", data[begin:end], None
-    elif words[0] == b"HMSG":
+def _message(data: bytes, words: list[bytes], begin: int) -> tuple[Frame, int]:
+    """A message whose line is none of the two usual ones, and where it ends."""
+    end = begin + int(words[-1])
+    if end >= begin:
+        if words[0] == b"MSG" and 4 <= len(words) <= 5:
+            return (int(words[2]), words[1], words[3] if len(words) == 5 else b"", data[begin:end], None), end
         body = begin + int(words[-2])
-        if begin <= body <= end:
-            if len(words) == 6:
-                return int(words[2]), words[1], words[3], data[body:end], data[begin:body]
-            if len(words) == 5:
-                return int(words[2]), words[1], b"", data[body:end], data[begin:body]
+        if words[0] == b"HMSG" and 5 <= len(words) <= 6 and begin <= body <= end:
+            reply = words[3] if len(words) == 6 else b""
+            return (int(words[2]), words[1], reply, data[body:end], data[begin:body]), end
     raise ProtocolError(f"a line that cannot be read: {b' '.join(words)[:80]!r}")
 
 

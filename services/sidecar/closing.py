@@ -93,6 +93,19 @@ class Closing:
         held.acknowledged_at_mono_ns = written_ns
         self._lane.acknowledge_told(held.delivery, self._acknowledged, held)
 
+    def acknowledge_all(self, lot: list[HeldInput]) -> None:
+        """As `acknowledge` of each, of inputs that end together."""
+        now, written_ns = self._clock(), time.monotonic_ns()
+        finish, acknowledge, told = self._memory.finish, self._lane.acknowledge_told, self._acknowledged
+        for held in lot:
+            if held.also:
+                self.acknowledge(held)
+                continue
+            held.phase = Phase.ACKNOWLEDGING
+            finish(held.message_id, now)
+            held.acknowledged_at_mono_ns = written_ns
+            acknowledge(held.delivery, told, held)
+
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """An input that was finished before: nothing but its acknowledgement."""
 

@@ -276,7 +276,10 @@ class Outbox:
 
     def one_settled(self) -> None:
         """A message came to its end."""
-        self.unsettled -= 1
+        self.some_settled(1)
+
+    def some_settled(self, count: int) -> None:
+        self.unsettled -= count
         if self.unsettled == 0:
             self._on_idle()
 

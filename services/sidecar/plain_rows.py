@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from headrace.edge.clock_pair import read_clocks
+from headrace.ports import Row
 from headrace.wire.spliced_envelope import EnvelopeSplicer
 from services.sidecar.held_input import HeldInput, Phase
 from services.sidecar.outbox import Outbox, Outgoing
 from services.sidecar.outputs import LateContext, edges_of, late_context
-from services.sidecar.row_edge import Row, RowEdge
+from services.sidecar.row_edge import RowEdge
 
 if TYPE_CHECKING:
     from headrace.model.deployment import DeploymentPlan, StepPlan
@@ -50,13 +51,12 @@ class PlainRows:
         # What is passed through is a part of every output.
         if subject and not plan.passthrough:
             self._ids = edges[0].ids
-            self._to = RowEdge(outbox, subject, closing.acknowledge, self._as_outgoing)
+            self._to = RowEdge(outbox, subject, closing.acknowledge_all, self._as_outgoing)
 
     def deliver(self, rows: list[HeldInput]) -> bool:
         """Takes inputs whose calls are over, all or none of them; False: each has to go the long way."""
         if self._ends_here:
-            for held in rows:
-                self._closing.acknowledge(held)
+            self._closing.acknowledge_all(rows)
             return True
         to = self._to
         if to is None or not to.is_open or self._memory.knows_outputs:

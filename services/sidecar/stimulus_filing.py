@@ -62,6 +62,10 @@ class FilingClosing(Closing):
         else:
             super().acknowledge(held)
 
+    def acknowledge_all(self, lot: list[HeldInput]) -> None:
+        for held in lot:
+            self.acknowledge(held)
+
     def acknowledge_again(self, delivery: Delivery, done: Callable[[], None]) -> None:
         """Also what another process finished may not be filed yet."""
         again = partial(super().acknowledge_again, delivery, done)

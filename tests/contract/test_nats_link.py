@@ -78,7 +78,7 @@ class Heard:
 
     def __init__(self, link: NatsLink, subject: str) -> None:
         self.bodies: list[bytes] = []
-        link.subscribe(subject, lambda _subject, _reply, payload, _headers: self.bodies.append(payload))
+        link.subscribe(subject, lambda frames: self.bodies.extend(frame[3] for frame in frames))
 
 
 async def say(link: NatsLink, subject: str, body: bytes) -> None:

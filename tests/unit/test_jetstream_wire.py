@@ -120,6 +120,9 @@ def test_what_is_needed_of_a_delivery_is_what_its_ack_subject_says(text: str, nu
             facts = jetstream.parse_ack_subject(subject)
             expected = (facts.delivered, facts.stream_sequence, facts.consumer_sequence, facts.stored_at_unix_ns)
             assert jetstream.delivery_numbers(subject) == expected
+            prefix = jetstream.ack_prefix(facts.stream, facts.consumer)
+            if subject.startswith(prefix):
+                assert jetstream.delivery_numbers(subject, len(prefix)) == expected
 
 
 fixed = st.text(st.characters(min_codepoint=10, max_codepoint=255), min_size=32, max_size=32) | st.just("0" * 32)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.api.component.v1.component_pb2 import Emit, End, Event, Failure
 from headrace.edge.hop_recorder import HopRecorder
+from headrace.edge.publish_each import publish_each
 from headrace.model.deployment import DeploymentPlan, PinPlan, StepPlan
 from headrace.model.flow_spec import RetryPolicy
 from headrace.model.message_ids import execution_id, output_message_id
@@ -146,6 +147,15 @@ class ScriptedLane:
             envelope.ClearField("sent_at_unix_ns")
             self.stored.append((subject, envelope.SerializeToString(deterministic=True), message_id, traceparent))
         self._loop.call_soon(tell, about, answer)
+
+    def publish_rows(self, subject: str, rows: Any, tell: Any, stored: Any, **options: Any) -> int:
+        def told(about: Any, answer: Any) -> None:
+            if type(answer) is Stored and not answer.duplicate:
+                stored([about])
+            else:
+                tell(about, answer)
+
+        return publish_each(self, subject, rows, told, **options)
 
     def acknowledge_told(self, delivery: Delivery, tell: Any, about: Any) -> None:
         self.acknowledged.append(delivery.stream_sequence)
