@@ -33,6 +33,7 @@ from services.orchestrator.domain.suspension import check_accepts
 from services.orchestrator.domain.tick_body import tick_body
 from services.orchestrator.domain.tick_plan import TimerSpec
 from services.orchestrator.ingress_lane import IngressLane
+from services.orchestrator.shared_read import SharedReads
 from services.orchestrator.snapshot_reader import SnapshotReader
 from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
@@ -93,6 +94,7 @@ class Injector:
         self.lane = lane
         self.attachments = attachments
         self._stores = stores
+        self._flows = SharedReads(stores.existing_flow)
         self._assets = assets
         self._reader = reader
         self._clock = clock
@@ -143,7 +145,7 @@ class Injector:
 
     async def entrance(self, name: str) -> Entrance:
         """Where messages to a flow go now; NotFound, or WrongState where it takes none."""
-        document, _ = await self._stores.existing_flow(name)
+        document, _ = await self._flows.get(name)
         version = document.active_version or document.target_version
         if document.state in (FlowState.STOPPED, FlowState.STOPPING) or not version:
             raise wrong_state(name, document.state, "inject")
