@@ -180,12 +180,12 @@ class CallDispatch:
     def _start_all(self, part: list[HeldInput], now: float) -> list[ComponentInput]:
         """As `_start` each; most are new and have nothing uncommon."""
         on_begin, running, timeout_ms, phase = self._on_begin, self.running, self._timeout_ms, Phase.RUNNING
-        plain = next((held for held in part if held.plain), None)
-        # What the step keeps is the same for all: a step that keeps something by key has no plain ones.
-        snapshot = self._snapshot_of(plain) if plain is not None else None
+        common = next((held for held in part if held.common), None)
+        # What the step keeps is the same for all: a step that keeps something by key has none of these.
+        snapshot = self._snapshot_of(common) if common is not None else None
         started: list[ComponentInput] = []
         for held in part:
-            if not held.plain or held.calls or snapshot is not None:
+            if not held.common or held.calls or snapshot is not None:
                 started.append(self._start(held, now))
                 continue
             number = self._last_call = self._last_call + 1

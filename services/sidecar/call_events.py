@@ -53,11 +53,12 @@ def note_event(held: HeldInput, event: Any, kind: str | None) -> bool:
 
 def note_output(held: HeldInput, emit: Any) -> bool:
     """Takes an output of a running call; False if it is of no use."""
+    headers = emit.headers
     if held.plain:
-        bare = not (emit.headers or emit.key or emit.attachments)
-        if bare and take_only_output(held, emit.body, emit.content_type):
+        if held.outputs or emit.key or emit.attachments:
+            held.plain = False
+        elif not headers and take_only_output(held, emit.body, emit.content_type):
             return True
-        held.plain = False
     if held.refused is not None:
         return False
     body, rest = len(emit.body), other_bytes(emit)
@@ -68,6 +69,7 @@ def note_output(held: HeldInput, emit: Any) -> bool:
             held.attached = True
         held.output_bytes += body + rest
     else:
+        held.plain = False
         held.outputs = []  # the attempt fails: no need to keep them
     return True
 

@@ -230,9 +230,8 @@ class DeliveryLoop:
             for held in rows:
                 held.context = contexts[held.call] = row_context(held)
             self._late_calls.add_all(contexts, self._liveness.heard_at)
-        if not self._path.deliver_rows(rows):
-            for held in rows:
-                self._publish_outputs(held)
+        for held in self._path.deliver_rows(rows):
+            self._publish_outputs(held)
 
     def _stored(self, held: HeldInput, outcome: Outcome | None) -> None:
         """What its outputs name is in the object store, or the call ends otherwise."""

@@ -39,7 +39,9 @@ class HeldInput(msgspec.Struct, eq=False):
     extended_at: float
     wants_reply: bool = False
     plain: bool = False
-    """So far nothing about it is out of the common: see `is_common`. What is settles it the long way."""
+    """So far nothing happened to it but what happens to most; what does settles it the long way."""
+    common: bool = False
+    """Its envelope has nothing out of the common: see `is_common`."""
     execution_id: str = ""
     """Of a plain one."""
     phase: Phase = Phase.WAITING
@@ -130,7 +132,7 @@ class HeldInput(msgspec.Struct, eq=False):
 
     def start_attempt(self) -> None:
         """Forgets what an earlier attempt produced."""
-        self.plain = False
+        self.plain = self.plain and not self.calls
         self.calls += 1
         self.number = self.attempt
         self.first_try = self.calls == 1 and self.delivery.attempt == 1

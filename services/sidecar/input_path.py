@@ -105,8 +105,8 @@ class InputPath(Protocol):
     def deliver(self, held: HeldInput) -> None:
         """Its call is done: its outputs, its reply, its acknowledgement. MalformedMessage for a bad output."""
 
-    def deliver_rows(self, rows: list[HeldInput]) -> bool:
-        """As `deliver`, of plain inputs with one output at most; False: none was taken, `deliver` each."""
+    def deliver_rows(self, rows: list[HeldInput]) -> list[HeldInput]:
+        """As `deliver`, of plain inputs with one output at most; answers those that were not taken: `deliver` each."""
 
     def give_up(self, held: HeldInput, problem: Problem, *, dead_letter: bool) -> None:
         """It is not tried again."""
@@ -178,7 +178,7 @@ class PlainPath:
         self._give_credit_early(held)
         self._settlement.deliver(held)
 
-    def _deliver_rows_early(self, rows: list[HeldInput]) -> bool:
+    def _deliver_rows_early(self, rows: list[HeldInput]) -> list[HeldInput]:
         for held in rows:
             self._give_credit_early(held)
         return self._rows.deliver(rows)
@@ -274,9 +274,12 @@ class PlainPath:
                 self._take(delivery, envelope, now)
                 continue
             if is_common(envelope, len(delivery.payload), message_id, execution_id):
-                held = HeldInput(delivery, envelope, message_id, now, False, True, execution_id)
+                held = HeldInput(delivery, envelope, message_id, now, False, True, True, execution_id)
             else:
-                held = HeldInput(delivery, envelope, message_id, now, wants_reply(envelope))
+                waits = wants_reply(envelope)
+                # What an error step leaves unanswered is looked at in the end.
+                plain = not envelope.HasField("failure")
+                held = HeldInput(delivery, envelope, message_id, now, waits, plain, False, execution_id)
                 held.in_doubt = envelope.in_doubt
             all_held[message_id] = held
             if len(all_held) == 1:

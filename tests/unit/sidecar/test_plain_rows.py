@@ -30,6 +30,7 @@ from headrace.ports import (
 from headrace.wire.envelope import Attachment, Envelope, ReplyTo, encode_shared, is_common, seal
 from services.sidecar import input_path, outbox
 from services.sidecar.data_plane import DataPlane
+from services.sidecar.plain_rows import PlainRows
 
 FULL = PublishRefused(10077, "maximum messages per subject exceeded")
 ANSWERS = {"stored": Stored(1, False), "duplicate": Stored(1, True), "full": FULL, "silent": PublishUnknown("silent")}
@@ -279,5 +280,6 @@ def test_the_common_way_does_what_the_long_one_does(
         patched.setattr(outbox, "jittered", lambda delay_s, chance: 0.0005)
         short = asyncio.run(_run(batch, step))
         patched.setattr(input_path, "is_common", lambda *_: False)
+        patched.setattr(PlainRows, "deliver", lambda self, rows: rows)
         long = asyncio.run(_run(batch, step))
     assert short == long
