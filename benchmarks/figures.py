@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace import __version__
+from headrace import __version__, compiled
 from headrace.cli.bench_figures import LESS, MORE, SCHEMA, Figure
 
 
@@ -61,6 +61,7 @@ def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "code": compiled.code(),
         "system": platform.platform(),
         "commit": commit.stdout.strip(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

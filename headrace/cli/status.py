@@ -122,6 +122,7 @@ async def read_mesh(client: AsyncClient) -> dict[str, Any]:
 def _server_facts(client: AsyncClient, info: Any) -> dict[str, Any]:
     return {
         "version": info.version,
+        "code": info.code,
         "api": client.address,
         "profile": info.profile,
         "broker_version": info.broker_version,

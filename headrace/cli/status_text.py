@@ -26,7 +26,9 @@ def as_text(facts: dict[str, Any]) -> str:
 
 
 def _head(facts: dict[str, Any]) -> list[str]:
-    head = [f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version", "otlp") if facts.get(name)]
+    head = [
+        f"{name}: {facts[name]}" for name in ("data", "api", "profile", "version", "code", "otlp") if facts.get(name)
+    ]
     if facts.get("metrics"):
         head.append("metrics: " + ", ".join(f"http://{address}/metrics" for address in facts["metrics"]))
     if facts.get("epoch"):

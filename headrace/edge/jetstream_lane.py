@@ -34,7 +34,7 @@ from headrace.ports import (
     Row,
     Stored,
 )
-from headrace.wire import jetstream
+from headrace.wire import jetstream, jetstream_answers
 from headrace.wire.nats_protocol import Frame
 
 log = get_logger(__name__)
@@ -181,17 +181,19 @@ class NatsLane:
         """See the port."""
         self._raw(subject)
         request = jetstream.last_message_request(stream, subject)
-        return await self._ask(request, jetstream.parse_message_answer, timeout_s)
+        return await self._ask(request, jetstream_answers.parse_message_answer, timeout_s)
 
     async def ack_floor(self, stream: str, consumer: str, *, timeout_s: float = 2.0) -> tuple[int, int]:
         """See the port."""
-        return await self._ask(jetstream.consumer_request(stream, consumer), jetstream.parse_ack_floor, timeout_s)
+        return await self._ask(
+            jetstream.consumer_request(stream, consumer), jetstream_answers.parse_ack_floor, timeout_s
+        )
 
     async def purge_through(self, stream: str, subject: str, sequence: int, *, timeout_s: float = 2.0) -> int:
         """See the port."""
         self._raw(subject)
         request = jetstream.purge_request(stream, subject, sequence)
-        return await self._ask(request, jetstream.parse_purged, timeout_s)
+        return await self._ask(request, jetstream_answers.parse_purged, timeout_s)
 
     async def _ask(self, request: tuple[str, bytes], parse: Callable[[bytes], A], timeout_s: float) -> A:
         self._raw(request[0])
@@ -201,9 +203,9 @@ class NatsLane:
                     raise ReadFailed(self._ended)
                 await self._link.wait_up()
                 return parse(await self._reads.ask(*request))
-        except TimeoutError as error:
-            raise ReadFailed(f"no answer within {timeout_s:g} s") from error
-        except (ConnectionError, jetstream.MalformedAnswer) as error:
+        except TimeoutError as late:
+            raise ReadFailed(f"no answer within {timeout_s:g} s") from late
+        except (ConnectionError, jetstream_answers.MalformedAnswer) as error:
             raise ReadFailed(str(error)) from error
 
     async def room(self) -> None:

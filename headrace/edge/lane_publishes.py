@@ -11,6 +11,7 @@ from headrace.edge.structured_log import get_logger
 from headrace.edge.sweep_timer import NEVER, SweepTimer
 from headrace.ports import BatchMessage, PublishRefused, PublishUnknown, Row, Stored
 from headrace.wire import jetstream
+from headrace.wire.jetstream_answers import MalformedAnswer, parse_pub_ack
 from headrace.wire.nats_protocol import CRLF, Frame
 
 log = get_logger(__name__)
@@ -244,8 +245,8 @@ def _tell_stored(stored: TellStored | None, lot: list[Any]) -> None:
 
 def _read(payload: bytes) -> Answer:
     try:
-        ack = jetstream.parse_pub_ack(payload)
-    except jetstream.MalformedAnswer as error:
+        ack = parse_pub_ack(payload)
+    except MalformedAnswer as error:
         return PublishUnknown(str(error))
     if ack.error is None:
         return Stored(ack.seq, ack.duplicate)

@@ -19,6 +19,7 @@ from headrace.edge.open_pulls import OpenPulls
 from headrace.edge.structured_log import get_logger
 from headrace.ports import Delivery
 from headrace.wire import jetstream
+from headrace.wire.jetstream_answers import MalformedAnswer
 from headrace.wire.nats_protocol import Frame
 
 log = get_logger(__name__)
@@ -173,7 +174,7 @@ class PullConsumption:
                     continue
                 else:
                     continue
-            except jetstream.MalformedAnswer as error:
+            except MalformedAnswer as error:
                 log.error("a message could not be handled", consumer=self._consumer, error=str(error)[:300])
                 continue
             if self._acks.any_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):

@@ -51,7 +51,7 @@ class HeaderBlocks:
         self.open = False
         try:
             return stream, self._reader.read(block), self._ends
-        except HeaderListTooLong as error:
-            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, str(error)) from error
+        except HeaderListTooLong as long:
+            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, str(long)) from long
         except HeaderError as error:
             raise ConnectionFault(h2.COMPRESSION_ERROR, str(error)) from error

@@ -55,8 +55,8 @@ class HeaderReader:
         """Its fields, in order."""
         try:
             return self._read(block)
-        except IndexError as error:
-            raise HeaderError("a header block is cut short") from error
+        except IndexError as short:
+            raise HeaderError("a header block is cut short") from short
         except http2_huffman.HuffmanError as error:
             raise HeaderError(f"a header string cannot be read: {error}") from error
 

@@ -1,17 +1,16 @@
-"""JetStream's own wire forms: ack subjects, publish acknowledgements, status lines, pull requests.
+"""JetStream's own wire forms: ack subjects, headers, status lines, requests. Its JSON answers: jetstream_answers.py.
 
-Sources: ADR-15 (ack subject, v1 and v2), ADR-13 (pull requests), ADR-22 (publish acknowledgements), and what
-nats-server 2.15.1 sends.
+Sources: ADR-15 (ack subject, v1 and v2), ADR-13 (pull requests), and what nats-server 2.15.1 sends.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
-from headrace.ports import BatchMessage, Fence, Kept
+from headrace.ports import BatchMessage, Fence
+from headrace.wire.jetstream_answers import MalformedAnswer
 
 ACK_PREFIX = "$JS.ACK."
 ACK = b"+ACK"
@@ -19,7 +18,6 @@ IN_PROGRESS = b"+WPI"
 
 EDGE_FULL = 10077
 MESSAGE_TOO_LARGE = 10054
-MESSAGE_NOT_FOUND = 10037
 TEMPORARILY_UNAVAILABLE = 10008
 DUPLICATE_IN_PROCESS = 10158
 BATCH_INCOMPLETE = 10176
@@ -37,13 +35,6 @@ NO_RESPONDERS = 503
 
 _ID_HEADER = "Nats-Msg-Id: "
 _TRACE_HEADER = "traceparent: "
-
-
-D = TypeVar("D")
-
-
-class MalformedAnswer(ValueError):
-    """The broker (or somebody else on the subject) sent what is none of JetStream's forms."""
 
 
 class AckSubject(NamedTuple):
@@ -100,37 +91,6 @@ def delivery_numbers(ack_subject: bytes, after: int = 0) -> tuple[int, int, int,
             pass
     facts = parse_ack_subject(ack_subject)
     return facts.delivered, facts.stream_sequence, facts.consumer_sequence, facts.stored_at_unix_ns
-
-
-class ApiError(msgspec.Struct, frozen=True):
-    """`err_code` is JetStream's own, `code` resembles HTTP's."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """Answer to a publish; `error` is set when nothing was stored."""
-
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: ApiError | None = None
-
-
-_decode_pub_ack = msgspec.json.Decoder(PubAck).decode
-
-
-def parse_pub_ack(payload: bytes) -> PubAck:
-    """Parses the JSON answer to a publish; MalformedAnswer if it is none."""
-    try:
-        answer = _decode_pub_ack(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedAnswer(f"not a publish acknowledgement: {payload[:120]!r}") from error
-    if answer.seq == 0 and answer.error is None:
-        raise MalformedAnswer(f"not a publish acknowledgement: {payload[:120]!r}")
-    return answer
 
 
 def parse_status(header: bytes) -> tuple[int, str]:
@@ -209,48 +169,9 @@ def batch_headers(message: BatchMessage, batch: bytes, number: int, *, last: boo
     return b"".join(lines)
 
 
-class _KeptMessage(msgspec.Struct, frozen=True):
-    seq: int = 0
-    data: str = ""
-
-
-class _MessageAnswer(msgspec.Struct, frozen=True):
-    message: _KeptMessage | None = None
-    error: ApiError | None = None
-
-
 def last_message_request(stream: str, subject: str) -> tuple[str, bytes]:
     """Subject and payload of the request for the newest message on a subject."""
     return f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode({"last_by_subj": subject})
-
-
-def parse_message_answer(payload: bytes) -> Kept | None:
-    """The message, None where there is none; MalformedAnswer for an error or what is no answer."""
-    try:
-        answer = msgspec.json.decode(payload, type=_MessageAnswer)
-        if answer.message is not None:
-            return Kept(answer.message.seq, b64decode(answer.message.data))
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise MalformedAnswer(f"not a message: {payload[:120]!r}") from error
-    if answer.error is not None and answer.error.err_code == MESSAGE_NOT_FOUND:
-        return None
-    raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no message")
-
-
-class _Floor(msgspec.Struct, frozen=True):
-    consumer_seq: int = 0
-    stream_seq: int = 0
-
-
-class _ConsumerAnswer(msgspec.Struct, frozen=True):
-    ack_floor: _Floor | None = None
-    error: ApiError | None = None
-
-
-class _PurgeAnswer(msgspec.Struct, frozen=True):
-    success: bool = False
-    purged: int = 0
-    error: ApiError | None = None
 
 
 def consumer_request(stream: str, consumer: str) -> tuple[str, bytes]:
@@ -258,32 +179,9 @@ def consumer_request(stream: str, consumer: str) -> tuple[str, bytes]:
     return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", b""
 
 
-def parse_ack_floor(payload: bytes) -> tuple[int, int]:
-    """Number of the delivery and stream sequence up to which all is acknowledged; MalformedAnswer for an error."""
-    answer = _decoded(payload, _ConsumerAnswer)
-    if answer.ack_floor is None:
-        raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no floor")
-    return answer.ack_floor.consumer_seq, answer.ack_floor.stream_seq
-
-
 def purge_request(stream: str, subject: str, sequence: int) -> tuple[str, bytes]:
     """Subject and payload of the request to remove what a subject holds up to a sequence."""
     return f"$JS.API.STREAM.PURGE.{stream}", msgspec.json.encode({"filter": subject, "seq": sequence + 1})
-
-
-def parse_purged(payload: bytes) -> int:
-    """How many messages were removed; MalformedAnswer for an error."""
-    answer = _decoded(payload, _PurgeAnswer)
-    if not answer.success:
-        raise MalformedAnswer(f"{answer.error.description} ({answer.error.err_code})" if answer.error else "no success")
-    return answer.purged
-
-
-def _decoded(payload: bytes, kind: type[D]) -> D:
-    try:
-        return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedAnswer(f"not an answer: {payload[:120]!r}") from error
 
 
 def pull_subject(stream: str, consumer: str) -> str:

@@ -11,6 +11,7 @@ import grpc
 from nats.aio.client import Client
 
 import headrace
+from headrace import compiled
 from headrace.api.flow.v1 import flow_pb2
 from headrace.edge.structured_log import get_logger
 from headrace.model.errors import NotFound
@@ -92,6 +93,7 @@ class MeshView:
             strays_moved=sum(flow.strays_moved for flow in flows),
             gateways=len(gateways),
             open_streams=self.open_streams(),
+            code=compiled.code(),
         )
 
     async def gateways(self) -> list[str]:

@@ -15,7 +15,7 @@ from services.sidecar.settings import Settings
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY",
               "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "GRPC_EXPERIMENTS",
-              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT", "HEADRACE_COMPONENT_LOOP",
+              "GRPC_VERBOSITY", "GRPC_ENABLE_FORK_SUPPORT", "HEADRACE_COMPONENT_LOOP", "HEADRACE_COMPILED",
               # By these the agent and `headrace up` find what an instance left behind.
               "HEADRACE_AGENT", "HEADRACE_MESH")  # fmt: skip
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from headrace import compiled
 from headrace.api.sidecar.v1 import sidecar_pb2, sidecar_pb2_grpc
 from headrace.model.errors import WrongState
 from services.sidecar.domain.lifecycle import Stage
@@ -59,6 +60,7 @@ def status_message(name: str, instance: Instance) -> sidecar_pb2.InstanceStatus:
         last_log_lines=instance.logs.last_lines,
         stage_ms=board.stage_ms,
         sidecar_pid=os.getpid(),
+        sidecar_code=compiled.code(),
         component_pid=supervisor.pid if supervisor is not None else 0,
         sdk=board.sdk,
         interpreter=board.interpreter,

@@ -39,14 +39,14 @@ def test_whoever_asks_for_nothing_gets_ten_seconds_of_all_every_second() -> None
     assert period_of(Request(period=Duration(seconds=5))) == 5
 
 
-def recorders() -> list[HopRecorder]:
+def recorders() -> list[tuple[HopRecorder, dict[str, int]]]:
+    """With what each counts."""
     found = []
     for replica, revision in enumerate(("old", "old", "new")):
         recorder = HopRecorder(f"default.orders.d1.price.{replica}", 1, "price")
         counters = {"processed": 0, "failed": 0, "useless": 3}
         recorder.count_with(lambda counters=counters: counters, lambda: (2, 10**9), revision=revision)  # type: ignore[misc]
-        recorder.counters_for_test = counters  # type: ignore[attr-defined]
-        found.append(recorder)
+        found.append((recorder, counters))
     return found
 
 
@@ -55,12 +55,12 @@ async def test_steps_and_phases_are_merged_over_instances_and_kept_apart_by_revi
     instances = recorders()
 
     def tick(now_s: float) -> None:
-        looks = [look_of(decode_snapshot(one.snapshot().SerializeToString())) for one in instances]
+        looks = [look_of(decode_snapshot(one.snapshot().SerializeToString())) for one, _ in instances]
         feed.windows.tick(now_s, looks)
 
     tick(0.0)
-    for recorder, revision in zip(instances, ("old", "old", "new"), strict=True):
-        recorder.counters_for_test.update(processed=10, failed=1)  # type: ignore[attr-defined]
+    for (recorder, counters), revision in zip(instances, ("old", "old", "new"), strict=True):
+        counters.update(processed=10, failed=1)
         for receiver in ("check", "gateway"):
             hop = recorder.phase("price", "hop", receiver, revision)
             hop.record(1_000_000)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.wire import jetstream
-from headrace.wire.jetstream import AckSubject, MalformedAnswer
+from headrace.wire.jetstream import AckSubject
+from headrace.wire.jetstream_answers import MalformedAnswer, parse_pub_ack
 
 EXPECTED = AckSubject("hr_default_orders", "d1_price", 2, 17, 18, 1_700_000_000_123_456_789, 4)
 V1 = "$JS.ACK.hr_default_orders.d1_price.2.17.18.1700000000123456789.4"
@@ -55,10 +56,10 @@ def test_any_subject_parses_or_raises_the_typed_error(text: str) -> None:
 
 
 def test_publish_acknowledgements() -> None:
-    stored = jetstream.parse_pub_ack(b'{"stream":"S","seq":7}')
+    stored = parse_pub_ack(b'{"stream":"S","seq":7}')
     assert (stored.seq, stored.duplicate, stored.error) == (7, False, None)
-    assert jetstream.parse_pub_ack(b'{"stream":"S","seq":7,"duplicate":true,"domain":"d"}').duplicate
-    refused = jetstream.parse_pub_ack(
+    assert parse_pub_ack(b'{"stream":"S","seq":7,"duplicate":true,"domain":"d"}').duplicate
+    refused = parse_pub_ack(
         b'{"error":{"code":503,"err_code":10077,"description":"maximum messages per subject exceeded"},'
         b'"stream":"S","seq":0}'
     )
@@ -69,7 +70,7 @@ def test_publish_acknowledgements() -> None:
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"seq":"7"}', b"\xff", b'{"seq":-1.5}', b"null"])
 def test_what_is_no_publish_acknowledgement(raw: bytes) -> None:
     with pytest.raises(MalformedAnswer):
-        jetstream.parse_pub_ack(raw)
+        parse_pub_ack(raw)
 
 
 @given(st.binary(max_size=100))
@@ -77,7 +78,7 @@ def test_any_answer_parses_or_raises_the_typed_error(raw: bytes) -> None:
     jetstream.parse_status(raw)
     jetstream.parse_delivery_headers(raw)
     with contextlib.suppress(MalformedAnswer):
-        jetstream.parse_pub_ack(raw)
+        parse_pub_ack(raw)
 
 
 def test_status_lines() -> None:
