@@ -11,6 +11,7 @@ from typing import NamedTuple
 from headrace.api.flow.v1 import flow_pb2, flow_pb2_grpc
 from headrace.client.session import Session, resource
 from headrace.edge.task_ending import end_tasks
+from headrace.model.errors import Exhausted
 
 MOST_IN_A_CALL = 500
 MOST_BYTES_IN_A_CALL = 4 * 1024 * 1024
@@ -82,7 +83,14 @@ class InjectionCalls(Session):
         left, pause_s, stored_at = dict(messages), FIRST_PAUSE_S, loop.time()
         while True:
             request = flow_pb2.InjectMessagesRequest(name=resource("flows", flow), messages=left.values())
-            answer = await self._call(stub.InjectMessages, request)
+            try:
+                answer = await self._call(stub.InjectMessages, request)
+            except Exhausted:  # as many such calls are in work as may be
+                if loop.time() - stored_at + pause_s > patience_s:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
             again: dict[int, flow_pb2.InjectionOutcome] = {}
             for place, outcome in zip(left, answer.outcomes, strict=True):
                 (again if outcome.refusal.retry_after_ms else settled)[place] = outcome

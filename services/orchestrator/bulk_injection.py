@@ -8,15 +8,16 @@ it, so that sending the refused ones again, in their order, keeps the order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.api.flow.v1 import flow_pb2
 from headrace.api.message.v1 import message_pb2
 from headrace.edge.ingress_publisher import IngressPublisher
 from headrace.edge.stimulus_traces import StimulusTrace
-from headrace.model.errors import HeadraceError, InvalidInput, Unavailable
+from headrace.model.errors import Exhausted, HeadraceError, InvalidInput, Unavailable
 from headrace.model.message_ids import StimulusIds, execution_id
 from headrace.model.trace_context import bounded_baggage
 from headrace.ports import LaneFull, PublishRefused, PublishUnknown, ReadFailed, Stored
@@ -27,6 +28,7 @@ MOST_BYTES = 8 * 1024 * 1024
 AT_ONCE = 64
 """Unkeyed messages under way on a cluster, of one call; and after so many the loop gets its turn."""
 SOON_MS = 100
+PLACE_LIMIT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -51,6 +53,10 @@ class BulkInjection:
     async def run(self, messages: Sequence[flow_pb2.InjectedMessage]) -> list[flow_pb2.InjectionOutcome]:
         """One outcome for each, in their order; an error only where nothing was published."""
         _check_bounds(messages)
+        async with _place(self._injector.bulk_places):
+            return await self._run(messages)
+
+    async def _run(self, messages: Sequence[flow_pb2.InjectedMessage]) -> list[flow_pb2.InjectionOutcome]:
         entrance = await self._injector.entrance(self._name)
         publisher = await self._injector.lane.publisher()
         outcomes = [flow_pb2.InjectionOutcome() for _ in messages]
@@ -172,6 +178,25 @@ class BulkInjection:
             _refuse(outcome, error)
             outcome.refusal.uncertain = isinstance(answer, PublishUnknown) and not answer.no_responders
             self._injector.traces.end(item.trace, code=error.reason, problem=error.message)
+
+
+@contextlib.asynccontextmanager
+async def _place(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of the calls in work; Exhausted where none comes free for a while."""
+    try:
+        async with asyncio.timeout(PLACE_LIMIT_S):
+            await places.acquire()
+    except TimeoutError:
+        raise Exhausted(
+            "as many calls of many messages are in work as may be",
+            reason="INJECTIONS_FULL",
+            next_step="Try again with the same request ids",
+            metadata={"retry_after_ms": "1000"},
+        ) from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 import uuid
@@ -39,6 +40,8 @@ from services.orchestrator.stores import Stores
 from services.orchestrator.wall_clock import WallClock
 
 MAX_BODY_BYTES = 512 * 1024
+BULK_CALLS = 3
+"""In work at once; more wait for their turn. So many fit in the lane, with room for single messages."""
 
 
 NotStored = PublishRefused | PublishUnknown | LaneFull | ReadFailed
@@ -95,6 +98,7 @@ class Injector:
         self.attachments = attachments
         self._stores = stores
         self._flows = SharedReads(stores.existing_flow)
+        self.bulk_places = asyncio.Semaphore(BULK_CALLS)
         self._assets = assets
         self._reader = reader
         self._clock = clock

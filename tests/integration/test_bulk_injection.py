@@ -18,14 +18,15 @@ from headrace.model.flow_spec import FlowSpec
 from headrace.wire.envelope import decode_envelope
 from tests.support.eventually import eventually
 from tests.support.orchestrator_rig import OrchestratorRig, chain, orchestrator_rig, published
+from tests.support.soak import ASKED
 
 MOST = 20
 COUNT = 300
 
 
-@pytest.fixture(params=["fast", "durable"])
+@pytest.fixture(params=["durable", *(["fast"] if ASKED else [])])
 async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[OrchestratorRig]:
-    """`durable`: what waits is stored in batches."""
+    """`durable`: what waits is stored in batches; without, in a soak, and through the commands' tests."""
     async with orchestrator_rig(tmp_path, "--profile", request.param) as running:
         running.agent.keyed |= {"customer"}
         yield running
@@ -58,6 +59,7 @@ async def test_each_message_is_stored_once_or_named(rig: OrchestratorRig) -> Non
         rig.agent.keep.add("order")
         await wrong_ones(client)
         await a_full_edge(rig, client)
+        await many_callers(rig, client)
         await published(rig, client, "keyed", _keyed())
         await client.start("keyed")
         await keys_keep_their_order(rig, client)
@@ -98,6 +100,13 @@ async def a_full_edge(rig: OrchestratorRig, client: AsyncClient) -> None:
     assert all(outcomes)
     await eventually(lambda: len(handled(rig, "order")) == COUNT + 1)
     assert sorted(one["n"] for one in handled(rig, "order")) == list(range(COUNT + 1))
+
+
+async def many_callers(rig: OrchestratorRig, client: AsyncClient) -> None:
+    """More calls than are worked on at once, and all of them through one full edge: each takes its turn."""
+    callers = [numbered(first, 50) for first in range(1_000, 1_400, 50)]
+    assert all(all(stored) for stored in await asyncio.gather(*(_all(client, "orders", lot) for lot in callers)))
+    await eventually(lambda: len(handled(rig, "order")) == COUNT + 401)
 
 
 async def keys_keep_their_order(rig: OrchestratorRig, client: AsyncClient) -> None:
