@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +91,7 @@ def print_lines_told(told: LinesTold, *, as_json: bool) -> int:
 async def _lines(source: IO[bytes]) -> AsyncIterator[tuple[int, bytes]]:
     """Numbers count from 1. What is there is read at once, so that a slow writer's lines are not held back."""
     rest, number = b"", 0
-    read = getattr(source, "read1", source.read)
-    while data := await asyncio.to_thread(read, READ_BYTES):
+    async for data in _chunks(source.fileno()):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             number += 1
@@ -98,3 +101,29 @@ async def _lines(source: IO[bytes]) -> AsyncIterator[tuple[int, bytes]]:
             print_usage(f"line {number + 1} is longer than {MAX_LINE_BYTES} bytes; a message has at most 512 KiB")
     if rest.strip():
         yield number + 1, rest.removesuffix(b"\r")
+
+
+async def _chunks(descriptor: int) -> AsyncIterator[bytes]:
+    """Read in a thread that nobody waits for: a terminal or a pipe may have nothing for ever."""
+    loop = asyncio.get_running_loop()
+    read: asyncio.Queue[bytes | OSError] = asyncio.Queue(2)
+
+    def put(found: bytes | OSError) -> None:
+        asyncio.run_coroutine_threadsafe(read.put(found), loop).result()
+
+    def work() -> None:
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the command has ended
+            data = b"?"
+            while data:
+                try:
+                    data = os.read(descriptor, READ_BYTES)
+                except OSError as error:
+                    put(error)
+                    return
+                put(data)
+
+    threading.Thread(target=work, name="lines", daemon=True).start()
+    while found := await read.get():
+        if isinstance(found, OSError):
+            print_usage(f"the lines cannot be read: {found.strerror}")
+        yield found

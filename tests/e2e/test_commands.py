@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,6 +197,11 @@ def completed(typed: str) -> str:
     return subprocess.run(COMMAND, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
+def begun(*typed: str) -> subprocess.Popen[bytes]:
+    """A command that reads what is not all there yet."""
+    return subprocess.Popen([*COMMAND, *typed], stdin=subprocess.PIPE, cwd=ROOT)
+
+
 async def test_inject_and_logs(project: Project) -> None:
     name, data = project.name, project.data
     project.run()
@@ -223,6 +229,13 @@ async def test_inject_and_logs(project: Project) -> None:
     repeated = headrace("inject", name, "--lines", "-", "--request-id", "week", "--json", stdin=lines, data=data)
     told = json.loads(repeated.out)
     assert (told["stored"], told["known"], told["refused"], told["refusals"][0]["line"]) == (2, 2, 1, 3)
+    with begun("inject", name, "--lines", "-", "--data", str(data)) as slow:
+        assert slow.stdin is not None
+        slow.stdin.write(b'{"word": "five"}\n')
+        slow.stdin.flush()
+        await eventually(lambda: "five" in headrace("logs", name, "--step", "shout", data=data).ok(), within_s=15)
+        slow.send_signal(signal.SIGINT)  # nothing more comes, and its input stays open
+        assert slow.wait(10) == 130
 
 
 def test_logs_follow_until_ctrl_c(project: Project) -> None:

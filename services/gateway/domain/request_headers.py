@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from headrace.model.answer import MAX_KEY_LENGTH
 from services.gateway.domain import refusals
@@ -38,8 +39,7 @@ class RequestHeaders:
     @property
     def says_json(self) -> bool:
         """True for `application/json` and `application/<anything>+json`."""
-        media = self.content_type.partition(";")[0].strip().lower()
-        return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
+        return _says_json(self.content_type)
 
     @property
     def says_form(self) -> bool:
@@ -48,6 +48,12 @@ class RequestHeaders:
             self.content_type[:9].lower() == "multipart"
             and self.content_type.partition(";")[0].strip().lower() == "multipart/form-data"
         )
+
+
+@lru_cache(64)
+def _says_json(content_type: str) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
 
 
 def read_headers(raw: Sequence[tuple[bytes, bytes]]) -> RequestHeaders:
