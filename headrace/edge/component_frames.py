@@ -37,7 +37,9 @@ METHOD = "/headrace.api.component.v1.ComponentService/Process"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """As headrace.edge.grpc_server has it, which is not imported here for what it brings along."""
 MAX_FRAME_INPUTS = 300
-MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_FRAME_BYTES = 512 * 1024
+"""Where one input is not more by itself. Frames of 4 MiB fall out of the caches: four times the processor time a byte,
+on either side."""
 LEAST_LOT = 4
 """Fewer are cheaper one by one."""
 MAX_INPUT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024

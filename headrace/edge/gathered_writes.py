@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from headrace.edge.joined_writes import write_together
 from headrace.wire.nats_protocol import PING
 
 
@@ -75,14 +76,13 @@ class GatheredWrites:
             out.append(PING)
         if not out:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
         if transport is not None:
-            transport.write(data)
+            write_together(transport, out)
             if ping is not None:
                 self._unanswered.append(ping)
         elif ping is not None:
             _break(ping)
+        out.clear()
 
     def ping(self) -> asyncio.Future[bool]:
         """See `NatsLink.ping`."""

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from headrace.edge.joined_writes import write_together
 from headrace.edge.structured_log import get_logger
 from headrace.wire.http2_connection import Http2Connection
 from headrace.wire.http2_frames import ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, ConnectionFault
@@ -74,9 +75,8 @@ class Http2Transport(asyncio.Protocol):
         out, transport = self._connection.out, self._transport
         if transport is None or not out:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
+        write_together(transport, out)
         out.clear()
-        transport.write(data)
         if self.paused and transport.get_write_buffer_size() > MAX_BACKLOG:
             self._cause = self._cause or f"the peer does not read: over {MAX_BACKLOG} bytes wait for it"
             transport.abort()

@@ -7,8 +7,9 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from headrace.api.component.v1 import component_pb2, span_pb2
 from headrace.sdk.errors import OUTPUT_REFUSED, ComponentError
 
-# A frame is closed at this size, so that many large bodies of one turn stay below gRPC's message limit.
-FULL_FRAME_BYTES = 1024 * 1024
+# A frame is closed at this size, so that many large bodies of one turn stay below gRPC's message limit, and in
+# the processor's caches.
+FULL_FRAME_BYTES = 512 * 1024
 
 
 class EventFrame:

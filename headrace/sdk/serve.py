@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, cast
 
+from headrace.edge.heap import keep_freed_memory
 from headrace.edge.parent_death import tie_to_parent
 from headrace.edge.readiness import report_ready
 from headrace.sdk.component import Component
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         cast(TextIO, stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]
     capture_standard_logging()
     sys.stdout = cast(TextIO, PrintedLines(sys.stdout))
+    keep_freed_memory()
     gc.set_threshold(*COLLECT_AFTER)  # before the component's code, which may set its own
     component = _import_component(given.bundle, given.entrypoint)
     if component is None:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from headrace.edge.fault_points import install_faults
+from headrace.edge.heap import keep_freed_memory
 from headrace.edge.service_runner import run_service
 from headrace.edge.structured_log import configure_logging, get_logger
 from headrace.model.errors import HeadraceError
@@ -26,6 +27,7 @@ COLLECT_AFTER = (10_000, 20, 20)
 def main() -> int:
     spare = SpareComponent.fork()  # before anything else: a process with threads cannot be forked
     gc.set_threshold(*COLLECT_AFTER)
+    keep_freed_memory()
     parser = argparse.ArgumentParser(prog="python -m services.sidecar", description=__doc__)
     parser.add_argument("--trial", action="store_true", help="serve one trial instead of an instance")
     parser.add_argument("--log-level", default=os.environ.get("HEADRACE_LOG_LEVEL", "info"))
