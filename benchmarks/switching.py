@@ -30,10 +30,17 @@ async def switching(bench: BenchMesh) -> dict[str, Any]:
         "rate": RATE,
         "calls": len(load.calls),
         "failed": load.failed,
+        "steady_rate": _rate(load.steady(first)),
         "steady": felt(load.steady(first)),
         "switching": felt(load.since(first)),
         "first_on_new_code_s": [round(_first_answer_s(load.calls, number, began), 3) for number, began, _ in switches],
     }
+
+
+def _rate(calls: list[OrderCall]) -> float:
+    """Answers a second: below RATE, the mesh was saturated before anything was switched."""
+    times = [call.answer.received_ns for call in calls]
+    return round(1e9 * len(times) / max(1, max(times, default=0) - min(times, default=0)), 1)
 
 
 def _first_answer_s(calls: list[OrderCall], deployment: int, began_ns: int) -> float:

@@ -23,21 +23,32 @@ class OrderCall:
 
     order_id: str
     answer: HttpAnswer
+    late_us: float = 0.0
+    """How long after it was due it was sent: no connection was free, or no processor."""
 
 
 class SteadyOrders:
     """`start`, look at `calls` (they stand in the order of their answers), `stop`.
 
-    An order goes when it is due, or as soon as one of the connections is free. Order ids are `S-00001`, ...
+    An order goes when it is due, or as soon as its connection is free. Order ids are `S-00001`, ...
     """
 
     def __init__(
-        self, bodies: Sequence[dict[str, Any]], *, path: str, host: str, port: int, rate: float, timeout_s: float
+        self,
+        bodies: Sequence[dict[str, Any]],
+        *,
+        path: str,
+        host: str,
+        port: int,
+        rate: float,
+        timeout_s: float,
+        connections: int = CONNECTIONS,
     ) -> None:
         self._bodies = bodies
         self._path, self._host, self._port = path, host, port
         self._rate = rate
         self._timeout_s = timeout_s
+        self._connections = connections
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._began = 0.0
@@ -45,7 +56,7 @@ class SteadyOrders:
 
     def start(self) -> None:
         self._began = time.perf_counter()
-        for lane in range(CONNECTIONS):
+        for lane in range(self._connections):
             thread = threading.Thread(target=self._work, args=(lane,), name=f"orders-{lane}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -62,14 +73,16 @@ class SteadyOrders:
         number = lane
         try:
             while not self._stopping.is_set():
-                early_s = self._began + number / self._rate - time.perf_counter()
+                due = self._began + number / self._rate
+                early_s = due - time.perf_counter()
                 if early_s > 0 and self._stopping.wait(early_s):
                     return
                 order_id = f"S-{number + 1:05d}"
                 body = {**self._bodies[number % len(self._bodies)], "order_id": order_id}
                 raw = json.dumps(body, ensure_ascii=False).encode()
                 request = HttpRequest(self._path, raw, {"content-type": "application/json"})
-                self.calls.append(OrderCall(order_id, connection.call(request)))
-                number += CONNECTIONS
+                late_us = (time.perf_counter() - due) * 1e6
+                self.calls.append(OrderCall(order_id, connection.call(request), late_us))
+                number += self._connections
         finally:
             connection.close()

@@ -317,6 +317,29 @@ def test_the_trigger_is_paused_until_the_ingress_is_proved() -> None:
     assert not trigger.paused
 
 
+def test_beside_a_deployment_that_works_the_new_one_starts_one_instance_after_the_other() -> None:
+    world = fresh()
+    world.verb("start")
+    world.converge()
+    world.verb("restart")
+    begun: list[str] = []
+    for _ in range(60):
+        snapshot = world.snapshot()
+        actions = make_plan(snapshot).actions
+        starts = [action.instance.name for action in actions if isinstance(action, do.StartInstance)]
+        if world.flow.ingress == "d1":
+            assert len(starts) <= 1
+            # None is up and unprepared while another starts.
+            assert not starts or all(instance.up for instance in snapshot.instances.values())
+        begun += starts
+        for action in actions:
+            with contextlib.suppress(Refused):
+                world.apply(snapshot, action)
+        world.settle()
+    assert len(begun) == len(set(begun)) == 4
+    assert (world.flow.state, world.flow.ingress) == (FlowState.RUNNING, "d2")
+
+
 def test_a_running_flow_at_rest_needs_nothing() -> None:
     world = fresh()
     world.verb("start")

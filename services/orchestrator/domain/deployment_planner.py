@@ -31,6 +31,8 @@ from services.orchestrator.domain.stuck_steps import resumed_state
 
 # A sidecar that exits this often before it serves will not come up.
 MAX_SIDECAR_STARTS = 3
+# Of a new deployment, while another one works: so many instances start at a time.
+STARTS_BESIDE = 1
 LOG_LINES_IN_CAUSE = 10
 
 
@@ -118,10 +120,12 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
         return _settling(snapshot, view, state)
     actions: list[Action] = [*stop_broken_listener(snapshot, view.number)]
     dozing = {step.name for step in view.plan.steps if dozes(snapshot, view, state, step.name)}
+    room = _room_to_start(snapshot, view, state, len(wanted))
     for instance in wanted:
         running = snapshot.instances.get(instance.name)
         if running is None:
-            if instance.step not in dozing and not stays_asleep(snapshot, view, state, instance.step):
+            if instance.step not in dozing and not stays_asleep(snapshot, view, state, instance.step) and room > 0:
+                room -= 1
                 actions.append(StartInstance(instance, state.generation))
         elif instance.step in dozing:
             going = fall_asleep(snapshot, state, running)
@@ -140,6 +144,23 @@ def _instances(snapshot: Snapshot, view: DeploymentView, state: DeploymentState)
         if going is not None:
             actions.append(going)
     return actions
+
+
+def _room_to_start(snapshot: Snapshot, view: DeploymentView, state: DeploymentState, wanted: int) -> int:
+    """How many may start now. A start is some 60 ms of processor time: whoever sends to a deployment that works would
+    feel all of them at once. Once an instance is being prepared (its processes are up; its init hook may take long) it
+    is the next one's turn."""
+    flow = snapshot.flow
+    others_work = flow.active != view.number and flow.ingress == subjects.deployment_owner(flow.active)
+    if state.phase != DeploymentPhase.PREPARING or not others_work:
+        return wanted
+    own = (instance for instance in snapshot.instances.values() if instance.deployment == view.number)
+    return max(0, STARTS_BESIDE - sum(_comes_up(snapshot, instance) for instance in own))
+
+
+def _comes_up(snapshot: Snapshot, instance: InstanceView) -> bool:
+    status = snapshot.statuses.get(instance.name)
+    return not instance.up or status is None or status.progress in (Progress.NONE, Progress.SLEEPING)
 
 
 def _settling(snapshot: Snapshot, view: DeploymentView, state: DeploymentState) -> list[Action]:
