@@ -57,6 +57,7 @@ class NatsLink:
         self._withdrawn: set[int] = set()
         self._sid = 0
         self._reading = False
+        self._heard = False
         self._after_read: list[Callable[[], None]] = []
         self._writes = GatheredWrites()
         self.write = self._writes.write
@@ -183,7 +184,7 @@ class NatsLink:
             self._loop.call_soon(callback)
 
     def _on_frames(self, frames: list[Frame]) -> None:
-        self._reading = True
+        self._reading = self._heard = True
         self._handle(frames)
         self._reading = False
         while self._after_read:
@@ -302,7 +303,10 @@ class NatsLink:
         session = self._session
         if session is None:
             return
-        if self._writes.beat() > SILENT_PINGS:
+        # One that talks (a pull's heartbeats, at rest) is alive without being asked. Where there are others it is asked
+        # all the same: that tells a moment earlier.
+        heard, self._heard = self._heard, False
+        if (not heard or self.clustered) and self._writes.beat() > SILENT_PINGS:
             log.warning("broker is silent", connection=self._name)
             session.abort()
             return

@@ -99,7 +99,12 @@ class PullConsumption:
         self._held = max(0, self._held - count)
         while self._surplus and self._held < self._credit:
             self._make_ready([self._surplus.popleft()])
-        if not self._refill_scheduled:
+        # Nothing is asked for before half of the credit is free, but for what the server forgot; see `_refill`.
+        if not self._refill_scheduled and (
+            2 * (self._credit - self._held - self._pulls.asked) >= self._credit
+            or not self._pulls.asked
+            or self._acks.any_unsettled
+        ):
             self._refill_scheduled = True
             self._loop.call_soon(self._refill)
 

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LANE_CLOSE_LIMIT_S = 2.0
-CONNECTION_LOOK_S = 5.0
+# After each reconnect, and this often besides.
+CONNECTION_LOOK_S = 30.0
 
 
 class SidecarService:
@@ -67,6 +68,7 @@ class SidecarService:
         self._exporting: LogExporting | None = None
         self._answers: KvBucket | None = None
         self._broker: Any = None
+        self._reconnected = asyncio.Event()
         self._attachments: Any = None
         self._owned: list[asyncio.Task[None]] = []
         self._first: ComponentProcess | None = None
@@ -109,7 +111,7 @@ class SidecarService:
         from services.sidecar.broker_epoch import BrokerEpoch
 
         settings = self._settings
-        self._connection = await connect_nats(settings.nats_url, settings.instance)
+        self._connection = await connect_nats(settings.nats_url, settings.instance, on_reconnect=self._note_reconnect)
         bucket = await KvBucket.open(self._connection, bucket_names.deployment_bucket(settings.workspace))
         plans.connect(bucket)
         self._broker = BrokerEpoch(self._connection, bucket)
@@ -277,11 +279,17 @@ class SidecarService:
                 log.debug("answers not reachable", error=str(error))
                 await asyncio.sleep(1.0)
 
+    async def _note_reconnect(self) -> None:
+        self._reconnected.set()
+
     async def _watch_connection(self) -> None:
         """The client reconnects for ever; one that gave up all the same (credentials taken away) ends this
         process, so that the agent starts it anew and its exit is seen."""
         while True:
-            await asyncio.sleep(CONNECTION_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECTION_LOOK_S):
+                    await self._reconnected.wait()
+            self._reconnected.clear()
             await self._broker.look()
             if self._connection.is_closed:
                 raise Unavailable("the connection to the broker was closed for good", reason="BROKER_UNREACHABLE")
