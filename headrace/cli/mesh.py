@@ -185,7 +185,7 @@ class Mesh:
         arguments = await broker.prepare()
         self._broker, self.broker_version = broker, broker.version
         keyless = credential_keys(BROKER, options, directory, os.environ)
-        environment = {**mesh_environment(directory), **runtime_settings(os.environ), **keyless}
+        environment = {**mesh_environment(directory), **runtime_settings(os.environ, options.profile), **keyless}
         command = Command(tuple(arguments), environment, log_file=self._log_file(BROKER), foreign=True)
 
         async def until_it_answers(child: ChildProcess) -> Facts:

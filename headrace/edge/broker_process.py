@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.edge.parent_death import tied_command
+from headrace.edge.parent_death import TIMER_SLACK_VARIABLE, tied_command
 from headrace.model.errors import InvalidInput, Unavailable
 
 MINIMUM_VERSION = (2, 15)
@@ -28,6 +28,7 @@ START_LIMIT_S = 10.0
 SERVER_PORTS = range(15_000, 32_000)
 PORT_TRIES = 50
 FEW_PROCESSORS = 2
+TIMER_SLACK_US = "2000"
 
 
 def find_nats_server(path: str | None = None) -> str:
@@ -70,15 +71,21 @@ def check_reported_version(text: str, source: str) -> str:
     return match[0]
 
 
-def runtime_settings(environment: Mapping[str, str], processors: int | None = None) -> dict[str, str]:
+def runtime_settings(
+    environment: Mapping[str, str], profile: str = "fast", processors: int | None = None
+) -> dict[str, str]:
     """Variables of Go's runtime for a server on this machine that the environment does not set itself.
 
     With one or two processors for everything, a server that spreads over all of them spends a fifth of its time on its
     own threads; and it may collect garbage less often, as long as it stays below a gigabyte (benchmarks/README.md).
+    Go's monitor thread looks every 70 µs while the server works; there, where nothing waits for a disk, it may look
+    every 2 ms. (It also sees to the others while one syncs: in `durable` that costs more than it saves.)
     """
     settings = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
     if (processors or len(os.sched_getaffinity(0))) <= FEW_PROCESSORS:
         settings["GOMAXPROCS"] = "1"
+        if profile == "fast":
+            settings[TIMER_SLACK_VARIABLE] = TIMER_SLACK_US
     return {name: value for name, value in settings.items() if name not in environment}
 
 
@@ -168,7 +175,7 @@ class BrokerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **runtime_settings(os.environ)},
+                env={**os.environ, **runtime_settings(os.environ, self.profile)},
             )
         try:
             await self.wait_until_it_answers(lambda: process.returncode is not None)

@@ -14,7 +14,11 @@ import signal
 import sys
 
 PARENT_PID_VARIABLE = "HEADRACE_PARENT_PID"
+TIMER_SLACK_VARIABLE = "HEADRACE_TIMER_SLACK_US"
+"""How much later than asked for the kernel may wake the threads of the command (prctl PR_SET_TIMERSLACK), so that it
+wakes them less often; microseconds, none: as the kernel has it (50)."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -58,6 +62,13 @@ def tied_command(command: list[str], death_signal: int = signal.SIGKILL) -> list
     return [sys.executable, "-I", "-S", __file__, str(int(death_signal)), str(os.getpid()), *command]
 
 
+def _slacken_timers() -> None:
+    slack = os.environ.pop(TIMER_SLACK_VARIABLE, "")
+    if slack.isdigit() and sys.platform.startswith("linux"):
+        _prctl(_PR_SET_TIMERSLACK, int(slack) * 1000)
+
+
 if __name__ == "__main__":
     tie_to_parent(int(sys.argv[2]), int(sys.argv[1]))
+    _slacken_timers()
     os.execvp(sys.argv[3], sys.argv[3:])  # noqa: S606
