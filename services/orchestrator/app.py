@@ -195,9 +195,7 @@ class OrchestratorApp:
         self._registry = registry = open_channel(settings.registry)
         group_commits = partial(self._commits_in_groups, assets)
         resolver = await self._resolver(connection, registry, stores, clock, group_commits)
-        self._observer = observer = InstanceObserver(
-            settings.agent, workspace, self._wake, on_work=self._glance, guard=lease.check
-        )
+        self._observer = observer = self._observe(lease)
         self._nudges = nudges = Nudges(connection, assets, workspace, self._wake)
         reader = SnapshotReader(stores, assets, observer, clock, lambda: lease.epoch, settings.letter_limits)
         reader.group_commits, reader.nudged = group_commits, nudges.fresh
@@ -328,6 +326,10 @@ class OrchestratorApp:
         documents = await KvBucket.open(connection, bucket_names.deployment_bucket(workspace))
         await tracing.remember(connection, documents, workspace, ALL_FLOWS, self._settings.name or "orchestrator")
         return tracing
+
+    def _observe(self, lease: Lease) -> InstanceObserver:
+        agent, workspace = self._settings.agent, self._settings.workspace
+        return InstanceObserver(agent, workspace, self._wake, on_work=self._glance, guard=lease.check)
 
     def _traces(self, tracing: Tracing, kind: str) -> StimulusTraces:
         workspace, instance = self._settings.workspace, self._settings.name or "orchestrator"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.edge.lane_publishes import PublishBook
 from headrace.ports import Row, Stored
-from headrace.wire import jetstream
+from headrace.wire import jetstream, jetstream_answers
 from headrace.wire.nats_protocol import Frame
 
 PREFIX = b"_INBOX.x."
@@ -63,7 +63,7 @@ def _said(payload: bytes, block: bytes | None) -> bool:
     if block is not None and not payload:
         return False
     try:
-        ack = jetstream.parse_pub_ack(payload)
+        ack = jetstream_answers.parse_pub_ack(payload)
     except jetstream.MalformedAnswer:
         return False
     return ack.error is None and not ack.duplicate

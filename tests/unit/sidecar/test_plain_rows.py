@@ -241,7 +241,7 @@ async def _run(batch: list[Message], step: str) -> tuple[list[Any], list[int], d
                 for lot in _lots(in_lots):
                     plane.loop.on_ended(lot)
                 plane.loop.on_events(events)
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # tidy: pace
         counters = {name: count for name, count in plane.counters.items() if count}
         await plane.finish(0.0)
     return sorted(lane.stored), sorted(lane.acknowledged), counters
