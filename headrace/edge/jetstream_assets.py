@@ -17,9 +17,10 @@ from typing import Any
 
 import nats.errors
 
+from headrace.document_ports import Requests
 from headrace.edge.replication import copies
 from headrace.model.errors import Unavailable
-from headrace.ports import BatchMessage, Requests
+from headrace.ports import BatchMessage
 from headrace.wire import jetstream
 
 API = "$JS.API"

@@ -12,9 +12,9 @@ from nats.aio.client import Client
 from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 
+from headrace.document_ports import Entry as Entry
 from headrace.edge.replication import copies
 from headrace.model.errors import Conflict, Unavailable
-from headrace.ports import Entry as Entry
 
 TIMEOUT_S = 5.0
 WRONG_LAST_SEQUENCE = 10071

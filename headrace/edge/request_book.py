@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import msgspec
 from nats.aio.client import Client
 
+from headrace.document_ports import Bucket
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
 from headrace.model import bucket_names
 from headrace.model.errors import Conflict, DeadlineExceeded, HeadraceError, InvalidInput, Unavailable
-from headrace.ports import Bucket
 
 log = get_logger(__name__)
 

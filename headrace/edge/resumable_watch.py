@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from headrace.document_ports import Bucket, Entry
 from headrace.model.errors import OutOfRange
 from headrace.model.opaque_tokens import make_token, read_token
-from headrace.ports import Bucket, Entry
 
 # A watch that has nothing to say says where it is.
 IDLE_S = 5.0

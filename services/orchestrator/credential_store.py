@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.document_ports import Bucket
 from headrace.edge.key_ring import KeyRing
 from headrace.model.credential import (
     CredentialHead,
@@ -27,7 +28,6 @@ from headrace.model.credential import (
     sealed_key,
 )
 from headrace.model.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable, WrongState
-from headrace.ports import Bucket
 
 KEPT_MARKS = 20
 MOST_TRIES = 8

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 
 from nats.aio.client import Client
 
+from headrace.document_ports import Bucket, Entry
 from headrace.edge.kv_bucket import KvBucket
 from headrace.edge.structured_log import get_logger
 from headrace.model import bucket_names
 from headrace.model.errors import Conflict, HeadraceError, Unavailable
-from headrace.ports import Bucket, Entry
 from services.orchestrator.domain.documents import decode, encode
 from services.orchestrator.domain.leadership import EpochDocument, LeaseDocument, LeaseTerms
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 from nats.aio.client import Client
 
+from headrace.document_ports import Bucket
 from headrace.edge.kv_bucket import KvBucket
 from headrace.model import bucket_names
 from headrace.model.deployment import (
@@ -27,7 +28,6 @@ from headrace.model.deployment import (
 from headrace.model.errors import Conflict, NotFound
 from headrace.model.flow_hooks import HookRecord, decode_hooks
 from headrace.model.route import Route, decode_route, encode_route
-from headrace.ports import Bucket
 from services.orchestrator.caller import current_caller
 from services.orchestrator.domain.documents import (
     DeletedFlow,

@@ -19,7 +19,7 @@ from headrace.model.errors import NotFound
 from headrace.model.secret_mask import SecretMask
 
 if TYPE_CHECKING:
-    from headrace.ports import Bucket
+    from headrace.document_ports import Bucket
 
 
 @dataclass(frozen=True, slots=True, repr=False)

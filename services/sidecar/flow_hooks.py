@@ -16,7 +16,7 @@ from headrace.model.errors import Conflict, HeadraceError, InvalidInput
 from headrace.model.flow_hooks import HOOK_LIMIT_S, HookRecord, decode_hooks, encode_hooks, result_problem
 
 if TYPE_CHECKING:
-    from headrace.ports import Bucket
+    from headrace.document_ports import Bucket
     from services.sidecar.component_process import ComponentProcess
     from services.sidecar.log_capture import LogCapture
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.api.component.v1 import component_pb2
 from headrace.api.registry.v1 import registry_pb2
+from headrace.document_ports import Bucket
 from headrace.edge.jetstream_assets import JetStreamAssets
 from headrace.model import bucket_names
 from headrace.model.errors import HeadraceError, NotFound
-from headrace.ports import Bucket
 from services.orchestrator.applier import Applier
 from services.orchestrator.flow_board import FlowBoard
 from services.orchestrator.flow_service import FlowService

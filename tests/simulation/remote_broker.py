@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import nats.errors
 
+from headrace.document_ports import Entry
 from headrace.model.errors import Unavailable
-from headrace.ports import Entry
 from tests.simulation.links import Link
 from tests.support.memory_broker import MemoryBroker
 from tests.support.memory_bucket import MemoryBucket
