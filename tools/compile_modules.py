@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from headrace import compiled
-from tools.compiled_modules import MODULES, unfit
+from tools.compiled_modules import MODULES, stranded, unfit
 
 OPTIMIZE = "2"
 KEPT = 3
@@ -148,6 +148,7 @@ def _refuse_unfit(root: Path, modules: Sequence[str]) -> None:
     if missing:
         raise CannotCompile(f"there is no module {', '.join(missing)}; see tools/compiled_modules.py")
     problems = [f"{name}: {problem}" for name, file in files.items() if file for problem in unfit(file.read_text())]
+    problems += stranded(root, modules)
     if problems:
         raise CannotCompile("; ".join(problems))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 MODULES = (
     # NATS: the protocol, the connection, the lane
     "headrace.wire.nats_protocol",
     "headrace.wire.jetstream",
+    "headrace.edge.checked_subjects",
     "headrace.edge.gathered_writes",
     "headrace.edge.jetstream_lane",
     "headrace.edge.lane_acks",
@@ -18,7 +20,7 @@ MODULES = (
     "headrace.edge.open_pulls",
     "headrace.edge.pull_consumption",
     "headrace.edge.sweep_timer",
-    # the component stream
+    # the component stream, at both ends of it
     "headrace.wire.http2_connection",
     "headrace.wire.http2_frames",
     "headrace.wire.http2_header_block",
@@ -26,25 +28,27 @@ MODULES = (
     "headrace.wire.http2_stream",
     "headrace.edge.http2_transport",
     # a message's way through the sidecar
-    "headrace.wire.spliced_envelope",
     "headrace.model.message_ids",
+    "headrace.wire.envelope",
+    "headrace.wire.spliced_envelope",
     "services.sidecar.call_dispatch",
     "services.sidecar.call_events",
     "services.sidecar.careful_start",
     "services.sidecar.closing",
     "services.sidecar.delivery_loop",
+    "services.sidecar.event_reader",
     "services.sidecar.input_path",
     "services.sidecar.liveness",
     "services.sidecar.outbox",
     "services.sidecar.outputs",
+    "services.sidecar.plain_rows",
+    "services.sidecar.row_edge",
     "services.sidecar.settlement",
+    "services.sidecar.stimulus_filing",
     "services.sidecar.domain.edge_window",
     "services.sidecar.domain.ended_calls",
     "services.sidecar.domain.sender_memory",
     "services.sidecar.domain.sidecar_deaths",
-    "services.sidecar.plain_rows",
-    "services.sidecar.row_edge",
-    "headrace.wire.envelope",
     # its hop record
     "headrace.edge.clock_pair",
     "headrace.edge.hop_recorder",
@@ -52,8 +56,12 @@ MODULES = (
     "headrace.edge.trace_keeper",
     "headrace.model.histogram",
     "headrace.model.recent_executions",
+    "headrace.model.record_lot",
     "headrace.model.trace_context",
+    "headrace.wire.otlp_common_hop",
+    "headrace.wire.otlp_fields",
     "services.sidecar.hop_phases",
+    "services.sidecar.hop_tally",
 )
 
 
@@ -75,6 +83,25 @@ def unfit(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: C takes `{node.attr}` for a word of its own"
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _caught_twice(node)
+
+
+def stranded(root: Path, modules: Sequence[str], packages: Sequence[str] = ("headrace", "services")) -> Iterator[str]:
+    """Classes of modules that are not compiled whose base is of one that is: they cannot even be defined."""
+    listed = {root / (name.replace(".", "/") + ".py") for name in modules}
+    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        text = path.read_text()
+        if path in listed or "class " not in text or not any(name in text for name in modules):
+            continue
+        tree = ast.parse(text)
+        taken = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module in modules
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and (bases := taken & {ast.unparse(base) for base in node.bases}):
+                yield f"{path.relative_to(root)}: {node.name} is not compiled and its base {bases.pop()} is"
 
 
 def _lost_annotations(node: ast.ClassDef) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pytest
 from headrace import compiled
 from headrace.compiled import CompiledModules
 from tools.compile_modules import looked_at
-from tools.compiled_modules import MODULES, unfit
+from tools.compiled_modules import MODULES, stranded, unfit
 
 ROOT = Path(compiled.ROOT)
 HOT = "headrace.wire.hot"
@@ -51,6 +51,14 @@ def test_a_listed_module_means_the_same_when_it_is_compiled(module: str) -> None
 )
 def test_what_would_mean_something_else(source: str, problem: str) -> None:
     assert list(unfit(source)) == ([problem] if problem else [])
+
+
+def test_no_class_has_a_compiled_base_and_is_not_compiled() -> None:
+    packages = ("headrace", "services", "benchmarks", "components", "examples", "tests")
+    assert not list(stranded(ROOT, MODULES, packages))
+    assert list(stranded(ROOT, [*MODULES, "headrace.sdk.event_frame"])) == [
+        "headrace/sdk/lot_frame.py: LotFrame is not compiled and its base EventFrame is"
+    ]
 
 
 def test_all_that_a_module_imports_decides_what_it_is_compiled_to() -> None:
