@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from headrace.model.deployment import StepPlan
     from services.sidecar.pace import Pace
 
-SUSPECT_CRASHES = 2
 INPUTS_A_SEND = 64
 # A component ends a call itself at its limit, which stops the work. One that does not (plain code that blocks)
 # has this much longer until the call is given up: else two attempts of one message would run side by side.
@@ -100,7 +99,7 @@ class CallDispatch:
         """Takes inputs for a new attempt and sends what may go."""
         for held in inputs:
             held.phase = Phase.WAITING
-            (self._suspects if held.crashes >= SUSPECT_CRASHES else self._waiting).append(held)
+            (self._suspects if (held.crashes or held.watched) and held.is_suspect else self._waiting).append(held)
         self.send_what_may_go()
 
     def finished(self, call: int) -> HeldInput | None:
@@ -165,9 +164,9 @@ class CallDispatch:
                     self._pace.give_back(len(rest))
                 for held in rest:
                     held.phase = Phase.WAITING
-                suspects = [held for held in rest if held.crashes >= SUSPECT_CRASHES]
+                suspects = [held for held in rest if held.is_suspect]
                 self._suspects.extendleft(reversed(suspects))
-                self._waiting.extendleft(held for held in reversed(rest) if held.crashes < SUSPECT_CRASHES)
+                self._waiting.extendleft(held for held in reversed(rest) if not held.is_suspect)
                 return
             except StreamClosed:
                 # Its owner is told by the stream and takes the running calls back.
@@ -175,7 +174,7 @@ class CallDispatch:
                 return
 
     def _a_suspect_runs(self) -> bool:
-        return next(iter(self.running.values())).crashes >= SUSPECT_CRASHES
+        return next(iter(self.running.values())).is_suspect
 
     def _start_all(self, part: list[HeldInput], now: float) -> list[ComponentInput]:
         """As `_start` each; most are new and have nothing uncommon."""

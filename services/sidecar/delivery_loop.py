@@ -17,12 +17,12 @@ from headrace.edge.structured_log import get_logger
 from headrace.model.flow_spec import SUSPEND_FLOW
 from headrace.ports import ComponentStream
 from headrace.wire.envelope import MalformedMessage
-from services.sidecar.call_dispatch import STUCK_CALLS, SUSPECT_CRASHES, CallDispatch
+from services.sidecar.call_dispatch import STUCK_CALLS, CallDispatch
 from services.sidecar.dead_letters import failed_attempt
 from services.sidecar.domain.delivery import DONE, Ending, Outcome, Problem, decide
 from services.sidecar.domain.snapshot_problems import CONFLICT
 from services.sidecar.event_reader import EventReader
-from services.sidecar.held_input import HeldInput, Phase
+from services.sidecar.held_input import SUSPECT_CRASHES, HeldInput, Phase
 from services.sidecar.input_path import InputPath
 from services.sidecar.late_emits import LateEmits
 from services.sidecar.liveness import ANSWER_LIMIT_S, Liveness
@@ -144,7 +144,7 @@ class DeliveryLoop:
         """After deaths of the whole sidecar: what was delivered before runs alone, and the guilty not again."""
         if held.delivery.attempt <= 1:
             return True
-        held.crashes = max(held.crashes, SUSPECT_CRASHES)
+        held.watched = True
         problem = careful.guilt(held.message_id)
         if problem is None:
             return True

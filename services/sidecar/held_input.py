@@ -12,6 +12,8 @@ from headrace.ports import Delivery, JetStreamLane
 from headrace.wire.envelope import Envelope, FailedAttempt
 from services.sidecar.domain.delivery import Problem, Trail
 
+SUSPECT_CRASHES = 2
+
 
 class Phase(Enum):
     WAITING = "waiting"
@@ -50,6 +52,8 @@ class HeldInput(msgspec.Struct, eq=False):
     rebounds: int = 0
     crashes: int = 0
     alone: bool = False
+    watched: bool = False
+    """It was held when a sidecar died, which may be its doing: it runs alone, though no component died of it."""
     began_at: float = 0.0
     """When its running call began."""
     due_at: float = 0.0
@@ -118,6 +122,11 @@ class HeldInput(msgspec.Struct, eq=False):
     def attempt(self) -> int:
         """Number of the present or next attempt, from 1: redeliveries and own repetitions."""
         return self.delivery.attempt + self.failures + self.rebounds + self.crashes
+
+    @property
+    def is_suspect(self) -> bool:
+        """It may be what ends component or sidecar: nothing else runs beside it."""
+        return self.watched or self.crashes >= SUSPECT_CRASHES
 
     def extend(self, lane: JetStreamLane, now: float, every_s: float) -> None:
         """Restarts the broker's ack deadline if that was not done for `every_s`."""
