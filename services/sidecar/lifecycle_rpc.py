@@ -20,7 +20,7 @@ WATCH_PERIOD_S = 10.0
 # How old the counters of an instance that works may be: a second where it just began or paused, twice as much each time
 # while it goes on, up to the longest.
 BUSY_PERIOD_S = 1.0
-LONGEST_BUSY_PERIOD_S = 4.0
+LONGEST_BUSY_PERIOD_S = 8.0
 DEFAULT_GRACE_MS = 2_000
 MAX_GRACE_MS = 60_000
 MAX_ERROR = 500
