@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from headrace.edge.structured_log import get_logger
-from headrace.model.commit_pace import LEAST, MOST, MOST_BYTES, CommitPace
-from headrace.ports import BatchMessage, Fence, LaneFull, PublishRefused, PublishUnknown, Stored
+from headrace.model.commit_pace import FEW, LEAST, MOST, MOST_BYTES, CommitPace
+from headrace.ports import BatchMessage, Fence, LaneFull, PublishRefused, PublishUnknown, Row, Stored
 
 log = get_logger(__name__)
 
@@ -27,8 +27,10 @@ LEAST_TIME_S = 0.05
 
 Answer = Stored | PublishRefused | PublishUnknown
 Tell = Callable[[Any, Answer], None]
-# One message, or a row that is stored in its order or not at all; until when (the loop's clock), who is told.
-Waiting = tuple[Sequence[BatchMessage], float, Tell, Any]
+TellStored = Callable[[list[Any]], None]
+# One message, or a row that is stored in its order or not at all; until when (the loop's clock), who is told, and who
+# may be told of many at once that they are stored.
+Waiting = tuple[Sequence[BatchMessage], float, Tell, Any, TellStored | None]
 
 
 class BatchTransport(Protocol):
@@ -62,6 +64,7 @@ class GroupCommit:
         self._alone: deque[Waiting] = deque()
         """Those of them that go one by one, without being counted: nobody waits behind them."""
         self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
         self._ended = ""
 
     @property
@@ -91,6 +94,34 @@ class GroupCommit:
     ) -> None:
         """As `publish_told`, of messages of one subject: they are stored one after the other, or none is. `Stored`
         names the last. Whoever needs the order across calls waits for the answer."""
+        self._add(messages, tell, about, timeout_s, None)
+        self._pump()
+
+    def publish_rows(
+        self, subject: str, rows: Sequence[Row], tell: Tell, stored: TellStored, *, timeout_s: float = TIMEOUT_S
+    ) -> int:
+        """As `publish_told` of each (see the port's). More than go one by one are written at the end of this turn of
+        the loop, with those that come in it."""
+        for number, (payload, message_id, traceparent, about) in enumerate(rows):
+            try:
+                self._add((BatchMessage(subject, payload, message_id, traceparent),), tell, about, timeout_s, stored)
+            except (LaneFull, ValueError):
+                self._pump()
+                return number
+        if self._count <= FEW:
+            self._pump()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._pump_together)
+        return len(rows)
+
+    def _pump_together(self) -> None:
+        self._scheduled = False
+        self._pump()
+
+    def _add(
+        self, messages: Sequence[BatchMessage], tell: Tell, about: Any, timeout_s: float, stored: TellStored | None
+    ) -> None:
         if self._ended:
             self._loop.call_soon(tell, about, PublishUnknown(self._ended))
             return
@@ -102,8 +133,7 @@ class GroupCommit:
                 raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
         self._count += len(messages)
         self._bytes += _size(messages)
-        self._waiting.append((messages, self._loop.time() + timeout_s, tell, about))
-        self._pump()
+        self._waiting.append((messages, self._loop.time() + timeout_s, tell, about, stored))
 
     def publish(
         self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = TIMEOUT_S
@@ -130,7 +160,7 @@ class GroupCommit:
         self._alone.clear()
         self._parts.clear()
         self._waiting.clear()
-        for _, _, tell, about in left:
+        for _, _, tell, about, _ in left:
             tell(about, PublishUnknown(cause))
 
     def _pump(self) -> None:
@@ -238,14 +268,20 @@ class GroupCommit:
         if error is None:
             stored = future.result()
             sequence = stored.sequence - _messages(batch)
-            for messages, _, tell, about in batch:
+            lots: dict[TellStored, list[Any]] = {}
+            for messages, _, tell, about, tell_stored in batch:
                 sequence += len(messages)
-                tell(about, Stored(sequence, False))
+                if tell_stored is None:
+                    tell(about, Stored(sequence, False))
+                else:
+                    lots.setdefault(tell_stored, []).append(about)
+            for tell_stored, lot in lots.items():
+                tell_stored(lot)
         elif isinstance(error, PublishRefused):
             self._split(batch, error)
         else:
             unknown = error if isinstance(error, PublishUnknown) else PublishUnknown(str(error))
-            for _, _, tell, about in batch:
+            for _, _, tell, about, _ in batch:
                 tell(about, unknown)
         self._pump()
 
@@ -284,7 +320,7 @@ def _size(messages: Sequence[BatchMessage]) -> int:
 
 
 def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:
-    _, _, tell, about = one
+    _, _, tell, about, _ = one
     error = PublishUnknown("given up") if future.cancelled() else future.exception()
     if error is None:
         tell(about, future.result())

@@ -12,7 +12,6 @@ from typing import Any
 
 from headrace.edge.group_commit import GroupCommit
 from headrace.edge.group_removal import GroupRemoval
-from headrace.edge.publish_each import publish_each
 from headrace.ports import AckUnknown, BatchMessage, Consumption, Delivery, Fence, Row, Stored
 
 LOOK_S = 0.005
@@ -70,7 +69,7 @@ class GroupingLane:
     def publish_rows(self, subject: str, rows: Sequence[Row], tell: Any, stored: Any, **options: Any) -> int:
         """See the port."""
         if subject.startswith(self._prefix):
-            return publish_each(self, subject, rows, tell, **options)
+            return self._group.publish_rows(subject, rows, tell, stored, **options)
         return int(self._inside.publish_rows(subject, rows, tell, stored, **options))
 
     def publish_in_order(self, messages: Sequence[BatchMessage], tell: Any, about: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -67,10 +68,27 @@ class Broker:
         return self._answer(Stored([self._store(message) for message in messages][-1], False))
 
 
-async def published(broker: Broker, messages: Sequence[tuple[str, str, int]]) -> list[list[Answer]]:
-    """(subject, id, size) of each: all that each was told."""
+ONE_OF_A_LOT = Stored(0, False)
+
+
+async def published(
+    broker: Broker, messages: Sequence[tuple[str, str, int]], *, lots: bool = False
+) -> list[list[Answer]]:
+    """(subject, id, size) of each: all that each was told. In lots: what follows each other to one subject."""
     group = GroupCommit(broker)
     told: list[list[Answer]] = [[] for _ in messages]
+
+    def stored(lot: list[list[Answer]]) -> None:
+        for about in lot:
+            about.append(ONE_OF_A_LOT)
+
+    if lots:
+        numbered = zip(messages, told, strict=True)
+        for subject, found in itertools.groupby(numbered, key=lambda each: each[0][0]):
+            rows = [(b"x" * size, message_id, "", about) for (_, message_id, size), about in found]
+            assert group.publish_rows(subject, rows, lambda about, answer: about.append(answer), stored) == len(rows)
+            await asyncio.sleep(0)
+        messages = []
     for number, (subject, message_id, size) in enumerate(messages):
         group.publish_told(
             subject, b"x" * size, lambda about, answer: about.append(answer), told[number], message_id=message_id
@@ -88,17 +106,19 @@ MESSAGES = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(messages=MESSAGES, limit=st.sampled_from([5, 40, 10_000]), silent=st.sampled_from([0, 3]))
+@given(messages=MESSAGES, limit=st.sampled_from([5, 40, 10_000]), silent=st.sampled_from([0, 3]), lots=st.booleans())
 def test_each_is_told_once_what_publishing_it_alone_would_have_said(
-    messages: list[tuple[str, str, int]], limit: int, silent: int
+    messages: list[tuple[str, str, int]], limit: int, silent: int, lots: bool
 ) -> None:
     broker = Broker(limit, silent)
-    told = asyncio.run(published(broker, messages))
+    told = asyncio.run(published(broker, messages, lots=lots))
     assert all(len(answers) == 1 for answers in told)
     kept = Counter(message.message_id for message in broker.stored)
     assert set(kept.values()) <= {1}
     for (subject, message_id, size), (answer,) in zip(messages, told, strict=True):
-        if isinstance(answer, Stored):
+        if answer is ONE_OF_A_LOT:
+            assert message_id in kept
+        elif isinstance(answer, Stored):
             there = broker.stored[answer.sequence - 1]
             assert there.message_id == message_id
             assert answer.duplicate or there.subject == subject
@@ -115,6 +135,9 @@ def test_many_go_together_and_few_alone() -> None:
     asyncio.run(published(broker, [("s.a", str(number), 10) for number in range(2_000)]))
     assert len(broker.stored) == 2_000
     assert len(broker.batches) < 2_000 / LEAST
+    lot = Broker()
+    asyncio.run(published(lot, [("s.a", str(number), 10) for number in range(3 * LEAST)], lots=True))
+    assert lot.batches == [3 * LEAST]
     few = Broker()
     asyncio.run(published(few, [("s.a", str(number), 10) for number in range(FEW)]))
     assert not few.batches
