@@ -29,8 +29,8 @@ Answer = Stored | PublishRefused | PublishUnknown
 Tell = Callable[[Any, Answer], None]
 TellStored = Callable[[list[Any]], None]
 # One message, or a row that is stored in its order or not at all; until when (the loop's clock), who is told, and who
-# may be told of many at once that they are stored.
-Waiting = tuple[Sequence[BatchMessage], float, Tell, Any, TellStored | None]
+# may be told of many at once that they are stored; bytes.
+Waiting = tuple[Sequence[BatchMessage], float, Tell, Any, TellStored | None, int]
 
 
 class BatchTransport(Protocol):
@@ -94,7 +94,7 @@ class GroupCommit:
     ) -> None:
         """As `publish_told`, of messages of one subject: they are stored one after the other, or none is. `Stored`
         names the last. Whoever needs the order across calls waits for the answer."""
-        self._add(messages, tell, about, timeout_s, None)
+        self._add(messages, tell, about, timeout_s)
         self._pump()
 
     def publish_rows(
@@ -102,26 +102,39 @@ class GroupCommit:
     ) -> int:
         """As `publish_told` of each (see the port's). More than go one by one are written at the end of this turn of
         the loop, with those that come in it."""
-        for number, (payload, message_id, traceparent, about) in enumerate(rows):
-            try:
-                self._add((BatchMessage(subject, payload, message_id, traceparent),), tell, about, timeout_s, stored)
-            except (LaneFull, ValueError):
-                self._pump()
-                return number
+        taken = self._add_rows(subject, rows, tell, stored, self._loop.time() + timeout_s)
         if self._count <= FEW:
             self._pump()
         elif not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._pump_together)
-        return len(rows)
+        return taken
+
+    def _add_rows(self, subject: str, rows: Sequence[Row], tell: Tell, stored: TellStored, until: float) -> int:
+        if self._ended:
+            for row in rows:
+                self._loop.call_soon(tell, row[3], PublishUnknown(self._ended))
+            return len(rows)
+        add, number = self._waiting.append, 0
+        if not subject.isprintable() or " " in subject:
+            return number
+        for payload, message_id, traceparent, about in rows:
+            if self._count >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
+                break
+            if not (message_id.isprintable() and traceparent.isprintable()):
+                break
+            size = len(payload)
+            self._count += 1
+            self._bytes += size
+            add(((BatchMessage(subject, payload, message_id, traceparent),), until, tell, about, stored, size))
+            number += 1
+        return number
 
     def _pump_together(self) -> None:
         self._scheduled = False
         self._pump()
 
-    def _add(
-        self, messages: Sequence[BatchMessage], tell: Tell, about: Any, timeout_s: float, stored: TellStored | None
-    ) -> None:
+    def _add(self, messages: Sequence[BatchMessage], tell: Tell, about: Any, timeout_s: float) -> None:
         if self._ended:
             self._loop.call_soon(tell, about, PublishUnknown(self._ended))
             return
@@ -131,9 +144,10 @@ class GroupCommit:
             texts = (message.subject, message.message_id, message.traceparent)
             if " " in message.subject or not all(text.isprintable() for text in texts):
                 raise ValueError("a subject, message id or traceparent holds characters that cannot be sent")
+        size = sum(len(message.payload) for message in messages)
         self._count += len(messages)
-        self._bytes += _size(messages)
-        self._waiting.append((messages, self._loop.time() + timeout_s, tell, about, stored))
+        self._bytes += size
+        self._waiting.append((messages, self._loop.time() + timeout_s, tell, about, None, size))
 
     def publish(
         self, subject: str, payload: bytes, *, message_id: str, traceparent: str = "", timeout_s: float = TIMEOUT_S
@@ -160,7 +174,7 @@ class GroupCommit:
         self._alone.clear()
         self._parts.clear()
         self._waiting.clear()
-        for _, _, tell, about, _ in left:
+        for _, _, tell, about, _, _ in left:
             tell(about, PublishUnknown(cause))
 
     def _pump(self) -> None:
@@ -184,12 +198,12 @@ class GroupCommit:
     def _take(self) -> list[Waiting]:
         waiting, batch, count, size = self._waiting, list[Waiting](), 0, 0
         while waiting:
-            count, size = count + len(waiting[0][0]), size + _size(waiting[0][0])
+            count, size = count + len(waiting[0][0]), size + waiting[0][5]
             if batch and (count > MOST or size > MOST_BYTES):
                 break
             batch.append(waiting.popleft())
         self._count -= _messages(batch)
-        self._bytes -= sum(_size(one[0]) for one in batch)
+        self._bytes -= sum(one[5] for one in batch)
         return batch
 
     def _look_again(self, delay_s: float) -> None:
@@ -210,12 +224,12 @@ class GroupCommit:
         """False when the transport has no room: it went back to the head of the line."""
         self._pace.singles += 1
         self._count -= 1
-        self._bytes -= _size(one[0])
+        self._bytes -= one[5]
         if self._write(one, self._single_answered):
             return True
         self._pace.singles -= 1
         self._count += 1
-        self._bytes += _size(one[0])
+        self._bytes += one[5]
         self._waiting.appendleft(one)
         return False
 
@@ -269,7 +283,7 @@ class GroupCommit:
             stored = future.result()
             sequence = stored.sequence - _messages(batch)
             lots: dict[TellStored, list[Any]] = {}
-            for messages, _, tell, about, tell_stored in batch:
+            for messages, _, tell, about, tell_stored, _ in batch:
                 sequence += len(messages)
                 if tell_stored is None:
                     tell(about, Stored(sequence, False))
@@ -281,7 +295,7 @@ class GroupCommit:
             self._split(batch, error)
         else:
             unknown = error if isinstance(error, PublishUnknown) else PublishUnknown(str(error))
-            for _, _, tell, about, _ in batch:
+            for _, _, tell, about, _, _ in batch:
                 tell(about, unknown)
         self._pump()
 
@@ -315,12 +329,8 @@ def _messages(batch: Sequence[Waiting]) -> int:
     return sum(len(one[0]) for one in batch)
 
 
-def _size(messages: Sequence[BatchMessage]) -> int:
-    return sum(len(message.payload) for message in messages)
-
-
 def _tell(one: Waiting, future: asyncio.Future[Stored]) -> None:
-    _, _, tell, about, _ = one
+    _, _, tell, about, _, _ = one
     error = PublishUnknown("given up") if future.cancelled() else future.exception()
     if error is None:
         tell(about, future.result())
