@@ -29,7 +29,6 @@ MODULES = (
     "headrace.edge.http2_transport",
     # a message's way through the sidecar
     "headrace.model.message_ids",
-    "headrace.wire.envelope",
     "headrace.wire.spliced_envelope",
     "services.sidecar.call_dispatch",
     "services.sidecar.call_events",

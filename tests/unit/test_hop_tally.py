@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +21,7 @@ from services.sidecar.domain.delivery import Problem
 from services.sidecar.held_input import HeldInput
 from services.sidecar.hop_phases import HopPhases
 from services.sidecar.hop_tally import ARRIVAL, CALL, END, WAY_OUT, HopTally
+from services.sidecar.outbox import Outgoing
 from tests.support.records import START, execution, hop
 
 PIN = PinPlan("relay", 1, "sha256:" + "0" * 64, "", "", "")
@@ -144,7 +145,8 @@ class Mesh:
     def write(self, held: HeldInput, *after_us: int) -> None:
         held.outputs = list(after_us)
         for us in after_us:
-            outgoing: Any = type("Outgoing", (), {"written_at_mono_ns": held.left_at_mono_ns + us * US})
+            outgoing = Outgoing("s", "id", b"", "", cast(Any, None), cast(Any, None))
+            outgoing.written_at_mono_ns = held.left_at_mono_ns + us * US
             self.hops.output_written(held, outgoing)
 
     def close(self, held: HeldInput, *, confirmed: bool = True) -> None:

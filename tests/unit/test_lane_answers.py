@@ -6,9 +6,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace import compiled
 from headrace.edge.lane_publishes import PublishBook
 from headrace.ports import Row, Stored
 from headrace.wire import jetstream, jetstream_answers
@@ -69,6 +71,7 @@ def _said(payload: bytes, block: bytes | None) -> bool:
     return ack.error is None and not ack.duplicate
 
 
+@pytest.mark.skipif(compiled.PROCESS.decide(), reason="compiled modules take no fake for the connection")
 @given(st.lists(st.tuples(payloads, headers), min_size=1, max_size=20), st.lists(st.integers(0, 6), max_size=5))
 def test_each_row_is_told_once_what_its_answer_says(answers: list[tuple[bytes, bytes | None]], lots: list[int]) -> None:
     told = asyncio.run(_told(answers, lots))
