@@ -166,6 +166,7 @@ class PullConsumption:
         subjects, group = self._subjects, self._ack_group
         fresh: list[Delivery] = []
         prefix, after = self._ack_prefix, len(self._ack_prefix)
+        some_unsettled = self._acks.any_unsettled
         for _, subject, reply, data, headers in frames:
             try:
                 if reply.startswith(prefix):
@@ -182,7 +183,7 @@ class PullConsumption:
             except MalformedAnswer as error:
                 log.error("a message could not be handled", consumer=self._consumer, error=str(error)[:300])
                 continue
-            if self._acks.any_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):
+            if some_unsettled and self._acks.claim(jetstream.parse_ack_subject(reply), reply):
                 self._take(fresh)
                 fresh = []
                 self._pulls.count_deliveries(1)
