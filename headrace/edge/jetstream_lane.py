@@ -125,7 +125,8 @@ class NatsLane:
         self, subject: str, rows: Sequence[Row], tell: Tell, stored: TellStored, *, timeout_s: float = 5.0
     ) -> int:
         """See the port."""
-        if not self._ended and self._publishes.add_rows(self._raw(subject), rows, timeout_s, tell, stored):
+        raw, several = self._raw(subject), len(rows) > 1
+        if several and not self._ended and self._publishes.add_rows(raw, rows, timeout_s, tell, stored):
             return len(rows)
         return publish_each(self, subject, rows, tell, timeout_s=timeout_s)
 

@@ -209,7 +209,7 @@ class NatsLink:
             found = subscriptions.get(sid)
             if found is not None:
                 try:
-                    found[1](frames[first:at])
+                    found[1](frames if at - first == count else frames[first:at])
                 except Exception:
                     subject = frames[first][1].decode("utf-8", "replace")
                     log.exception("messages could not be handled", subject=subject, count=at - first)
