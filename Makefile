@@ -13,7 +13,7 @@ help:
 	@echo "make soak [ROUNDS=100]  fault rounds, a line a minute, a ledger at the end; 2000: about two hours"
 	@echo "make bench [SCENARIO=…] [ROUNDS=1]  measure; writes build/bench.json"
 	@echo "make profile [SCENARIO=trigger+2]   flame graphs of sidecar and component, ledger of a message"
-	@echo "make fast            compile the hot modules to C (a minute; a fifth less processor time); used while sources match"
+	@echo "make fast            compile the hot modules to C (a minute; optional); used while they match the sources"
 	@echo "make test-compiled   unit, contract and simulation tests against what make fast made"
 	@echo "make tools           build the real tools the tests can use (grpcurl, jaeger; needs Go and 4 minutes)"
 	@echo "make fmt | docs | lock | clean"
