@@ -27,6 +27,7 @@ async def test_nothing_is_lost_or_handed_over_twice_while_the_connection_breaks(
     handed_over: Counter[bytes] = Counter()
     stored: set[bytes] = set()
     unknown = 0
+    frozen = asyncio.Event()
     async with world.lane() as lane:
 
         def take(deliveries: list[Delivery]) -> None:
@@ -53,12 +54,15 @@ async def test_nothing_is_lost_or_handed_over_twice_while_the_connection_breaks(
             for _ in range(8):
                 await asyncio.sleep(chance.uniform(0.01, 0.12))  # tidy: pace
                 world.proxy.freeze()
+                frozen.set()
                 await asyncio.sleep(chance.uniform(0.0, 0.05))  # tidy: pace
                 world.proxy.cut()
                 world.proxy.thaw()
 
         async def traffic() -> None:
             for number in range(MESSAGES):
+                if number == MESSAGES // 2:
+                    await frozen.wait()  # however fast the machine is, a fault has something to hit
                 await store(b"m%d" % number)
 
         await asyncio.gather(trouble(), *(traffic() for _ in range(3)))
