@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from headrace.api.component.v1.component_pb2 import (
     CallLot,
     EarlierOutput,
@@ -203,6 +201,9 @@ class ComponentFrames:
         before: list[Event] = []
         for each in ended:
             lot = ended_lot(each)
+            if lot is None:
+                before.append(Event())  # of no use, and counted as such, as an event of no call is
+                continue
             if self._on_ended is None:
                 before += events_of(lot)
                 continue
@@ -268,12 +269,12 @@ def _fill_lot(made: CallLot, lot: list[ComponentInput]) -> None:
     made.traceparents.extend([given.traceparent for given in lot])
 
 
-def ended_lot(ended: EndedCalls) -> EndedLot:
-    """DecodeError where its lists do not fit each other."""
+def ended_lot(ended: EndedCalls) -> EndedLot | None:
+    """None where its lists do not fit each other: what it says of which call cannot be known."""
     calls, bodies = list(ended.calls), list(ended.bodies)
     began, over = list(ended.started_at_mono_ns), list(ended.ended_at_mono_ns)
     if not len(calls) == len(began) == len(over) or len(bodies) not in (0, len(calls)):
-        raise DecodeError(f"ended: {len(calls)} calls, {len(bodies)} bodies, {len(began)} and {len(over)} times")
+        return None
     return EndedLot(calls, bodies or None, ended.content_type, began, over)
 
 

@@ -301,8 +301,10 @@ async def test_bare_calls_go_and_end_in_lots_where_both_sides_take_them(
         await eventually(lambda: sum(event.data.body == b"late" for event in seen.events) == 1)
         component.breaks_lots = True
         stream.send(inputs)
-        await eventually(lambda: len(seen.causes) == 1)
-    assert seen.causes[0].code == "DATA_LOSS"
+        # Lists that do not fit each other are of no use, and seen as such; the stream goes on.
+        await eventually(lambda: any(event.WhichOneof("kind") is None for event in seen.events))
+        await stream.ping(timeout_s=5.0)
+        assert not seen.causes
     first, second = component.inputs[:90], component.inputs[90:180]
     fields = ("call", "body", "content_type", "message_id", "execution_id", "attempt", "timeout_ms", "wants_reply")
     for name in fields:

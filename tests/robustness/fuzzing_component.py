@@ -33,7 +33,16 @@ def burst(calls):
         for event in response.events:
             if RNG.random() < 0.8:
                 event.call = RNG.choice(calls)
+        for ended in response.ended:
+            if RNG.random() < 0.8:
+                fit(ended, [RNG.choice(calls) for _ in range(RNG.randrange(4))])
         yield response
+
+
+def fit(ended, calls):
+    ended.calls[:] = calls
+    ended.bodies[:] = [b"x" for _ in calls] if RNG.random() < 0.5 else []
+    ended.started_at_mono_ns[:] = ended.ended_at_mono_ns[:] = [RNG.choice((0, 1, 2**63, 2**64 - 1)) for _ in calls]
 
 
 def parses(frame):
@@ -50,10 +59,12 @@ async def process(requests, context):
         request = pb.ProcessRequest.FromString(raw)
         if request.HasField("ping"):
             yield pb.ProcessResponse(pong=pb.Pong(nonce=request.ping.nonce)).SerializeToString()
-        calls = [given.call for given in request.inputs]
+        bodies = {given.call: given.body for given in request.inputs}
+        bodies |= zip(request.lot.calls, request.lot.bodies)
+        calls = list(bodies)
         if not calls:
             continue
-        calm = any(given.body == b"calm" for given in request.inputs)
+        calm = b"calm" in bodies.values()
         for response in () if calm else burst(calls):
             tried += max(1, len(response.events))
             frame = response.SerializeToString()
@@ -65,11 +76,11 @@ async def process(requests, context):
         TRIED.write("%%d\\n" %% tried)
         tried = 0
         ends = pb.ProcessResponse()
-        for given in request.inputs:
-            if given.body == b"calm":
-                ends.events.add(call=given.call).reply.body = b"calm"
-            if given.body == b"calm" or RNG.random() < 0.9:
-                ends.events.add(call=given.call).end.started_at_mono_ns = RNG.choice((0, 1, 2**63, 2**64 - 1))
+        for call, body in bodies.items():
+            if body == b"calm":
+                ends.events.add(call=call).reply.body = b"calm"
+            if body == b"calm" or RNG.random() < 0.9:
+                ends.events.add(call=call).end.started_at_mono_ns = RNG.choice((0, 1, 2**63, 2**64 - 1))
         yield ends.SerializeToString()
 
 

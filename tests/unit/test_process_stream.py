@@ -59,7 +59,9 @@ class Wire:
         self.frames += 1
         response = pb.ProcessResponse.FromString(frame.SerializeToString())
         for ended in response.ended:
-            self.events.extend(events_of(ended_lot(ended)))
+            lot = ended_lot(ended)
+            assert lot is not None
+            self.events.extend(events_of(lot))
         self.events.extend(response.events)
 
 
