@@ -28,6 +28,7 @@ from headrace.edge.process_table import (
     given_to_leader,
     group_exists,
     group_members,
+    is_ending,
     is_zombie,
     session_of,
     signal_group,
@@ -118,6 +119,7 @@ async def end_adopted(*, session: int = 0, variable: str = "", value: str = "", 
             if (session and session_of(pid) == session)
             or (variable and environment_value(pid, variable) == value)
             or not (session or variable)
+            or is_ending(pid)  # whose it is cannot be read any more, nor what it leaves behind
         ]
         if not left:
             return

@@ -17,6 +17,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _POLL_S = 0.005
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_PF_EXITING = 4  # of the flags in /proc/<pid>/stat, see proc(5) and the kernel's sched.h
 
 
 def children_of(pid: int) -> list[int]:
@@ -80,6 +81,13 @@ def _stat_fields(pid: int) -> list[str]:
 
 def is_zombie(pid: int) -> bool:
     return _stat_fields(pid)[:1] == ["Z"]
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process is on its way out: its memory, with its environment, may be gone while its children are still
+    its own. Until it is a zombie nobody else gets them."""
+    fields = _stat_fields(pid)
+    return len(fields) > 6 and bool(int(fields[6]) & _PF_EXITING)
 
 
 def state_of(pid: int) -> str:
