@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from headrace.model.flow_spec import FlowSpec, StepSpec
 from headrace.model.route import Route
 from services.orchestrator.domain import flow_verbs, rollout_verbs
 from services.orchestrator.domain.cancellation import cancel
@@ -22,6 +23,15 @@ from services.orchestrator.domain.snapshot import DeploymentView, Snapshot, Stre
 from services.orchestrator.domain.suspension import begin_resume, begin_suspend
 from tests.support.planned_actions import ActingMesh
 from tests.support.planned_mesh import FLOW, WORKSPACE, Refused
+
+SPEC = FlowSpec(
+    "realtime",
+    (
+        StepSpec("order", "hook", to=("price",)),
+        StepSpec("price", "work", to=("check",), replicas=2),
+        StepSpec("check", "work"),
+    ),
+)
 
 
 @dataclass
@@ -163,3 +173,11 @@ class World(ActingMesh):
     def _moving(self) -> bool:
         resting = (FlowState.STOPPED, FlowState.SUSPENDED)
         return (bool(self.stored) and self.flow.state not in resting) or self.flow.operation is not None
+
+
+def fresh(spec: FlowSpec = SPEC) -> World:
+    """Published and at rest, not started."""
+    world = World(spec)
+    world.verb("publish")
+    world.converge()
+    return world
